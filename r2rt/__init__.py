@@ -1,0 +1,1 @@
+"""r2rt finds moments in videos from a sentence."""

@@ -1,0 +1,147 @@
+"""The four graphs of a bundle: names, inputs, outputs, shapes and types, defined once.
+
+Every exporter writes graphs that fit these definitions and every backend checks the graphs it opens
+against them, so that an engine and a model can only meet if they mean the same thing.
+
+Symbols: B frames in a batch, T clips, K CLIP layers read, P tokens a frame (CLS and patches), D width
+of the R² block, C numbers a stored token (D + 2 with temporal endpoint features, else D), N queries,
+L query tokens, M points of the temporal pyramid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "GROUNDER",
+    "TEXT_ENCODER",
+    "VIDEO_ENCODER",
+    "VIDEO_FINALIZER",
+    "GraphSpec",
+    "ModelDims",
+    "TensorSpec",
+    "graph_specs",
+    "level_lengths",
+]
+
+VIDEO_ENCODER = "video_encoder"
+VIDEO_FINALIZER = "video_finalizer"
+TEXT_ENCODER = "text_encoder"
+GROUNDER = "grounder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDims:
+    """The sizes that the graphs' shapes depend on.
+
+    Attributes:
+        image_size: side S of the square frame that the vision tower takes, in pixels.
+        patches: tokens a frame P, the CLS token included.
+        layers: CLIP layers K that the R² block reads.
+        width: width D of the R² block.
+        context_length: the most query tokens that the text tower takes, start and end included.
+        strides: strides of the temporal pyramid's levels, in clips, ascending from 1.
+        use_tef: whether temporal endpoint features are part of the model.
+        has_offsets: whether a coordinate head predicts moments (saliency alone otherwise).
+    """
+
+    image_size: int
+    patches: int
+    layers: int
+    width: int
+    context_length: int
+    strides: tuple[int, ...]
+    use_tef: bool
+    has_offsets: bool
+
+    @property
+    def token_width(self) -> int:
+        """Numbers C that are stored a token: p, mean and M2 with TEF; v itself without."""
+        return self.width + 2 if self.use_tef else self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output: its name, numpy dtype, and shape (a str is a dynamic dimension)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """One graph: its name (also its file's stem), inputs and outputs in order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
+    """Return the definition of every graph of a model with these sizes, by name.
+
+    `video_finalizer` is absent where the model has no temporal endpoint features, since then the
+    encoder's tokens are final. `offsets` is absent from `grounder` where the model has no coordinate
+    head.
+    """
+    s, p, k, d = dims.image_size, dims.patches, dims.layers, dims.width
+    c = dims.token_width
+
+    def f32(name: str, *shape: int | str) -> TensorSpec:
+        return TensorSpec(name=name, dtype="float32", shape=shape)
+
+    specs = [
+        # Normalisation by mean and std is inside the graph.
+        GraphSpec(
+            name=VIDEO_ENCODER,
+            inputs=(TensorSpec(name="frames", dtype="uint8", shape=("B", s, s, 3)),),
+            outputs=(f32("tokens", "B", k, p, c),),
+        ),
+        # `endpoints` holds s = t / T and e = (t + 1) / T of each clip. They are an input so that a
+        # long video is finalised in chunks of clips, written side by side, with bounded memory.
+        GraphSpec(
+            name=VIDEO_FINALIZER,
+            inputs=(f32("tokens", "T", k, p, c), f32("endpoints", "T", 2)),
+            outputs=(f32("v", "T", k, p, d),),
+        ),
+        # Queries of a batch are padded with any id behind their end token: the tower is causal, so
+        # padding changes nothing before it, and `query_mask` (1 real, 0 padded) does the rest.
+        GraphSpec(
+            name=TEXT_ENCODER,
+            inputs=(
+                TensorSpec(name="token_ids", dtype="int64", shape=("N", "L")),
+                f32("query_mask", "N", "L"),
+            ),
+            outputs=(
+                f32("q", "N", k, "L", d),
+                f32("q_key", "N", k, "L", d),
+                f32("pooled", "N", d),
+            ),
+        ),
+        GraphSpec(
+            name=GROUNDER,
+            inputs=(
+                f32("v", "T", k, p, d),
+                f32("q", "N", k, "L", d),
+                f32("q_key", "N", k, "L", d),
+                f32("pooled", "N", d),
+                f32("query_mask", "N", "L"),
+            ),
+            outputs=(
+                f32("class_logits", "N", "M"),
+                *((f32("offsets", "N", "M", 2),) if dims.has_offsets else ()),
+                f32("saliency", "N", "T"),
+            ),
+        ),
+    ]
+    return {g.name: g for g in specs if dims.use_tef or g.name != VIDEO_FINALIZER}
+
+
+def level_lengths(num_clips: int, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how many points each pyramid level has for a video of `num_clips` clips.
+
+    A level whose stride exceeds the number of clips has none. The points of all levels follow one
+    another along M, in the order of `strides`; point j of a level stands at j · stride clips.
+    """
+    return tuple(num_clips // stride for stride in strides)

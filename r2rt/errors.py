@@ -1,0 +1,130 @@
+"""Every error that r2rt raises on purpose, and the exit code of each.
+
+A message is one line: what was got, what was expected, what to do next. The command line prints it
+without a traceback and exits with the class's `exit_code`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BackendUnavailableError",
+    "BundleDamagedError",
+    "BundleSchemaError",
+    "DownloadError",
+    "EncodedVideoError",
+    "HashMismatchError",
+    "ModelMismatchError",
+    "ModelNotFoundError",
+    "NoFramesError",
+    "NoVideoStreamError",
+    "NotAVideoError",
+    "OutputError",
+    "QueryError",
+    "R2rtError",
+    "SourceNotFoundError",
+    "exit_codes",
+]
+
+
+class R2rtError(Exception):
+    """Base of all errors below; the message is one line meant for a person."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class QueryError(R2rtError, ValueError):
+    """A query or another argument that cannot be used, such as an empty sentence."""
+
+    exit_code = 2
+
+
+class SourceNotFoundError(R2rtError, FileNotFoundError):
+    """The video, folder or file does not exist or cannot be read."""
+
+    exit_code = 10
+
+
+class NotAVideoError(R2rtError, ValueError):
+    """The file is there, but no demuxer or image decoder understands it."""
+
+    exit_code = 11
+
+
+class NoVideoStreamError(R2rtError, ValueError):
+    """A media file without a video stream, such as audio alone."""
+
+    exit_code = 12
+
+
+class NoFramesError(R2rtError, ValueError):
+    """A video of which not one frame could be decoded (in the part that was asked for)."""
+
+    exit_code = 13
+
+
+class EncodedVideoError(R2rtError, ValueError):
+    """A saved `EncodedVideo` that is damaged, truncated or of another schema."""
+
+    exit_code = 14
+
+
+class ModelNotFoundError(R2rtError, FileNotFoundError):
+    """No bundle by that name is installed, and no such folder exists."""
+
+    exit_code = 20
+
+
+class BundleDamagedError(R2rtError, ValueError):
+    """A file of the bundle is missing, unreadable or inconsistent with its manifest."""
+
+    exit_code = 21
+
+
+class BundleSchemaError(R2rtError, ValueError):
+    """The bundle was written under a schema that this version does not read."""
+
+    exit_code = 22
+
+
+class HashMismatchError(R2rtError, ValueError):
+    """A file's sha256 is not the one that was promised."""
+
+    exit_code = 23
+
+
+class DownloadError(R2rtError, OSError):
+    """A model could not be fetched: no network, not on the mirror, or cut off."""
+
+    exit_code = 24
+
+
+class ModelMismatchError(R2rtError, ValueError):
+    """An `EncodedVideo` was made by another model than the one asked to ground it."""
+
+    exit_code = 25
+
+
+class BackendUnavailableError(R2rtError, RuntimeError):
+    """The device or engine asked for is not installed or not usable on this machine."""
+
+    exit_code = 30
+
+
+class OutputError(R2rtError, OSError):
+    """A result could not be written: disk full, no permission."""
+
+    exit_code = 40
+
+
+def exit_codes() -> dict[int, str]:
+    """Return every documented exit code with its meaning, in ascending order."""
+    codes = {0: "Done.", 1: "A fault in r2rt itself; please report it.", 130: "Interrupted."}
+    pending = list(R2rtError.__subclasses__())
+    while pending:
+        error = pending.pop()
+        pending.extend(error.__subclasses__())
+        codes[error.exit_code] = (error.__doc__ or "").strip().splitlines()[0]
+    codes[2] = "Wrong usage: an unknown option, or a query that cannot be used."
+    return dict(sorted(codes.items()))

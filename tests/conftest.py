@@ -1,0 +1,30 @@
+"""Fixtures and loud skips that every test folder shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+GOLDEN = CHECKOUT / "tests" / "golden"
+# Material that is not part of the project: full-size goldens, real annotations, real videos.
+SHARED = Path(os.environ.get("R2RT_SHARED", CHECKOUT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The golden files that are part of the project (tests/golden)."""
+    return GOLDEN
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Path:
+    """The file or folder named by `@pytest.mark.shared("golden/full/moment.pth")`, or a skip."""
+    marker = request.node.get_closest_marker("shared")
+    assert marker is not None, "a test that uses `shared` names it with @pytest.mark.shared(path)"
+    path: Path = SHARED / marker.args[0]
+    if not path.exists():
+        pytest.skip(f"{path} is absent; set R2RT_SHARED to the folder that holds {marker.args[0]}")
+    return path
