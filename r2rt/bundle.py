@@ -1,0 +1,328 @@
+"""A bundle: the folder that holds a model ready to run, and its manifest `bundle.json`.
+
+Nothing in a bundle is pickled and opening one runs no code from it. Every file is listed in the
+manifest with its size and sha256; what is not listed is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from r2rt.contract import GraphSpec, ModelDims, graph_specs
+from r2rt.errors import BundleDamagedError, BundleSchemaError, HashMismatchError, ModelNotFoundError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "TOKENIZER_NAME",
+    "Bundle",
+    "Check",
+    "FileEntry",
+    "Manifest",
+    "Nms",
+    "Preprocessing",
+    "Provenance",
+    "Verification",
+    "file_entry",
+    "manifest_bytes",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+TOKENIZER_NAME = "tokenizer.json"
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class FileEntry(_Record):
+    """Size in bytes and sha256 (64 hexadecimal digits) of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+class Preprocessing(_Record):
+    """What the pixels of a frame are, normalisation being inside `video_encoder`.
+
+    The short side is resized to the model's image size with libswscale's bicubic filter, then the
+    centre square is cut out. `mean` and `std` are of RGB in [0, 1].
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Literal["bicubic"] = "bicubic"
+    crop: Literal["center"] = "center"
+
+
+class Nms(_Record):
+    """Non-maximum suppression of moments.
+
+    `normal` removes a moment that overlaps a better one by at least `iou_threshold`; `linear`
+    multiplies its score by 1 - IoU, `gaussian` by exp(-IoU² / sigma).
+    """
+
+    kind: Literal["normal", "linear", "gaussian"]
+    iou_threshold: float = 0.7
+    sigma: float = 0.5
+
+
+class Provenance(_Record):
+    """Where the weights came from."""
+
+    recipe: str | None
+    checkpoint: str
+    checkpoint_sha256: str
+    clip: str
+    clip_sha256: str
+    exporter: str
+    random_weights: bool = False
+
+
+class Check(_Record):
+    """One comparison of an exported graph (or the whole bundle) with PyTorch.
+
+    `error` is the largest violation max(|got - want| / (atol + rtol · |want|)): 1 is the limit.
+    """
+
+    name: str
+    cases: int
+    max_abs_error: float
+    error: float
+    rtol: float
+    atol: float
+    passed: bool
+
+
+class Verification(_Record):
+    """The report of the checks that ended the export."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+
+
+class Manifest(_Record):
+    """`bundle.json`, schema 1.
+
+    Attributes:
+        schema: version of this layout.
+        name: what the bundle calls itself, such as `r2_tuning_qvhighlights`.
+        dims: sizes of the graphs; see `ModelDims`.
+        clip: name of the CLIP architecture.
+        vision_width: width Cv of the vision tower.
+        text_width: width Ct of the text tower.
+        heads: attention heads of the R² block.
+        merge_cls_sal: whether saliency is the class score times the cosine similarity.
+        fps: clips a second, as a fraction such as "1/2".
+        unit_s: boundaries are rounded to multiples of this many seconds; null leaves them.
+        window_s: the longest video the model was trained on, in seconds; null if unlimited.
+        max_moments: how many of the best boundaries are kept before suppression.
+        nms: suppression that the model's evaluation uses.
+        preprocessing: what a frame's pixels are.
+        precision: arithmetic of the graphs.
+        files: every file but the manifest, by its path inside the bundle.
+        provenance: where the weights came from.
+        verification: the report of the checks that ended the export.
+    """
+
+    schema: int
+    name: str
+    dims: ModelDims
+    clip: str
+    vision_width: int
+    text_width: int
+    heads: int
+    merge_cls_sal: bool
+    fps: str
+    unit_s: float | None
+    window_s: float | None
+    max_moments: int
+    nms: Nms
+    preprocessing: Preprocessing
+    precision: Literal["fp32", "fp16", "int8", "bf16"]
+    files: dict[str, FileEntry]
+    provenance: Provenance
+    verification: Verification
+
+
+class Bundle:
+    """An opened bundle: a folder whose manifest was read and whose files are there."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+        """Open the bundle in folder `path`.
+
+        Args:
+            path: the folder that holds `bundle.json`.
+            verify: compare the sha256 of every file, not just its size.
+
+        Raises:
+            ModelNotFoundError: there is no such folder, or no manifest in it.
+            BundleSchemaError: the manifest has another schema version.
+            BundleDamagedError: the manifest is malformed, or a file is missing or of another size.
+            HashMismatchError: a file's content is not what the manifest promises.
+        """
+        folder = Path(path)
+        bundle = cls(folder, _read_manifest(folder))
+        for name, entry in bundle.manifest.files.items():
+            _check_present(folder, name, entry)
+        if verify:
+            bundle.verify_hashes()
+        return bundle
+
+    def verify_hashes(self) -> None:
+        """Compare every file with the manifest's sha256; raise `HashMismatchError` if one differs."""
+        with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib releases the GIL
+            entries = self.manifest.files
+            found = dict(zip(entries, pool.map(self._hash, entries), strict=True))
+        for name, digest in found.items():
+            want = entries[name].sha256
+            if digest != want:
+                raise HashMismatchError(
+                    f"{self.path / name}: sha256 is {digest[:16]}…, expected {want[:16]}…; "
+                    "the bundle is damaged, fetch or export it again"
+                )
+
+    def file(self, name: str) -> Path:
+        """Return the path of a listed file; raise `BundleDamagedError` if it is not listed."""
+        if name not in self.manifest.files:
+            raise BundleDamagedError(
+                f"{self.path}: the manifest lists no file {name}; export the bundle again"
+            )
+        return self.path / name
+
+    @property
+    def dims(self) -> ModelDims:
+        """Sizes of the graphs."""
+        return self.manifest.dims
+
+    @property
+    def fps(self) -> Fraction:
+        """Clips a second, exactly."""
+        return Fraction(self.manifest.fps)
+
+    @cached_property
+    def graphs(self) -> dict[str, GraphSpec]:
+        """Definition of every graph of this bundle, by name."""
+        return graph_specs(self.manifest.dims)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash (32 hexadecimal digits) of all that decides what the bundle computes.
+
+        Two bundles with the same fingerprint give the same answers; what one has encoded, the other
+        can ground.
+        """
+        decisive = msgspec.structs.asdict(self.manifest)
+        for name in ("name", "provenance", "verification"):
+            del decisive[name]
+        decisive["files"] = {name: entry.sha256 for name, entry in self.manifest.files.items()}
+        text = msgspec.json.encode(decisive, order="deterministic")
+        return hashlib.sha256(text).hexdigest()[:32]
+
+    def _hash(self, name: str) -> str:
+        try:
+            return file_entry(self.path / name).sha256
+        except OSError as error:
+            raise BundleDamagedError(
+                f"{self.path / name}: cannot be read ({error.strerror}); "
+                "fetch or export the bundle again"
+            ) from error
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Return size and sha256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(size=path.stat().st_size, sha256=digest)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the manifest as the text of `bundle.json`, the same for the same manifest."""
+    return (
+        msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+    )
+
+
+class _Version(msgspec.Struct):
+    schema: int
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFoundError(
+            f"{folder}: no {MANIFEST_NAME} there, so it is no bundle; "
+            "`r2rt models list` shows what is installed"
+        ) from None
+    except OSError as error:
+        raise BundleDamagedError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        version = msgspec.json.decode(text, type=_Version).schema
+        if version != SCHEMA_VERSION:
+            raise BundleSchemaError(
+                f"{path}: schema {version}, this r2rt reads schema {SCHEMA_VERSION}; "
+                "export the model again with this version"
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleDamagedError(f"{path}: {error}; fetch or export the bundle again") from error
+    problem = _inconsistency(manifest)
+    if problem:
+        raise BundleDamagedError(f"{path}: {problem}; fetch or export the bundle again")
+    return manifest
+
+
+def _inconsistency(manifest: Manifest) -> str | None:
+    dims = manifest.dims
+    sizes = (dims.image_size, dims.patches, dims.layers, dims.width, dims.context_length)
+    if min(*sizes, manifest.max_moments, manifest.heads) < 1:
+        return f"sizes must be positive, got {dims}"
+    if not dims.strides or dims.strides[0] != 1 or list(dims.strides) != sorted(set(dims.strides)):
+        return f"strides must ascend from 1, got {dims.strides}"
+    try:
+        fps = Fraction(manifest.fps)
+    except (ValueError, ZeroDivisionError):
+        return f"fps must be a fraction such as 1/2, got {manifest.fps!r}"
+    if fps <= 0:
+        return f"fps must be positive, got {manifest.fps}"
+    for name, entry in manifest.files.items():
+        if not _SAFE_NAME.fullmatch(name) or name == MANIFEST_NAME:
+            return f"{name!r} is not a file name that a bundle may list"
+        if not _SHA256.fullmatch(entry.sha256) or entry.size < 0:
+            return f"size or sha256 of {name} is malformed"
+    wanted = {f"{graph}.onnx" for graph in graph_specs(dims)} | {TOKENIZER_NAME}
+    missing = sorted(wanted - manifest.files.keys())
+    return f"the files {', '.join(missing)} are not listed" if missing else None
+
+
+def _check_present(folder: Path, name: str, entry: FileEntry) -> None:
+    path = folder / name
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise BundleDamagedError(
+            f"{path}: {error.strerror}, though the manifest lists it; fetch or export the bundle again"
+        ) from error
+    if size != entry.size:
+        raise BundleDamagedError(
+            f"{path}: {size} bytes, expected {entry.size}; fetch or export the bundle again"
+        )
