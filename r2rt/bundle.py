@@ -43,18 +43,14 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class FileEntry(_Record):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Size in bytes and sha256 (64 hexadecimal digits) of one file of the bundle."""
 
     size: int
     sha256: str
 
 
-class Preprocessing(_Record):
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the pixels of a frame are, normalisation being inside `video_encoder`.
 
     The short side is resized to the model's image size with libswscale's bicubic filter, then the
@@ -67,7 +63,7 @@ class Preprocessing(_Record):
     crop: Literal["center"] = "center"
 
 
-class Nms(_Record):
+class Nms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Non-maximum suppression of moments.
 
     `normal` removes a moment that overlaps a better one by at least `iou_threshold`; `linear`
@@ -79,7 +75,7 @@ class Nms(_Record):
     sigma: float = 0.5
 
 
-class Provenance(_Record):
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the weights came from."""
 
     recipe: str | None
@@ -91,7 +87,7 @@ class Provenance(_Record):
     random_weights: bool = False
 
 
-class Check(_Record):
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One comparison of an exported graph (or the whole bundle) with PyTorch.
 
     `error` is the largest violation max(|got - want| / (atol + rtol · |want|)): 1 is the limit.
@@ -106,14 +102,14 @@ class Check(_Record):
     passed: bool
 
 
-class Verification(_Record):
+class Verification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The report of the checks that ended the export."""
 
     passed: bool
     checks: tuple[Check, ...]
 
 
-class Manifest(_Record):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`bundle.json`, schema 1.
 
     Attributes:
@@ -187,7 +183,7 @@ class Bundle:
         return bundle
 
     def verify_hashes(self) -> None:
-        """Compare every file with the manifest's sha256; raise `HashMismatchError` if one differs."""
+        """Compare the sha256 of every file; raise `HashMismatchError` if one differs."""
         with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib releases the GIL
             entries = self.manifest.files
             found = dict(zip(entries, pool.map(self._hash, entries), strict=True))
@@ -320,7 +316,7 @@ def _check_present(folder: Path, name: str, entry: FileEntry) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise BundleDamagedError(
-            f"{path}: {error.strerror}, though the manifest lists it; fetch or export the bundle again"
+            f"{path}: {error.strerror}, but the manifest lists it; fetch or export the bundle again"
         ) from error
     if size != entry.size:
         raise BundleDamagedError(

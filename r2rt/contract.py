@@ -3,9 +3,9 @@
 Every exporter writes graphs that fit these definitions and every backend checks the graphs it opens
 against them, so that an engine and a model can only meet if they mean the same thing.
 
-Symbols: B frames in a batch, T clips, K CLIP layers read, P tokens a frame (CLS and patches), D width
-of the R² block, C numbers a stored token (D + 2 with temporal endpoint features, else D), N queries,
-L query tokens, M points of the temporal pyramid.
+Symbols: B frames in a batch, T clips, K CLIP layers read, P tokens a frame (CLS and patches),
+D width of the R² block, C numbers a stored token (D + 2 with temporal endpoint features, else D),
+N queries, L query tokens, M points of the temporal pyramid.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
     """Return the definition of every graph of a model with these sizes, by name.
 
     `video_finalizer` is absent where the model has no temporal endpoint features, since then the
-    encoder's tokens are final. `offsets` is absent from `grounder` where the model has no coordinate
-    head.
+    encoder's tokens are final. `offsets` is absent from `grounder` where the model has no
+    coordinate head.
     """
     s, p, k, d = dims.image_size, dims.patches, dims.layers, dims.width
     c = dims.token_width
