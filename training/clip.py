@@ -1,0 +1,533 @@
+"""The frozen CLIP towers whose hidden states the R² block reads.
+
+Both towers are pre-LN transformers (Radford et al., "Learning Transferable Visual Models From
+Natural Language Supervision", 2021). The modules here are written for export: attention is one
+`scaled_dot_product_attention` on (B, heads, tokens, head_dim) between plain `Linear` layers. Their
+weights come from open_clip or OpenAI state dicts, matched by name and shape, all of them or none.
+
+What only CLIP's image-text similarity needs (ln_post, ln_final, the projections, the logit scale)
+is not kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from r2rt.errors import R2rtError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "DEFAULT_ARCH",
+    "OPENAI_MEAN",
+    "OPENAI_STD",
+    "ClipConfig",
+    "ClipError",
+    "ClipTowers",
+    "arch_config",
+    "infer_config",
+    "load_clip",
+    "random_towers",
+    "towers_from_state_dict",
+]
+
+DEFAULT_ARCH = "ViT-B-32-quickgelu"
+# Mean and standard deviation of RGB in 0..1 that OpenAI's CLIP was trained with.
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_HEAD_WIDTH = 64
+_QUICKGELU_ARCHS = (
+    "ViT-B-32-quickgelu",
+    "ViT-B-16-quickgelu",
+    "ViT-L-14-quickgelu",
+    "ViT-L-14-336-quickgelu",
+)
+# Tensors of a CLIP that no hidden state depends on, and sizes that OpenAI's archives store as such.
+_NOT_READ = re.compile(
+    r"visual\.(ln_post\.(weight|bias)|proj|input_resolution)|ln_final\.(weight|bias)|text_projection"
+    r"|logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size"
+)
+
+
+class ClipError(R2rtError, ValueError):
+    """CLIP weights that cannot be had, read, or fitted to their architecture."""
+
+    exit_code = 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Sizes and provenance of a CLIP.
+
+    Attributes:
+        name: open_clip's name of the architecture, or a description where it has none.
+        image_size: side of the square input frame, in pixels.
+        patch_size: side of a patch, in pixels.
+        vision_width: numbers Cv of a vision token.
+        vision_layers: blocks of the vision tower.
+        vision_heads: attention heads of a vision block.
+        vision_mlp_width: hidden width of a vision block's MLP.
+        text_width: numbers Ct of a text token.
+        text_layers: blocks of the text tower.
+        text_heads: attention heads of a text block.
+        text_mlp_width: hidden width of a text block's MLP.
+        context_length: the most tokens of a query, start and end included.
+        vocab_size: number of token ids.
+        quick_gelu: whether the activation is x·σ(1.702x) (else the exact GELU).
+        mean: mean of RGB in 0..1 that a frame is normalised with.
+        std: standard deviation of RGB in 0..1 that a frame is normalised with.
+        weights_source: where the weights came from, for people.
+        weights_sha256: sha256 of the weights' file; None where they came from no file.
+    """
+
+    name: str
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    vision_heads: int
+    vision_mlp_width: int
+    text_width: int
+    text_layers: int
+    text_heads: int
+    text_mlp_width: int
+    context_length: int = 77
+    vocab_size: int = 49408
+    quick_gelu: bool = True
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+    weights_source: str = ""
+    weights_sha256: str | None = None
+
+    @property
+    def patches(self) -> int:
+        """Tokens a frame P: the CLS token and the grid of patches."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+class ClipTowers(nn.Module):
+    """The vision and the text tower: frozen, in eval mode, fp32."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionTower(config)
+        self.text = TextTower(config)
+        self.requires_grad_(False)
+        self.eval()
+
+    def encode_video(self, frames: Tensor, layers: int) -> Tensor:
+        """Return what the last blocks of the vision tower put out, without ln_post.
+
+        Args:
+            frames: (B, S, S, 3) RGB; uint8 is normalised here, float is taken as normalised.
+            layers: number K of last blocks whose outputs are returned.
+
+        Returns:
+            (B, K, P, Cv) fp32 in the order of the blocks: the last entry is the last block's.
+        """
+        _check_layers(layers, self.config.vision_layers, "vision")
+        return self.vision(frames, layers)  # type: ignore[no-any-return]
+
+    def encode_text(self, token_ids: Tensor, layers: int) -> Tensor:
+        """Return what the last blocks of the causal text tower put out, without ln_final.
+
+        Args:
+            token_ids: (N, L) int64, 1 <= L <= context_length, from the start token on. The tower is
+                causal: what stands behind the end token changes nothing before it.
+            layers: number K of last blocks whose outputs are returned.
+
+        Returns:
+            (N, K, L, Ct) fp32 in the order of the blocks: the last entry is the last block's.
+        """
+        _check_layers(layers, self.config.text_layers, "text")
+        return self.text(token_ids, layers)  # type: ignore[no-any-return]
+
+
+class VisionTower(nn.Module):
+    """A vision transformer up to its last block."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        width, patch = config.vision_width, config.patch_size
+        self.image_size = config.image_size
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.positional_embedding = nn.Parameter(torch.zeros(config.patches, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            Block(
+                width=width,
+                heads=config.vision_heads,
+                mlp_width=config.vision_mlp_width,
+                quick_gelu=config.quick_gelu,
+                causal=False,
+            )
+            for _ in range(config.vision_layers)
+        )
+        # In units of a byte, so that uint8 frames need no division first.
+        self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
+
+    def forward(self, frames: Tensor, layers: int) -> Tensor:
+        size = self.image_size
+        if frames.ndim != 4 or tuple(frames.shape[1:]) != (size, size, 3):
+            raise ClipError(f"frames have shape {tuple(frames.shape)}, not (B, {size}, {size}, 3)")
+        if frames.dtype == torch.uint8:
+            frames = (frames.to(self.mean.dtype) - self.mean) / self.std
+        x = self.conv1(frames.permute(0, 3, 1, 2))  # (B, Cv, S/patch, S/patch)
+        x = x.flatten(2).transpose(1, 2)  # (B, P - 1, Cv)
+        cls = self.class_embedding.expand(x.shape[0], 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.positional_embedding  # (B, P, Cv)
+        return _last_outputs(self.ln_pre(x), self.blocks, layers)
+
+
+class TextTower(nn.Module):
+    """A causal text transformer up to its last block."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.zeros(config.context_length, width))
+        self.blocks = nn.ModuleList(
+            Block(
+                width=width,
+                heads=config.text_heads,
+                mlp_width=config.text_mlp_width,
+                quick_gelu=config.quick_gelu,
+                causal=True,
+            )
+            for _ in range(config.text_layers)
+        )
+
+    def forward(self, token_ids: Tensor, layers: int) -> Tensor:
+        positions = self.positional_embedding[: token_ids.shape[1]]  # (L, Ct)
+        return _last_outputs(self.token_embedding(token_ids) + positions, self.blocks, layers)
+
+
+class Block(nn.Module):
+    """A pre-LN transformer block: x + attention(LN(x)), then x + MLP(LN(x))."""
+
+    def __init__(
+        self, *, width: int, heads: int, mlp_width: int, quick_gelu: bool, causal: bool
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.ln_1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln_2 = nn.LayerNorm(width)
+        self.fc = nn.Linear(width, mlp_width)
+        self.act = QuickGELU() if quick_gelu else nn.GELU()
+        self.proj = nn.Linear(mlp_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.out(self._attend(self.ln_1(x)))
+        return x + self.proj(self.act(self.fc(self.ln_2(x))))  # type: ignore[no-any-return]
+
+    def _attend(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, tokens, head_dim)
+            for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        return (
+            F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+            .transpose(1, 2)
+            .flatten(2)
+        )
+
+
+class QuickGELU(nn.Module):
+    """x·σ(1.702x), OpenAI's approximation of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def load_clip(
+    spec: str | Path,
+    *,
+    arch: str | None = None,
+    mirror: str | Path | None = None,
+    cache_dir: Path | None = None,
+) -> ClipTowers:
+    """Build the towers that `spec` names.
+
+    Args:
+        spec: one of
+            an open_clip architecture (`ViT-B-32-quickgelu`), with OpenAI's weights, or with those
+            of another of its tags (`NAME@TAG`); looked for on disk, else fetched;
+            a file of weights in OpenAI's key names: `.safetensors`, a plain state dict, or OpenAI's
+            TorchScript archive, of which no code is run;
+            `random:SEED` or `random:SEED:ARCH`, random weights of full size.
+        arch: open_clip's name of a file's architecture; inferred from the shapes when None.
+        mirror: URL or folder that holds the weights' file, in place of its origin.
+        cache_dir: folder where fetched weights are kept.
+
+    Raises:
+        ClipError: no such architecture, or weights that are damaged or do not fit it.
+        r2rt.errors.DownloadError: the weights could not be fetched.
+        r2rt.errors.HashMismatchError: the weights are not the published ones.
+    """
+    from training import clip_weights
+
+    if (seeded := re.fullmatch(r"random:(\d+)(?::(.+))?", str(spec))) is not None:
+        seed, name = int(seeded[1]), seeded[2] or DEFAULT_ARCH
+        return random_towers(arch_config(name), seed)
+    path = Path(spec)
+    if path.is_file():
+        tensors, sha256 = clip_weights.read_weights(path)
+        config = infer_config(tensors) if arch is None else arch_config(arch)
+        source = path.name
+    elif path.suffix in clip_weights.SUFFIXES or len(path.parts) > 1:
+        raise ClipError(f"{path} is no file; give CLIP weights or an architecture's name")
+    elif arch is not None:
+        raise ClipError(f"an architecture ({arch}) goes with a file of weights, not with {spec}")
+    else:
+        name, _, tag = str(spec).partition("@")
+        config = arch_config(name)
+        path = clip_weights.fetch_clip(str(spec), mirror=mirror, cache_dir=cache_dir)
+        tensors, sha256 = clip_weights.read_weights(path)
+        mean, std = clip_weights.pixel_statistics(name, tag or clip_weights.DEFAULT_TAG)
+        config = replace(config, mean=mean, std=std)
+        source = f"open_clip {name} / {tag or clip_weights.DEFAULT_TAG} ({path.name})"
+    config = replace(config, weights_source=source, weights_sha256=sha256)
+    return towers_from_state_dict(config, tensors)
+
+
+def arch_config(name: str) -> ClipConfig:
+    """Return the sizes of open_clip's architecture `name`.
+
+    Raises:
+        ClipError: open_clip has no such architecture, or its towers are not plain CLIP ones (a
+            model of timm or of transformers, layer scale, pooled or unmasked text).
+    """
+    import open_clip
+
+    found = open_clip.get_model_config(name)
+    if found is None:
+        raise ClipError(f"open_clip has no architecture {name!r}; {DEFAULT_ARCH} is the usual one")
+    vision, text = found["vision_cfg"], found["text_cfg"]
+    unknown = (
+        (found.keys() - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
+        | (
+            vision.keys()
+            - {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
+        )
+        | (text.keys() - {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"})
+    )
+    if unknown or not isinstance(vision["layers"], int):
+        reason = ", ".join(sorted(unknown)) or "a convolutional vision tower"
+        raise ClipError(f"{name} is not a plain CLIP of two transformers: it has {reason}")
+    return ClipConfig(
+        name=name,
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        vision_width=vision["width"],
+        vision_layers=vision["layers"],
+        vision_heads=vision["width"] // vision.get("head_width", _HEAD_WIDTH),
+        vision_mlp_width=int(vision["width"] * vision.get("mlp_ratio", 4.0)),
+        text_width=text["width"],
+        text_layers=text["layers"],
+        text_heads=text["heads"],
+        text_mlp_width=int(text["width"] * text.get("mlp_ratio", 4.0)),
+        context_length=text["context_length"],
+        vocab_size=text["vocab_size"],
+        quick_gelu=found.get("quick_gelu", False),
+    )
+
+
+def infer_config(tensors: Mapping[str, Tensor]) -> ClipConfig:
+    """Return the sizes that a state dict in OpenAI's key names has.
+
+    Heads are 64 wide and the activation is QuickGELU, as in all of OpenAI's models: a file cannot
+    tell. A model that differs needs its architecture named.
+    """
+
+    def shape(key: str, ndim: int) -> torch.Size:
+        if key not in tensors:
+            raise ClipError(f"CLIP weights lack {key}; expected a ViT CLIP in OpenAI's key names")
+        if tensors[key].ndim != ndim:
+            raise ClipError(
+                f"{key} has shape {tuple(tensors[key].shape)}, expected {ndim} dimensions"
+            )
+        if 0 in tensors[key].shape:
+            raise ClipError(f"{key} is empty: its shape is {tuple(tensors[key].shape)}")
+        return tensors[key].shape
+
+    def heads(width: int) -> int:
+        if width % _HEAD_WIDTH:
+            raise ClipError(
+                f"a width of {width} is no multiple of {_HEAD_WIDTH}, the width of CLIP's heads; "
+                "name the architecture"
+            )
+        return width // _HEAD_WIDTH
+
+    def depth(prefix: str) -> int:
+        blocks = (re.match(rf"{re.escape(prefix)}\.resblocks\.(\d+)\.", key) for key in tensors)
+        return len({block[1] for block in blocks if block})
+
+    vision_width, _, _, patch = shape("visual.conv1.weight", 4)
+    grid = round((shape("visual.positional_embedding", 2)[0] - 1) ** 0.5)
+    vocab_size, text_width = shape("token_embedding.weight", 2)
+    config = ClipConfig(
+        name="",
+        image_size=grid * patch,
+        patch_size=patch,
+        vision_width=vision_width,
+        vision_layers=depth("visual.transformer"),
+        vision_heads=heads(vision_width),
+        vision_mlp_width=shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        text_width=text_width,
+        text_layers=depth("transformer"),
+        text_heads=heads(text_width),
+        text_mlp_width=shape("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        context_length=shape("positional_embedding", 2)[0],
+        vocab_size=vocab_size,
+    )
+    for name in _QUICKGELU_ARCHS:
+        if replace(config, name=name) == (known := arch_config(name)):
+            return known
+    return replace(
+        config,
+        name=f"ViT {vision_width}x{config.vision_layers} / {patch} at {config.image_size} px, "
+        f"text {text_width}x{config.text_layers}",
+    )
+
+
+def towers_from_state_dict(config: ClipConfig, tensors: Mapping[str, Tensor]) -> ClipTowers:
+    """Build towers from a state dict in OpenAI's key names, every tensor of it accounted for.
+
+    Raises:
+        ClipError: tensors are missing, of another shape, not floats, or belong nowhere; named.
+    """
+    with torch.device("meta"):
+        towers = ClipTowers(config)
+    wanted = {_openai_name(name): name for name in towers.state_dict()}
+    expected = towers.state_dict()
+    missing = [key for key in wanted if key not in tensors]
+    unexpected = [key for key in tensors if key not in wanted and not _NOT_READ.fullmatch(key)]
+    misshapen = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[name].shape)}"
+        for key, name in wanted.items()
+        if key in tensors and tensors[key].shape != expected[name].shape
+    ]
+    not_float = [key for key in wanted if key in tensors and not tensors[key].is_floating_point()]
+    faults = [
+        f"{what} {_some(keys)}"
+        for what, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+            ("not floating point", not_float),
+        )
+        if keys
+    ]
+    if faults:
+        raise ClipError(f"CLIP weights do not fit {config.name}: {'; '.join(faults)}")
+    # A copy, so that the towers share no memory with the state dict nor with a mapped file.
+    state = {
+        name: tensors[key].detach().to(torch.float32, copy=True) for key, name in wanted.items()
+    }
+    towers.load_state_dict(state, strict=True, assign=True)
+    # Buffers stay on the meta device when only parameters are assigned.
+    towers.vision.mean = torch.tensor(config.mean) * 255
+    towers.vision.std = torch.tensor(config.std) * 255
+    towers.requires_grad_(False)
+    return towers.eval()
+
+
+def random_towers(config: ClipConfig, seed: int) -> ClipTowers:
+    """Build towers with random weights: the same for the same seed, in any process.
+
+    Scales keep the hidden states of order one at any depth; LayerNorms and biases are random as
+    well, so that a wrong or forgotten one shows.
+    """
+    with torch.device("meta"):
+        names = {name: tensor.shape for name, tensor in ClipTowers(config).state_dict().items()}
+    tensors = {}
+    for index, (name, shape) in enumerate(names.items()):
+        mean, std = _random_scale(name, shape, config)
+        values = np.random.default_rng([seed, index]).standard_normal(tuple(shape), np.float32)
+        values *= std
+        values += mean
+        tensors[_openai_name(name)] = torch.from_numpy(values)
+    config = replace(config, weights_source=f"random:{seed}:{config.name}", weights_sha256=None)
+    return towers_from_state_dict(config, tensors)
+
+
+def _random_scale(name: str, shape: Sequence[int], config: ClipConfig) -> tuple[float, float]:
+    """Mean and standard deviation of a random parameter."""
+    if name.endswith("embedding") or "token_embedding" in name:
+        return 0.0, 0.5
+    if ".ln_" in name:
+        return (1.0 if name.endswith("weight") else 0.0), 0.1
+    if name.endswith("bias"):
+        return 0.0, 0.1
+    std = float(np.prod(shape[1:])) ** -0.5
+    if name.endswith(("out.weight", "proj.weight")):
+        # Each block adds two branches to the residual stream, whose variances add up.
+        layers = config.vision_layers if name.startswith("vision.") else config.text_layers
+        std *= (2 * layers) ** -0.5
+    return 0.0, std
+
+
+def _last_outputs(x: Tensor, blocks: nn.ModuleList, layers: int) -> Tensor:
+    """Run all blocks on x (B, tokens, C); return (B, K, tokens, C) of the last K."""
+    outputs = []
+    for index, block in enumerate(blocks):
+        x = block(x)
+        if index >= len(blocks) - layers:
+            outputs.append(x)
+    return torch.stack(outputs, dim=1)
+
+
+def _check_layers(layers: int, depth: int, tower: str) -> None:
+    if not 1 <= layers <= depth:
+        raise ClipError(f"{layers} layers asked of a {tower} tower that has {depth}")
+
+
+_TO_OPENAI = {
+    "qkv.weight": "attn.in_proj_weight",
+    "qkv.bias": "attn.in_proj_bias",
+    "out.": "attn.out_proj.",
+    "fc.": "mlp.c_fc.",
+    "proj.": "mlp.c_proj.",
+}
+
+
+def _openai_name(name: str) -> str:
+    """The key in OpenAI's state dicts of a parameter of `ClipTowers`."""
+    name = name.removeprefix("text.")
+    name = re.sub(r"^vision\.", "visual.", name)
+    block = re.fullmatch(r"(visual\.)?blocks\.(\d+)\.(.+)", name)
+    if block is None:
+        return name
+    part = block[3]
+    for ours, theirs in _TO_OPENAI.items():
+        if part.startswith(ours):
+            part = theirs + part.removeprefix(ours)
+            break
+    return f"{block[1] or ''}transformer.resblocks.{block[2]}.{part}"
+
+
+def _some(keys: Sequence[str], most: int = 4) -> str:
+    """The first few names, and how many more there are."""
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest

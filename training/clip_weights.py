@@ -1,0 +1,141 @@
+"""Where CLIP's weights come from: found on disk or fetched, checked, read without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.clip import ClipError
+from training.torchscript_archive import is_torchscript_archive, read_torchscript_tensors
+
+__all__ = ["DEFAULT_TAG", "SUFFIXES", "fetch_clip", "pixel_statistics", "read_weights"]
+
+DEFAULT_TAG = "openai"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+# The file that open_clip's models have in their hub repositories.
+_HUB_FILE = "open_clip_model.safetensors"
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a file of CLIP weights; return its tensors by OpenAI's names, and the file's sha256.
+
+    Takes `.safetensors`, a state dict (bare, or under `state_dict` as training scripts save it),
+    or a TorchScript archive. Nothing in the file is executed.
+
+    Raises:
+        ClipError: the file is none of these, or damaged.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+        elif is_torchscript_archive(path):
+            tensors = read_torchscript_tensors(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = _state_dict(loaded, path)
+    except ClipError:
+        raise
+    except Exception as error:  # each reader has its own errors for damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClipError(f"{path} holds no CLIP weights that can be read: {reason}") from error
+    return tensors, _sha256(path)
+
+
+def fetch_clip(
+    spec: str, *, mirror: str | Path | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """Return the weights' file of `NAME` (OpenAI's weights) or `NAME@TAG`; fetch it if not there.
+
+    Its address comes from open_clip's table of pretrained models. OpenAI's addresses hold the
+    file's sha256, which is verified; other tags promise none.
+
+    Args:
+        spec: an open_clip architecture, with or without a pretrained tag.
+        mirror: URL or folder that holds the file, in place of its origin.
+        cache_dir: folder where it is kept; by default `clip` in the user's cache of r2rt.
+
+    Raises:
+        ClipError: open_clip has no such weights, or they were trained with another activation.
+        r2rt.errors.DownloadError: the file could not be fetched.
+        r2rt.errors.HashMismatchError: what was fetched is not the published file.
+    """
+    name, _, tag = spec.partition("@")
+    url, filename, sha256 = _origin(name, tag or DEFAULT_TAG)
+    folder = _default_cache() if cache_dir is None else Path(cache_dir)
+    target = folder / filename
+    for found in (target, Path("~/.cache/clip").expanduser() / filename):
+        if found.is_file() and (found == target or sha256) and _is(found, sha256):
+            return found
+
+    from r2rt.download import download
+
+    source = url if mirror is None else f"{str(mirror).rstrip('/')}/{filename}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return download(source, target, sha256=sha256)
+
+
+def pixel_statistics(
+    name: str, tag: str
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and standard deviation of RGB in 0..1 that these weights were trained with."""
+    found = _pretrained(name, tag)
+    mean, std = (tuple(float(x) for x in found[key]) for key in ("mean", "std"))
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _origin(name: str, tag: str) -> tuple[str, str, str | None]:
+    """URL, name in the cache, and promised sha256 of a model's weights."""
+    found = _pretrained(name, tag)
+    if found.get("quick_gelu") and not name.endswith("-quickgelu"):
+        raise ClipError(f"{tag} weights of {name} use QuickGELU: ask for {name}-quickgelu")
+    if url := found.get("url"):
+        filename = url.rsplit("/", 1)[-1]
+        promised = re.search(r"/([0-9a-f]{64})/[^/]+$", url)
+        return url, filename, promised[1] if promised else None
+    repository = found["hf_hub"].strip("/")
+    url = f"https://huggingface.co/{repository}/resolve/main/{_HUB_FILE}"
+    return url, f"{repository.replace('/', '--')}.safetensors", None
+
+
+def _pretrained(name: str, tag: str) -> dict[str, Any]:
+    import open_clip
+
+    found = open_clip.get_pretrained_cfg(name, tag)
+    if not found:
+        raise ClipError(
+            f"open_clip has no weights {tag!r} of {name}; name another NAME@TAG or a file"
+        )
+    return dict(found)
+
+
+def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict):
+        raise ClipError(f"{path} holds a {type(loaded).__name__}, not a state dict of CLIP")
+    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    # Distributed training prefixes every name.
+    return {key.removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _default_cache() -> Path:
+    import platformdirs
+
+    return Path(os.environ.get("R2RT_CACHE") or platformdirs.user_cache_dir("r2rt")) / "clip"
+
+
+def _is(path: Path, sha256: str | None) -> bool:
+    return sha256 is None or _sha256(path) == sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
