@@ -1,0 +1,478 @@
+"""Fetch one file from a hub, a mirror or a folder: resumed, verified, landed whole or not at all.
+
+What is being fetched lies in `NAME.part` beside its destination, with what is needed to resume it
+in `NAME.part.json`. The part is locked while a process writes to it; a second process that wants
+the same file waits, and then finds it there. Only a file of the promised size and hash is moved to
+the destination, so a reader never sees a wrong one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from r2rt.errors import DownloadError, HashMismatchError, OutputError, QueryError
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Progress", "download", "is_remote", "shown_url"]
+
+Progress = Callable[[int, int | None], None]
+
+_CHUNK_BYTES = 1 << 18
+_CONNECT_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 30.0
+# So many failures in a row end a download; one that brought at least this much starts a new count.
+_ATTEMPTS = 5
+_ADVANCE_BYTES = 1 << 20
+_BACKOFF_S = 0.5
+_LONGEST_WAIT_S = 30.0
+
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+
+
+def download(
+    url: str,
+    destination: Path,
+    *,
+    sha256: str | None,
+    size: int | None = None,
+    max_size: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Fetch `url` to `destination`, or leave what is there if its hash is right.
+
+    Args:
+        url: an http(s) or file URL, or the path of a file.
+        destination: the file to write; its folder is made where it is absent.
+        sha256: the hash that the content must have, or its first 8 to 63 hexadecimal digits.
+            With None nothing is known of the content, and the file is always fetched anew.
+        size: the exact size in bytes, where it is known.
+        max_size: the most bytes to accept, where the exact size is not known.
+        progress: called as `progress(done_bytes, total_bytes)`, the total None while unknown.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        DownloadError: no network, not on the server, cut off too often, or not of the given size.
+        HashMismatchError: the content is not what `sha256` promises. Nothing of it is kept.
+        OutputError: the file cannot be written (disk full, no permission).
+        QueryError: `sha256` is not a hash.
+    """
+    want = _checked_hash(sha256)
+    if want and _has_hash(destination, want, size):
+        return destination
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(destination.parent, error) from error
+    wanted = _Wanted(url=url, sha256=want, size=size, max_size=max_size, progress=progress)
+    with _locked_part(destination) as part:
+        if want and _has_hash(destination, want, size):  # another process has just fetched it
+            return destination
+        if is_remote(url):
+            _fetch_verified(wanted, part)
+        else:
+            _copy(wanted, part)
+        _verify(wanted, part)
+        part.land()
+    return destination
+
+
+def is_remote(source: str) -> bool:
+    """Whether `source` is an http(s) URL, as opposed to a path or a file URL."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+def shown_url(url: str) -> str:
+    """Return the URL as a message may show it: without user, password, query and fragment."""
+    if not is_remote(url):
+        return url
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What is to be fetched, and what is known of it."""
+
+    url: str
+    sha256: str | None
+    size: int | None
+    max_size: int | None
+    progress: Progress | None
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_size if self.size is None else self.size
+
+    def check_offer(self, total: int | None) -> None:
+        """Refuse a file whose announced size is not the expected one, before any of it comes."""
+        if total is None or self.limit is None:
+            return
+        if total > self.limit or (self.size is not None and total != self.size):
+            raise DownloadError(
+                f"{shown_url(self.url)}: has {total} bytes, expected "
+                f"{'at most ' if self.size is None else ''}{self.limit}; it is another file"
+            )
+
+    def report(self, done: int, total: int | None) -> None:
+        if self.progress:
+            self.progress(done, total if self.size is None else self.size)
+
+
+class _TransientError(Exception):
+    """A failure that may be gone the next time."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class _Part:
+    """The file that is being fetched, open and locked."""
+
+    def __init__(self, destination: Path, path: Path, file: FileIO) -> None:
+        self.destination = destination
+        self.path = path
+        self._file = file
+        self._state_path = path.with_name(path.name + ".json")
+        self._state = self._read_state()
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    @property
+    def url(self) -> str | None:
+        return self._state.get("url")
+
+    @property
+    def validator(self) -> str | None:
+        """The strong ETag or the date by which the server named the version that lies here."""
+        return self._state.get("validator")
+
+    def restart(self, *, url: str, validator: str | None) -> None:
+        """Drop what is there; what follows comes from this URL, in this version."""
+        self._state = {"url": url, **({"validator": validator} if validator else {})}
+        try:
+            self._file.truncate(0)
+            self._state_path.write_text(json.dumps(self._state), encoding="utf-8")
+        except OSError as error:
+            raise _output_error(self.path, error) from error
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise _output_error(self.path, error) from error
+
+    def sha256(self) -> str:
+        self._file.seek(0)
+        return hashlib.file_digest(self._file, "sha256").hexdigest()
+
+    def land(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+            self.path.replace(self.destination)
+            _sync_folder(self.destination.parent)
+        except OSError as error:
+            raise _output_error(self.destination, error) from error
+        self._state_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._state_path.unlink(missing_ok=True)
+
+    def _read_state(self) -> dict[str, str]:
+        try:
+            state = json.loads(self._state_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}  # without it the part is merely fetched again or left to its hash
+        if not isinstance(state, dict):
+            return {}
+        return {key: value for key, value in state.items() if isinstance(value, str)}
+
+
+@contextmanager
+def _locked_part(destination: Path) -> Iterator[_Part]:
+    """Open the destination's part and hold its lock, which ends with the process at the latest."""
+    path = destination.with_name(destination.name + ".part")
+    while True:
+        try:
+            file = FileIO(path, "a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            raise _output_error(path, error) from error
+        # The one who held the lock before may have moved this very file to its destination.
+        if _is_same_file(path, file):
+            break
+        file.close()
+    with file:
+        part = _Part(destination, path, file)
+        try:
+            yield part
+        finally:
+            if _is_same_file(path, file) and part.size == 0:
+                part.discard()
+
+
+def _is_same_file(path: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _fetch_verified(wanted: _Wanted, part: _Part) -> None:
+    """Fetch until the part is complete; what an earlier run left is given one chance."""
+    url, want = wanted.url, wanted.sha256
+    if part.size and not want and (part.url != url or not part.validator):
+        part.restart(url=url, validator=None)  # nothing could tell whether the halves fit
+    if wanted.limit is not None and part.size > wanted.limit:
+        part.restart(url=url, validator=None)
+    resumed = part.size > 0
+    _fetch(wanted, part)
+    if resumed and want and not part.sha256().startswith(want):
+        part.restart(url=url, validator=None)
+        _fetch(wanted, part)
+
+
+def _fetch(wanted: _Wanted, part: _Part) -> None:
+    failures = 0
+    with _client(wanted.url) as client:
+        while True:
+            before = part.size
+            try:
+                _fetch_once(client, wanted, part)
+            except _TransientError as error:
+                failures = 1 if part.size - before >= _ADVANCE_BYTES else failures + 1
+                if failures >= _ATTEMPTS:
+                    raise DownloadError(
+                        f"{shown_url(wanted.url)}: {error} ({failures} times in a row); check the "
+                        "network or proxy and run the same again, it goes on where it stopped"
+                    ) from error
+                wait_s = error.retry_after_s
+                if wait_s is None:
+                    wait_s = _BACKOFF_S * 2 ** (failures - 1)
+                time.sleep(min(wait_s, _LONGEST_WAIT_S))
+            else:
+                return
+
+
+def _fetch_once(client: httpx2.Client, wanted: _Wanted, part: _Part) -> None:
+    """Ask once for what the part still lacks; return when it is complete."""
+    import httpx2
+
+    url, offset = wanted.url, part.size
+    if offset and offset == wanted.size:
+        return
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if part.validator and part.url == url:
+            headers["If-Range"] = part.validator
+    try:
+        with client.stream("GET", url, headers=headers) as response:
+            total = _begin(response, url, part, offset)
+            wanted.check_offer(total)
+            if part.size != total:
+                _check_space(part, total)
+                _receive(response, wanted, part, total)
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
+        raise DownloadError(f"{shown_url(url)}: {_reason(error)}; check the URL") from error
+    except httpx2.HTTPError as error:
+        raise _TransientError(_reason(error)) from error
+    expected = total if wanted.size is None else wanted.size
+    if expected is not None and part.size < expected:
+        raise _TransientError(f"the connection ended after {part.size} of {expected} bytes")
+
+
+def _begin(response: httpx2.Response, url: str, part: _Part, offset: int) -> int | None:
+    """Judge the response's head, make the part fit it, and return the whole file's size."""
+    status = response.status_code
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if status in {200, 206} and encoding != "identity":
+        raise DownloadError(f"{shown_url(url)}: sent as {encoding}, which was not asked for")
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    total = int(match[2]) if match and match[2] != "*" else None
+    if status == 200:
+        part.restart(url=url, validator=_validator(response))
+        length = response.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else None
+    if status == 206 and offset:
+        known = part.validator if part.url == url else None
+        fits = match is not None and match[1] is not None and int(match[1]) == offset
+        if fits and (known is None or _validator(response) in {None, known}):
+            return total
+        part.restart(url=url, validator=None)
+        raise _TransientError("sent another part or version of the file than was asked for", 0.0)
+    if status == 416 and offset:
+        if total == offset:
+            return total
+        part.restart(url=url, validator=None)
+        raise _TransientError("the file has changed on the server", 0.0)
+    reason = f"HTTP {status} {response.reason_phrase}".strip()
+    if status in {408, 425, 429} or status >= 500:
+        after = response.headers.get("Retry-After", "")
+        raise _TransientError(reason, float(after) if after.isdecimal() else None)
+    raise DownloadError(f"{shown_url(url)}: {reason}; check the name and the address")
+
+
+def _receive(response: httpx2.Response, wanted: _Wanted, part: _Part, total: int | None) -> None:
+    done = part.size
+    wanted.report(done, total)
+    for chunk in response.iter_raw():
+        done += len(chunk)
+        if wanted.limit is not None and done > wanted.limit:
+            part.restart(url=wanted.url, validator=None)
+            raise DownloadError(
+                f"{shown_url(wanted.url)}: sends more than the {wanted.limit} bytes expected"
+            )
+        part.write(chunk)
+        wanted.report(done, total)
+
+
+def _copy(wanted: _Wanted, part: _Part) -> None:
+    path = _local_path(wanted.url)
+    part.restart(url=wanted.url, validator=None)
+    try:
+        if not path.is_file():
+            raise DownloadError(f"{path}: no such file; check the path")
+        total = path.stat().st_size
+        wanted.check_offer(total)
+        _check_space(part, total)
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                part.write(chunk)
+                wanted.report(part.size, total)
+    except (DownloadError, OutputError):
+        raise
+    except OSError as error:
+        raise DownloadError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _local_path(source: str) -> Path:
+    parts = urlsplit(source)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    if "://" in source:
+        raise DownloadError(f"{source}: expected an http, https or file URL, or a path")
+    return Path(source)
+
+
+def _verify(wanted: _Wanted, part: _Part) -> None:
+    if wanted.size is not None and part.size != wanted.size:
+        size = part.size
+        part.discard()
+        raise DownloadError(
+            f"{shown_url(wanted.url)}: {size} bytes came, expected {wanted.size}; "
+            "it was thrown away, fetch it again"
+        )
+    if wanted.sha256 is None:
+        return
+    got = part.sha256()
+    if not got.startswith(wanted.sha256):
+        part.discard()
+        raise HashMismatchError(
+            f"{shown_url(wanted.url)}: sha256 is {got[:16]}…, expected {wanted.sha256[:16]}…; "
+            "it was thrown away, fetch it again or from elsewhere"
+        )
+
+
+def _client(url: str) -> httpx2.Client:
+    import httpx2
+
+    try:
+        return httpx2.Client(
+            follow_redirects=True,
+            timeout=httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            headers={"User-Agent": "r2rt"},
+        )
+    except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+        # Read from the environment: HTTPS_PROXY and the like, SSL_CERT_FILE.
+        raise DownloadError(
+            f"{shown_url(url)}: the proxy or certificate settings cannot be used ({error})"
+        ) from error
+
+
+def _validator(response: httpx2.Response) -> str | None:
+    etag: str | None = response.headers.get("ETag")
+    if etag and not etag.startswith("W/"):  # a weak one does not promise the same bytes
+        return etag
+    modified: str | None = response.headers.get("Last-Modified")
+    return modified
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _check_space(part: _Part, total: int | None) -> None:
+    if total is None:
+        return
+    free = shutil.disk_usage(part.path.parent).free
+    needed = total - part.size
+    if needed > free:
+        raise OutputError(
+            f"{part.destination}: needs {needed / 1e6:.1f} MB more, {free / 1e6:.1f} MB are free; "
+            "make room, or set R2RT_HOME to a folder on another disk"
+        )
+
+
+def _has_hash(path: Path, want: str, size: int | None) -> bool:
+    try:
+        if size is not None and path.stat().st_size != size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest().startswith(want)
+    except OSError:
+        return False  # absent or unreadable: fetching it says what is wrong
+
+
+def _checked_hash(sha256: str | None) -> str | None:
+    if sha256 is None:
+        return None
+    if not _HASH.fullmatch(sha256.lower()):
+        raise QueryError(f"{sha256!r} is no sha256: expected 8 to 64 hexadecimal digits")
+    return sha256.lower()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    advice = (
+        "make room, or set R2RT_HOME to a folder on another disk"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        else "set R2RT_HOME to a folder that can be written"
+    )
+    return OutputError(f"{path}: cannot be written ({error.strerror}); {advice}")
