@@ -1,0 +1,154 @@
+"""The R² block: reads CLIP's layers from the last backwards, pooling space, then mixing time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.model.config import R2Config
+from training.model.temporal import TemporalLayer, sine_positions
+
+__all__ = ["AdapterOutput", "R2Block", "temporal_endpoints"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOutput:
+    """What the R² block hands on.
+
+    Attributes:
+        layer_video: clips after the step of each layer, in CLIP's order, K × (B, T, D); the first
+            entry is the block's result, since layers are read from the last one backwards.
+        layer_query: query tokens of each layer, in CLIP's order, K × (B, L, D).
+    """
+
+    layer_video: tuple[Tensor, ...]
+    layer_query: tuple[Tensor, ...]
+
+
+def temporal_endpoints(lengths: Tensor, num_clips: int, dtype: torch.dtype) -> Tensor:
+    """Return s = t / T and e = (t + 1) / T of every clip.
+
+    Args:
+        lengths: clips T of each video, (B,).
+        num_clips: clips to return; those beyond a video's length exceed 1 and mean nothing.
+        dtype: floating dtype of the result.
+
+    Returns:
+        (B, num_clips, 2).
+    """
+    index = torch.arange(num_clips, device=lengths.device, dtype=dtype)
+    # (T, 2) / (B, 1, 1)
+    return torch.stack((index, index + 1), dim=-1) / lengths.to(dtype)[:, None, None]
+
+
+class R2Block(nn.Module):
+    """The recurrence over CLIP's layers; all maps are shared by the layers."""
+
+    def __init__(self, config: R2Config) -> None:
+        super().__init__()
+        self.layers = config.layers
+        self.use_tef = config.use_tef
+        width = config.width
+        video_inputs = config.vision_width + (2 if config.use_tef else 0)
+        # Both start closed: at first a clip is its CLS token, and layers weigh the same.
+        self.gate = nn.Parameter(torch.zeros(config.layers - 1))
+        self.scale = nn.Parameter(torch.zeros(config.layers))
+        self.video_map = _input_map(video_inputs, width, config.dropout)
+        self.query_map = _input_map(config.text_width, width, config.dropout)
+        self.v_map = nn.Linear(width, width)
+        self.q_map = nn.Linear(width, width)
+        self.tem = TemporalLayer(width, config.heads, config.drop_path)
+
+    def forward(
+        self,
+        video: Tensor,
+        query: Tensor,
+        video_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+    ) -> AdapterOutput:
+        """Run every step, from the last CLIP layer to the first.
+
+        Args:
+            video: hidden states (B, T, K, P, Cv); entry K - 1 is CLIP's last block.
+            query: hidden states (B, L, K, Ct), in the same order.
+            video_mask: True for real clips, (B, T), a prefix of each row.
+            query_mask: True for real tokens, (B, L).
+        """
+        batch, clips = video.shape[:2]
+        if video_mask is None:
+            lengths = torch.full((batch,), clips, device=video.device)
+        else:
+            lengths = video_mask.sum(dim=1)
+        positions = sine_positions(lengths, clips, self.v_map.in_features, dtype=video.dtype)
+        endpoints = temporal_endpoints(lengths, clips, video.dtype) if self.use_tef else None
+
+        last: Tensor | None = None
+        layer_video: list[Tensor] = []
+        layer_query: list[Tensor] = []
+        for layer in reversed(range(self.layers)):
+            v = self.map_video(video[:, :, layer], endpoints)
+            q = self.query_map(query[:, :, layer])
+            f = self.pool_frame(v, q, layer, query_mask)
+            f = self.refine(f, last, layer)
+            last = self.tem(f, positions, q, video_mask, query_mask)
+            layer_video.insert(0, last)
+            layer_query.insert(0, q)
+        return AdapterOutput(layer_video=tuple(layer_video), layer_query=tuple(layer_query))
+
+    def map_video(self, tokens: Tensor, endpoints: Tensor | None) -> Tensor:
+        """Map one layer's tokens (B, T, P, Cv) with endpoints (B, T, 2) to v (B, T, P, D)."""
+        if endpoints is not None:
+            patches = tokens.shape[2]
+            # (B, T, P, Cv + 2)
+            tokens = torch.cat((tokens, endpoints[:, :, None].expand(-1, -1, patches, -1)), dim=-1)
+        v: Tensor = self.video_map(tokens)
+        return v
+
+    def pool_frame(
+        self, v: Tensor, q: Tensor, layer: int, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Pool each frame's patches under the query: v[CLS] + tanh(scale)·max over L of (a·v + q).
+
+        a = softmax over P of q_map(q)·v_map(v)ᵀ / √D.
+
+        Args:
+            v: mapped tokens (B, T, P, D), CLS first.
+            q: mapped query tokens (B, L, D).
+            layer: the CLIP layer, 0..K-1.
+            query_mask: True for real tokens, (B, L).
+
+        Returns:
+            (B, T, D).
+        """
+        keys = self.v_map(v)
+        queries = self.q_map(q)[:, None]
+        # (B, T, L, P)
+        attention = (queries @ keys.transpose(-1, -2) / math.sqrt(v.shape[-1])).softmax(dim=-1)
+        # (B, T, L, D)
+        attended = attention @ v + q[:, None]
+        if query_mask is not None:
+            attended = attended.masked_fill(~query_mask[:, None, :, None], -math.inf)
+        pooled: Tensor = v[:, :, 0] + self.scale[layer].tanh() * attended.amax(dim=2)
+        return pooled
+
+    def refine(self, f: Tensor, last: Tensor | None, layer: int) -> Tensor:
+        """Gate the step's clips f with those of the step before, both (B, T, D)."""
+        if last is None:
+            return f
+        gate = self.gate[layer].sigmoid()
+        return gate * f + (1 - gate) * last
+
+
+def _input_map(inputs: int, width: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(inputs),
+        nn.Dropout(dropout),
+        nn.Linear(inputs, width),
+        nn.ReLU(),
+        nn.LayerNorm(width),
+        nn.Dropout(dropout),
+        nn.Linear(width, width),
+    )

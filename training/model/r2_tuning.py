@@ -1,0 +1,203 @@
+"""The whole model behind CLIP: R² block, pyramid, heads, and how its outputs become moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model.adapter import R2Block
+from training.model.config import R2Config
+from training.model.heads import ConvHead, QueryPooling
+from training.model.pyramid import ConvPyramid
+
+__all__ = ["R2Output", "R2Tuning", "decode_boundaries", "stretch_levels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class R2Output:
+    """The model's outputs, and what the losses need besides.
+
+    M counts the points of all levels, in the order of the strides; point j of a level stands at
+    j · stride clips. Rows beyond a video's or a query's length are padding.
+
+    Attributes:
+        class_logits: logit of each point, (B, M).
+        offsets: distances to the start and the end in strides, (B, M, 2); None without a coordinate
+            head.
+        saliency: score of each clip, (B, T); 0 for padded clips.
+        points: position of each point in clips, (M,).
+        point_strides: stride of each point's level in clips, (M,).
+        point_mask: True for points that stand on a real clip, (B, M).
+        video_mask: True for real clips, (B, T).
+        video_emb: clip embeddings behind the pyramid's first ReLU, (B, T, D).
+        query_emb: pooled query, (B, D).
+        layer_video: clips after the step of each CLIP layer, in CLIP's order, (K, B, T, D).
+        layer_query: pooled query of each layer, (K, B, D).
+    """
+
+    class_logits: Tensor
+    offsets: Tensor | None
+    saliency: Tensor
+    points: Tensor
+    point_strides: Tensor
+    point_mask: Tensor
+    video_mask: Tensor
+    video_emb: Tensor
+    query_emb: Tensor
+    layer_video: Tensor
+    layer_query: Tensor
+
+
+class _SimilarityScale(nn.Module):
+    """Holds ln(1 / τ) of the sampled NCE, which published checkpoints carry; never learned."""
+
+    scale: Tensor
+
+    def __init__(self, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.register_buffer("scale", -torch.tensor([temperature]).log())
+
+
+class _LossState(nn.Module):
+    """The part of the losses that lives in a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loss_sal = _SimilarityScale()
+
+
+class R2Tuning(nn.Module):
+    """R²-Tuning on CLIP's hidden states; its state dict has the published checkpoints' keys."""
+
+    def __init__(self, config: R2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.coef = nn.Parameter(torch.ones(len(config.strides)))
+        self.adapter = R2Block(config)
+        self.pyramid = ConvPyramid(config.width, config.strides)
+        self.pooling = QueryPooling(config.width)
+        self.class_head = ConvHead(config.width, 1)
+        self.coord_head = ConvHead(config.width, 2) if config.has_offsets else None
+        self.loss = _LossState()
+
+    @property
+    def similarity_scale(self) -> Tensor:
+        """The factor 1 / τ on cosines in the sampled NCE, at most 100, (1,)."""
+        return self.loss._loss_sal.scale.exp().clamp(max=100.0)
+
+    def forward(
+        self,
+        video: Tensor,
+        query: Tensor,
+        video_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+    ) -> R2Output:
+        """Ground queries in videos.
+
+        Args:
+            video: vision tower's hidden states (B, T, K, P, Cv), floating; entry K - 1 of K is the
+                last block.
+            query: text tower's hidden states (B, L, K, Ct), in the same order.
+            video_mask: True (or nonzero) for real clips, (B, T), a prefix of each row with at least
+                one clip; None where nothing is padded.
+            query_mask: the same for query tokens, (B, L).
+        """
+        video_mask = None if video_mask is None else video_mask.bool()
+        query_mask = None if query_mask is None else query_mask.bool()
+        read = self.adapter(video, query, video_mask, query_mask)
+        layer_query = torch.stack([self.pooling(q, query_mask) for q in read.layer_query])
+        # The published weights were trained with the first level's ReLU reaching every later reader
+        # of the clips: the other levels, the cosine, the losses.
+        video_emb, query_emb = read.layer_video[0].relu(), layer_query[0]
+        if video_mask is None:
+            video_mask = video.new_ones(video.shape[:2], dtype=torch.bool)
+
+        levels = self.pyramid(video_emb)
+        class_levels = [self.class_head(level)[..., 0] for level in levels]
+        strides = self.config.strides[: len(levels)]
+        saliency = stretch_levels([c.sigmoid() for c in class_levels], strides, video.shape[1])
+        if self.config.merge_cls_sal:
+            saliency = saliency * F.cosine_similarity(video_emb, query_emb[:, None], dim=-1)
+
+        offsets = None
+        if self.coord_head is not None:
+            offsets = torch.cat(
+                [self.coord_head(level).exp() * self.coef[i] for i, level in enumerate(levels)],
+                dim=1,
+            )
+        points, point_strides = _points([level.shape[1] for level in levels], strides)
+        points, point_strides = points.to(video.device), point_strides.to(video.device)
+        return R2Output(
+            class_logits=torch.cat(class_levels, dim=1),
+            offsets=offsets,
+            saliency=saliency * video_mask,
+            points=points,
+            point_strides=point_strides,
+            point_mask=video_mask[:, points],
+            video_mask=video_mask,
+            video_emb=video_emb,
+            query_emb=query_emb,
+            layer_video=torch.stack(read.layer_video),
+            layer_query=layer_query,
+        )
+
+
+def stretch_levels(
+    level_scores: Sequence[Tensor], strides: Sequence[int], num_clips: int
+) -> Tensor:
+    """Stretch each level's scores to the clips and take the maximum over levels.
+
+    A level (B, num_clips // stride) is repeated stride times; the tail is its last score.
+
+    Returns:
+        (B, num_clips).
+    """
+    stretched = []
+    for scores, stride in zip(level_scores, strides, strict=True):
+        repeated = scores.repeat_interleave(stride, dim=1)
+        missing = num_clips - repeated.shape[1]
+        stretched.append(torch.cat((repeated, scores[:, -1:].expand(-1, missing)), dim=1))
+    return torch.stack(stretched).amax(dim=0)
+
+
+def decode_boundaries(output: R2Output, *, fps: float, limit: int = 50) -> list[Tensor]:
+    """Turn each video's points into moments, best first, before clamping, rounding and NMS.
+
+    start = (point - c0·stride) / fps, end = (point + c1·stride) / fps, score = σ(class).
+
+    Args:
+        output: of a model with a coordinate head.
+        fps: clips a second.
+        limit: the most moments a video keeps.
+
+    Returns:
+        One (M, 3) a video: start and end in seconds, score.
+
+    Raises:
+        ValueError: the model has no coordinate head.
+    """
+    if output.offsets is None:
+        raise ValueError("this model has no coordinate head: it scores clips and finds no moments")
+    distance = output.offsets * output.point_strides[:, None]
+    start_s = (output.points - distance[..., 0]) / fps
+    end_s = (output.points + distance[..., 1]) / fps
+    # (B, M, 3)
+    moments = torch.stack((start_s, end_s, output.class_logits.sigmoid()), dim=-1)
+    decoded = []
+    for video_moments, mask in zip(moments, output.point_mask, strict=True):
+        real = video_moments[mask]
+        best = real[:, 2].argsort(descending=True, stable=True)[:limit]
+        decoded.append(real[best])
+    return decoded
+
+
+def _points(lengths: Sequence[int], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return position and stride, in clips, of the points of levels with these lengths, (M,)."""
+    levels = list(zip(lengths, strides, strict=True))
+    positions = [torch.arange(length) * stride for length, stride in levels]
+    repeats = [torch.full((length,), stride) for length, stride in levels]
+    return torch.cat(positions), torch.cat(repeats)
