@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.clip import ClipError
+from training.clip_config import ClipError
 from training.torchscript_archive import is_torchscript_archive, read_torchscript_tensors
 
 __all__ = ["DEFAULT_TAG", "SUFFIXES", "fetch_clip", "pixel_statistics", "read_weights"]
