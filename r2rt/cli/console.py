@@ -1,0 +1,193 @@
+"""What every command shares: data to stdout or a file, messages and progress to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2rt.errors import OutputError
+from r2rt.files import replacing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import ProgressColumn
+
+__all__ = ["print_table", "printable", "progress", "stderr_console", "write_text"]
+
+Update = Callable[[int, int | None], None]
+
+_LINE_EVERY_S = 10.0
+
+
+def stderr_console() -> Console:
+    """Return the console for messages; it follows whatever `sys.stderr` is at each print."""
+    return _stderr_console()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table to stdout: ruled on a terminal, else aligned columns of plain text.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    text = _ruled(columns, cells) if sys.stdout.isatty() else _aligned(columns, cells)
+    write_text(None, text)
+
+
+@contextlib.contextmanager
+def progress(
+    description: str, total: int | None = None, unit: str = "", *, quiet: bool = False
+) -> Iterator[Update]:
+    """Show progress on stderr while the block runs, and give it `update(done, total)`.
+
+    On a terminal it is a bar; elsewhere a line every ten seconds, so that a log shows life.
+
+    Args:
+        description: what is being done, such as `encoding`.
+        total: how much there is to do, where it is known before `update` tells.
+        unit: what is counted, such as `clips`; with `B` bytes are shown in MB.
+        quiet: show nothing.
+    """
+    if quiet:
+        yield _ignore
+    elif sys.stderr.isatty():
+        with _bar(description, total, unit) as update:
+            yield update
+    else:
+        yield _sparse_lines(description, unit)
+
+
+def write_text(path: Path | None, text: str) -> None:
+    """Write text to a file, whole or not at all, or to stdout where there is no path.
+
+    A path that is a device or a pipe is written to, never replaced.
+
+    Raises:
+        OutputError: disk full, no permission, no such folder.
+        BrokenPipeError: whoever read stdout has gone.
+    """
+    if path is None:
+        _write_stdout(text)
+        return
+    target = path.resolve()  # a symbolic link stays one
+    if target.exists() and not target.is_file():
+        try:
+            with target.open("w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+        return
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def printable(text: str) -> str:
+    """Return text on one line without control characters, which could drive a terminal."""
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
+@functools.cache
+def _stderr_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _write_stdout(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is still buffered would fail once more, noisily, when Python exits.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(
+            f"standard output cannot be written ({error.strerror}); free some space, "
+            "or write elsewhere"
+        ) from error
+
+
+def _ruled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    buffer = io.StringIO()
+    width = shutil.get_terminal_size().columns
+    console = Console(file=buffer, width=width, force_terminal=True, highlight=False, emoji=False)
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(table)
+    return buffer.getvalue()
+
+
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        + "\n"
+        for line in lines
+    )
+
+
+@contextlib.contextmanager
+def _bar(description: str, total: int | None, unit: str) -> Iterator[Update]:
+    from rich.progress import Progress
+
+    with Progress(*_columns(unit), console=stderr_console(), transient=True) as bar:
+        task = bar.add_task(printable(description), total=total)
+
+        def update(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def _columns(unit: str) -> list[ProgressColumn]:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    head: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
+    if unit == "B":
+        return [*head, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    return [*head, MofNCompleteColumn(), TextColumn(unit, markup=False), TimeRemainingColumn()]
+
+
+def _sparse_lines(description: str, unit: str) -> Update:
+    last_s = time.monotonic()
+
+    def update(done: int, total: int | None) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s < _LINE_EVERY_S:
+            return
+        last_s = now_s
+        scale, name = (1e6, "MB") if unit == "B" else (1, unit)
+        amount = f"{done / scale:.0f}" + ("" if total is None else f" of {total / scale:.0f}")
+        print(f"r2rt: {printable(description)}: {amount} {name}".rstrip(), file=sys.stderr)
+
+    return update
+
+
+def _ignore(done: int, total: int | None) -> None:
+    """Show nothing."""
