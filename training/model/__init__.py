@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.model.adapter import R2Block
-from training.model.config import R2Config
+from training.model.config import Padding, R2Config
 from training.model.heads import ConvHead, QueryPooling
 from training.model.pyramid import ConvPyramid
 from training.model.r2_tuning import R2Output, R2Tuning, decode_boundaries, stretch_levels
@@ -13,6 +13,7 @@ __all__ = [
     "ConvHead",
     "ConvPyramid",
     "MultiHeadAttention",
+    "Padding",
     "QueryPooling",
     "R2Block",
     "R2Config",

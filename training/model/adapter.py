@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.model.config import R2Config
+from training.model.config import Padding, R2Config
 from training.model.temporal import TemporalLayer, sine_positions
 
 __all__ = ["AdapterOutput", "R2Block", "temporal_endpoints"]
@@ -19,12 +19,13 @@ class AdapterOutput:
     """What the R² block hands on.
 
     Attributes:
-        layer_video: clips after the step of each layer, in CLIP's order, K × (B, T, D); the first
-            entry is the block's result, since layers are read from the last one backwards.
+        video_emb: clips after the last step, (B, T, D).
+        layer_cls: mapped CLS token of each layer, in CLIP's order, K × (B, T, D).
         layer_query: query tokens of each layer, in CLIP's order, K × (B, L, D).
     """
 
-    layer_video: tuple[Tensor, ...]
+    video_emb: Tensor
+    layer_cls: tuple[Tensor, ...]
     layer_query: tuple[Tensor, ...]
 
 
@@ -51,6 +52,7 @@ class R2Block(nn.Module):
         super().__init__()
         self.layers = config.layers
         self.use_tef = config.use_tef
+        self.padding = config.padding
         width = config.width
         video_inputs = config.vision_width + (2 if config.use_tef else 0)
         # Both start closed: at first a clip is its CLS token, and layers weigh the same.
@@ -66,6 +68,7 @@ class R2Block(nn.Module):
         self,
         video: Tensor,
         query: Tensor,
+        lengths: Tensor,
         video_mask: Tensor | None = None,
         query_mask: Tensor | None = None,
     ) -> AdapterOutput:
@@ -74,29 +77,30 @@ class R2Block(nn.Module):
         Args:
             video: hidden states (B, T, K, P, Cv); entry K - 1 is CLIP's last block.
             query: hidden states (B, L, K, Ct), in the same order.
+            lengths: clips that endpoints and positions are relative to, (B,).
             video_mask: True for real clips, (B, T), a prefix of each row.
             query_mask: True for real tokens, (B, L).
         """
-        batch, clips = video.shape[:2]
-        if video_mask is None:
-            lengths = torch.full((batch,), clips, device=video.device)
-        else:
-            lengths = video_mask.sum(dim=1)
+        clips = video.shape[1]
+        # A padded token takes part in the maximum only where the published weights had it so.
+        pool_mask = query_mask if self.padding is Padding.EXACT else None
         positions = sine_positions(lengths, clips, self.v_map.in_features, dtype=video.dtype)
         endpoints = temporal_endpoints(lengths, clips, video.dtype) if self.use_tef else None
 
         last: Tensor | None = None
-        layer_video: list[Tensor] = []
+        layer_cls: list[Tensor] = []
         layer_query: list[Tensor] = []
         for layer in reversed(range(self.layers)):
             v = self.map_video(video[:, :, layer], endpoints)
             q = self.query_map(query[:, :, layer])
-            f = self.pool_frame(v, q, layer, query_mask)
-            f = self.refine(f, last, layer)
+            f = self.refine(self.pool_frame(v, q, layer, pool_mask), last, layer)
             last = self.tem(f, positions, q, video_mask, query_mask)
-            layer_video.insert(0, last)
+            layer_cls.insert(0, v[:, :, 0])
             layer_query.insert(0, q)
-        return AdapterOutput(layer_video=tuple(layer_video), layer_query=tuple(layer_query))
+        assert last is not None
+        return AdapterOutput(
+            video_emb=last, layer_cls=tuple(layer_cls), layer_query=tuple(layer_query)
+        )
 
     def map_video(self, tokens: Tensor, endpoints: Tensor | None) -> Tensor:
         """Map one layer's tokens (B, T, P, Cv) with endpoints (B, T, 2) to v (B, T, P, D)."""

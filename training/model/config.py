@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["R2Config"]
+__all__ = ["Padding", "R2Config"]
+
+
+class Padding(enum.Enum):
+    """What a batch of videos and queries of unequal lengths means.
+
+    Without padding the two are the same; they differ in training alone.
+    """
+
+    EXACT = "exact"
+    """A sample's outputs are those that it has alone: padding reaches nothing."""
+
+    SHARED = "shared"
+    """How the published weights were trained: the videos of a batch share the time axis of the
+    longest one (temporal endpoints, positions, pyramid), and the maximum over query tokens sees the
+    padded ones, which enter as zeros."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +42,7 @@ class R2Config:
         merge_cls_sal: whether saliency is multiplied by the cosine of clip and query.
         dropout: dropout before each Linear of the two maps, in training.
         drop_path: probability of skipping a branch of the temporal layer, in training.
+        padding: what padding in a batch means.
 
     Raises:
         ValueError: the sizes contradict one another.
@@ -42,6 +59,7 @@ class R2Config:
     merge_cls_sal: bool = True
     dropout: float = 0.5
     drop_path: float = 0.1
+    padding: Padding = Padding.EXACT
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.layers, self.vision_width, self.text_width, self.heads)
@@ -65,6 +83,7 @@ class R2Config:
         merge_cls_sal: bool | None = None,
         dropout: float = 0.5,
         drop_path: float = 0.1,
+        padding: Padding = Padding.EXACT,
     ) -> R2Config:
         """Read every size from the shapes in a checkpoint.
 
@@ -79,6 +98,7 @@ class R2Config:
             merge_cls_sal: whether saliency is multiplied by the cosine of clip and query.
             dropout: kept in the configuration, without influence on inference.
             drop_path: kept in the configuration, without influence on inference.
+            padding: what padding in a batch means.
 
         Raises:
             KeyError: a tensor that a size is read from is missing.
@@ -106,4 +126,5 @@ class R2Config:
             merge_cls_sal=has_offsets if merge_cls_sal is None else merge_cls_sal,
             dropout=dropout,
             drop_path=drop_path,
+            padding=padding,
         )

@@ -25,10 +25,23 @@ class ConvHead(nn.Module):
             Transpose(),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map a level (B, M, D) to (B, M, outputs)."""
-        out: Tensor = self.module(x)
-        return out
+    def forward(self, x: Tensor, point_mask: Tensor | None = None) -> Tensor:
+        """Map a level (B, M, D) to (B, M, outputs).
+
+        Args:
+            x: the level's points.
+            point_mask: True for points that exist, (B, M). A convolution sees the others as it
+                sees what lies beyond a level's end: as zeros.
+        """
+        if point_mask is None:
+            out: Tensor = self.module(x)
+            return out
+        for step in self.module:
+            if isinstance(step, nn.Conv1d):
+                # (B, D, M)
+                x = x * point_mask[:, None]
+            x = step(x)
+        return x
 
 
 class QueryPooling(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.model.adapter import R2Block
-from training.model.config import R2Config
+from training.model.config import Padding, R2Config
 from training.model.heads import ConvHead, QueryPooling
 from training.model.pyramid import ConvPyramid
 
@@ -22,7 +23,7 @@ class R2Output:
     """The model's outputs, and what the losses need besides.
 
     M counts the points of all levels, in the order of the strides; point j of a level stands at
-    j · stride clips. Rows beyond a video's or a query's length are padding.
+    j · stride clips. Entries beyond a video's length are padding and mean nothing.
 
     Attributes:
         class_logits: logit of each point, (B, M).
@@ -31,11 +32,11 @@ class R2Output:
         saliency: score of each clip, (B, T); 0 for padded clips.
         points: position of each point in clips, (M,).
         point_strides: stride of each point's level in clips, (M,).
-        point_mask: True for points that stand on a real clip, (B, M).
+        point_mask: True for points that exist in a video of that length, (B, M).
         video_mask: True for real clips, (B, T).
         video_emb: clip embeddings behind the pyramid's first ReLU, (B, T, D).
         query_emb: pooled query, (B, D).
-        layer_video: clips after the step of each CLIP layer, in CLIP's order, (K, B, T, D).
+        layer_cls: mapped CLS token of each CLIP layer, in CLIP's order, (K, B, T, D).
         layer_query: pooled query of each layer, (K, B, D).
     """
 
@@ -48,7 +49,7 @@ class R2Output:
     video_mask: Tensor
     video_emb: Tensor
     query_emb: Tensor
-    layer_video: Tensor
+    layer_cls: Tensor
     layer_query: Tensor
 
 
@@ -106,61 +107,89 @@ class R2Tuning(nn.Module):
                 one clip; None where nothing is padded.
             query_mask: the same for query tokens, (B, L).
         """
+        batch, clips = video.shape[:2]
+        all_clips = torch.full((batch,), clips, device=video.device)
         video_mask = None if video_mask is None else video_mask.bool()
         query_mask = None if query_mask is None else query_mask.bool()
-        read = self.adapter(video, query, video_mask, query_mask)
+        exact = self.config.padding is Padding.EXACT
+        # Clips of each video's time axis.
+        lengths = all_clips if video_mask is None or not exact else video_mask.sum(dim=1)
+
+        read = self.adapter(video, query, lengths, video_mask, query_mask)
         layer_query = torch.stack([self.pooling(q, query_mask) for q in read.layer_query])
         # The published weights were trained with the first level's ReLU reaching every later reader
         # of the clips: the other levels, the cosine, the losses.
-        video_emb, query_emb = read.layer_video[0].relu(), layer_query[0]
-        if video_mask is None:
-            video_mask = video.new_ones(video.shape[:2], dtype=torch.bool)
+        video_emb, query_emb = read.video_emb.relu(), layer_query[0]
 
         levels = self.pyramid(video_emb)
-        class_levels = [self.class_head(level)[..., 0] for level in levels]
         strides = self.config.strides[: len(levels)]
-        saliency = stretch_levels([c.sigmoid() for c in class_levels], strides, video.shape[1])
-        if self.config.merge_cls_sal:
-            saliency = saliency * F.cosine_similarity(video_emb, query_emb[:, None], dim=-1)
+        points, point_strides = _points([level.shape[1] for level in levels], strides)
+        points, point_strides = points.to(video.device), point_strides.to(video.device)
+        # A point exists where all of its clips do.
+        exists = points + point_strides <= lengths[:, None]
+        level_masks: Sequence[Tensor | None] = [None] * len(levels)
+        if video_mask is None:
+            video_mask = video.new_ones((batch, clips), dtype=torch.bool)
+        elif exact:
+            level_masks = torch.split(exists, [level.shape[1] for level in levels], dim=1)
 
+        class_levels = [
+            self.class_head(level, mask)[..., 0]
+            for level, mask in zip(levels, level_masks, strict=True)
+        ]
         offsets = None
         if self.coord_head is not None:
             offsets = torch.cat(
-                [self.coord_head(level).exp() * self.coef[i] for i, level in enumerate(levels)],
+                [
+                    self.coord_head(level, mask).exp() * self.coef[i]
+                    for i, (level, mask) in enumerate(zip(levels, level_masks, strict=True))
+                ],
                 dim=1,
             )
-        points, point_strides = _points([level.shape[1] for level in levels], strides)
-        points, point_strides = points.to(video.device), point_strides.to(video.device)
+
+        saliency = stretch_levels([c.sigmoid() for c in class_levels], strides, clips, lengths)
+        if self.config.merge_cls_sal:
+            saliency = saliency * F.cosine_similarity(video_emb, query_emb[:, None], dim=-1)
         return R2Output(
             class_logits=torch.cat(class_levels, dim=1),
             offsets=offsets,
             saliency=saliency * video_mask,
             points=points,
             point_strides=point_strides,
-            point_mask=video_mask[:, points],
+            # On a shared time axis a point exists where its first clip does.
+            point_mask=exists if exact else video_mask[:, points],
             video_mask=video_mask,
             video_emb=video_emb,
             query_emb=query_emb,
-            layer_video=torch.stack(read.layer_video),
+            layer_cls=torch.stack(read.layer_cls),
             layer_query=layer_query,
         )
 
 
 def stretch_levels(
-    level_scores: Sequence[Tensor], strides: Sequence[int], num_clips: int
+    level_scores: Sequence[Tensor], strides: Sequence[int], num_clips: int, lengths: Tensor
 ) -> Tensor:
     """Stretch each level's scores to the clips and take the maximum over levels.
 
-    A level (B, num_clips // stride) is repeated stride times; the tail is its last score.
+    A score is repeated stride times; the tail of a video repeats the level's last score in it. A
+    level whose stride exceeds a video's length has no say in it.
+
+    Args:
+        level_scores: scores of the levels' points, (B, num_clips // stride) each.
+        strides: the levels' strides in clips.
+        num_clips: clips T to stretch to.
+        lengths: clips of each video, (B,).
 
     Returns:
         (B, num_clips).
     """
+    clip_index = torch.arange(num_clips, device=lengths.device)
     stretched = []
     for scores, stride in zip(level_scores, strides, strict=True):
-        repeated = scores.repeat_interleave(stride, dim=1)
-        missing = num_clips - repeated.shape[1]
-        stretched.append(torch.cat((repeated, scores[:, -1:].expand(-1, missing)), dim=1))
+        last = lengths[:, None] // stride - 1
+        point_index = torch.minimum(clip_index // stride, last.clamp(min=0))
+        level = scores.gather(1, point_index)
+        stretched.append(level.masked_fill(last < 0, -math.inf))
     return torch.stack(stretched).amax(dim=0)
 
 
