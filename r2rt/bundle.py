@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
@@ -33,6 +34,8 @@ __all__ = [
     "Verification",
     "file_entry",
     "manifest_bytes",
+    "parse_manifest",
+    "read_manifest",
 ]
 
 SCHEMA_VERSION = 1
@@ -41,6 +44,8 @@ TOKENIZER_NAME = "tokenizer.json"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Fraction alone would also take "1e999999999", and compute it.
+_FPS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}|/[0-9]{1,9})?")
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,7 +180,7 @@ class Bundle:
             HashMismatchError: a file's content is not what the manifest promises.
         """
         folder = Path(path)
-        bundle = cls(folder, _read_manifest(folder))
+        bundle = cls(folder, read_manifest(folder))
         for name, entry in bundle.manifest.files.items():
             _check_present(folder, name, entry)
         if verify:
@@ -256,11 +261,14 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     )
 
 
-class _Version(msgspec.Struct):
-    schema: int
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of the bundle in `folder`; the files that it lists are not looked at.
 
-
-def _read_manifest(folder: Path) -> Manifest:
+    Raises:
+        ModelNotFoundError: there is no such folder, or no manifest in it.
+        BundleSchemaError: the manifest has another schema version.
+        BundleDamagedError: the manifest is malformed or cannot be read.
+    """
     path = folder / MANIFEST_NAME
     try:
         text = path.read_bytes()
@@ -271,20 +279,38 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise BundleDamagedError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_manifest(text, where=str(path))
+
+
+def parse_manifest(text: bytes, *, where: str) -> Manifest:
+    """Read and validate the text of a `bundle.json`.
+
+    Args:
+        text: the text, which may come from anyone.
+        where: what messages call it, such as its path or URL.
+
+    Raises:
+        BundleSchemaError: it has another schema version.
+        BundleDamagedError: it is malformed.
+    """
     try:
         version = msgspec.json.decode(text, type=_Version).schema
         if version != SCHEMA_VERSION:
             raise BundleSchemaError(
-                f"{path}: schema {version}, this r2rt reads schema {SCHEMA_VERSION}; "
+                f"{where}: schema {version}, this r2rt reads schema {SCHEMA_VERSION}; "
                 "export the model again with this version"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise BundleDamagedError(f"{path}: {error}; fetch or export the bundle again") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise BundleDamagedError(f"{where}: {error}; fetch or export the bundle again") from error
     problem = _inconsistency(manifest)
     if problem:
-        raise BundleDamagedError(f"{path}: {problem}; fetch or export the bundle again")
+        raise BundleDamagedError(f"{where}: {problem}; fetch or export the bundle again")
     return manifest
+
+
+class _Version(msgspec.Struct):
+    schema: int
 
 
 def _inconsistency(manifest: Manifest) -> str | None:
@@ -294,31 +320,45 @@ def _inconsistency(manifest: Manifest) -> str | None:
         return f"sizes must be positive, got {dims}"
     if not dims.strides or dims.strides[0] != 1 or list(dims.strides) != sorted(set(dims.strides)):
         return f"strides must ascend from 1, got {dims.strides}"
-    try:
-        fps = Fraction(manifest.fps)
-    except (ValueError, ZeroDivisionError):
-        return f"fps must be a fraction such as 1/2, got {manifest.fps!r}"
-    if fps <= 0:
-        return f"fps must be positive, got {manifest.fps}"
+    if not _FPS.fullmatch(manifest.fps) or not _is_positive_fraction(manifest.fps):
+        return f"fps must be a positive fraction such as 1/2, got {manifest.fps[:40]!r}"
+    for field in ("unit_s", "window_s"):
+        value = getattr(manifest, field)
+        if value is not None and value <= 0:
+            return f"{field} must be positive or null, got {value}"
+    if min(manifest.preprocessing.std) <= 0:
+        return f"std must be positive, got {manifest.preprocessing.std}"
     for name, entry in manifest.files.items():
         if not _SAFE_NAME.fullmatch(name) or name == MANIFEST_NAME:
             return f"{name!r} is not a file name that a bundle may list"
         if not _SHA256.fullmatch(entry.sha256) or entry.size < 0:
             return f"size or sha256 of {name} is malformed"
+        if any(str(parent) in manifest.files for parent in PurePosixPath(name).parents):
+            return f"{name} lies in what is listed as a file"
     wanted = {f"{graph}.onnx" for graph in graph_specs(dims)} | {TOKENIZER_NAME}
     missing = sorted(wanted - manifest.files.keys())
     return f"the files {', '.join(missing)} are not listed" if missing else None
 
 
+def _is_positive_fraction(text: str) -> bool:
+    try:
+        return Fraction(text) > 0
+    except ZeroDivisionError:
+        return False
+
+
 def _check_present(folder: Path, name: str, entry: FileEntry) -> None:
     path = folder / name
     try:
-        size = path.stat().st_size
+        status = path.stat()
     except OSError as error:
         raise BundleDamagedError(
             f"{path}: {error.strerror}, but the manifest lists it; fetch or export the bundle again"
         ) from error
-    if size != entry.size:
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise BundleDamagedError(f"{path}: not a regular file; fetch or export the bundle again")
+    if status.st_size != entry.size:
         raise BundleDamagedError(
-            f"{path}: {size} bytes, expected {entry.size}; fetch or export the bundle again"
+            f"{path}: {status.st_size} bytes, expected {entry.size}; "
+            "fetch or export the bundle again"
         )

@@ -1,0 +1,213 @@
+"""`r2rt models`: list, info, pull, verify, remove."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from r2rt.cli.console import print_table, printable, progress, stderr_console, write_text
+from r2rt.cli.options import quiet_option
+
+if TYPE_CHECKING:
+    from r2rt.bundle import Bundle, Manifest
+
+__all__ = ["models"]
+
+_format_option = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or for programs.",
+)
+
+
+@click.group()
+def models() -> None:
+    """List, fetch, check and remove models."""
+
+
+@models.command("list")
+@_format_option
+def list_models(format_: str) -> None:
+    """List the models that are installed and those that were published."""
+    from r2rt.models import installed, models_dir
+    from r2rt.registry import PUBLISHED
+
+    there = {model.name: model for model in installed()}
+    if format_ == "json":
+        _write_json(
+            {
+                "folder": str(models_dir()),
+                "installed": [
+                    {
+                        "name": model.name,
+                        "path": str(model.path),
+                        "size_bytes": model.size_bytes,
+                        "precision": model.manifest.precision if model.manifest else None,
+                        "problem": model.problem,
+                    }
+                    for model in there.values()
+                ],
+                "published": [
+                    {"name": model.name, "summary": model.summary, "url": model.url}
+                    for model in PUBLISHED.values()
+                ],
+            }
+        )
+        return
+    rows = []
+    for name in dict.fromkeys((*there, *PUBLISHED)):
+        model = there.get(name)
+        if model is None:
+            state, size = "not installed", ""
+        elif model.manifest is None:
+            state, size = "damaged", ""
+            _note(f"{name}: {model.problem}")
+        else:
+            state, size = f"installed, {model.manifest.precision}", _megabytes(model.size_bytes)
+        summary = PUBLISHED[name].summary if name in PUBLISHED else ""
+        rows.append((name, state, size, summary))
+    print_table(("name", "state", "size", "what it finds"), rows)
+
+
+@models.command()
+@click.argument("model")
+@_format_option
+def info(model: str, format_: str) -> None:
+    """Tell what a bundle says of itself; MODEL is a name or a bundle's folder."""
+    from r2rt.bundle import Bundle
+    from r2rt.models import resolve
+    from r2rt.pull import manifest_sha256
+
+    bundle = Bundle.open(resolve(model), verify=False)
+    pin = manifest_sha256(bundle.path)
+    if format_ == "json":
+        _write_json(
+            {
+                "path": str(bundle.path.absolute()),
+                "fingerprint": bundle.fingerprint,
+                "manifest_sha256": pin,
+                "manifest": bundle.manifest,
+            }
+        )
+        return
+    print_table(("", ""), _described(bundle, pin))
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--from",
+    "source",
+    metavar="URL|DIR",
+    help="A mirror that holds NAME/bundle.json and the files it lists, or a bundle's folder.",
+)
+@click.option("--force", is_flag=True, help="Fetch it again where it is installed.")
+@quiet_option
+def pull(name: str, source: str | None, force: bool, quiet: bool) -> None:
+    """Fetch and install a model; what was cut off goes on where it stopped.
+
+    Without --from, the published checkpoint is fetched from the hub ($HF_ENDPOINT) and converted,
+    which needs a checkout of the project ($R2RT_WORKBENCH). NAME@SHA256 pins the manifest of a
+    mirror to the hash that `r2rt models info` prints.
+    """
+    from r2rt.pull import pull as pull_model
+
+    def say(line: str) -> None:
+        if not quiet:
+            _note(line)
+
+    with progress(f"pulling {name.partition('@')[0]}", unit="B", quiet=quiet) as update:
+        folder = pull_model(name, source=source, force=force, progress=update, say=say)
+    say(f"{folder.name} is installed in {folder}")
+
+
+@models.command()
+@click.argument("model")
+def verify(model: str) -> None:
+    """Compare the hash of every file and open every graph; MODEL is a name or a bundle's folder."""
+    from r2rt.bundle import Bundle
+    from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
+    from r2rt.models import resolve
+
+    bundle = Bundle.open(resolve(model), verify=True)
+    engine = OnnxRuntimeEngine(bundle)
+    for graph in bundle.graphs:
+        engine.open(graph)
+        engine.release(graph)
+    files, graphs = len(bundle.manifest.files), len(bundle.graphs)
+    write_text(None, f"{printable(str(bundle.path))}: {files} files and {graphs} graphs are good\n")
+
+
+@models.command()
+@click.argument("name")
+@quiet_option
+def remove(name: str, quiet: bool) -> None:
+    """Remove an installed model."""
+    from r2rt.models import remove as remove_model
+
+    folder = remove_model(name)
+    if not quiet:
+        _note(f"{folder.name} is removed from {folder.parent}")
+
+
+def _described(bundle: Bundle, pin: str) -> list[tuple[str, str]]:
+    manifest = bundle.manifest
+    dims, origin = manifest.dims, manifest.provenance
+    predicts = "moments and saliency" if dims.has_offsets else "saliency"
+    size = sum(entry.size for entry in manifest.files.values())
+    return [
+        ("name", manifest.name),
+        ("folder", str(bundle.path.absolute())),
+        ("predicts", predicts),
+        ("precision", manifest.precision),
+        ("clips", f"{manifest.fps} a second, {dims.image_size}×{dims.image_size} pixels"),
+        ("boundaries", "unrounded" if manifest.unit_s is None else f"to {manifest.unit_s:g} s"),
+        ("window", "unlimited" if manifest.window_s is None else f"{manifest.window_s:g} s"),
+        ("suppression", _suppression(manifest)),
+        ("CLIP", f"{manifest.clip}, last {dims.layers} layers"),
+        ("R² block", f"width {dims.width}, {manifest.heads} heads, strides {dims.strides}"),
+        ("files", f"{len(manifest.files)}, {_megabytes(size)}"),
+        ("recipe", origin.recipe or "unknown"),
+        ("checkpoint", f"{origin.checkpoint} (sha256 {origin.checkpoint_sha256[:16]}…)"),
+        ("CLIP weights", f"{origin.clip} (sha256 {origin.clip_sha256[:16]}…)"),
+        ("weights", "random: for trying out only" if origin.random_weights else "trained"),
+        ("exporter", origin.exporter),
+        ("verified", _verification(manifest)),
+        ("fingerprint", bundle.fingerprint),
+        ("pin", f"{bundle.path.absolute().name}@{pin}"),
+    ]
+
+
+def _suppression(manifest: Manifest) -> str:
+    nms = manifest.nms
+    if nms.kind == "normal":
+        return f"normal, IoU {nms.iou_threshold:g}"
+    return nms.kind if nms.kind == "linear" else f"gaussian, sigma {nms.sigma:g}"
+
+
+def _verification(manifest: Manifest) -> str:
+    checks = manifest.verification.checks
+    worst = max((check.error for check in checks), default=0.0)
+    verdict = "passed" if manifest.verification.passed else "FAILED"
+    return f"{verdict}, {len(checks)} checks, worst error {worst:.2g} of what is allowed"
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _write_json(document: dict[str, Any]) -> None:
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    write_text(None, text + "\n")
+
+
+def _note(line: str) -> None:
+    stderr_console().print(
+        f"r2rt: {printable(line)}", markup=False, highlight=False, soft_wrap=True
+    )
