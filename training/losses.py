@@ -1,8 +1,8 @@
 """The losses of R²-Tuning (Liu et al., arXiv 2404.00801), by name.
 
-With a coordinate head: `loss_reg`, `loss_cls`, `loss_sal`, `loss_video_cal`, `loss_layer_cal`; their
-sum is what is minimised. Without one there is no `loss_reg`, `loss_cls` is the cross-entropy of the
-clips' saliency, and `loss_sal` contrasts a query with clips only, not a clip with queries.
+With a coordinate head: `loss_reg`, `loss_cls`, `loss_sal`, `loss_video_cal`, `loss_layer_cal`;
+their sum is what is minimised. Without one there is no `loss_reg`, `loss_cls` is the cross-entropy
+of the clips' saliency, and `loss_sal` contrasts a query with clips only, not a clip with queries.
 """
 
 from __future__ import annotations
