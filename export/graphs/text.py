@@ -1,0 +1,74 @@
+"""`text_encoder`: from token ids to the query's tokens, keys and pooled vector.
+
+The softmax over a frame's patches ignores what is the same for all of them, so
+q_map(q)·v_map(v)ᵀ / √D may be replaced by q_key·vᵀ with q_key = q_map(q)·W_v / √D: the key map is
+applied to L query tokens, once, instead of to every patch of the video.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from export.graphs.layers import TowerBlock, constant, key_bias, run_tower
+
+if TYPE_CHECKING:
+    from training.clip import ClipTowers
+    from training.model import R2Tuning
+
+__all__ = ["QueryTokens", "TextEncoder"]
+
+
+class QueryTokens(nn.Module):
+    """Hidden states of a query to q, q_key and the pooled query."""
+
+    def __init__(self, model: R2Tuning) -> None:
+        super().__init__()
+        block = model.adapter
+        width = model.config.width
+        fold = block.v_map.weight.double() / math.sqrt(width)  # W_v / √D
+        self.query_map = block.query_map
+        self.key_map = nn.Linear(width, width)
+        self.key_map.weight = constant(fold.T @ block.q_map.weight.double())
+        self.key_map.bias = constant(block.q_map.bias.double() @ fold)
+        self.pooling = constant(model.pooling.att.weight.T)  # (D, 1)
+
+    def forward(self, hidden: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map hidden states (N, K, L, Ct) and a mask (N, L), 1 for real tokens.
+
+        Returns:
+            q (N, K, L, D); q_key (N, K, L, D); pooled (N, D), the mean of the first layer's q
+            weighted by a softmax of its product with a learned vector, over the real tokens.
+        """
+        q = self.query_map(hidden)
+        first = q[:, 0]  # (N, L, D)
+        scores = (first @ self.pooling).transpose(1, 2) + key_bias(query_mask)[:, None]  # (N, 1, L)
+        pooled = (scores.softmax(dim=-1) @ first).squeeze(1)
+        return q, self.key_map(q), pooled
+
+
+class TextEncoder(nn.Module):
+    """Token ids to q, q_key and the pooled query."""
+
+    causal: Tensor
+
+    def __init__(self, model: R2Tuning, clip: ClipTowers) -> None:
+        super().__init__()
+        self.layers = model.config.layers
+        self.embedding = clip.text.token_embedding
+        self.positions = constant(clip.text.positional_embedding)
+        self.blocks = nn.ModuleList(TowerBlock(block) for block in clip.text.blocks)
+        length = clip.config.context_length
+        self.register_buffer("causal", torch.full((length, length), -math.inf).triu(1))
+        self.tokens = QueryTokens(model)
+
+    def forward(self, token_ids: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map token ids (N, L) int64 and a mask (N, L); see `QueryTokens`."""
+        length = token_ids.shape[1]
+        x = self.embedding(token_ids) + self.positions[:length]
+        hidden = run_tower(x, self.blocks, self.layers, self.causal[:length, :length])
+        out: tuple[Tensor, Tensor, Tensor] = self.tokens(hidden, query_mask)
+        return out
