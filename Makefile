@@ -1,0 +1,48 @@
+# On a fresh Debian machine: apt-get install make python3-venv, then `make demo` or `make test`.
+PYTHON ?= python3
+VENV := .venv
+DEMO_VENV := .venv-demo
+# Every version that the project is tested with; users of the library are not bound to them.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# `make test SLOW=1` runs the tests that take minutes as well.
+MARKERS := $(if $(SLOW),,-m "not slow")
+CODE := r2rt training export tests demo
+
+.PHONY: demo test format lint types pytest wheel clean help
+
+help:            ## show this
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+demo: $(DEMO_VENV)/installed   ## ground a sentence in a video of this repository, without PyTorch
+	$(DEMO_VENV)/bin/r2rt ground demo/shapes.mp4 "a red ball rolls to the right" \
+		--model demo/random-tiny
+
+test: format lint types pytest   ## everything that must hold: format, lint, strict types, tests
+
+format: $(VENV)/installed        ## check the format
+	$(VENV)/bin/ruff format --check $(CODE)
+
+lint: $(VENV)/installed          ## check the rules
+	$(VENV)/bin/ruff check $(CODE)
+
+types: $(VENV)/installed         ## check the types
+	$(VENV)/bin/mypy
+
+pytest: $(VENV)/installed        ## run the tests; SLOW=1 for all
+	$(VENV)/bin/python -m pytest $(MARKERS)
+
+wheel: $(VENV)/installed         ## build the runtime's wheel into dist/
+	$(VENV)/bin/python -m build --wheel --outdir dist .
+
+clean:           ## remove environments and build output
+	rm -rf $(VENV) $(DEMO_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+$(DEMO_VENV)/installed: pyproject.toml constraints.txt $(shell find r2rt -name '*.py')
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python $(PIP_INSTALL) .
+	touch $@

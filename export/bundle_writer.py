@@ -1,0 +1,114 @@
+"""Puts a bundle's folder in place whole, or leaves everything as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2rt.bundle import MANIFEST_NAME, FileEntry, Manifest, file_entry, manifest_bytes
+from r2rt.errors import OutputError, R2rtError
+
+__all__ = ["check_destination", "list_files", "staged_folder", "write_manifest"]
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Check that a bundle may be put at `destination`, before any work is done for it.
+
+    Raises:
+        OutputError: something stands there, and either `force` is off or it is no bundle.
+    """
+    if not destination.exists():
+        return
+    if not force:
+        raise OutputError(f"{destination} exists; replace it with --force or name another --output")
+    if not destination.is_dir() or (
+        any(destination.iterdir()) and not (destination / MANIFEST_NAME).exists()
+    ):
+        raise OutputError(
+            f"{destination} is no bundle (no {MANIFEST_NAME} in it), so it is not replaced; "
+            "name another --output"
+        )
+
+
+@contextlib.contextmanager
+def staged_folder(destination: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `destination` that takes its place when the block ends well.
+
+    If the block raises, or is interrupted, the folder is removed and the destination stays as it was.
+
+    Raises:
+        OutputError: the destination may not be written, or the disk is full.
+    """
+    check_destination(destination, force=force)
+    staged: Path | None = None
+    try:
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            staged = Path(
+                tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent)
+            )
+            yield staged
+            _sync(staged)
+            _open_up(staged)
+            check_destination(destination, force=force)
+            _swap(staged, destination)
+        finally:
+            if staged is not None:
+                shutil.rmtree(staged, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, R2rtError):
+            raise
+        reason = error.strerror or error
+        raise OutputError(
+            f"{destination}: cannot be written ({reason}); free the disk or name another --output"
+        ) from error
+
+
+def list_files(folder: Path) -> dict[str, FileEntry]:
+    """Return size and sha256 of every file in a bundle's folder, the manifest left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: file_entry(path) for name, path in names.items() if name != MANIFEST_NAME}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `bundle.json`: the last file, so that a folder without it is no bundle."""
+    (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
+
+
+def _swap(staged: Path, destination: Path) -> None:
+    """Rename the staged folder to the destination; what stood there is set aside, then removed."""
+    if not destination.exists():
+        staged.rename(destination)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    old = aside / "old"
+    destination.rename(old)
+    try:
+        staged.rename(destination)
+    except BaseException:
+        old.rename(destination)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Flush files and folder to the disk, so that the rename never outlives their content."""
+    for path in (*(p for p in folder.rglob("*") if p.is_file()), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _open_up(folder: Path) -> None:
+    """Give the folder, which mkdtemp makes private, the permissions of a new one."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)

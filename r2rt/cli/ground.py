@@ -1,0 +1,132 @@
+"""`r2rt ground`: find the moments of a video that fit a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from r2rt.cli.console import write_text
+from r2rt.cli.options import encoding_options, model_options, quiet_option
+from r2rt.cli.session import encode_source, open_model, warn
+from r2rt.errors import QueryError
+from r2rt.queries import Query, read_queries
+
+if TYPE_CHECKING:
+    from r2rt.encoded import EncodedVideo
+    from r2rt.engines import Device
+    from r2rt.grounder import Grounder
+    from r2rt.prediction import Prediction
+
+__all__ = ["ground"]
+
+Format = Literal["table", "json", "jsonl"]
+
+
+@click.command()
+@click.argument("video")
+@click.argument("query", nargs=-1)
+@click.option("--query", "-q", "more_queries", multiple=True, help="A further query; repeatable.")
+@click.option(
+    "--queries",
+    "queries_file",
+    type=click.Path(),
+    help='Queries from a jsonl file: {"query": ..., "qid": ...} a line.',
+)
+@model_options
+@click.option(
+    "--top-k", type=click.IntRange(min=1), help="Moments a query.  [default: 5 in a table]"
+)
+@click.option(
+    "--min-score", type=click.FloatRange(0, 1), default=0.0, help="Drop moments below this score."
+)
+@encoding_options
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="jsonl writes QVHighlights submission lines.",
+)
+@click.option(
+    "--output", "-o", type=click.Path(), help="Write the result here, whole or not at all."
+)
+@quiet_option
+def ground(
+    video: str,
+    query: tuple[str, ...],
+    more_queries: tuple[str, ...],
+    queries_file: str | None,
+    model: str | None,
+    device: Device,
+    top_k: int | None,
+    min_score: float,
+    format_: Format,
+    output: str | None,
+    quiet: bool,
+    **encoding: Any,
+) -> None:
+    """Find the moments of VIDEO that fit each QUERY.
+
+    VIDEO is a video file, a folder of images in order, or what `r2rt encode` wrote. The result goes
+    to stdout (or --output), everything else to stderr.
+    """
+    queries = [
+        Query(text=text, qid=number) for number, text in enumerate((*query, *more_queries), start=1)
+    ]
+    if queries_file is not None:
+        queries += read_queries(queries_file)
+    if not queries:
+        raise QueryError("no query: give a sentence, -q SENTENCE or --queries FILE.jsonl")
+    for item in queries:
+        if not item.text.strip():
+            raise QueryError(f"query {item.qid!r} is empty; write a sentence")
+    if top_k is None and format_ == "table":
+        top_k = 5
+    grounder = open_model(model, device, quiet=quiet)
+    encoded = _encoded(grounder, video, encoding, quiet=quiet)
+    predictions = grounder.ground(
+        encoded, [item.text for item in queries], top_k=top_k, min_score=min_score
+    )
+    for prediction in predictions:
+        if prediction.query_truncated:
+            limit = grounder.bundle.dims.context_length
+            warn(f"query over {limit} tokens, cut to its beginning: {prediction.query[:60]!r}…")
+    write_text(Path(output) if output else None, _render(predictions, queries, format_, output))
+
+
+def _encoded(
+    grounder: Grounder, video: str, encoding: dict[str, Any], *, quiet: bool
+) -> EncodedVideo:
+    from r2rt.encoded import EncodedVideo, is_encoded_video
+
+    if not is_encoded_video(video):
+        return encode_source(grounder, video, encoding, quiet=quiet)
+    context = click.get_current_context()
+    given = [
+        name
+        for name in encoding
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        raise QueryError(f"{', '.join(given)}: of no use with {video}, which is encoded already")
+    return EncodedVideo.load(video)
+
+
+def _render(
+    predictions: list[Prediction], queries: list[Query], format_: Format, output: str | None
+) -> str:
+    from r2rt.cli import results
+
+    if format_ == "json":
+        return results.as_json(predictions, queries)
+    if format_ == "jsonl":
+        return results.as_jsonl(predictions, queries)
+    import shutil
+    import sys
+
+    color = output is None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if color else 100
+    return results.as_table(predictions, width=width, color=color)

@@ -1,0 +1,76 @@
+"""Options that several commands share, and how a source is read under them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from r2rt.engines.choice import DEVICES
+from r2rt.errors import QueryError
+from r2rt.timecode import parse_time
+
+__all__ = ["TIME", "encoding_options", "model_options", "quiet_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Time(click.ParamType[float]):
+    name = "time"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return parse_time(value)
+        except QueryError as error:
+            self.fail(str(error), param, ctx)
+
+
+TIME = _Time()
+
+
+def model_options(command: F) -> F:
+    """Add `--model` and `--device`."""
+    command = click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        default="auto",
+        show_default=True,
+        help="What to run on.",
+    )(command)
+    return click.option("--model", "-m", help="An installed model's name or a bundle's folder.")(
+        command
+    )
+
+
+def encoding_options(command: F) -> F:
+    """Add how frames are chosen and which part of the video is read."""
+    for option in (
+        click.option("--end", "end_s", type=TIME, help="Read no further, e.g. 5m."),
+        click.option("--start", "start_s", type=TIME, help="Read from here, e.g. 1:15.5."),
+        click.option("--source-fps", type=float, help="Images a second of a folder of images."),
+        click.option(
+            "--tolerance",
+            "tolerance_s",
+            type=float,
+            help="How far a nearest frame may be, in seconds.  [default: half a clip]",
+        ),
+        click.option(
+            "--sampling",
+            type=click.Choice(["exact", "nearest"]),
+            default="exact",
+            show_default=True,
+            help="Take the very frame of each clip, or the cheapest near it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def quiet_option(command: F) -> F:
+    """Add `--quiet`."""
+    return click.option("--quiet", is_flag=True, help="No progress and no notes; warnings stay.")(
+        command
+    )

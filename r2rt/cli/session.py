@@ -1,0 +1,65 @@
+"""What `ground` and `encode` share: opening the model, reading the video, telling of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from r2rt.cli.console import progress, stderr_console
+
+if TYPE_CHECKING:
+    from r2rt.encoded import EncodedVideo
+    from r2rt.engines import Device
+    from r2rt.grounder import Grounder
+
+__all__ = ["encode_source", "note", "open_model", "warn"]
+
+
+def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
+    """Open the model asked for or the default one, and say which, and on what it runs."""
+    from r2rt.grounder import Grounder
+    from r2rt.models import default_model
+
+    grounder = Grounder.load(default_model() if model is None else model, device=device)
+    manifest = grounder.bundle.manifest
+    note(
+        f"model {manifest.name} ({manifest.precision}) on {grounder.engine.name}"
+        f" ({grounder.choice.reason})",
+        quiet=quiet,
+    )
+    if manifest.provenance.random_weights:
+        warn(
+            f"{manifest.name} has random weights: it shows that everything runs, "
+            "and its answers mean nothing"
+        )
+    return grounder
+
+
+def encode_source(
+    grounder: Grounder, video: str, options: Mapping[str, Any], *, quiet: bool
+) -> EncodedVideo:
+    """Encode a video under a progress bar, and warn of what was lost."""
+    with progress("encoding", unit="clips", quiet=quiet) as update:
+        encoded = grounder.encode(video, update, **options)
+    note(
+        f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s in {encoded.encode_s:.2f} s",
+        quiet=quiet,
+    )
+    if encoded.packets_lost:
+        plural = "s" if encoded.packets_lost > 1 else ""
+        warn(
+            f"{video}: {encoded.packets_lost} packet{plural} could not be decoded; "
+            "the nearest frames stand in for what they held"
+        )
+    return encoded
+
+
+def note(text: str, *, quiet: bool) -> None:
+    """Tell something on stderr that is not needed to read the result."""
+    if not quiet:
+        stderr_console().print(f"r2rt: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Tell on stderr what makes the result other than one might think; never silenced."""
+    stderr_console().print(f"r2rt: warning: {text}", markup=False, highlight=False, soft_wrap=True)

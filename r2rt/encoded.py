@@ -1,0 +1,163 @@
+"""A video as the model sees it: encoded once, kept, asked many times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.errors import EncodedVideoError, SourceNotFoundError
+from r2rt.files import replacing
+from r2rt.video import Sampling
+
+__all__ = ["EncodedVideo", "is_encoded_video"]
+
+_SCHEMA = 1
+_KEY = "r2rt_encoded_video"
+_TENSOR = "tokens"
+# A safetensors file begins with the length of its header; ours have short ones.
+_MAX_HEADER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedVideo:
+    """The tokens of a video's clips, and what made them.
+
+    Attributes:
+        tokens: (T, K, P, C) float32; see `r2rt.contract`.
+        model: name of the bundle that encoded it.
+        model_fingerprint: `Bundle.fingerprint` of that bundle; another model refuses the tokens.
+        source: name of the source as it was given.
+        source_fingerprint: content key of the source.
+        duration_s: length of the part that was read, in seconds.
+        start_s: where that part starts on the source's clock, in seconds.
+        fps: clips a second.
+        sampling: how frames were chosen.
+        packets_lost: packets of the file that could not be decoded.
+        encode_s: wall-clock seconds that decoding and encoding took.
+    """
+
+    tokens: NDArray[np.float32] = field(repr=False)
+    model: str
+    model_fingerprint: str
+    source: str
+    source_fingerprint: str
+    duration_s: float
+    start_s: float
+    fps: Fraction
+    sampling: Sampling
+    packets_lost: int
+    encode_s: float
+
+    @property
+    def num_clips(self) -> int:
+        """Clips T."""
+        return int(self.tokens.shape[0])
+
+    @property
+    def clip_starts_s(self) -> NDArray[np.float64]:
+        """(T,) where each clip starts on the source's clock, in seconds."""
+        return self.start_s + np.arange(self.num_clips) / float(self.fps)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        record = _Record(
+            schema=_SCHEMA,
+            model=self.model,
+            model_fingerprint=self.model_fingerprint,
+            source=self.source,
+            source_fingerprint=self.source_fingerprint,
+            duration_s=self.duration_s,
+            start_s=self.start_s,
+            fps=str(self.fps),
+            sampling=self.sampling,
+            packets_lost=self.packets_lost,
+            encode_s=self.encode_s,
+        )
+        metadata = {_KEY: msgspec.json.encode(record).decode()}
+        with replacing(Path(path)) as temporary:
+            try:
+                save_file({_TENSOR: self.tokens}, temporary, metadata=metadata)
+            except Exception as error:
+                # The library wraps the operating system's error in one of its own, text only.
+                if isinstance(error, OSError):
+                    raise
+                raise OSError(str(error)) from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> EncodedVideo:
+        """Read what `save` wrote.
+
+        Raises:
+            SourceNotFoundError: there is no such file.
+            EncodedVideoError: the file is damaged, or no encoded video, or of another schema.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise SourceNotFoundError(f"{path}: no such file")
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if _KEY not in metadata or _TENSOR not in file.keys():  # noqa: SIM118
+                    raise EncodedVideoError(f"{path}: not an encoded video; encode the video again")
+                tokens = file.get_tensor(_TENSOR)
+            record = _read_record(metadata[_KEY], path)
+            fps = Fraction(record.fps)
+        except (SafetensorError, OSError, ValueError, ZeroDivisionError, TypeError) as error:
+            if isinstance(error, EncodedVideoError):
+                raise
+            raise EncodedVideoError(f"{path}: damaged ({error}); encode the video again") from error
+        if tokens.ndim != 4 or tokens.dtype != np.float32 or not len(tokens) or fps <= 0:
+            raise EncodedVideoError(
+                f"{path}: tokens are {tokens.dtype} {tokens.shape} at {fps} fps, "
+                "expected float32 (T, K, P, C); encode the video again"
+            )
+        values = msgspec.structs.asdict(record) | {"fps": fps, "tokens": tokens}
+        del values["schema"]
+        return cls(**values)
+
+
+def is_encoded_video(path: str | Path) -> bool:
+    """Return whether the file begins as one that `EncodedVideo.save` wrote, by content alone."""
+    try:
+        with Path(path).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER_BYTES:
+                return False
+            return _KEY.encode() in file.read(length)
+    except OSError:
+        return False
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    schema: int
+    model: str
+    model_fingerprint: str
+    source: str
+    source_fingerprint: str
+    duration_s: float
+    start_s: float
+    fps: str
+    sampling: Sampling
+    packets_lost: int
+    encode_s: float
+
+
+def _read_record(text: str, path: str | Path) -> _Record:
+    record = msgspec.json.decode(text, type=_Record)
+    if record.schema != _SCHEMA:
+        raise EncodedVideoError(
+            f"{path}: schema {record.schema}, this r2rt reads {_SCHEMA}; encode the video again"
+        )
+    return record

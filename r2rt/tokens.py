@@ -1,0 +1,79 @@
+"""Frames in, tokens out: batches frames through `video_encoder` into one growing array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.contract import VIDEO_ENCODER, ModelDims
+
+if TYPE_CHECKING:
+    from r2rt.engines.base import Engine
+
+__all__ = ["TokenBuffer"]
+
+
+class TokenBuffer:
+    """Encodes clips' frames in batches and keeps their tokens in order.
+
+    The tokens of a full batch are written by the engine straight into their place.
+
+    Args:
+        engine: what runs `video_encoder`.
+        dims: sizes of the model.
+        expected_clips: how many clips to make room for; more is found when more come.
+    """
+
+    def __init__(self, engine: Engine, dims: ModelDims, *, expected_clips: int) -> None:
+        self._engine = engine
+        size = dims.image_size
+        self._frames = np.empty((engine.frame_batch, size, size, 3), dtype=np.uint8)
+        self._counts: list[int] = []
+        token_shape = (dims.layers, dims.patches, dims.token_width)
+        # np.empty of this size takes no memory before it is written.
+        self._tokens = np.empty((max(expected_clips, 1), *token_shape), dtype=np.float32)
+        self._encoded = 0
+
+    @property
+    def num_clips(self) -> int:
+        """Clips added so far, encoded or waiting for their batch to fill."""
+        return self._encoded + sum(self._counts)
+
+    def add(self, pixels: NDArray[np.uint8], count: int = 1) -> None:
+        """Add one frame (S, S, 3) uint8 that stands for `count` consecutive clips."""
+        self._frames[len(self._counts)] = pixels
+        self._counts.append(count)
+        if len(self._counts) == len(self._frames):
+            self.flush()
+
+    def flush(self) -> None:
+        """Encode the frames that still wait."""
+        waiting = len(self._counts)
+        if not waiting:
+            return
+        clips = sum(self._counts)
+        self._reserve(self._encoded + clips)
+        inputs = {"frames": self._frames[:waiting]}
+        place = self._tokens[self._encoded : self._encoded + clips]
+        if clips == waiting:
+            self._engine.run(VIDEO_ENCODER, inputs, {"tokens": place})
+        else:
+            tokens = self._engine.run(VIDEO_ENCODER, inputs)["tokens"]
+            place[:] = np.repeat(tokens, self._counts, axis=0)
+        self._encoded += clips
+        self._counts.clear()
+
+    def tokens(self) -> NDArray[np.float32]:
+        """Return the tokens (T, K, P, C) float32 of all clips: a view that `add` may void."""
+        self.flush()
+        return self._tokens[: self._encoded]
+
+    def _reserve(self, clips: int) -> None:
+        if clips > len(self._tokens):
+            grown = np.empty(
+                (max(clips, len(self._tokens) * 3 // 2), *self._tokens.shape[1:]), np.float32
+            )
+            grown[: self._encoded] = self._tokens[: self._encoded]
+            self._tokens = grown
