@@ -1,0 +1,320 @@
+"""`r2rt doctor`: what is installed, what the machine has, and which backend would run and why."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from r2rt.cli.console import print_table, write_text
+from r2rt.errors import R2rtError
+
+__all__ = ["doctor"]
+
+_PACKAGES = (
+    "av",
+    "click",
+    "httpx2",
+    "msgspec",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "platformdirs",
+    "rich",
+    "safetensors",
+    "tokenizers",
+)
+_OPTIONAL_PACKAGES = {"onnxruntime-gpu"}
+# FFmpeg's decoder named av1 only drives hardware; software decoding needs one of these libraries.
+_DECODERS = {
+    "h264": ("h264",),
+    "hevc": ("hevc",),
+    "vp9": ("vp9", "libvpx-vp9"),
+    "av1": ("libdav1d", "libaom-av1"),
+}
+# Instruction sets that decide how fast ONNX Runtime's kernels and libswscale are.
+_RELEVANT_FLAGS = (
+    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
+    "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the diagnosis.
+
+    Attributes:
+        section: `system`, `packages`, `video`, `backend`, `gpu`, `models` or `folders`.
+        name: what was looked at.
+        value: what was found, for a person.
+        problem: whether r2rt cannot work as it should because of it.
+    """
+
+    section: str
+    name: str
+    value: str
+    problem: bool = False
+
+
+@click.command()
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or for programs.",
+)
+def doctor(format_: str) -> None:
+    """Tell what is installed, what the machine has, and which backend would run and why."""
+    findings = [
+        *_system(),
+        *_packages(),
+        *_video(),
+        *_backend(),
+        *_gpu(),
+        *_models(),
+        *_folders(),
+    ]
+    if format_ == "json":
+        write_text(None, _as_json(findings))
+        return
+    rows = []
+    for index, item in enumerate(findings):
+        begins = index == 0 or findings[index - 1].section != item.section
+        section = item.section if begins else ""
+        rows.append((section, "!" if item.problem else "", item.name, item.value))
+    print_table(("", "", "", "found (! is a problem)"), rows)
+
+
+def _as_json(findings: list[Finding]) -> str:
+    import msgspec
+
+    document: dict[str, Any] = {}
+    for item in findings:
+        document.setdefault(item.section, {})[item.name] = {
+            "value": item.value,
+            "problem": item.problem,
+        }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+
+def _system() -> list[Finding]:
+    model, flags = _processor()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    total, available = _memory_bytes()
+    memory = f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"
+    limit = _memory_limit_bytes()
+    if limit is not None and limit < total:
+        memory += f", limited to {limit / 2**30:.1f} GiB"
+    return [
+        Finding(section="system", name="python", value=f"{platform.python_version()} {sys.prefix}"),
+        Finding(section="system", name="platform", value=platform.platform()),
+        Finding(section="system", name="processor", value=model),
+        Finding(section="system", name="instructions", value=" ".join(flags) or "none of note"),
+        Finding(section="system", name="cores", value=f"{usable} usable of {os.cpu_count()}"),
+        Finding(section="system", name="memory", value=memory),
+    ]
+
+
+def _packages() -> list[Finding]:
+    found = [Finding(section="packages", name="r2rt", value=_own_version())]
+    for name in _PACKAGES:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name not in _OPTIONAL_PACKAGES:
+                found.append(
+                    Finding(section="packages", name=name, value="not installed", problem=True)
+                )
+            continue
+        found.append(Finding(section="packages", name=name, value=version))
+    # The GPU build stands in for the other one.
+    names = {item.name for item in found if not item.problem}
+    if "onnxruntime-gpu" in names:
+        found = [item for item in found if item.name != "onnxruntime" or not item.problem]
+    return found
+
+
+def _video() -> list[Finding]:
+    try:
+        import av
+    except ImportError as error:
+        return [Finding(section="video", name="PyAV", value=str(error), problem=True)]
+    libraries = (
+        f"{name} {'.'.join(map(str, version))}"
+        for name, version in sorted(av.library_versions.items())
+    )
+    findings = [
+        Finding(section="video", name="ffmpeg", value=getattr(av, "ffmpeg_version_info", "?")),
+        Finding(section="video", name="libraries", value=", ".join(libraries)),
+    ]
+    for name, decoders in _DECODERS.items():
+        there = [decoder for decoder in decoders if decoder in av.codecs_available]
+        value = there[0] if there else f"no decoder ({' or '.join(decoders)})"
+        findings.append(Finding(section="video", name=name, value=value, problem=not there))
+    return findings
+
+
+def _backend() -> list[Finding]:
+    from r2rt.engines import choose
+
+    findings = []
+    try:
+        choice = choose()
+        value = f"{choice.backend} on {choice.device} ({choice.reason})"
+        findings.append(Finding(section="backend", name="chosen", value=value))
+    except R2rtError as error:
+        findings.append(Finding(section="backend", name="chosen", value=str(error), problem=True))
+    try:
+        import onnxruntime
+
+        # The list of a GPU build names CUDA whether or not the machine has a GPU.
+        providers = ", ".join(onnxruntime.get_available_providers())
+        findings.append(Finding(section="backend", name="providers", value=providers))
+    except ImportError as error:
+        findings.append(
+            Finding(section="backend", name="providers", value=str(error), problem=True)
+        )
+    return findings
+
+
+def _gpu() -> list[Finding]:
+    """Ask the driver itself, which needs no toolkit and makes no context on any GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        value = "none (libcuda.so.1 is not on this machine)"
+        return [Finding(section="gpu", name="driver", value=value)]
+    status = driver.cuInit(0)
+    if status:
+        value = f"there, but it finds no GPU (cuInit returned {status})"
+        return [Finding(section="gpu", name="driver", value=value)]
+    number, count = ctypes.c_int(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    version = f"for CUDA {number.value // 1000}.{number.value % 1000 // 10}"
+    findings = [Finding(section="gpu", name="driver", value=version)]
+    for index in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        memory = ctypes.c_size_t()
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        driver.cuDeviceGetName(name, len(name), index)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(memory), index)
+        driver.cuDeviceGetAttribute(ctypes.byref(major), 75, index)  # compute capability
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, index)
+        value = (
+            f"{name.value.decode(errors='replace')}, {memory.value / 2**30:.0f} GiB, "
+            f"compute capability {major.value}.{minor.value}"
+        )
+        findings.append(Finding(section="gpu", name=f"device {index}", value=value))
+    return findings
+
+
+def _models() -> list[Finding]:
+    from r2rt.models import choose_default, installed
+
+    findings: list[Finding] = []
+    try:
+        findings += [
+            Finding(
+                section="models",
+                name=model.name,
+                value=model.problem or f"{(model.size_bytes or 0) / 1e6:.1f} MB",
+                problem=model.problem is not None,
+            )
+            for model in installed()
+        ]
+        default = choose_default()
+        findings.append(
+            Finding(section="models", name="default", value=f"{default.name}: {default.reason}")
+        )
+    except R2rtError as error:
+        findings.append(Finding(section="models", name="default", value=str(error), problem=True))
+    return findings
+
+
+def _folders() -> list[Finding]:
+    from r2rt.models import models_dir
+    from r2rt.pull import find_workbench
+    from r2rt.registry import hub_endpoint
+
+    models = models_dir()
+    there = next(path for path in (models, *models.parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    writable = os.access(there, os.W_OK)
+    state = "" if models.is_dir() else ", not made yet"
+    space = f"{free / 1e9:.1f} GB free"
+    models_value = f"{models}{state}" + ("" if writable else ", not writable: set R2RT_HOME")
+    try:
+        workbench = str(find_workbench() or "none; published checkpoints cannot be converted here")
+    except R2rtError as error:
+        workbench = str(error)
+    return [
+        Finding(section="folders", name="models", value=models_value, problem=not writable),
+        Finding(section="folders", name="unfinished downloads", value=_unfinished(models)),
+        Finding(section="folders", name="disk", value=space),
+        Finding(section="folders", name="hub", value=hub_endpoint()),
+        Finding(section="folders", name="workbench", value=workbench),
+    ]
+
+
+def _unfinished(models: Path) -> str:
+    folder = models / ".partial"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{size / 1e6:.1f} MB in {folder}" if size else "none"
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("r2rt")
+    except importlib.metadata.PackageNotFoundError:
+        return f"not installed, run from {Path(__file__).parents[2]}"
+
+
+def _processor() -> tuple[str, list[str]]:
+    """Return the processor's name and those of its instruction sets that matter here."""
+    fields: dict[str, str] = {}
+    try:
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    except OSError:
+        return platform.processor() or platform.machine(), []
+    there = set((fields.get("flags") or fields.get("Features") or "").split())
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    return name, [flag for flag in _RELEVANT_FLAGS if flag in there]
+
+
+def _memory_bytes() -> tuple[int, int]:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES")
+    try:
+        # What can be had without swapping; free pages alone leave out what caches hold.
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return total, int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return total, page * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def _memory_limit_bytes() -> int | None:
+    """Return the memory limit of this process's control group, where there is one."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return int(Path(path).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return None
