@@ -1,0 +1,135 @@
+"""What a source tells about itself, what it yields, and what it reports when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.video.plan import PlanCost
+
+__all__ = ["ClipFrame", "DecodeReport", "FrameSource", "Sampling", "SourceInfo"]
+
+Sampling = Literal["exact", "nearest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceInfo:
+    """A source before it is read.
+
+    Attributes:
+        name: the path as given, or "<array>".
+        kind: what it is.
+        duration_s: how long the part is that is read.
+        start_s: where that part begins on the source's own clock, whose 0 is the container's start.
+        width: width in square pixels, upright.
+        height: height in square pixels, upright.
+        frame_rate: average frames a second, if the source says.
+        codec: name of the codec, None for arrays.
+        fingerprint: hex key of the content, whatever its path or date.
+    """
+
+    name: str
+    kind: Literal["video", "images", "array"]
+    duration_s: float
+    start_s: float
+    width: int
+    height: int
+    frame_rate: Fraction | None
+    codec: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFrame:
+    """One picture and the clips that it stands for.
+
+    Attributes:
+        clip_index: the first of these clips.
+        count: how many there are, one after another; more than one where the source is slower than
+            the clips.
+        time_s: when the picture is presented, since the beginning of the part that is read.
+        pixels: (S, S, 3) uint8 RGB, C-contiguous.
+    """
+
+    clip_index: int
+    count: int
+    time_s: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeReport:
+    """What reading a source came to, complete once its iteration has ended.
+
+    Attributes:
+        clips: clips handed out.
+        frames_decoded: pictures that came out of the decoder.
+        packets: packets that the source has.
+        packets_decoded: packets given to the decoder.
+        packets_lost: packets that the decoder refused, and places where the container was
+            unreadable.
+        frames_corrupt: pictures of those handed out that the decoder marked as damaged. They are
+            used, since a patched picture is closer to the truth than an older one.
+        frames_replaced: chosen pictures that never came out and for which a neighbour stands in.
+        sampling: the sampling asked for.
+        fallback: why all was decoded in spite of it; None where the plan was followed.
+        cost: what the plan promised; None where there was none.
+    """
+
+    clips: int
+    frames_decoded: int
+    packets: int
+    packets_decoded: int
+    packets_lost: int
+    frames_corrupt: int
+    frames_replaced: int
+    sampling: Sampling
+    fallback: str | None
+    cost: PlanCost | None
+
+
+class FrameSource(Protocol):
+    """A source of one picture a clip. Iterating reads it from its beginning, each time anew."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """What the source is."""
+
+    @property
+    def fps(self) -> Fraction:
+        """Clips a second."""
+
+    @property
+    def num_clips(self) -> int:
+        """How many clips are planned; iteration yields as many unless the source is damaged."""
+
+    @property
+    def cost(self) -> PlanCost | None:
+        """What the plan costs; None where everything is decoded."""
+
+    @property
+    def report(self) -> DecodeReport:
+        """What reading came to, so far."""
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        """Yield the pictures of all clips in order."""
+
+    def close(self) -> None:
+        """Give back what the source holds; iteration under way ends."""
+
+    def __enter__(self) -> FrameSource:
+        """Return the source."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the source."""

@@ -1,0 +1,121 @@
+"""Opening a container and reading its video packets, with damage counted instead of fatal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import av.error
+from av.stream import Discard, Disposition
+
+from r2rt.errors import NotAVideoError, NoVideoStreamError, SourceNotFoundError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+__all__ = ["Demuxer"]
+
+# Demuxers that take any text or any bytes for a picture.
+NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
+MAX_READ_ERRORS = 64  # in a row, without one packet in between
+
+
+class Demuxer:
+    """The video stream of a file: the first that is not cover art.
+
+    Every pass over the same file numbers its packets alike, from 0, so that a plan made in one pass
+    holds in another even where packets have no timestamps.
+
+    Attributes:
+        container: PyAV's container.
+        stream: the video stream that is read; all others are discarded.
+        read_errors: how often the container could not be read on, so far.
+
+    Raises:
+        SourceNotFoundError: there is no such file, or it may not be read.
+        NotAVideoError: no demuxer understands it.
+        NoVideoStreamError: it has no video stream, or no decoder for it.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self.read_errors = 0
+        self.container = _open(path)
+        try:
+            self.stream = _video_stream(self.container, path)
+            for stream in self.container.streams:
+                if stream is not self.stream:
+                    stream.discard = Discard.all
+            self.stream.codec_context.thread_type = "AUTO"
+            self.stream.codec_context.thread_count = threads or 0
+        except BaseException:
+            self.container.close()
+            raise
+
+    def packets(self) -> Iterator[Packet[VideoStream]]:
+        """Yield every packet of the stream from where the container stands, in decoding order."""
+        errors_in_a_row = 0
+        while errors_in_a_row < MAX_READ_ERRORS:
+            # A generator that raised is over: damage is read past with a new one.
+            try:
+                for packet in self.container.demux(self.stream):
+                    if packet.size:
+                        errors_in_a_row = 0
+                        yield packet
+            except av.error.FFmpegError:
+                self.read_errors += 1
+                errors_in_a_row += 1
+            else:
+                return
+
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.exists():
+        raise SourceNotFoundError(
+            f"{path}: no such file; expected a video file, a folder of images or an array"
+        )
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except OSError as error:
+        raise SourceNotFoundError(f"{path}: cannot be read: {error.strerror}") from error
+    if is_empty:
+        raise NotAVideoError(f"{path}: the file is empty; expected a video")
+    try:
+        # Only local files, whatever a playlist inside the file may refer to; and a name with a
+        # colon is no protocol.
+        container = av.open(
+            f"file:{path}",
+            container_options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise NotAVideoError(
+            f"{path}: not a video that FFmpeg understands, or its head is damaged ({error}); "
+            "check that it plays elsewhere"
+        ) from error
+    if container.format.name in NOT_VIDEO_FORMATS:
+        container.close()
+        raise NotAVideoError(f"{path}: a text file, not a video; expected a video file")
+    return container
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    for stream in container.streams.video:
+        if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
+            # PyAV's types promise a context; streams without a decoder have none.
+            if getattr(stream, "codec_context", None) is None:
+                break
+            return stream
+    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+    raise NoVideoStreamError(
+        f"{path}: no video stream that can be decoded (streams: {kinds}); "
+        "expected a file with a picture"
+    )

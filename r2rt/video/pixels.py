@@ -1,0 +1,164 @@
+"""From a decoded picture to the model's: upright, short side to S, centre crop, RGB.
+
+One pass of libswscale does size, aspect ratio and colour at once, straight from the decoder's pixel
+format, bicubic, with the stream's own colour matrix and range (BT.601 where it names none, as
+ffmpeg does). What is decided here:
+
+- Rotation and mirroring come from the display matrix; other angles go to the nearest right angle.
+  They are applied after scaling, to the small picture, which changes nothing but the cost.
+- Non-square samples are stretched to square ones in the same pass.
+- Interlaced pictures are taken as they are, both fields woven, as ffmpeg's `fps` and `scale` do.
+- An alpha channel is ignored.
+- The side that is longer becomes round(S · long / short), halves up, and never less than S; a crop
+  that cannot be centred is half a pixel off to the left or the top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av.sidedata.sidedata import SideDataContainer
+
+__all__ = ["FramePreparer", "display_size", "prepare_frame"]
+
+
+def prepare_frame(
+    frame: av.VideoFrame | NDArray[np.uint8],
+    image_size: int,
+    *,
+    sample_aspect_ratio: Fraction | None = None,
+) -> NDArray[np.uint8]:
+    """Return one picture as the model sees it; `FramePreparer` is faster for many.
+
+    Args:
+        frame: a decoded picture, or an array (H, W, 3) uint8 RGB.
+        image_size: side S of the result, in pixels.
+        sample_aspect_ratio: width of a sample over its height; None is square.
+
+    Returns:
+        (S, S, 3) uint8 RGB, C-contiguous.
+
+    Raises:
+        ValueError: an array of another shape or type.
+    """
+    return FramePreparer(image_size)(frame, sample_aspect_ratio=sample_aspect_ratio)
+
+
+class FramePreparer:
+    """`prepare_frame` for many pictures: scaling tables are kept between calls. One thread each."""
+
+    def __init__(self, image_size: int) -> None:
+        if image_size < 1:
+            raise ValueError(f"image_size {image_size}; expected at least 1 pixel")
+        self._size = image_size
+        self._scaler = VideoReformatter()
+
+    def __call__(
+        self,
+        frame: av.VideoFrame | NDArray[np.uint8],
+        *,
+        sample_aspect_ratio: Fraction | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return (S, S, 3) uint8 RGB, C-contiguous; see `prepare_frame`."""
+        picture = _as_frame(frame) if isinstance(frame, np.ndarray) else frame
+        width, height = _square_samples(picture.width, picture.height, sample_aspect_ratio)
+        scaled_width, scaled_height = _scaled_size(width, height, self._size)
+        scaled = self._scaler.reformat(
+            picture,
+            width=scaled_width,
+            height=scaled_height,
+            format="rgb24",
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
+        plane = scaled.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(scaled_height, plane.line_size)
+        pixels = rows[:, : 3 * scaled_width].reshape(scaled_height, scaled_width, 3)
+        top, left = (scaled_height - self._size) // 2, (scaled_width - self._size) // 2
+        cropped = pixels[top : top + self._size, left : left + self._size]
+        # A copy always, so that the result never shares memory with the decoder's picture.
+        return np.array(_orientation(picture).apply(cropped), order="C", copy=True)
+
+
+def display_size(
+    frame: av.VideoFrame, sample_aspect_ratio: Fraction | None = None
+) -> tuple[int, int]:
+    """Return width and height in square pixels of a decoded picture once it is upright."""
+    width, height = _square_samples(frame.width, frame.height, sample_aspect_ratio)
+    return (height, width) if _orientation(frame).transpose else (width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Orientation:
+    """What to do to an upright picture's pixels: transpose first, then mirror."""
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        turned = pixels.swapaxes(0, 1) if self.transpose else pixels
+        return turned[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+
+_UPRIGHT = _Orientation()
+
+
+def _orientation(frame: av.VideoFrame) -> _Orientation:
+    """Read the display matrix of a picture.
+
+    It is a b u, c d v, x y w and takes (x, y) to (a·x + c·y, b·x + d·y), with y downwards. Its
+    scale does not matter here.
+    """
+    matrix = next(_display_matrices(frame), None)
+    if matrix is None:
+        return _UPRIGHT
+    a, b, c, d = (int(matrix[position]) for position in (0, 1, 3, 4))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _Orientation(mirror_x=a < 0, mirror_y=d < 0)
+    return _Orientation(transpose=True, mirror_x=c < 0, mirror_y=b < 0)
+
+
+def _display_matrices(frame: av.VideoFrame) -> Iterator[NDArray[np.int32]]:
+    # PyAV types this as a dict; it is a sequence of buffers that know their kind.
+    for data in cast("SideDataContainer", frame.side_data):
+        if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
+            yield np.frombuffer(memoryview(data), np.int32, count=9)
+
+
+def _square_samples(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:
+    """Return the size with square samples, stretching and never shrinking a side."""
+    if not ratio or ratio <= 0 or ratio == 1:
+        return width, height
+    if ratio > 1:
+        return _round(width * ratio), height
+    return width, _round(height / ratio)
+
+
+def _scaled_size(width: int, height: int, size: int) -> tuple[int, int]:
+    if width >= height:
+        return _round(Fraction(size * width, height)), size
+    return size, _round(Fraction(size * height, width))
+
+
+def _round(value: Fraction) -> int:
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def _as_frame(pixels: NDArray[np.uint8]) -> av.VideoFrame:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(
+            f"a frame of shape {pixels.shape} and type {pixels.dtype}; "
+            "expected (height, width, 3) uint8 RGB"
+        )
+    return av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24")

@@ -1,0 +1,117 @@
+"""Opening a source: a video file, a folder of images, or an array."""
+
+from __future__ import annotations
+
+import math
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.errors import QueryError, SourceNotFoundError
+from r2rt.video.api import FrameSource, Sampling
+from r2rt.video.file import VideoFile
+from r2rt.video.part import Part
+from r2rt.video.still import ArraySource, ImageFolder
+
+__all__ = ["open_source"]
+
+
+def open_source(
+    source: str | os.PathLike[str] | NDArray[np.uint8],
+    *,
+    fps: Fraction,
+    image_size: int,
+    sampling: Sampling = "exact",
+    tolerance_s: float | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    source_fps: Fraction | float | None = None,
+    threads: int | None = None,
+) -> FrameSource:
+    """Open a source that yields one picture a clip, in bounded memory.
+
+    Args:
+        source: a video file; a folder of images (png, jpg, jpeg, webp, bmp), read in natural order;
+            or an array (T, H, W, 3) uint8 RGB.
+        fps: clips a second.
+        image_size: side S of the pictures, in pixels.
+        sampling: "exact" takes the picture that ffmpeg's `fps` filter takes; "nearest" the cheapest
+            one of the same clip. Both are the same for images and arrays, where nothing is saved.
+        tolerance_s: with "nearest", how far from the middle of its clip a picture may be, at most
+            and by default half a clip.
+        start_s: where the part that is read begins, as if the source were cut there; rounded to its
+            time base. The first picture at or after it begins the part.
+        end_s: where the part ends, itself left out.
+        source_fps: images a second: required for an array; for a folder, one a clip by default.
+        threads: decoder threads; None takes one a core.
+
+    Raises:
+        SourceNotFoundError: there is no such file or folder, it cannot be read, or a folder holds
+            no images.
+        NotAVideoError: a file that nothing understands.
+        NoVideoStreamError: a media file without a picture.
+        NoFramesError: not one picture, in the part asked for, can be decoded.
+        QueryError: an argument that cannot be used.
+    """
+    fps = Fraction(fps)
+    _check(fps, image_size, sampling, tolerance_s, threads)
+    part = Part.from_seconds(start_s, end_s)
+    if isinstance(source, np.ndarray):
+        if source_fps is None:
+            raise QueryError("an array of frames needs source_fps, its frames a second")
+        rate = _rate(source_fps)
+        return ArraySource(source, rate=rate, fps=fps, image_size=image_size, part=part)
+    path = Path(source)
+    if path.is_dir():
+        rate = fps if source_fps is None else _rate(source_fps)
+        return ImageFolder(path, rate=rate, fps=fps, image_size=image_size, part=part)
+    if source_fps is not None:
+        raise QueryError(f"{path}: source_fps is for images and arrays; a video has its own rate")
+    if not path.exists():
+        raise SourceNotFoundError(
+            f"{path}: no such file or folder; expected a video, a folder of images or an array"
+        )
+    return VideoFile(
+        path,
+        fps=fps,
+        image_size=image_size,
+        sampling=sampling,
+        tolerance_s=None if tolerance_s is None else Fraction(tolerance_s),
+        part=part,
+        threads=threads,
+    )
+
+
+def _check(
+    fps: Fraction, image_size: int, sampling: str, tolerance_s: float | None, threads: int | None
+) -> None:
+    if fps <= 0:
+        raise QueryError(f"fps {fps}; expected a positive number of clips a second")
+    if image_size < 1:
+        raise QueryError(f"image_size {image_size}; expected at least 1 pixel")
+    if sampling not in {"exact", "nearest"}:
+        raise QueryError(f"sampling {sampling!r}; expected 'exact' or 'nearest'")
+    if threads is not None and threads < 1:
+        raise QueryError(f"threads {threads}; expected at least 1")
+    if tolerance_s is None:
+        return
+    half = 1 / (2 * fps)
+    if sampling == "exact":
+        raise QueryError("a tolerance is for sampling 'nearest'; leave it out or choose that")
+    if not math.isfinite(tolerance_s) or not 0 <= tolerance_s <= half:
+        raise QueryError(
+            f"tolerance {tolerance_s} s; expected 0 to half a clip, {float(half):g} s at {fps} fps"
+        )
+
+
+def _rate(source_fps: Fraction | float) -> Fraction:
+    """Return a rate as a fraction; a float such as 23.976 becomes the simple one it means."""
+    if not isinstance(source_fps, Fraction) and not math.isfinite(source_fps):
+        raise QueryError(f"source_fps {source_fps}; expected a positive number")
+    rate = Fraction(source_fps).limit_denominator(1001)
+    if rate <= 0:
+        raise QueryError(f"source_fps {source_fps}; expected a positive number")
+    return rate
