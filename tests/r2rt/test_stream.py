@@ -1,0 +1,116 @@
+"""Streaming equals offline, however the frames come and whenever one asks."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from r2rt import EncodedVideo, Grounder, Prediction
+from r2rt.errors import NoFramesError, QueryError
+from tests.r2rt.conftest import DEMO_VIDEO
+from tests.r2rt.fakes import FakeEngine, fake_grounder, frames_with_red
+
+QUERY = "a red ball rolls to the right"
+
+
+def moments(prediction: Prediction) -> NDArray[np.float64]:
+    return np.array([(m.start_s, m.end_s, m.score) for m in prediction.moments])
+
+
+def assert_same_answer(got: Prediction, want: Prediction) -> None:
+    np.testing.assert_allclose(moments(got), moments(want), atol=1e-5)
+    np.testing.assert_allclose(got.saliency, want.saliency, atol=1e-5)
+    assert got.duration_s == pytest.approx(want.duration_s)
+
+
+def test_the_frames_of_a_file_pushed_one_by_one(tiny_grounder: Grounder) -> None:
+    want = tiny_grounder.ground(DEMO_VIDEO, QUERY)
+    stream = tiny_grounder.stream()
+    with av.open(str(DEMO_VIDEO)) as container:
+        for frame in container.decode(video=0):
+            stream.push(frame)
+    assert_same_answer(stream.ground(QUERY), want)
+    np.testing.assert_allclose(
+        stream.finish().tokens, tiny_grounder.encode(DEMO_VIDEO).tokens, atol=1e-5
+    )
+
+
+def test_pushed_whole_in_odd_batches_or_singly(tiny_grounder: Grounder) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (61, 40, 56, 3), dtype=np.uint8)
+    fps = Fraction(3)
+    want = tiny_grounder.ground(tiny_grounder.encode_frames(frames, fps), QUERY)
+    for cuts in ([], [1, 2, 5, 12, 40], list(range(1, 61))):
+        stream = tiny_grounder.stream()
+        for part in np.split(frames, cuts):
+            stream.push_frames(part, fps)
+        assert_same_answer(stream.ground(QUERY), want)
+
+
+@given(
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=50),
+    fps=st.sampled_from([Fraction(1, 7), Fraction(1, 2), Fraction(24000, 1001), 5, 0.7]),
+    ask=st.sets(st.integers(0, 49)),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_at_any_time_the_answer_is_that_of_the_frames_so_far(
+    tmp_path: Path,
+    tokenizer_file: Path,
+    values: list[int],
+    fps: Fraction | float,
+    ask: set[int],
+) -> None:
+    grounder = fake_grounder(tmp_path, tokenizer_file, FakeEngine())
+    frames = frames_with_red(values)
+    stream = grounder.stream()
+    for index in range(len(values)):
+        stream.push_frames(frames[index : index + 1], fps)
+        if index in ask or index == len(values) - 1:
+            want: EncodedVideo = grounder.encode_frames(frames[: index + 1], fps)
+            got = stream.encoded()
+            np.testing.assert_array_equal(got.tokens, want.tokens)
+            assert got.duration_s == pytest.approx(want.duration_s)
+
+
+def test_the_callers_buffer_may_be_filled_again(tmp_path: Path, tokenizer_file: Path) -> None:
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    stream = grounder.stream()
+    buffer = np.zeros((10, 10, 3), np.uint8)
+    for index in range(6):
+        buffer[:] = index * 40
+        stream.push(buffer, index * 2.0)
+    tokens = stream.finish().tokens[:, 0, 0, 0]
+    assert sorted(set(tokens.tolist())) == [0, 40, 80, 120, 160, 200]
+
+
+def test_a_stream_that_starts_late_counts_from_its_first_frame(
+    tmp_path: Path, tokenizer_file: Path
+) -> None:
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    frames = frames_with_red([10, 20, 30, 40])
+    early, late = grounder.stream(), grounder.stream()
+    for index, frame in enumerate(frames):
+        early.push(frame, index * 2.0)
+        late.push(frame, 1e6 + index * 2.0)
+    np.testing.assert_array_equal(early.finish().tokens, late.finish().tokens)
+    assert early.duration_s == late.duration_s == 8.0
+
+
+def test_what_is_refused(tmp_path: Path, tokenizer_file: Path) -> None:
+    stream = fake_grounder(tmp_path, tokenizer_file).stream()
+    with pytest.raises(NoFramesError, match="no frame was pushed"):
+        stream.ground("a dog")
+    frame = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(QueryError, match="time_s"):
+        stream.push(frame)
+    stream.push(frame, 0.0)
+    stream.finish()
+    with pytest.raises(QueryError, match="finished"):
+        stream.push(frame, 1.0)
