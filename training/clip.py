@@ -12,6 +12,7 @@ is not kept.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,11 @@ class TextTower(nn.Module):
         )
 
     def forward(self, token_ids: Tensor, layers: int) -> Tensor:
+        most = self.positional_embedding.shape[0]
+        if token_ids.shape[1] > most:
+            raise ClipError(
+                f"a query of {token_ids.shape[1]} tokens; the tower takes at most {most}"
+            )
         positions = self.positional_embedding[: token_ids.shape[1]]  # (L, Ct)
         return _last_outputs(self.token_embedding(token_ids) + positions, self.blocks, layers)
 
@@ -302,12 +308,15 @@ def random_towers(config: ClipConfig, seed: int) -> ClipTowers:
     with torch.device("meta"):
         names = {name: tensor.shape for name, tensor in ClipTowers(config).state_dict().items()}
     tensors = {}
-    for index, (name, shape) in enumerate(names.items()):
+    for name, shape in names.items():
         mean, std = _random_scale(name, shape, config)
-        values = np.random.default_rng([seed, index]).standard_normal(tuple(shape), np.float32)
+        key = _openai_name(name)
+        # By name, so that no parameter's numbers depend on which others there are.
+        generator = np.random.default_rng([seed, zlib.crc32(key.encode())])
+        values = generator.standard_normal(tuple(shape), np.float32)
         values *= std
         values += mean
-        tensors[_openai_name(name)] = torch.from_numpy(values)
+        tensors[key] = torch.from_numpy(values)
     config = replace(config, weights_source=f"random:{seed}:{config.name}", weights_sha256=None)
     return towers_from_state_dict(config, tensors)
 

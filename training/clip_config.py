@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from r2rt.errors import R2rtError
+from training.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +37,8 @@ _QUICKGELU_ARCHS = (
 )
 
 
-class ClipError(R2rtError, ValueError):
+class ClipError(CheckpointError):
     """CLIP weights that cannot be had, read, or fitted to their architecture."""
-
-    exit_code = 21
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,12 +55,13 @@ def fetch_clip(
     """Return the weights' file of `NAME` (OpenAI's weights) or `NAME@TAG`; fetch it if not there.
 
     Its address comes from open_clip's table of pretrained models. OpenAI's addresses hold the
-    file's sha256, which is verified; other tags promise none.
+    file's sha256, some others its beginning, which is verified; the rest promise nothing.
 
     Args:
         spec: an open_clip architecture, with or without a pretrained tag.
         mirror: URL or folder that holds the file, in place of its origin.
-        cache_dir: folder where it is kept; by default `clip` in the user's cache of r2rt.
+        cache_dir: folder where it is kept; by default `clip` in `$R2RT_HOME` or in the user's
+            cache. OpenAI's own `~/.cache/clip` is looked into as well.
 
     Raises:
         ClipError: open_clip has no such weights, or they were trained with another activation.
@@ -71,14 +72,15 @@ def fetch_clip(
     url, filename, sha256 = _origin(name, tag or DEFAULT_TAG)
     folder = _default_cache() if cache_dir is None else Path(cache_dir)
     target = folder / filename
-    for found in (target, Path("~/.cache/clip").expanduser() / filename):
-        if found.is_file() and (found == target or sha256) and _is(found, sha256):
-            return found
+    if target.is_file() and (sha256 is None or _sha256(target).startswith(sha256)):
+        return target
+    elsewhere = Path("~/.cache/clip").expanduser() / filename
+    if sha256 and elsewhere.is_file() and _sha256(elsewhere).startswith(sha256):
+        return elsewhere
 
     from r2rt.download import download
 
     source = url if mirror is None else f"{str(mirror).rstrip('/')}/{filename}"
-    folder.mkdir(parents=True, exist_ok=True)
     return download(source, target, sha256=sha256)
 
 
@@ -92,14 +94,14 @@ def pixel_statistics(
 
 
 def _origin(name: str, tag: str) -> tuple[str, str, str | None]:
-    """URL, name in the cache, and promised sha256 of a model's weights."""
+    """URL, name in the cache, and promised sha256 (or its first digits) of a model's weights."""
     found = _pretrained(name, tag)
     if found.get("quick_gelu") and not name.endswith("-quickgelu"):
         raise ClipError(f"{tag} weights of {name} use QuickGELU: ask for {name}-quickgelu")
     if url := found.get("url"):
         filename = url.rsplit("/", 1)[-1]
-        promised = re.search(r"/([0-9a-f]{64})/[^/]+$", url)
-        return url, filename, promised[1] if promised else None
+        promised = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.\w+$", url)
+        return url, filename, (promised[1] or promised[2]) if promised else None
     repository = found["hf_hub"].strip("/")
     url = f"https://huggingface.co/{repository}/resolve/main/{_HUB_FILE}"
     return url, f"{repository.replace('/', '--')}.safetensors", None
@@ -129,11 +131,8 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
 def _default_cache() -> Path:
     import platformdirs
 
-    return Path(os.environ.get("R2RT_CACHE") or platformdirs.user_cache_dir("r2rt")) / "clip"
-
-
-def _is(path: Path, sha256: str | None) -> bool:
-    return sha256 is None or _sha256(path) == sha256
+    home = os.environ.get("R2RT_HOME") or platformdirs.user_cache_dir("r2rt", appauthor=False)
+    return Path(home) / "clip"
 
 
 def _sha256(path: Path) -> str:
