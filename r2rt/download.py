@@ -104,7 +104,10 @@ def shown_url(url: str) -> str:
     """Return the URL as a message may show it: without user, password, query and fragment."""
     if not is_remote(url):
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

@@ -1,0 +1,101 @@
+"""Bundles with a valid manifest and dummy files, for tests that run no graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from r2rt.bundle import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    TOKENIZER_NAME,
+    Check,
+    Manifest,
+    Nms,
+    Preprocessing,
+    Provenance,
+    Verification,
+    file_entry,
+    manifest_bytes,
+)
+from r2rt.contract import ModelDims, graph_specs
+
+__all__ = ["DIMS", "fake_files", "fake_manifest", "write_bundle"]
+
+DIMS = ModelDims(
+    image_size=32,
+    patches=5,
+    layers=2,
+    width=8,
+    context_length=77,
+    strides=(1, 2, 4, 8),
+    use_tef=True,
+    has_offsets=True,
+)
+
+
+def fake_files(dims: ModelDims = DIMS, *, size: int = 3000) -> dict[str, bytes]:
+    """Contents of every file that a bundle must have, each of them different."""
+    names = [*(f"{graph}.onnx" for graph in graph_specs(dims)), TOKENIZER_NAME]
+    return {name: (name.encode() * size)[: size + index] for index, name in enumerate(names)}
+
+
+def fake_manifest(folder: Path, files: list[str], **changes: Any) -> Manifest:
+    """A manifest of files that lie in `folder`."""
+    manifest = Manifest(
+        schema=SCHEMA_VERSION,
+        name="fake",
+        dims=DIMS,
+        clip="ViT-B-32-quickgelu",
+        vision_width=768,
+        text_width=512,
+        heads=8,
+        merge_cls_sal=True,
+        fps="1/2",
+        unit_s=2.0,
+        window_s=150.0,
+        max_moments=50,
+        nms=Nms(kind="normal"),
+        preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        precision="fp32",
+        files={name: file_entry(folder / name) for name in files},
+        provenance=Provenance(
+            recipe="qvhighlights",
+            checkpoint="fake.pth",
+            checkpoint_sha256="0" * 64,
+            clip="ViT-B-32-quickgelu@openai",
+            clip_sha256="1" * 64,
+            exporter="tests",
+        ),
+        verification=Verification(
+            passed=True,
+            checks=(
+                Check(
+                    name="grounder",
+                    cases=3,
+                    max_abs_error=1e-6,
+                    error=0.1,
+                    rtol=1e-4,
+                    atol=1e-5,
+                    passed=True,
+                ),
+            ),
+        ),
+    )
+    return msgspec.structs.replace(manifest, **changes)
+
+
+def write_bundle(
+    folder: Path, contents: dict[str, bytes] | None = None, **changes: Any
+) -> Manifest:
+    """Write a bundle with these files (by default, dummies) and return its manifest."""
+    contents = fake_files() if contents is None else contents
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    manifest = fake_manifest(folder, list(contents), **changes)
+    (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
+    return manifest
