@@ -328,6 +328,8 @@ def _inconsistency(manifest: Manifest) -> str | None:
             return f"{field} must be positive or null, got {value}"
     if min(manifest.preprocessing.std) <= 0:
         return f"std must be positive, got {manifest.preprocessing.std}"
+    if not 0 <= manifest.nms.iou_threshold <= 1 or manifest.nms.sigma <= 0:
+        return f"nms needs an iou_threshold in 0..1 and a positive sigma, got {manifest.nms}"
     for name, entry in manifest.files.items():
         if not _SAFE_NAME.fullmatch(name) or name == MANIFEST_NAME:
             return f"{name!r} is not a file name that a bundle may list"
