@@ -1,8 +1,9 @@
 """What a packet's first bytes tell about decoding, without decoding.
 
-Three facts decide what may be skipped: whether decoding may begin at a packet and give every later
-picture exactly (`ENTRY`), whether no other picture depends on it (`DISPOSABLE`), and whether it
-shows no picture of its own (`HIDDEN`). Containers only flag keyframes, which is less: an H.264
+Four facts decide what may be skipped: whether decoding may begin at a packet and give every later
+picture exactly (`ENTRY`), whether the decoder also forgets all before it there (`CLOSED`), whether
+no other picture depends on it (`DISPOSABLE`), and whether it shows no picture of its own
+(`HIDDEN`). Containers only flag keyframes, which is less: an H.264
 keyframe may be the start of a gradual refresh. Each reader below takes facts from the codec's own
 syntax and claims nothing where the syntax is damaged, which is safe: fewer packets are skipped.
 
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-__all__ = ["DISPOSABLE", "ENTRY", "HIDDEN", "TEMPORAL_SHIFT", "UNSAFE", "packet_reader"]
+__all__ = ["CLOSED", "DISPOSABLE", "ENTRY", "HIDDEN", "TEMPORAL_SHIFT", "UNSAFE", "packet_reader"]
 
 ENTRY = 1
 DISPOSABLE = 2
 HIDDEN = 4
 UNSAFE = 8  # something that skipping cannot cope with: everything must be decoded
-TEMPORAL_SHIFT = 4  # the temporal sub-layer (HEVC) stands above these bits, 0 to 7
+TEMPORAL_SHIFT = 4  # bits 4 to 6 hold the temporal sub-layer (HEVC), 0 to 7
+CLOSED = 128
 
 # Every frame of these is a keyframe, or the container's flag means what it says.
 FLAGGED_CODECS = frozenset(
@@ -57,7 +59,7 @@ def packet_reader(codec: str, extradata: bytes | None) -> PacketReader | None:
             return lambda data, key: flags(_start_code_nals(bytes(data)), key)
         return lambda data, key: flags(_prefixed_nals(data, length_size), key)
     if codec in FLAGGED_CODECS:
-        return lambda _, key: ENTRY if key else 0
+        return lambda _, key: ENTRY | CLOSED if key else 0
     return {
         "mpeg1video": _mpeg2_flags,
         "mpeg2video": _mpeg2_flags,
@@ -102,7 +104,7 @@ def _h264_flags(nals: Iterator[memoryview], is_key: bool) -> int:
     for nal in nals:
         kind = nal[0] & 31
         if kind == 5:
-            return ENTRY
+            return ENTRY | CLOSED
         if kind in {1, 2}:
             if nal[0] & 0x60 == 0:
                 return DISPOSABLE
@@ -142,7 +144,9 @@ def _hevc_flags(nals: Iterator[memoryview], _: bool) -> int:
         if kind > 31 or layer:
             continue
         if 16 <= kind <= 21:
-            return ENTRY
+            # IDR pictures, unless no_output_of_prior_pics_flag takes back what is not shown yet.
+            keeps_prior = len(nal) > 2 and not nal[2] & 0x40
+            return ENTRY | (CLOSED if kind in {19, 20} and keeps_prior else 0)
         temporal = max((nal[1] & 7) - 1, 0) << TEMPORAL_SHIFT
         # The even types below 16 are not referred to in their own sub-layer; the index looks at
         # whether a higher one exists.
@@ -178,7 +182,7 @@ def _mpeg4_flags(data: memoryview, is_key: bool) -> int:
 def _vp8_flags(data: memoryview, _: bool) -> int:
     if not len(data):
         return 0
-    return (0 if data[0] & 1 else ENTRY) | (0 if data[0] & 0x10 else HIDDEN)
+    return (0 if data[0] & 1 else ENTRY | CLOSED) | (0 if data[0] & 0x10 else HIDDEN)
 
 
 def _vp9_flags(data: memoryview, is_key: bool) -> int:
@@ -188,7 +192,7 @@ def _vp9_flags(data: memoryview, is_key: bool) -> int:
     shift = 3 if data[0] & 0x30 != 0x30 else 2
     if data[0] >> shift & 1:
         return 0
-    entry = ENTRY if is_key and not data[0] >> (shift - 1) & 1 else 0
+    entry = ENTRY | CLOSED if is_key and not data[0] >> (shift - 1) & 1 else 0
     is_superframe = data[-1] & 0xE0 == 0xC0
     shown = is_superframe or data[0] >> (shift - 2) & 1
     return entry | (0 if shown else HIDDEN)
@@ -212,6 +216,6 @@ def _av1_flags(data: memoryview, is_key: bool) -> int:
                     break
         if kind in {3, 6} and position < len(data):
             # show_existing_frame 0, frame_type KEY_FRAME, show_frame 1: all references are reset.
-            return ENTRY if data[position] & 0xF0 == 0x10 else 0
+            return ENTRY | CLOSED if data[position] & 0xF0 == 0x10 else 0
         position += size
     return 0

@@ -48,8 +48,8 @@ def decode_planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> 
     after it if there is none.
     """
     queue = _ChosenQueue(plan, counts)
-    leaps = iter([*plan.leaps.tolist(), -1])
-    next_leap = next(leaps)
+    resets = iter([*plan.resets.tolist(), -1])
+    next_reset = next(resets)
     last_fed = int(plan.feed.nonzero()[0][-1])
     for number, packet in enumerate(demuxer.packets()):
         counts.packets = number + 1
@@ -57,12 +57,12 @@ def decode_planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> 
             break
         if not plan.feed[number]:
             continue
-        if number == next_leap:
+        if number == next_reset:
             if counts.packets_decoded:
                 for frame in drain(demuxer, counts):
                     yield from queue.take(frame)
                 yield from queue.give_up_before(number)
-            next_leap = next(leaps)
+            next_reset = next(resets)
         for frame in decode_packet(demuxer, packet, counts):
             yield from queue.take(frame)
     for frame in drain(demuxer, counts):

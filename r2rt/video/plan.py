@@ -18,9 +18,9 @@ from r2rt.video.index import PacketIndex
 
 __all__ = ["DecodePlan", "PlanCost", "plan_exact", "plan_nearest"]
 
-# A decoder must be drained where decoding leaps. Leaping over fewer pictures than this costs more
-# than decoding them.
-SHORTEST_LEAP = 4
+# Where decoding leaps into an open group, the decoder is drained and its threads fall idle. Leaping
+# over fewer pictures than this costs more than decoding them.
+SHORTEST_OPEN_LEAP = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class DecodePlan:
     Attributes:
         num_clips: how many clips the source has.
         feed: (N,) bool: packet n is given to the decoder.
-        leaps: ascending packet numbers before which the decoder is drained and reset.
+        resets: ascending packet numbers before which the decoder is drained and reset.
         chosen: (F,) int64 packet numbers of the chosen pictures, in order of presentation.
         chosen_pts: (F,) int64 their presentation times, strictly ascending.
         clip_index: (F,) int64 the first clip that each stands for.
@@ -55,7 +55,7 @@ class DecodePlan:
 
     num_clips: int
     feed: NDArray[np.bool_]
-    leaps: NDArray[np.int64]
+    resets: NDArray[np.int64]
     chosen: NDArray[np.int64]
     chosen_pts: NDArray[np.int64]
     clip_index: NDArray[np.int64]
@@ -180,12 +180,12 @@ def _plan(index: PacketIndex, pictures: _Pictures, taken: NDArray[np.int64]) -> 
     """Turn the picture taken for each clip, (num_clips,) ascending, into a plan."""
     places, clip_index, count = np.unique(taken, return_index=True, return_counts=True)
     chosen = pictures.packets[places]
-    feed, leaps = _feed(index, chosen)
+    feed, resets = _feed(index, chosen)
     groups_fed = np.add.reduceat(feed.astype(np.int64), _entries(index)) > 0
     return DecodePlan(
         num_clips=len(taken),
         feed=feed,
-        leaps=leaps,
+        resets=resets,
         chosen=chosen,
         chosen_pts=pictures.pts[places],
         clip_index=clip_index,
@@ -201,27 +201,24 @@ def _plan(index: PacketIndex, pictures: _Pictures, taken: NDArray[np.int64]) -> 
 def _feed(
     index: PacketIndex, chosen: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return which packets to decode, (N,) bool, and the packets to leap to."""
+    """Return which packets to decode, (N,) bool, and those before which to reset the decoder."""
     needed = _covered(len(index), _dependency_starts(index)[chosen], chosen)
     feed = needed & ~index.disposable
     feed[chosen] = True
-    if index.entry.all():
-        # No picture refers to another, so there is nothing to reset.
-        return feed, np.zeros(0, np.int64)
 
     # Between spans of needed packets decoding leaps, unless no reference picture lies there.
     references = np.concatenate(([0], np.cumsum(~index.disposable)))
     first = np.flatnonzero(needed & ~np.concatenate(([False], needed[:-1])))
     last = np.flatnonzero(needed & ~np.concatenate((needed[1:], [False])))
-    missed = references[first[1:]] - references[last[:-1] + 1]
-    for gap in np.flatnonzero((missed > 0) & (missed < SHORTEST_LEAP)):
-        between = slice(last[gap] + 1, first[gap + 1])
+    stops = np.concatenate(([0], last[:-1] + 1))
+    missed = references[first] - references[stops]
+    closed = index.closed[first]
+    for gap in np.flatnonzero(~closed & (missed > 0) & (missed < SHORTEST_OPEN_LEAP)):
+        between = slice(stops[gap], first[gap])
         feed[between] = ~index.disposable[between]
-    leaps = first[1:][missed >= SHORTEST_LEAP]
-    if first[0] > 0:
-        leaps = np.concatenate((first[:1], leaps))
+    leaps = first[(missed > 0) & (closed | (missed >= SHORTEST_OPEN_LEAP))]
     _drop_leading(index, feed, leaps)
-    return feed, leaps
+    return feed, np.asarray(leaps[~index.closed[leaps]], np.int64)
 
 
 def _covered(length: int, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
