@@ -38,7 +38,7 @@ def check_destination(destination: Path, *, force: bool) -> None:
 def staged_folder(destination: Path, *, force: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `destination` that takes its place when the block ends well.
 
-    If the block raises, or is interrupted, the folder is removed and the destination stays as it was.
+    If the block raises or is interrupted, the folder is removed and the destination stays.
 
     Raises:
         OutputError: the destination may not be written, or the disk is full.
@@ -48,9 +48,7 @@ def staged_folder(destination: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
-            staged = Path(
-                tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent)
-            )
+            staged = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
             yield staged
             _sync(staged)
             _open_up(staged)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import itertools
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,7 +30,6 @@ from r2rt.bundle import (
     Preprocessing,
     Provenance,
     Verification,
-    file_entry,
 )
 from r2rt.contract import (
     GROUNDER,
@@ -37,12 +39,14 @@ from r2rt.contract import (
     ModelDims,
     graph_specs,
 )
-from r2rt.errors import R2rtError
-from training.checkpoint import load_model
-from training.clip import load_clip
+from r2rt.errors import NoFramesError, R2rtError
+from r2rt.models import checked_name, models_dir
+from r2rt.registry import CLIP_ARCHITECTURE
+from training.checkpoint import build_model, load_checkpoint
+from training.clip import ClipTowers, load_clip
+from training.recipes import recipe_for_sha256
 
 if TYPE_CHECKING:
-    from training.clip import ClipTowers
     from training.model import R2Tuning
 
 __all__ = [
@@ -57,14 +61,23 @@ __all__ = [
 
 MAX_MOMENTS = 50
 
+# Protocol buffers' limit.
+_LARGEST_FILE = 2**31 - 1
+_VIDEO_FRAMES = 16
+# CLIPs by the widths (vision, text) of their hidden states; the first one of each pair of widths.
+_CLIP_BY_WIDTHS = {
+    (768, 512): CLIP_ARCHITECTURE,
+    (1024, 768): "ViT-L-14-quickgelu",
+}
+
 _DOCS = {
     VIDEO_ENCODER: "Frames, RGB, to stored tokens: CLIP's vision tower and the frame's half of the "
     "video map (p, mean, M2 with temporal endpoint features, else v).",
     VIDEO_FINALIZER: "Stored tokens and each clip's start and end, as shares of the video, to v.",
-    TEXT_ENCODER: "Token ids to q, q_key (with 1/sqrt(D)) and the pooled query; the tower is causal, "
-    "what stands behind a query's end changes nothing.",
-    GROUNDER: "v and encoded queries to the logits and offsets (in strides) of every pyramid level's "
-    "points, and each clip's saliency.",
+    TEXT_ENCODER: "Token ids to q, q_key (with 1/sqrt(D)) and the pooled query; the tower is "
+    "causal, what stands behind a query's end changes nothing.",
+    GROUNDER: "v and encoded queries to the logits and offsets (in strides) of every pyramid "
+    "level's points, and each clip's saliency.",
 }
 
 
@@ -84,6 +97,10 @@ class VerificationError(R2rtError, RuntimeError):
         self.checks = checks
 
 
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """A bundle that was written.
@@ -100,20 +117,108 @@ class Exported:
 
 
 def export_bundle(
-    checkpoint: Path,
-    destination: Path,
+    checkpoint: str | Path,
+    output: str | Path | None = None,
     *,
-    clip: str = "",
+    clip: str | Path | ClipTowers | None = None,
     clip_arch: str | None = None,
     name: str | None = None,
     recipe: str | None = None,
-    fps: str | None = None,
+    fps: Fraction | None = None,
     unit_s: float | None = None,
-    video: Callable[[ModelDims, str], NDArray[np.uint8]] | None = None,
+    verify_video: str | Path | None = None,
     force: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = _silent,
 ) -> Exported:
-    raise NotImplementedError
+    """Convert a checkpoint and the CLIP it was trained on to a verified bundle.
+
+    Nothing is written if anything fails, and what stands at `output` stays.
+
+    Args:
+        checkpoint: the R² block's weights; see `training.checkpoint.load_checkpoint`.
+        output: the bundle's folder; by default the one of model `name` in the models folder.
+        clip: the towers, or what `training.clip.load_clip` takes; by default the CLIP that the
+            checkpoint's widths tell.
+        clip_arch: architecture of a file of CLIP weights, where its shapes do not tell.
+        name: what the bundle calls itself; by default the published name, else the file's.
+        recipe: see `export.settings.choose_settings`.
+        fps: clips a second, in place of the recipe's.
+        unit_s: rounding in seconds, in place of the recipe's.
+        verify_video: a video whose first frames are checked besides generated pictures.
+        force: replace a bundle that stands at `output`.
+        say: called with one line for each step.
+
+    Raises:
+        R2rtError: one of its classes, with what was got and what to do; `VerificationError` if a
+            graph's numbers are not PyTorch's.
+    """
+    checkpoint = Path(checkpoint)
+    weights = load_checkpoint(checkpoint)
+    has_offsets = any(key.startswith("coord_head.") for key in weights.state_dict)
+    settings = choose_settings(
+        weights.sha256, has_offsets=has_offsets, recipe=recipe, fps=fps, unit_s=unit_s
+    )
+    if settings.has_offsets != has_offsets:
+        raise ExportError(
+            f"{checkpoint.name} has {'a' if has_offsets else 'no'} coordinate head, models of "
+            f"recipe {settings.recipe} have {'one' if settings.has_offsets else 'none'}; "
+            "name another --recipe"
+        )
+    name = checked_name(name or _default_name(checkpoint, weights.sha256))
+    destination = models_dir() / name if output is None else Path(output)
+    check_destination(destination, force=force)
+    say(f"recipe {settings.recipe}: {settings.reason}")
+
+    model = build_model(
+        weights.state_dict, use_tef=settings.use_tef, merge_cls_sal=settings.merge_cls_sal
+    ).requires_grad_(False)
+    if isinstance(clip, ClipTowers):
+        towers = clip
+    else:
+        source = str(clip) if clip is not None else _default_clip(model)
+        say(f"loading CLIP {source}")
+        towers = load_clip(source, arch=clip_arch)
+    dims = model_dims(model, towers)
+    video = None if verify_video is None else _read_frames(verify_video, dims, settings.fps)
+
+    with staged_folder(destination, force=force) as folder:
+        files = _write_graphs(folder, model, towers, dims, say)
+        write_tokenizer(folder / TOKENIZER_NAME)
+        say("comparing with PyTorch")
+        verification = verify_graphs(files, model, towers, dims, video=video)
+        if not verification.passed:
+            raise _failed(verification)
+        manifest = Manifest(
+            schema=SCHEMA_VERSION,
+            name=name,
+            dims=dims,
+            clip=towers.config.name,
+            vision_width=model.config.vision_width,
+            text_width=model.config.text_width,
+            heads=model.config.heads,
+            merge_cls_sal=model.config.merge_cls_sal,
+            fps=str(settings.fps),
+            unit_s=settings.unit_s,
+            window_s=settings.window_s,
+            max_moments=MAX_MOMENTS,
+            nms=settings.nms,
+            preprocessing=Preprocessing(mean=towers.config.mean, std=towers.config.std),
+            precision="fp32",
+            files=list_files(folder),
+            provenance=Provenance(
+                recipe=settings.recipe,
+                checkpoint=checkpoint.name,
+                checkpoint_sha256=weights.sha256,
+                clip=towers.config.weights_source or "unknown",
+                clip_sha256=towers.config.weights_sha256 or _tensors_sha256(towers),
+                exporter=f"r2rt {r2rt_version()}",
+                random_weights=towers.config.weights_source.startswith("random"),
+            ),
+            verification=verification,
+        )
+        write_manifest(folder, manifest)
+    say(f"wrote {destination}")
+    return Exported(path=destination, manifest=manifest, settings=settings)
 
 
 def build_graphs(model: R2Tuning, clip: ClipTowers) -> dict[str, nn.Module]:
@@ -159,3 +264,71 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
         use_tef=config.use_tef,
         has_offsets=config.has_offsets,
     )
+
+
+def _write_graphs(
+    folder: Path,
+    model: R2Tuning,
+    towers: ClipTowers,
+    dims: ModelDims,
+    say: Callable[[str], None],
+) -> dict[str, Path]:
+    specs = graph_specs(dims)
+    files = {}
+    for graph, module in build_graphs(model, towers).items():
+        say(f"exporting {graph}")
+        proto = graph_to_onnx(
+            module, specs[graph], context_length=dims.context_length, doc=_DOCS[graph]
+        )
+        size = proto.ByteSize()
+        if size > _LARGEST_FILE:
+            raise ExportError(
+                f"{graph} takes {size / 1e9:.1f} GB, one ONNX file holds 2 GB at most; "
+                "name a smaller --clip"
+            )
+        files[graph] = folder / f"{graph}.onnx"
+        files[graph].write_bytes(proto.SerializeToString(deterministic=True))
+    return files
+
+
+def _default_name(checkpoint: Path, sha256: str) -> str:
+    return recipe_for_sha256(sha256) or re.sub(r"-[0-9a-f]{8}$", "", checkpoint.stem)
+
+
+def _default_clip(model: R2Tuning) -> str:
+    widths = model.config.vision_width, model.config.text_width
+    if widths not in _CLIP_BY_WIDTHS:
+        raise ExportError(
+            f"the checkpoint reads a CLIP {widths[0]} (vision) and {widths[1]} (text) wide, which "
+            "tells no published one; name it with --clip"
+        )
+    return _CLIP_BY_WIDTHS[widths]
+
+
+def _read_frames(video: str | Path, dims: ModelDims, fps: Fraction) -> NDArray[np.uint8]:
+    """Return the first frames (T, S, S, 3) that the runtime would take of a video."""
+    from r2rt.video import open_source
+
+    with open_source(str(video), fps=fps, image_size=dims.image_size) as source:
+        pixels = [frame.pixels for frame in itertools.islice(source, _VIDEO_FRAMES)]
+    if not pixels:
+        raise NoFramesError(f"{video}: not one frame could be decoded; name another --verify-video")
+    return np.stack(pixels)
+
+
+def _failed(verification: Verification) -> VerificationError:
+    failed = [check for check in verification.checks if not check.passed]
+    worst = ", ".join(f"{check.name} {check.error:.3g}" for check in failed)
+    return VerificationError(
+        f"the exported graphs differ from PyTorch, errors in units of their tolerance: {worst}; "
+        "no bundle was written, please report it with the versions of torch and onnxruntime",
+        verification.checks,
+    )
+
+
+def _tensors_sha256(towers: ClipTowers) -> str:
+    """Hash of the weights themselves, where they came from no file."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(towers.state_dict().items()):
+        digest.update(key.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()

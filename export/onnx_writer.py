@@ -1,4 +1,4 @@
-"""One PyTorch module to one ONNX file: stable names, the contract's dimensions, reproducible bytes."""
+"""One PyTorch module to one ONNX file: the contract's names and sizes, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def graph_to_onnx(
     dims: dict[str, torch.export.Dim] = {}
     dynamic = {
         tensor.name: {
-            axis: dims.setdefault(size, torch.export.Dim(size, max=context_length if size == "L" else None))
+            axis: dims.setdefault(
+                size, torch.export.Dim(size, max=context_length if size == "L" else None)
+            )
             for axis, size in enumerate(tensor.shape)
             if isinstance(size, str)
         }

@@ -32,9 +32,9 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What |got - want| may be: atol · max(1, rms(want)) + rtol · |want|.
+    """What |got - want| may be: atol · max(rms(want), 0.1) + rtol · |want|.
 
-    The scale of a tower's hidden states, and of what is linear in them, is the weights' own affair;
+    The scale of a tower's hidden states, and of what is linear in them, is the weights' own affair,
     so the absolute part is relative to it.
     """
 
@@ -42,14 +42,14 @@ class Tolerance:
     atol: float
 
 
-# fp32 arithmetic in another order. The encoders run through a dozen blocks of a transformer, the rest
-# is short; each limit is about ten times what was measured, and far below what a mistake costs.
+# fp32 arithmetic in another order. The encoders run through a dozen transformer blocks, the others
+# are short; random weights reach a tenth of each limit at most, trained ones have larger outliers.
 TOLERANCES = {
-    VIDEO_ENCODER: Tolerance(rtol=1e-3, atol=2e-4),
-    VIDEO_FINALIZER: Tolerance(rtol=1e-4, atol=2e-5),
-    TEXT_ENCODER: Tolerance(rtol=1e-3, atol=1e-4),
-    GROUNDER: Tolerance(rtol=1e-3, atol=5e-5),
-    "bundle": Tolerance(rtol=1e-3, atol=1e-4),
+    VIDEO_ENCODER: Tolerance(rtol=2e-4, atol=1e-4),
+    VIDEO_FINALIZER: Tolerance(rtol=1e-4, atol=5e-5),
+    TEXT_ENCODER: Tolerance(rtol=2e-4, atol=1e-4),
+    GROUNDER: Tolerance(rtol=1e-4, atol=1e-4),
+    "bundle": Tolerance(rtol=5e-4, atol=5e-4),
 }
 
 _FRAME_BATCHES = (1, 2, 8)
@@ -86,7 +86,7 @@ def verify_graphs(
 
 
 def sample_frames(count: int, size: int) -> NDArray[np.uint8]:
-    """Return pictures (count, size, size, 3): a disc and a bar that move over a slow colour gradient."""
+    """Return (count, size, size, 3) uint8: a disc and a bar move over a slow colour gradient."""
     y, x = np.mgrid[0:size, 0:size] / size
     frames = np.empty((count, size, size, 3), dtype=np.uint8)
     for index in range(count):
@@ -143,7 +143,7 @@ class _Comparison:
             return
         want, got = want.double(), got.double()
         difference = (got - want).abs()
-        atol = self.tolerance.atol * max(1.0, float(want.square().mean().sqrt()))
+        atol = self.tolerance.atol * max(0.1, float(want.square().mean().sqrt()))
         error = float((difference / (atol + self.tolerance.rtol * want.abs())).max())
         if not error <= self.error:  # NaN counts as the largest error
             self.error = error if not math.isnan(error) else math.inf
@@ -194,16 +194,26 @@ class _Checker:
         return tuple(comparison.check() for comparison in comparisons)
 
     def video_encoder(self) -> list[_Comparison]:
-        found = _Comparison("video_encoder", TOLERANCES[VIDEO_ENCODER])
+        """Compare p (or v), mean and M2 apart: their scales differ by orders of magnitude."""
+        parts = ("p", "mean", "M2") if self.dims.use_tef else ("v",)
+        sizes = [self.dims.width] + [1] * (len(parts) - 1)
+        found = [_Comparison(f"video_encoder {x}", TOLERANCES[VIDEO_ENCODER]) for x in parts]
+
+        def compare(frames: Tensor, hidden: Tensor) -> None:
+            got, want = self._encode(frames), self.frame_tokens(hidden)
+            for comparison, x, y in zip(
+                found, torch.split(got, sizes, -1), torch.split(want, sizes, -1), strict=True
+            ):
+                comparison.add(x, y)
+
         for name, frames in self.frames.items():
-            found.add(self._encode(frames), self.frame_tokens(self.hidden[name]))
+            compare(frames, self.hidden[name])
         side = self.dims.image_size
         for batch in _FRAME_BATCHES:
             shape = (batch, side, side, 3)
             frames = torch.randint(0, 256, shape, generator=self.random).to(torch.uint8)
-            hidden = self.clip.encode_video(frames, self.dims.layers)
-            found.add(self._encode(frames), self.frame_tokens(hidden))
-        return [found]
+            compare(frames, self.clip.encode_video(frames, self.dims.layers))
+        return found
 
     def video_finalizer(self) -> list[_Comparison]:
         found = _Comparison("video_finalizer", TOLERANCES[VIDEO_FINALIZER])
@@ -216,7 +226,9 @@ class _Checker:
 
     def text_encoder(self) -> list[_Comparison]:
         names = ("q", "q_key", "pooled")
-        found = {name: _Comparison(f"text_encoder {name}", TOLERANCES[TEXT_ENCODER]) for name in names}
+        found = {
+            name: _Comparison(f"text_encoder {name}", TOLERANCES[TEXT_ENCODER]) for name in names
+        }
         for queries in _QUERIES:
             for length in self._lengths():
                 ids, mask = self._random_query(queries, length)
@@ -278,7 +290,7 @@ class _Checker:
 
     def _encode(self, frames: Tensor) -> Tensor:
         parts = [
-            self.run_graph(VIDEO_ENCODER, frames=part)["tokens"] for part in frames.split(8)
+            self.run_graph(VIDEO_ENCODER, frames=part)["tokens"] for part in torch.split(frames, 8)
         ]
         return torch.cat(parts)
 
@@ -289,7 +301,7 @@ class _Checker:
         return self.run_graph(VIDEO_FINALIZER, tokens=tokens, endpoints=endpoints)["v"]
 
     def _mapped(self, hidden: Tensor) -> Tensor:
-        """v (T, K, P, D) of hidden states (T, K, P, Cv), by the model's own map."""
+        """Return v (T, K, P, D) of hidden states (T, K, P, Cv), by the model's own map."""
         endpoints = _endpoints(len(hidden))[None] if self.dims.use_tef else None
         layers = [
             self.model.adapter.map_video(hidden[None, :, layer], endpoints)[0]

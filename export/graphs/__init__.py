@@ -1,8 +1,8 @@
 """The four graphs as PyTorch modules, arranged for export: what `r2rt.contract` defines.
 
 They compute what `training.model` computes, with three rearrangements that change rounding alone:
-v_map is folded into the query (`text`), what of the video map does not depend on the number of clips
-is done once a frame (`video`), and the pooling of all layers is one product (`grounder`).
+v_map is folded into the query (`text`), the part of the video map that does not depend on the
+number of clips is done once a frame (`video`), and all layers are pooled at once (`grounder`).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Grounder(nn.Module):
 
 
 class FramePooling(nn.Module):
-    """f = v[CLS] + tanh(scale)·max over L of (softmax over P of (q_key·vᵀ)·v + q), all layers at once.
+    """f = v[CLS] + tanh(scale)·max over L of (a·v + q), a = softmax over P of q_key·vᵀ.
 
     Nothing here depends on the recurrence, so v is read once for all layers and all queries.
     """
@@ -125,7 +125,7 @@ class TemporalSteps(nn.Module):
         return out
 
     def _positions(self, clips: int) -> Tensor:
-        """Sine encoding (T, D) of positions 2π·n / (T + 1e-6), n = 1..T, sin and cos interleaved."""
+        """Sine encoding (T, D) of 2π·n / (T + 1e-6), n = 1..T, sin and cos interleaved."""
         index = torch.arange(1, clips + 1, dtype=torch.float32)
         angle = (index / (clips + 1e-6) * (2 * math.pi))[:, None] / self.periods
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)

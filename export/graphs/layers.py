@@ -21,7 +21,7 @@ def constant(x: Tensor) -> nn.Parameter:
 
 
 def stacked_linear(*linears: nn.Linear, scales: Iterable[float] | None = None) -> nn.Linear:
-    """Return one Linear whose output is the outputs of `linears` side by side, each times a scale."""
+    """Return one Linear: the outputs of `linears` side by side, each times a scale."""
     factors = tuple(scales) if scales is not None else (1.0,) * len(linears)
     weight = torch.cat([x.weight * s for x, s in zip(linears, factors, strict=True)])
     biases = [
@@ -51,9 +51,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
     Returns:
         (B, N, D).
     """
-    queries = q.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
-    keys = k.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)  # (B, H, d, S)
-    values = v.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, S, d)
+    queries = torch.unflatten(q, -1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
+    keys = torch.unflatten(k, -1, (heads, -1)).permute(0, 2, 3, 1)  # (B, H, d, S)
+    values = torch.unflatten(v, -1, (heads, -1)).transpose(1, 2)  # (B, H, S, d)
     scores = queries @ keys  # (B, H, N, S)
     if bias is not None:
         scores = scores + bias
@@ -87,7 +87,7 @@ class TowerBlock(nn.Module):
 def run_tower(
     x: Tensor, blocks: Iterable[nn.Module], layers: int, bias: Tensor | None = None
 ) -> Tensor:
-    """Run tokens (B, N, C) through all blocks; return the outputs of the last ones, (B, K, N, C)."""
+    """Run tokens (B, N, C) through all blocks; return the last ones' outputs, (B, K, N, C)."""
     outputs = []
     for block in blocks:
         x = block(x, bias)

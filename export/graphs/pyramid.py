@@ -1,9 +1,9 @@
 """The temporal pyramid and its heads for any number of clips, without a branch on it.
 
 The authors leave out a level whose stride exceeds the number of clips. Here time is padded so that
-every level has rows, all levels stand in one sequence, and what is not real is set to zero before each
-convolution: the zeros between two levels are what each level's own padding would be. Real points are
-cut out at the end; a level without any leaves nothing.
+every level has rows, all levels stand in one sequence, and what is not real is set to zero before
+each convolution: the zeros between two levels are what each level's own padding would be. Real
+points are cut out at the end; a level without any leaves nothing.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ class LevelHeads(nn.Module):
     def _stretched(self, logits: Tensor, spans: list[tuple[int, int]], clips: int) -> Tensor:
         """Repeat each level's logits (N, all rows) to the clips, take the best: (N, T).
 
-        A level's tail repeats its last logit. A level without points shows the first level's logits,
-        which changes no maximum.
+        A level's tail repeats its last logit. A level without points shows the first level's
+        logits, which changes no maximum.
         """
         if len(spans) == 1:
             return logits

@@ -8,7 +8,7 @@ applied to L query tokens, once, instead of to every patch of the video.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from export.graphs.layers import TowerBlock, constant, key_bias, run_tower
 
 if TYPE_CHECKING:
-    from training.clip import ClipTowers
+    from training.clip import Block, ClipTowers
     from training.model import R2Tuning
 
 __all__ = ["QueryTokens", "TextEncoder"]
@@ -60,7 +60,7 @@ class TextEncoder(nn.Module):
         self.layers = model.config.layers
         self.embedding = clip.text.token_embedding
         self.positions = constant(clip.text.positional_embedding)
-        self.blocks = nn.ModuleList(TowerBlock(block) for block in clip.text.blocks)
+        self.blocks = nn.ModuleList(TowerBlock(cast("Block", block)) for block in clip.text.blocks)
         length = clip.config.context_length
         self.register_buffer("causal", torch.full((length, length), -math.inf).triu(1))
         self.tokens = QueryTokens(model)

@@ -1,7 +1,7 @@
 """`video_encoder` and `video_finalizer`: from frames to the mapped tokens v.
 
-With temporal endpoint features s and e, the video map begins with a LayerNorm over [x ; s ; e], so it
-seems to need the number of clips. With m = mean(x), M2 = Σ(x - m)² and W' = W·diag(γ) it splits:
+With temporal endpoint features s and e, the video map begins with a LayerNorm over [x ; s ; e], so
+it seems to need the number of clips. With m = mean(x), M2 = Σ(x - m)² and W' = W·diag(γ) it splits:
 `video_encoder` stores p = W'ₓ(x - m), m and M2, and once T is known
 
     n = Cv + 2,  μ = (Cv·m + s + e) / n,  σ² = (M2 + Cv(m - μ)² + (s - μ)² + (e - μ)²) / n,
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from export.graphs.layers import TowerBlock, constant, run_tower
 
 if TYPE_CHECKING:
-    from training.clip import ClipTowers
+    from training.clip import Block, ClipTowers
     from training.model import R2Tuning
 
 __all__ = ["FrameTokens", "VideoEncoder", "VideoFinalizer"]
@@ -67,7 +67,7 @@ class VideoEncoder(nn.Module):
         self.cls = constant((vision.class_embedding.double() + positions[0]).view(1, 1, -1))
         self.positions = constant(positions[1:] + shift)  # (P - 1, Cv)
         self.ln_pre = vision.ln_pre
-        self.blocks = nn.ModuleList(TowerBlock(block) for block in vision.blocks)
+        self.blocks = nn.ModuleList(TowerBlock(cast("Block", block)) for block in vision.blocks)
         self.tokens = FrameTokens(model)
 
     def forward(self, frames: Tensor) -> Tensor:

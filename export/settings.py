@@ -1,0 +1,96 @@
+"""What a bundle says beside its weights: clip rate, rounding, window, suppression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from r2rt.bundle import Nms
+from r2rt.errors import QueryError
+from training.recipes import RECIPES, Recipe, recipe_for_sha256
+
+__all__ = ["Settings", "choose_settings", "find_recipe"]
+
+# A bundle names a suppression even where its model predicts no moments to suppress.
+_NO_MOMENTS = Nms(kind="normal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of one export.
+
+    Attributes:
+        recipe: name of the recipe they come from.
+        reason: why that recipe, as one clause for people.
+        use_tef: whether the model has temporal endpoint features.
+        has_offsets: whether the recipe's models predict moments.
+        merge_cls_sal: whether saliency is multiplied by the cosine of clip and query.
+        fps: clips a second.
+        unit_s: boundaries are rounded to multiples of this many seconds; None leaves them.
+        window_s: the longest video the model was trained on, in seconds; None where unknown.
+        nms: suppression of the model's evaluation.
+    """
+
+    recipe: str
+    reason: str
+    use_tef: bool
+    has_offsets: bool
+    merge_cls_sal: bool
+    fps: Fraction
+    unit_s: float | None
+    window_s: float | None
+    nms: Nms
+
+
+def choose_settings(
+    checkpoint_sha256: str,
+    *,
+    has_offsets: bool,
+    recipe: str | None = None,
+    fps: Fraction | None = None,
+    unit_s: float | None = None,
+) -> Settings:
+    """Choose a checkpoint's settings: what was asked for, else the recipe's.
+
+    The recipe is the one named, else the published one that the checkpoint's sha256 tells, else
+    QVHighlights' for a model with a coordinate head and TVSum's for one without.
+
+    Raises:
+        QueryError: there is no such recipe, or `fps` or `unit_s` is not positive.
+    """
+    if fps is not None and fps <= 0:
+        raise QueryError(f"fps must be positive, got {fps}")
+    if unit_s is not None and unit_s <= 0:
+        raise QueryError(f"unit must be positive, got {unit_s}")
+    published = recipe_for_sha256(checkpoint_sha256)
+    if recipe is not None:
+        name, reason = recipe, "named"
+    elif published is not None:
+        name, reason = published, "the checkpoint is the published one"
+    elif has_offsets:
+        name, reason = "qvhighlights", "not a published checkpoint, but it has a coordinate head"
+    else:
+        name, reason = "tvsum", "not a published checkpoint, and it has no coordinate head"
+    found = find_recipe(name)
+    return Settings(
+        recipe=name,
+        reason=reason,
+        use_tef=found.use_tef,
+        has_offsets=found.has_offsets,
+        merge_cls_sal=found.merge_cls_sal,
+        fps=found.fps if fps is None else fps,
+        unit_s=found.unit_s if unit_s is None else unit_s,
+        window_s=found.window_s,
+        nms=found.nms or _NO_MOMENTS,
+    )
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by its name, or any of a data set: its domains share what matters here."""
+    if name in RECIPES:
+        return RECIPES[name]
+    for recipe in RECIPES.values():
+        if recipe.dataset == name:
+            return recipe
+    names = sorted({*RECIPES, *(recipe.dataset for recipe in RECIPES.values())})
+    raise QueryError(f"no recipe {name!r}; there are {', '.join(names)}")
