@@ -31,6 +31,7 @@ __all__ = [
     "remove",
     "resolve",
     "staging_dir",
+    "user_path",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -75,7 +76,7 @@ def models_dir() -> Path:
     """Return the folder of installed models: `models` in `$R2RT_HOME` or in the user's data."""
     home = os.environ.get("R2RT_HOME")
     if home:
-        return Path(home).expanduser() / "models"
+        return user_path(home) / "models"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("r2rt", appauthor=False)) / "models"
@@ -108,7 +109,7 @@ def resolve(name_or_path: str | Path) -> Path:
         ModelNotFoundError: there is none; it says what is installed and how to get one.
     """
     text = str(name_or_path)
-    path = Path(text).expanduser() if text.startswith("~") else Path(text)
+    path = user_path(text)
     if isinstance(name_or_path, Path) or len(path.parts) != 1 or text.startswith((".", "~")):
         folder = path.parent if path.name == MANIFEST_NAME else path
         if not _is_bundle(folder):
@@ -214,6 +215,11 @@ def install_folder(staged: Path, name: str) -> Path:
             raise
         raise OutputError(f"{target}: cannot be installed ({error.strerror})") from error
     return target
+
+
+def user_path(text: str) -> Path:
+    """Return a path in which a leading `~` is the user's home, where there is such a user."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  Path's raises where there is none
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from r2rt.errors import (
     QueryError,
     R2rtError,
 )
-from r2rt.models import checked_name, install_folder, locked, models_dir, staging_dir
+from r2rt.models import checked_name, install_folder, locked, models_dir, staging_dir, user_path
 from r2rt.registry import CLIP_ARCHITECTURE, PUBLISHED
 
 __all__ = ["find_workbench", "manifest_sha256", "pull"]
@@ -92,7 +92,7 @@ def find_workbench() -> Path | None:
         DownloadError: the variable names a folder that is none.
     """
     named = os.environ.get("R2RT_WORKBENCH")
-    folder = Path(named).expanduser() if named else Path(__file__).resolve().parents[1]
+    folder = user_path(named) if named else Path(__file__).resolve().parents[1]
     if (folder / _CONVERTER).is_file():
         return folder
     if named:
@@ -169,7 +169,7 @@ def _base(source: str, name: str) -> str:
     """Return where the bundle's own files lie: `NAME` in the mirror, or a bundle's very folder."""
     if "://" in source:
         return f"{source.rstrip('/')}/{name}"
-    folder = Path(source).expanduser().absolute()
+    folder = user_path(source).absolute()
     if (folder / MANIFEST_NAME).is_file() and not (folder / name / MANIFEST_NAME).is_file():
         return str(folder)
     return str(folder / name)
