@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from r2rt.errors import OutputError
 from r2rt.files import replacing
 
@@ -73,20 +75,19 @@ def write_text(path: Path | None, text: str) -> None:
 
     Raises:
         OutputError: disk full, no permission, no such folder.
-        BrokenPipeError: whoever read stdout has gone.
+        click.exceptions.Exit: whoever read stdout has gone; the command ends, well.
     """
     if path is None:
         _write_stdout(text)
         return
-    target = path.resolve()  # a symbolic link stays one
-    if target.exists() and not target.is_file():
+    if path.exists() and not path.is_file():
         try:
-            with target.open("w", encoding="utf-8") as file:
+            with path.open("w", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
         return
-    with replacing(target) as temporary:
+    with replacing(path.resolve()) as temporary:  # a symbolic link stays one
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -107,15 +108,22 @@ def _write_stdout(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        _abandon_stdout()
+        # Whoever read it (`| head`) has had enough, which is no fault of anyone. Let through to
+        # click, the error would end the process with the code of an internal fault.
+        raise click.exceptions.Exit(0) from None
     except OSError as error:
-        # What is still buffered would fail once more, noisily, when Python exits.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         raise OutputError(
             f"standard output cannot be written ({error.strerror}); free some space, "
             "or write elsewhere"
         ) from error
+
+
+def _abandon_stdout() -> None:
+    """Give what is still buffered somewhere to go; it would fail again, noisily, at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _ruled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,117 @@
+"""What every command writes with: files whole or not at all, devices never replaced."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from r2rt.cli.console import print_table, printable, progress, stderr_console, write_text
+from r2rt.errors import OutputError
+from tests.conftest import CHECKOUT
+
+
+class TestWriteText:
+    def test_a_file_is_written_and_replaced(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.json"
+        for text in ("first", "ü\n"):
+            write_text(path, text)
+            assert path.read_text(encoding="utf-8") == text
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_link_stays_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to("real")
+        write_text(tmp_path / "link", "text")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "real").read_text() == "text"
+
+    def test_a_pipe_is_written_to(self, tmp_path: Path) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        read: list[str] = []
+        reader = threading.Thread(target=lambda: read.append(path.read_text()))
+        reader.start()
+        write_text(path, "text")
+        reader.join()
+        assert read == ["text"]
+        assert stat.S_ISFIFO(path.stat().st_mode)
+
+    def test_a_full_device_is_an_output_error_and_stays_a_device(self) -> None:
+        with pytest.raises(OutputError, match="No space left"):
+            write_text(Path("/dev/full"), "text")
+        assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+
+    def test_a_device_that_is_a_pipe_may_be_named(self, tmp_path: Path) -> None:
+        code = (
+            "from pathlib import Path; from r2rt.cli.console import write_text; "
+            "write_text(Path('/dev/stdout'), 'text')"
+        )
+        command = [sys.executable, "-c", code]
+        assert subprocess.check_output(command, cwd=CHECKOUT) == b"text"
+
+    @pytest.mark.parametrize("name", ["", "nowhere/out", "file/out"])
+    def test_what_is_no_place(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(OutputError):
+            write_text(tmp_path / name, "text")
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_stdout(self, capsys: pytest.CaptureFixture[str]) -> None:
+        write_text(None, "text")
+        assert capsys.readouterr().out == "text"
+
+
+def test_a_plain_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("name", "size"), [("a", "10 MB"), ("longer", ""), ("x\x1b[2J\n", "[bold]")])
+    assert capsys.readouterr().out == ("name    size\na       10 MB\nlonger\nx�[2J�  [bold]\n")
+
+
+def test_nothing_that_drives_a_terminal_is_printable() -> None:
+    assert printable("ü 日本 a-b") == "ü 日本 a-b"
+    assert printable("a\x1b[31m\r\n\u202e") == "a�[31m���"
+
+
+class TestProgress:
+    def test_quiet_is_quiet(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with progress("pulling", unit="B", quiet=True) as update:
+            update(1, None)
+        assert capsys.readouterr() == ("", "")
+
+    def test_a_log_gets_a_line_now_and_then(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = iter([0.0, 1.0, 10.0, 11.0, 21.0])
+        monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+        with progress("encoding", unit="clips") as update:
+            update(1, 75)
+            update(20, 75)
+            update(21, 75)
+            update(40, None)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "r2rt: encoding: 20 of 75 clips\nr2rt: encoding: 40 clips\n"
+
+    def test_a_terminal_gets_a_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        for unit in ("B", "clips"):
+            with progress(f"some {unit}", total=10, unit=unit) as update:
+                update(5, 10)
+            assert f"some {unit}" in terminal.getvalue()
+
+
+def test_messages_follow_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    stderr_console().print("a message")
+    assert capsys.readouterr() == ("", "a message\n")
