@@ -169,18 +169,20 @@ def choose_default() -> DefaultModel:
 
 
 def remove(name: str) -> Path:
-    """Remove an installed model and return the folder that it was in.
+    """Remove a model, and what an unfinished pull left of it; return the folder that it was in.
 
     Raises:
-        ModelNotFoundError: it is not installed.
+        ModelNotFoundError: it is not installed, nor was it being fetched.
         OutputError: it cannot be removed.
     """
     name = checked_name(name)
     with locked(name):
         path = models_dir() / name
-        if not path.is_dir():
+        there = [folder for folder in (path, staging_dir(name)) if folder.is_dir()]
+        if not there:
             raise ModelNotFoundError(_not_found(name))
-        _discard(path)
+        for folder in there:
+            _discard(folder)
     return path
 
 

@@ -202,6 +202,15 @@ class TestFinding:
         with pytest.raises(ModelNotFoundError):
             remove("mine")
 
+    def test_removing_what_was_never_finished(self, hub: Hub, tmp_path: Path) -> None:
+        publish(hub, tmp_path / "source", "mine")
+        hub.always["mirror/mine/video_encoder.onnx"] = Step(status=404)
+        with pytest.raises(DownloadError):
+            pull("mine", source=f"{hub.url}/mirror")
+        remove("mine")
+        left = [path for path in models_dir().rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in left) == 0
+
     @pytest.mark.parametrize("name", ["../home", "a/b", "", ".partial", "..", "-x"])
     def test_removing_takes_no_paths(self, name: str) -> None:
         install("mine")
