@@ -1,0 +1,110 @@
+"""Damaged, truncated and empty files: what can be decoded is, and what cannot is counted."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2rt.errors import NoFramesError, NotAVideoError
+from r2rt.video import ClipFrame, DecodeReport, open_source
+from tests.r2rt.video.conftest import VideoMaker
+
+GOPS = {"x264-params": "keyint=25:min-keyint=25:scenecut=0:bframes=3"}
+FAST_START = {"movflags": "faststart"}
+BIG = (320, 240)
+
+
+@pytest.fixture
+def video(make_video: VideoMaker) -> Path:
+    return make_video("whole.mp4", frames=200, size=BIG, options=GOPS, muxer_options=FAST_START)
+
+
+def read(path: Path, fps: Fraction = Fraction(25)) -> tuple[list[ClipFrame], DecodeReport, int]:
+    with open_source(path, fps=fps, image_size=32) as source:
+        return list(source), source.report, source.num_clips
+
+
+def overwritten(path: Path, to: Path, *, start: float, length: int) -> Path:
+    """A copy of a file with `length` bytes of noise from a share of its length on."""
+    data = bytearray(path.read_bytes())
+    offset = int(len(data) * start)
+    data[offset : offset + length] = np.random.default_rng(1).bytes(length)
+    to.write_bytes(data)
+    return to
+
+
+def test_three_overwritten_kilobytes_cost_few_pictures(video: Path, tmp_path: Path) -> None:
+    whole, _, _ = read(video)
+    frames, report, num_clips = read(
+        overwritten(video, tmp_path / "hurt.mp4", start=0.5, length=3000)
+    )
+    assert sum(frame.count for frame in frames) == num_clips == 200
+    same = sum(np.array_equal(a.pixels, b.pixels) for a, b in zip(whole, frames, strict=True))
+    assert 170 <= same < 200
+    assert report.packets_lost + report.frames_corrupt + report.frames_replaced > 0
+    assert report.frames_replaced <= 10
+    assert report.clips == 200
+
+
+@pytest.mark.parametrize("start", [0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+@pytest.mark.parametrize("fps", [Fraction(1, 2), Fraction(3), Fraction(25)])
+def test_every_clip_is_shown_wherever_the_damage_is(
+    start: float, fps: Fraction, video: Path, tmp_path: Path
+) -> None:
+    hurt = overwritten(video, tmp_path / "hurt.mp4", start=start, length=20_000)
+    frames, _, num_clips = read(hurt, fps)
+    position = 0
+    for frame in frames:
+        assert frame.clip_index == position
+        position += frame.count
+    assert position == num_clips == round(8 * fps)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+def test_a_truncated_file_keeps_what_is_there(share: float, video: Path, tmp_path: Path) -> None:
+    data = video.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: int(len(data) * share)])
+    frames, report, num_clips = read(cut)
+    assert sum(frame.count for frame in frames) == num_clips
+    assert 0.5 * share * 200 < num_clips <= 200
+    assert report.packets < 200
+
+
+@pytest.mark.parametrize("name", ["hurt.ts", "hurt.mkv", "hurt.webm"])
+def test_other_containers(name: str, make_video: VideoMaker, tmp_path: Path) -> None:
+    codec = {"webm": "libvpx-vp9"}.get(name[-4:], "libx264")
+    options = GOPS if codec == "libx264" else {"g": "25", "deadline": "realtime", "cpu-used": "8"}
+    path = make_video(f"un{name}", codec=codec, frames=120, size=BIG, options=options)
+    hurt = overwritten(path, tmp_path / name, start=0.5, length=3000)
+    frames, report, _ = read(hurt, Fraction(5))
+    assert 18 <= sum(frame.count for frame in frames) <= 25
+    assert report.clips == sum(frame.count for frame in frames)
+
+
+def test_a_file_cut_before_its_index_is_no_video(make_video: VideoMaker, tmp_path: Path) -> None:
+    data = make_video("tail.mp4", frames=50).read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: len(data) // 2])
+    with pytest.raises(NotAVideoError, match=r"cut\.mp4: not a video .* check that it plays"):
+        read(cut)
+
+
+def test_nothing_but_damage(video: Path, tmp_path: Path) -> None:
+    data = bytearray(video.read_bytes())
+    start = data.index(b"mdat") + 4
+    data[start:] = bytes(len(data) - start)
+    (tmp_path / "zeros.mp4").write_bytes(data)
+    with pytest.raises(NoFramesError, match="not one picture"):
+        read(tmp_path / "zeros.mp4")
+
+
+def test_noise_of_any_kind_raises_an_error_that_says_so(tmp_path: Path) -> None:
+    noise = tmp_path / "noise.mp4"
+    for seed in range(20):
+        noise.write_bytes(np.random.default_rng(seed).bytes(5000))
+        with pytest.raises((NotAVideoError, NoFramesError)):
+            read(noise)
