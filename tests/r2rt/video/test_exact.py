@@ -131,6 +131,8 @@ def test_pictures_are_those_of_ffmpeg(kind: Kind, make_video: VideoMaker) -> Non
         if kind.fallback is None:
             assert report.cost is not None
             assert report.packets_decoded == report.cost.planned_frames
+            # Nothing is fed to the decoder in vain.
+            assert report.packets_decoded == report.frames_decoded
             assert fps > 1 or report.packets_decoded < report.packets
 
 
@@ -233,6 +235,23 @@ def test_pictures_that_an_edit_list_hides_are_decoded_and_not_shown(
         clips, report = read(path, fps)
         assert all(same(clips, ffmpeg_fps(path, fps)))
         assert report.fallback is None
+        assert report.frames_replaced == 0
+
+
+def test_pictures_behind_the_end_of_an_edit_list_are_left_out(
+    make_video: VideoMaker, tmp_path: Path
+) -> None:
+    whole = make_video("told.mp4", frames=100, options=x264(keyint=25, bframes=3))
+    data = bytearray(whole.read_bytes())
+    # Box size and type, version and flags, number of entries; then the first entry's duration.
+    duration = slice(data.index(b"elst") + 12, data.index(b"elst") + 16)
+    data[duration] = (int.from_bytes(data[duration], "big") // 2).to_bytes(4, "big")
+    path = tmp_path / "shortened.mp4"
+    path.write_bytes(data)
+    for fps in (Fraction(1), Fraction(3)):
+        clips, report = read(path, fps)
+        assert all(same(clips, ffmpeg_fps(path, fps)))
+        assert len(clips) == 2 * fps
         assert report.frames_replaced == 0
 
 
