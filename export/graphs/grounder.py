@@ -93,7 +93,7 @@ class TemporalSteps(nn.Module):
         self.layers = model.config.layers
         scale = (self.width // self.heads) ** -0.5
         cross, mixed = layer.cross_att, layer.self_att
-        self.gates = [float(gate) for gate in block.gate.double().sigmoid()]
+        self.gates = block.gate.detach().double().sigmoid().tolist()
         self.cross_q = stacked_linear(cross.q, scales=[scale])
         self.cross_kv = stacked_linear(cross.k, cross.v)
         self.cross_out, self.cross_norm = cross.m, layer.cross_att_norm

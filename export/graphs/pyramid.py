@@ -100,7 +100,7 @@ class LevelHeads(nn.Module):
             row += conv.out_channels
         self.outer.weight = constant(weight)
         self.outer.bias = constant(torch.cat([_bias(conv) for conv in outer]))
-        self.coef = [float(x) for x in model.coef] if model.coord_head is not None else None
+        self.coef = model.coef.tolist() if model.coord_head is not None else None
 
     def forward(self, levels: list[Tensor], clips: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """Score the levels (N, T' / stride, D) of a video of T clips.
@@ -148,9 +148,10 @@ class LevelHeads(nn.Module):
         index = torch.arange(clips)
         rows = []
         for (start, length), stride in zip(spans, self.strides, strict=True):
-            row = (index // stride).clamp(max=length - 1)
+            row = torch.div(index, stride, rounding_mode="trunc").clamp(max=length - 1)
             rows.append(torch.where(row < 0, index, row + start))
-        return logits[:, torch.stack(rows)].amax(dim=1)
+        shown = logits.index_select(1, torch.cat(rows))  # (N, levels · T)
+        return torch.unflatten(shown, 1, (len(spans), -1)).amax(dim=1)
 
 
 def _pair_weight(conv: nn.Conv1d) -> Tensor:

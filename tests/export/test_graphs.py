@@ -1,0 +1,256 @@
+"""The graphs' modules and their ONNX files against golden data and against the model itself."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.exporter import Exported, build_graphs, export_bundle
+from export.graphs import FrameTokens, Grounder, QueryTokens, VideoFinalizer
+from export.onnx_writer import graph_to_onnx
+from r2rt.contract import (
+    GROUNDER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+    ModelDims,
+    graph_specs,
+    level_lengths,
+)
+from r2rt.moments import boundaries_from_points
+from tests.export.tiny import (
+    HIGHLIGHT,
+    MOMENT,
+    endpoints,
+    feature_graphs,
+    run,
+    session,
+    tiny_towers,
+    to_numpy,
+)
+from tests.golden_data import GOLDEN, Tolerance, assert_golden, load_arrays
+from training.checkpoint import build_model
+from training.model import R2Tuning
+
+# ONNX Runtime's fp32 against the authors' fp32.
+EXPORTED = Tolerance(rtol=1e-3, atol=1e-4)
+# The rearranged modules in PyTorch: nothing but the order of sums differs.
+EAGER = Tolerance(rtol=1e-4, atol=1e-5)
+
+
+def check_answers(
+    arrays: dict[str, NDArray[Any]],
+    answers: dict[str, NDArray[Any]],
+    strides: tuple[int, ...],
+    tolerance: Tolerance,
+) -> None:
+    """Compare one query's answers with a golden's saliency and boundaries."""
+    assert_golden(answers["saliency"][0], arrays["saliency"], tolerance, "saliency")
+    if "boundary" not in arrays:
+        assert "offsets" not in answers
+        return
+    moments = boundaries_from_points(
+        answers["class_logits"][0],
+        answers["offsets"][0],
+        num_clips=len(arrays["saliency"]),
+        strides=strides,
+        fps=Fraction(float(arrays["fps"])),
+        max_moments=50,
+    )
+    assert_golden(moments, arrays["boundary"], tolerance, "boundary")
+
+
+def hidden_states(arrays: dict[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Video (T, K, P, Cv) and query (1, K, L, Ct) of a golden that starts from features."""
+    query = torch.from_numpy(arrays["query"]).float().transpose(0, 1)[None]
+    return torch.from_numpy(arrays["video"]).float(), query.contiguous()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "case"),
+    [
+        ("moment", "moment_t5"),
+        ("moment", "moment_t12"),
+        ("highlight", "highlight_t11"),
+        ("patch16", "patch16_t6"),
+    ],
+)
+def test_modules_give_the_golden_answers(checkpoint: str, case: str) -> None:
+    model = build_model(GOLDEN / f"{checkpoint}.pth")
+    arrays = load_arrays(GOLDEN / f"{case}.npz")
+    video, query = hidden_states(arrays)
+    with torch.no_grad():
+        v = FrameTokens(model)(video)
+        if model.config.use_tef:
+            v = VideoFinalizer(model)(v, torch.from_numpy(endpoints(len(video))))
+        mask = torch.ones(1, query.shape[2])
+        outputs = Grounder(model)(v, *QueryTokens(model)(query, mask), mask)
+    names = ["class_logits", "offsets", "saliency"]
+    if not model.config.has_offsets:
+        names.remove("offsets")
+    answers = dict(zip(names, map(to_numpy, outputs), strict=True))
+    check_answers(arrays, answers, model.config.strides, EAGER)
+
+
+def check_features(
+    model: R2Tuning,
+    arrays: dict[str, NDArray[Any]],
+    grounder: onnxruntime.InferenceSession,
+    finalizer: onnxruntime.InferenceSession | None,
+) -> None:
+    """Run a golden's features through the exported graphs and compare the answers."""
+    video, query = hidden_states(arrays)
+    frame_graph, query_graph = feature_graphs(model, video.shape[2])
+    v = run(session(frame_graph), {"hidden": to_numpy(video)})["tokens"]
+    if finalizer is not None:
+        v = run(finalizer, {"tokens": v, "endpoints": endpoints(len(v))})["v"]
+    mask = np.ones((1, query.shape[2]), np.float32)
+    texts = run(session(query_graph), {"hidden": to_numpy(query), "query_mask": mask})
+    answers = run(grounder, {"v": v, "query_mask": mask, **texts})
+    check_answers(arrays, answers, model.config.strides, EXPORTED)
+
+
+def check_moment(exported: Exported, case: Path) -> None:
+    check_features(
+        build_model(MOMENT),
+        load_arrays(case),
+        session(exported.path / "grounder.onnx"),
+        session(exported.path / "video_finalizer.onnx"),
+    )
+
+
+@pytest.mark.parametrize("case", ["moment_t5", "moment_t12"])
+def test_moment_bundle_gives_the_golden_answers(moment_bundle: Exported, case: str) -> None:
+    check_moment(moment_bundle, GOLDEN / f"{case}.npz")
+
+
+@pytest.mark.shared("golden/mini/moment_t200.npz")
+def test_moment_bundle_gives_the_golden_answers_of_a_long_video(
+    moment_bundle: Exported, shared: Path
+) -> None:
+    check_moment(moment_bundle, shared)
+
+
+def test_highlight_bundle_gives_the_golden_answers(highlight_bundle: Exported) -> None:
+    check_features(
+        build_model(HIGHLIGHT),
+        load_arrays(GOLDEN / "highlight_t11.npz"),
+        session(highlight_bundle.path / "grounder.onnx"),
+        None,
+    )
+
+
+def test_many_patches_give_the_golden_answers() -> None:
+    model = build_model(GOLDEN / "patch16.pth")
+    dims = ModelDims(
+        image_size=224,
+        patches=197,
+        layers=4,
+        width=64,
+        context_length=77,
+        strides=(1, 2, 4, 8),
+        use_tef=True,
+        has_offsets=True,
+    )
+    specs = graph_specs(dims)
+    grounder = graph_to_onnx(Grounder(model), specs[GROUNDER], context_length=77)
+    finalizer = graph_to_onnx(VideoFinalizer(model), specs[VIDEO_FINALIZER], context_length=77)
+    arrays = load_arrays(GOLDEN / "patch16_t6.npz")
+    check_features(model, arrays, session(grounder), session(finalizer))
+
+
+@pytest.mark.shared("golden/mini")
+def test_pixels_give_the_golden_answers(shared: Path, tmp_path: Path) -> None:
+    exported = export_bundle(
+        shared / "pixels.pth", tmp_path / "pixels", clip=shared / "clip_tiny.pt"
+    )
+    arrays = load_arrays(shared / "pixels_trimmed.npz")
+    graphs = {
+        name: session(exported.path / f"{name}.onnx")
+        for name in graph_specs(exported.manifest.dims)
+    }
+    tokens = run(graphs[VIDEO_ENCODER], {"frames": arrays["frames"]})["tokens"]
+    finalizer_inputs = {"tokens": tokens, "endpoints": endpoints(len(tokens))}
+    v = run(graphs[VIDEO_FINALIZER], finalizer_inputs)["v"]
+    # Cut behind the end token, the highest id, as in the authors' evaluation.
+    ids = arrays["tokens"][None, : int(arrays["tokens"].argmax()) + 1]
+    mask = np.ones(ids.shape, np.float32)
+    texts = run(graphs[TEXT_ENCODER], {"token_ids": ids, "query_mask": mask})
+    answers = run(graphs[GROUNDER], {"v": v, "query_mask": mask, **texts})
+    check_answers(arrays, answers, exported.manifest.dims.strides, EXPORTED)
+
+
+@pytest.mark.parametrize("clips", [1, 2, 3, 5, 8, 9, 200, 2000])
+def test_grounder_takes_any_number_of_clips(moment_bundle: Exported, clips: int) -> None:
+    """A level appears with its stride; the answers are the model's own."""
+    model = build_model(MOMENT)
+    random = torch.Generator().manual_seed(clips)
+    video = torch.randn(clips, 4, 50, 64, generator=random)
+    query = torch.randn(1, 4, 6, 64, generator=random)
+    mask = torch.ones(1, 6)
+    with torch.no_grad():
+        want = model(video[None], query.transpose(1, 2))
+        v = VideoFinalizer(model)(FrameTokens(model)(video), torch.from_numpy(endpoints(clips)))
+        texts = QueryTokens(model)(query, mask)
+    inputs = dict(zip(("v", "q", "q_key", "pooled", "query_mask"), (v, *texts, mask), strict=True))
+    got = run(
+        session(moment_bundle.path / "grounder.onnx"),
+        {name: to_numpy(x) for name, x in inputs.items()},
+    )
+    assert got["class_logits"].shape == (1, sum(level_lengths(clips, (1, 2, 4, 8))))
+    for name in ("class_logits", "offsets", "saliency"):
+        assert_golden(got[name], to_numpy(getattr(want, name)), EXPORTED, name)
+
+
+def test_answers_do_not_depend_on_what_they_are_batched_with(moment_bundle: Exported) -> None:
+    """Padded queries side by side give what each gives alone."""
+    lengths = [3, 9, 5]
+    text_encoder = session(moment_bundle.path / "text_encoder.onnx")
+    grounder = session(moment_bundle.path / "grounder.onnx")
+    random = np.random.default_rng(3)
+    v = random.standard_normal((11, 4, 50, 64), np.float32)
+    ids = random.integers(1, 300, (3, 9))
+    mask = (np.arange(9) < np.array(lengths)[:, None]).astype(np.float32)
+    texts = run(text_encoder, {"token_ids": ids, "query_mask": mask})
+    together = run(grounder, {"v": v, "query_mask": mask, **texts})
+    for row, length in enumerate(lengths):
+        alone_ids, alone_mask = ids[row : row + 1, :length], mask[row : row + 1, :length]
+        alone_texts = run(text_encoder, {"token_ids": alone_ids, "query_mask": alone_mask})
+        alone = run(grounder, {"v": v, "query_mask": alone_mask, **alone_texts})
+        for name, values in alone.items():
+            assert_golden(together[name][row : row + 1], values, EAGER, name)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_encoder_takes_any_number_of_frames(moment_bundle: Exported, batch: int) -> None:
+    """Frames are encoded each on its own."""
+    encoder = session(moment_bundle.path / "video_encoder.onnx")
+    frames = np.random.default_rng(batch).integers(0, 256, (batch, 56, 56, 3), np.uint8)
+    together = run(encoder, {"frames": frames})["tokens"]
+    alone = [run(encoder, {"frames": frame[None]})["tokens"] for frame in frames]
+    assert_golden(together, np.concatenate(alone), EXPORTED, "tokens")
+
+
+def test_the_frame_half_of_the_video_map_splits_exactly() -> None:
+    """Tokens stored before the number of clips is known give what the whole map gives."""
+    model = build_model(MOMENT).double()
+    random = torch.Generator().manual_seed(1)
+    hidden = 30 * torch.randn(7, 4, 50, 64, generator=random, dtype=torch.float64) + 5
+    ends = torch.from_numpy(endpoints(7)).double()
+    with torch.no_grad():
+        v = VideoFinalizer(model).double()(FrameTokens(model).double()(hidden), ends)
+        for layer in range(4):
+            want = model.adapter.map_video(hidden[None, :, layer], ends[None])[0]
+            torch.testing.assert_close(v[:, layer], want, rtol=1e-5, atol=1e-5)
+
+
+def test_graphs_leave_out_what_the_model_has_not() -> None:
+    model = build_model(HIGHLIGHT)
+    assert VIDEO_FINALIZER not in build_graphs(model, tiny_towers())
