@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from r2rt.cache.verified import is_verified, remember_verified
 from r2rt.contract import GraphSpec, ModelDims, graph_specs
 from r2rt.errors import BundleDamagedError, BundleSchemaError, HashMismatchError, ModelNotFoundError
 
@@ -166,12 +167,15 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+    def open(
+        cls, path: str | Path, *, verify: Literal["always", "change", "never"] = "change"
+    ) -> Bundle:
         """Open the bundle in folder `path`.
 
         Args:
             path: the folder that holds `bundle.json`.
-            verify: compare the sha256 of every file, not just its size.
+            verify: compare the sha256 of every file: `always`, once after every `change` of a
+                file, or `never`; sizes are always compared.
 
         Raises:
             ModelNotFoundError: there is no such folder, or no manifest in it.
@@ -183,8 +187,10 @@ class Bundle:
         bundle = cls(folder, read_manifest(folder))
         for name, entry in bundle.manifest.files.items():
             _check_present(folder, name, entry)
-        if verify:
+        names = (MANIFEST_NAME, *bundle.manifest.files)
+        if verify == "always" or (verify == "change" and not is_verified(folder, names)):
             bundle.verify_hashes()
+            remember_verified(folder, names)
         return bundle
 
     def verify_hashes(self) -> None:

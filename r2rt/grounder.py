@@ -70,7 +70,7 @@ class Grounder:
         *,
         device: Device = "auto",
         threads: int | None = None,
-        verify: bool = True,
+        verify: Literal["always", "change", "never"] = "change",
     ) -> Grounder:
         """Open an installed model by name, or a bundle by its folder.
 
@@ -78,7 +78,7 @@ class Grounder:
             name_or_path: a name of `r2rt models list`, or a folder that holds `bundle.json`.
             device: `auto` takes the fastest that is there.
             threads: processor threads an operator may use; None takes every usable core.
-            verify: compare the sha256 of every file of the bundle before it is used.
+            verify: when to compare the bundle's files with their hashes; see `Bundle.open`.
 
         Raises:
             ModelNotFoundError, BundleDamagedError, BundleSchemaError, HashMismatchError: see there.
@@ -214,9 +214,15 @@ class Grounder:
         ]
         return predictions[0] if isinstance(query, str) else predictions
 
-    def stream(
-        self, *, name: str = "<stream>", start_s: Fraction | float | None = None
-    ) -> Stream:
+    def encode_queries(self, queries: Sequence[str]) -> None:
+        """Encode sentences ahead of being asked, so that a bad one is told before a video is read.
+
+        Raises:
+            QueryError: there is none, or one is empty.
+        """
+        self._encode_texts(queries)
+
+    def stream(self, *, name: str = "<stream>", start_s: Fraction | float | None = None) -> Stream:
         """Open a stream: push frames as they come, ask at any time; see `r2rt.stream.Stream`."""
         from r2rt.stream import Stream
 

@@ -36,7 +36,7 @@ class Stream:
     """Encodes frames as they are pushed; see `Grounder.stream`.
 
     Which frame stands for which clip is decided as for a file, so after the last frame the answer
-    equals that of `Grounder.ground` on the whole. Time zero is the first frame's time, or `start_s`.
+    equals that of `Grounder.ground` on the whole. Time zero is `start_s`, else the first frame's.
 
     Args:
         grounder: whose model and engine are used.
@@ -106,7 +106,7 @@ class Stream:
         self._busy_s += time.perf_counter() - began
 
     def push_frames(self, frames: NDArray[np.uint8], fps: Fraction | float) -> None:
-        """Take frames (T, H, W, 3) uint8 that follow one another, and what came before, at `fps`."""
+        """Take frames (T, H, W, 3) uint8, one after another at `fps`, after what was pushed."""
         rate = Fraction(fps).limit_denominator(100_000)
         step = 1 / rate
         start = Fraction(0)

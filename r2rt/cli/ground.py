@@ -53,6 +53,12 @@ Format = Literal["table", "json", "jsonl"]
 @click.option(
     "--output", "-o", type=click.Path(), help="Write the result here, whole or not at all."
 )
+@click.option(
+    "--cache/--no-cache",
+    default=True,
+    show_default=True,
+    help="Keep the encoded video, so that asking again decodes nothing; see `r2rt cache`.",
+)
 @quiet_option
 def ground(
     video: str,
@@ -65,6 +71,7 @@ def ground(
     min_score: float,
     format_: Format,
     output: str | None,
+    cache: bool,
     quiet: bool,
     **encoding: Any,
 ) -> None:
@@ -86,7 +93,8 @@ def ground(
     if top_k is None and format_ == "table":
         top_k = 5
     grounder = open_model(model, device, quiet=quiet)
-    encoded = _encoded(grounder, video, encoding, quiet=quiet)
+    grounder.encode_queries([item.text for item in queries])
+    encoded = _encoded(grounder, video, encoding, cache=cache, quiet=quiet)
     predictions = grounder.ground(
         encoded, [item.text for item in queries], top_k=top_k, min_score=min_score
     )
@@ -98,12 +106,15 @@ def ground(
 
 
 def _encoded(
-    grounder: Grounder, video: str, encoding: dict[str, Any], *, quiet: bool
+    grounder: Grounder, video: str, encoding: dict[str, Any], *, cache: bool, quiet: bool
 ) -> EncodedVideo:
     from r2rt.encoded import EncodedVideo, is_encoded_video
 
     if not is_encoded_video(video):
-        return encode_source(grounder, video, encoding, quiet=quiet)
+        from r2rt.cache import EncodingCache
+
+        kept = EncodingCache() if cache else None
+        return encode_source(grounder, video, encoding, cache=kept, quiet=quiet)
     context = click.get_current_context()
     given = [
         name

@@ -18,12 +18,14 @@ _COMMANDS = {
     "ground": "r2rt.cli.ground",
     "encode": "r2rt.cli.encode",
     "models": "r2rt.cli.models",
+    "cache": "r2rt.cli.cache",
     "doctor": "r2rt.cli.doctor",
 }
 _SUMMARIES = {
     "ground": "Find the moments of a video that fit a sentence.",
     "encode": "Encode a video once, to ask it many times.",
     "models": "List, fetch, check and remove models.",
+    "cache": "Show or clear what is kept between runs.",
     "doctor": "Tell what is installed and which backend would run.",
 }
 
@@ -66,11 +68,6 @@ def run(arguments: Sequence[str]) -> int:
     except R2rtError as error:
         _complain(f"error: {error}")
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is wrong. Python would flush stdout
-        # again at exit and complain, so it is given somewhere to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if os.environ.get("R2RT_DEBUG"):
             raise

@@ -82,7 +82,7 @@ def info(model: str, format_: str) -> None:
     from r2rt.models import resolve
     from r2rt.pull import manifest_sha256
 
-    bundle = Bundle.open(resolve(model), verify=False)
+    bundle = Bundle.open(resolve(model), verify="never")
     pin = manifest_sha256(bundle.path)
     if format_ == "json":
         _write_json(
@@ -133,7 +133,7 @@ def verify(model: str) -> None:
     from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
     from r2rt.models import resolve
 
-    bundle = Bundle.open(resolve(model), verify=True)
+    bundle = Bundle.open(resolve(model), verify="always")
     engine = OnnxRuntimeEngine(bundle)
     for graph in bundle.graphs:
         engine.open(graph)

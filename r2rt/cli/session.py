@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2rt.cli.console import progress, stderr_console
 
 if TYPE_CHECKING:
+    from r2rt.cache import EncodingCache
     from r2rt.encoded import EncodedVideo
     from r2rt.engines import Device
     from r2rt.grounder import Grounder
@@ -36,21 +39,44 @@ def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
 
 
 def encode_source(
-    grounder: Grounder, video: str, options: Mapping[str, Any], *, quiet: bool
+    grounder: Grounder,
+    video: str,
+    options: Mapping[str, Any],
+    *,
+    cache: EncodingCache | None = None,
+    quiet: bool,
 ) -> EncodedVideo:
-    """Encode a video under a progress bar, and warn of what was lost."""
-    with progress("encoding", unit="clips", quiet=quiet) as update:
-        encoded = grounder.encode(video, update, **options)
-    note(
-        f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s in {encoded.encode_s:.2f} s",
-        quiet=quiet,
-    )
+    """Encode a video under a progress bar, or take it from the cache, and warn of what was lost."""
+    if cache is None or not Path(video).is_file():
+        encoded = _encode(grounder, video, options, quiet=quiet)
+    else:
+        key = cache.key(Path(video), grounder.bundle.fingerprint, options)
+        kept = cache.get(key, video)
+        if kept is None:
+            encoded = _encode(grounder, video, options, quiet=quiet)
+            # Written while the query is answered; the process ends when both are done.
+            threading.Thread(target=cache.put, args=(key, encoded)).start()
+        else:
+            encoded = kept
+            note(f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s, kept", quiet=quiet)
     if encoded.packets_lost:
         plural = "s" if encoded.packets_lost > 1 else ""
         warn(
             f"{video}: {encoded.packets_lost} packet{plural} could not be decoded; "
             "the nearest frames stand in for what they held"
         )
+    return encoded
+
+
+def _encode(
+    grounder: Grounder, video: str, options: Mapping[str, Any], *, quiet: bool
+) -> EncodedVideo:
+    with progress("encoding", unit="clips", quiet=quiet) as update:
+        encoded = grounder.encode(video, update, **options)
+    note(
+        f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s in {encoded.encode_s:.2f} s",
+        quiet=quiet,
+    )
     return encoded
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from r2rt.cache.graphs import PreparedGraph
 from r2rt.contract import GraphSpec
 from r2rt.engines.base import Array
 from r2rt.errors import BackendUnavailableError, BundleDamagedError
@@ -20,6 +24,13 @@ _DTYPES = {
     "tensor(float16)": "float16",
     "tensor(uint8)": "uint8",
     "tensor(int64)": "int64",
+}
+# Below this a graph opens in milliseconds as it is.
+_SMALLEST_PREPARED_BYTES = 16 << 20
+_SAVE_PREPARED = {
+    "session.optimized_model_external_initializers_file_name": "weights.bin",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    "session.save_external_prepacked_constant_initializers": "1",
 }
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -91,24 +102,17 @@ class OnnxRuntimeEngine:
         return session
 
     def _open(self, spec: GraphSpec) -> Any:
-        import onnxruntime
-
         path = self._bundle.file(f"{spec.name}.onnx")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Spinning worker threads would take the cores from the decoder between two batches.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        provider = _PROVIDERS[self._device]
+        session = self._open_prepared(path)
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            session = session or self._new_session(path, self._options())
         except Exception as error:
             # ONNX Runtime raises a class a status code, all of them plain subclasses of Exception.
             line = str(error).strip().splitlines()[0]
             raise BundleDamagedError(
                 f"{path}: ONNX Runtime cannot open it ({line}); fetch or export the bundle again"
             ) from error
+        provider = _PROVIDERS[self._device]
         if provider not in session.get_providers():
             raise BackendUnavailableError(
                 f"ONNX Runtime fell back from {provider} to {session.get_providers()}; "
@@ -120,6 +124,57 @@ class OnnxRuntimeEngine:
                 f"{path}: {'; '.join(problems)}; the graph does not fit the bundle, export it again"
             )
         return session
+
+    def _open_prepared(self, path: Path) -> Any | None:
+        """Open a large graph in the form kept for this machine, making that form first if need be.
+
+        None where the original is to be opened: small graphs, other devices, no room to keep it.
+        """
+        import onnxruntime
+
+        entry = self._bundle.manifest.files[path.name]
+        if self._device != "cpu" or entry.size < _SMALLEST_PREPARED_BYTES:
+            return None
+        prepared = PreparedGraph(entry.sha256, f"onnxruntime {onnxruntime.__version__}")
+        if not prepared.find() and not prepared.put(lambda to: self._prepare(path, to)):
+            return None
+        options = self._options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return self._new_session(prepared.path, options)
+        except Exception:
+            # It may be torn by a crash; the original is not, and tells what is wrong if it is.
+            prepared.discard()
+            return None
+
+    def _prepare(self, path: Path, destination: Path) -> None:
+        options = self._options()
+        options.optimized_model_filepath = str(destination)
+        for key, value in _SAVE_PREPARED.items():
+            options.add_session_config_entry(key, value)
+        try:
+            self._new_session(path, options)
+        except Exception as error:
+            raise OSError(f"{destination}: not prepared ({error})") from error
+        _return_freed_memory()
+
+    def _options(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Spinning worker threads would take the cores from the decoder between two batches.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def _new_session(self, path: Path, options: Any) -> Any:
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=[_PROVIDERS[self._device]]
+        )
 
 
 def mismatches(session: Any, spec: GraphSpec) -> list[str]:
@@ -148,6 +203,16 @@ def mismatches(session: Any, spec: GraphSpec) -> list[str]:
                     f"expected {tensor.dtype} {list(tensor.shape)}"
                 )
     return problems
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library can be asked to.
+
+    Preparing a graph takes its weights several times over, which would otherwise stay with the
+    process.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def usable_cores() -> int:

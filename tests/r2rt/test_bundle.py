@@ -136,7 +136,7 @@ class TestDamaged:
     def test_another_size_is_seen_without_hashing(self, folder: Path, content: bytes) -> None:
         (folder / "grounder.onnx").write_bytes(content)
         with pytest.raises(BundleDamagedError, match=f"{len(content)} bytes, expected"):
-            Bundle.open(folder, verify=False)
+            Bundle.open(folder, verify="never")
 
     def test_one_changed_bit_is_seen_by_its_hash(self, folder: Path) -> None:
         path = folder / "text_encoder.onnx"
@@ -145,7 +145,7 @@ class TestDamaged:
         path.write_bytes(content)
         with pytest.raises(HashMismatchError, match=r"text_encoder\.onnx: sha256"):
             Bundle.open(folder)
-        Bundle.open(folder, verify=False)
+        Bundle.open(folder, verify="never")
 
     def test_a_pipe_does_not_make_it_wait(self, folder: Path) -> None:
         edit(folder, lambda d: d["files"]["grounder.onnx"].update(size=0))

@@ -1,0 +1,47 @@
+"""Remembers which bundles were compared with their hashes, so that it is done once a change.
+
+A bundle counts as verified while every file's size, dates and inode are those that were seen when
+its hashes were right. This is about damage, not malice: whoever writes here may write there too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from r2rt.cache.folder import cache_dir
+
+__all__ = ["is_verified", "remember_verified"]
+
+
+def is_verified(folder: Path, names: Iterable[str]) -> bool:
+    """Return whether these files of a folder are the very ones that were remembered."""
+    with contextlib.suppress(OSError):
+        stamp = _stamp(folder, names)
+        return _memo(folder).read_text() == stamp
+    return False
+
+
+def remember_verified(folder: Path, names: Iterable[str]) -> None:
+    """Remember the files as they are now."""
+    with contextlib.suppress(OSError):
+        memo = _memo(folder)
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        memo.write_text(_stamp(folder, names))
+
+
+def _memo(folder: Path) -> Path:
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:40]
+    return cache_dir() / "verified" / name
+
+
+def _stamp(folder: Path, names: Iterable[str]) -> str:
+    rows = []
+    for name in sorted(names):
+        status = (folder / name).stat()
+        rows.append((name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    return hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
