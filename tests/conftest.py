@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,15 @@ def shared(request: pytest.FixtureRequest) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is absent; set R2RT_SHARED to the folder that holds {marker.args[0]}")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the caches of the tests, and of the commands they run, out of the user's."""
+    before = os.environ.get("R2RT_CACHE")
+    os.environ["R2RT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["R2RT_CACHE"]
+    else:
+        os.environ["R2RT_CACHE"] = before

@@ -1,0 +1,105 @@
+"""Graphs prepared for the machine give the same numbers, and damage to them is harmless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2rt import Bundle
+from r2rt.cache.graphs import PreparedGraph, prepared_graphs_folder
+from r2rt.cache.verified import is_verified, remember_verified
+from r2rt.contract import VIDEO_ENCODER
+from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
+from r2rt.errors import HashMismatchError
+from tests.r2rt.conftest import DEMO_BUNDLE
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def every_graph_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("r2rt.engines.onnx_runtime._SMALLEST_PREPARED_BYTES", 0)
+
+
+def encode() -> np.ndarray:
+    engine = OnnxRuntimeEngine(Bundle.open(DEMO_BUNDLE), threads=1)
+    size = engine._bundle.dims.image_size
+    frames = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    return np.asarray(engine.run(VIDEO_ENCODER, {"frames": frames})["tokens"])
+
+
+def test_small_graphs_are_left_alone(cache_folder: Path) -> None:
+    encode()
+    assert not (cache_folder / "graphs").exists()
+
+
+def test_prepared_and_original_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = encode()
+    monkeypatch.setattr("r2rt.engines.onnx_runtime._SMALLEST_PREPARED_BYTES", 0)
+    first = encode()  # makes it, and runs it
+    np.testing.assert_array_equal(encode(), first)
+    assert len(list(prepared_graphs_folder().iterdir())) == 1
+    np.testing.assert_allclose(encode(), original, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("every_graph_prepared")
+def test_a_torn_prepared_graph_is_made_again() -> None:
+    want = encode()
+    (folder,) = prepared_graphs_folder().iterdir()
+    (folder / "graph.onnx").write_bytes(b"torn")
+    np.testing.assert_array_equal(encode(), want)
+    assert not folder.exists()
+    np.testing.assert_array_equal(encode(), want)
+    assert folder.exists()
+
+
+@pytest.mark.usefixtures("every_graph_prepared")
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "file" / "cache"))
+    assert np.isfinite(encode()).all()
+
+
+def test_another_runtime_or_graph_is_another_entry() -> None:
+    paths = {
+        PreparedGraph("a" * 64, "onnxruntime 1").path,
+        PreparedGraph("b" * 64, "onnxruntime 1").path,
+        PreparedGraph("a" * 64, "onnxruntime 2").path,
+    }
+    assert len(paths) == 3
+
+
+def test_a_bundle_is_compared_with_its_hashes_once_a_change(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for file in DEMO_BUNDLE.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    names = [file.name for file in folder.iterdir()]
+    assert not is_verified(folder, names)
+    Bundle.open(folder)
+    assert is_verified(folder, names)
+    graph = folder / "grounder.onnx"
+    content = bytearray(graph.read_bytes())
+    content[1000] ^= 1
+    graph.write_bytes(content)
+    assert not is_verified(folder, names)
+    with pytest.raises(HashMismatchError):
+        Bundle.open(folder)
+    assert not is_verified(folder, names)
+
+
+def test_remembering_without_a_place_to_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "file" / "cache"))
+    remember_verified(DEMO_BUNDLE, ["bundle.json"])
+    assert not is_verified(DEMO_BUNDLE, ["bundle.json"])

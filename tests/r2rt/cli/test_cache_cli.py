@@ -1,0 +1,43 @@
+"""The cache as a user meets it: the second run decodes nothing; it can be looked at and cleared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.r2rt.cli.test_ground import QUERY, run
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+
+
+def test_the_second_run_answers_the_same_without_decoding(tmp_path: Path) -> None:
+    def ground(*options: str) -> tuple[dict[str, object], str]:
+        result = run(
+            *("ground", DEMO_VIDEO, QUERY, "-m", DEMO_BUNDLE, "--format", "json", *options),
+            R2RT_CACHE=str(tmp_path),
+        )
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout), result.stderr
+
+    first, said = ground()
+    assert "kept" not in said
+    second, said = ground()
+    assert "kept" in said
+    assert second["results"] == first["results"]
+    assert second["timings"]["encode_s"] == 0  # type: ignore[index]
+    without, said = ground("--no-cache")
+    assert "kept" not in said
+    assert without["results"] == first["results"]
+    _, said = ground("--start", "2")
+    assert "kept" not in said
+
+
+def test_info_and_clear(tmp_path: Path) -> None:
+    run("ground", DEMO_VIDEO, QUERY, "-m", DEMO_BUNDLE, R2RT_CACHE=str(tmp_path))
+    info = run("cache", "info", R2RT_CACHE=str(tmp_path))
+    assert str(tmp_path) in info.stdout
+    assert "encodings" in info.stdout
+    assert run("cache", "clear", "encodings", R2RT_CACHE=str(tmp_path)).returncode == 0
+    assert not (tmp_path / "encodings").exists()
+    assert (tmp_path / "verified").exists()
+    assert run("cache", "clear", R2RT_CACHE=str(tmp_path)).returncode == 0
+    assert list(tmp_path.iterdir()) == []
