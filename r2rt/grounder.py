@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import weakref
@@ -34,6 +35,8 @@ Source: TypeAlias = str | os.PathLike[str] | NDArray[np.uint8]
 # Called with the clips encoded so far and the clips expected in all.
 Progress: TypeAlias = Callable[[int, int], None]
 Floats: TypeAlias = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 # Frames decoded ahead of the encoder: a batch is in the engine while the next is decoded.
 _FRAMES_AHEAD = 16
@@ -131,8 +134,10 @@ class Grounder:
             end_s=end_s,
             source_fps=source_fps,
         ) as frames:
+            _log_plan(frames)
             tokens = self._encode_frames(frames, progress)
             info, report = frames.info, frames.report
+        _log.info("%s", report)
         return EncodedVideo(
             tokens=tokens,
             model=self.bundle.manifest.name,
@@ -403,6 +408,23 @@ class Grounder:
             sampling=encoded.sampling,
             model=manifest.name,
             timings=timings,
+        )
+
+
+def _log_plan(frames: FrameSource) -> None:
+    info, cost = frames.info, frames.cost
+    _log.info(
+        "%s: %s %dx%d, %.2f s, %d clips at %s a second",
+        *(info.name, info.codec, info.width, info.height, info.duration_s),
+        *(frames.num_clips, frames.fps),
+    )
+    if cost is None:
+        _log.info("plan: everything is decoded")
+    else:
+        share = 100 * cost.planned_frames / max(cost.total_frames, 1)
+        _log.info(
+            "plan: %d of %d frames decoded (%.0f %%), %d groups of pictures skipped",
+            *(cost.planned_frames, cost.total_frames, share, cost.skipped_gops),
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r2rt.cli.options import encoding_options, model_options, quiet_option
+from r2rt.cli.options import encoding_options, model_options, quiet_option, verbose_option
 from r2rt.cli.session import encode_source, note, open_model
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = ["encode"]
 @model_options
 @encoding_options
 @quiet_option
+@verbose_option
 def encode(
     video: str,
     output: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from r2rt.cli.console import write_text
-from r2rt.cli.options import encoding_options, model_options, quiet_option
+from r2rt.cli.options import encoding_options, model_options, quiet_option, verbose_option
 from r2rt.cli.session import encode_source, open_model, warn
 from r2rt.errors import QueryError
 from r2rt.queries import Query, read_queries
@@ -60,6 +60,7 @@ Format = Literal["table", "json", "jsonl"]
     help="Keep the encoded video, so that asking again decodes nothing; see `r2rt cache`.",
 )
 @quiet_option
+@verbose_option
 def ground(
     video: str,
     query: tuple[str, ...],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from r2rt.engines.choice import DEVICES
 from r2rt.errors import QueryError
 from r2rt.timecode import parse_time
 
-__all__ = ["TIME", "encoding_options", "model_options", "quiet_option"]
+__all__ = ["TIME", "encoding_options", "model_options", "quiet_option", "verbose_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,3 +75,20 @@ def quiet_option(command: F) -> F:
     return click.option("--quiet", is_flag=True, help="No progress and no notes; warnings stay.")(
         command
     )
+
+
+def verbose_option(command: F) -> F:
+    """Add `--verbose`, which starts logging to stderr and hands nothing to the command."""
+    return click.option(
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_start_logging,
+        help="Tell what is decoded, what it costs, and what takes time.",
+    )(command)
+
+
+def _start_logging(_: click.Context, __: click.Parameter, verbose: bool) -> None:
+    if verbose:
+        logging.basicConfig(format="r2rt: %(message)s")
+        logging.getLogger("r2rt").setLevel(logging.INFO)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -25,6 +27,8 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(int64)": "int64",
 }
+_log = logging.getLogger(__name__)
+
 # Below this a graph opens in milliseconds as it is.
 _SMALLEST_PREPARED_BYTES = 16 << 20
 _SAVE_PREPARED = {
@@ -98,7 +102,9 @@ class OnnxRuntimeEngine:
     def _session(self, graph: str) -> Any:
         session = self._sessions.get(graph)
         if session is None:
+            began = time.perf_counter()
             session = self._sessions[graph] = self._open(self._bundle.graphs[graph])
+            _log.info("%s opened in %.2f s", graph, time.perf_counter() - began)
         return session
 
     def _open(self, spec: GraphSpec) -> Any:
