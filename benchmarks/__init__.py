@@ -1,0 +1,1 @@
+"""How fast and how small: one harness, one yardstick, one command a question; see README.md."""
