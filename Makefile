@@ -14,7 +14,8 @@ help:            ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 demo: $(DEMO_VENV)/installed   ## ground a sentence in a video of this repository, without PyTorch
-	$(DEMO_VENV)/bin/r2rt ground demo/shapes.mp4 "a red ball rolls to the right" \
+	@echo '$$ r2rt ground demo/shapes.mp4 "a red ball rolls to the right" --model demo/random-tiny'
+	@$(DEMO_VENV)/bin/r2rt ground demo/shapes.mp4 "a red ball rolls to the right" \
 		--model demo/random-tiny
 
 test: format lint types pytest   ## everything that must hold: format, lint, strict types, tests
@@ -38,11 +39,13 @@ clean:           ## remove environments and build output
 	rm -rf $(VENV) $(DEMO_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
-	touch $@
+	@echo 'installing what development needs into $(VENV) (PyTorch included: some minutes)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
 
 $(DEMO_VENV)/installed: pyproject.toml constraints.txt $(shell find r2rt -name '*.py')
-	$(PYTHON) -m venv $(DEMO_VENV)
-	$(DEMO_VENV)/bin/python $(PIP_INSTALL) .
-	touch $@
+	@echo 'installing the runtime into $(DEMO_VENV)'
+	@$(PYTHON) -m venv $(DEMO_VENV)
+	@$(DEMO_VENV)/bin/python $(PIP_INSTALL) .
+	@touch $@
