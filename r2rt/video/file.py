@@ -53,7 +53,7 @@ class VideoFile:
         self._threads = threads
         self._sampling: Sampling = sampling
         self._prepare = FramePreparer(image_size)
-        self._iterations: list[Generator[ClipFrame, None, None]] = []
+        self._iteration: Generator[ClipFrame, None, None] | None = None
         self._counts = DecodeCounts()
         self._clips = self._frames_corrupt = 0
 
@@ -121,18 +121,20 @@ class VideoFile:
     def __iter__(self) -> Iterator[ClipFrame]:
         """Yield the pictures of all clips in order, decoding as they are asked for.
 
+        An iteration under way ends when another begins.
+
         Raises:
             NoFramesError: not one picture could be decoded.
         """
-        iteration = self._iterate()
-        self._iterations = [iteration]
-        return iteration
+        self.close()
+        self._iteration = self._iterate()
+        return self._iteration
 
     def close(self) -> None:
-        """Close the file; an iteration under way ends."""
-        for iteration in self._iterations:
-            iteration.close()
-        self._iterations = []
+        """Close the file, from the thread that iterates; an iteration under way ends."""
+        if self._iteration is not None:
+            self._iteration.close()
+        self._iteration = None
 
     def __enter__(self) -> VideoFile:
         """Return the source."""

@@ -55,13 +55,19 @@ def prepare_frame(
 
 
 class FramePreparer:
-    """`prepare_frame` for many pictures: scaling tables are kept between calls. One thread each."""
+    """`prepare_frame` for the many pictures of one stream; not for several threads at once.
+
+    Scaling tables are kept between calls, and so is how the stream is turned: its display matrix is
+    read again only where size, pixel format or angle of its pictures change.
+    """
 
     def __init__(self, image_size: int) -> None:
         if image_size < 1:
             raise ValueError(f"image_size {image_size}; expected at least 1 pixel")
         self._size = image_size
         self._scaler = VideoReformatter()
+        self._layout: tuple[int, int, str, int] | None = None
+        self._turn = _UPRIGHT
 
     def __call__(
         self,
@@ -70,7 +76,10 @@ class FramePreparer:
         sample_aspect_ratio: Fraction | None = None,
     ) -> NDArray[np.uint8]:
         """Return (S, S, 3) uint8 RGB, C-contiguous; see `prepare_frame`."""
-        picture = _as_frame(frame) if isinstance(frame, np.ndarray) else frame
+        if isinstance(frame, np.ndarray):
+            picture, turn = _as_frame(frame), _UPRIGHT
+        else:
+            picture, turn = frame, self._orientation(frame)
         width, height = _square_samples(picture.width, picture.height, sample_aspect_ratio)
         scaled_width, scaled_height = _scaled_size(width, height, self._size)
         scaled = self._scaler.reformat(
@@ -87,7 +96,15 @@ class FramePreparer:
         top, left = (scaled_height - self._size) // 2, (scaled_width - self._size) // 2
         cropped = pixels[top : top + self._size, left : left + self._size]
         # A copy always, so that the result never shares memory with the decoder's picture.
-        return np.array(_orientation(picture).apply(cropped), order="C", copy=True)
+        return np.array(turn.apply(cropped), order="C", copy=True)
+
+    def _orientation(self, picture: av.VideoFrame) -> _Orientation:
+        # PyAV ties a picture whose side data were looked at into a reference cycle, so each such
+        # look keeps a whole decoded picture until the garbage collector comes by.
+        layout = (picture.width, picture.height, picture.format.name, picture.rotation)
+        if layout != self._layout:
+            self._layout, self._turn = layout, _orientation(picture)
+        return self._turn
 
 
 def display_size(

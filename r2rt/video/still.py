@@ -21,7 +21,7 @@ from r2rt.video.api import ClipFrame, DecodeReport, SourceInfo
 from r2rt.video.clock import ClipClock, select_offline
 from r2rt.video.fingerprint import fingerprint_array, fingerprint_files
 from r2rt.video.part import Part
-from r2rt.video.pixels import FramePreparer, display_size
+from r2rt.video.pixels import FramePreparer, display_size, prepare_frame
 from r2rt.video.plan import PlanCost
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class _StillSource(ABC):
         self, length: int, *, rate: Fraction, fps: Fraction, image_size: int, part: Part
     ) -> None:
         self._fps = fps
-        self._prepare = FramePreparer(image_size)
+        self._image_size = image_size
         span = part.span(fps=fps, time_base=1 / rate, source_start_pts=0)
         first = 0 if span.begin_pts is None else span.begin_pts
         stop = span.stop_pts(length)
@@ -193,6 +193,7 @@ class ArraySource(_StillSource):
         if not array.size:
             raise NoFramesError(f"an array of shape {array.shape} holds no picture")
         self._array = array
+        self._prepare = FramePreparer(image_size)
         super().__init__(len(array), rate=rate, fps=fps, image_size=image_size, part=part)
         size = (array.shape[2], array.shape[1])
         self._info = self._make_info("array", size, None, fingerprint_array(array))
@@ -226,7 +227,8 @@ class ImageFolder(_StillSource):
 
     def _pixels(self, place: int) -> NDArray[np.uint8] | None:
         image = _read_image(self._paths[place])
-        return None if image is None else self._prepare(image)
+        # Each image is turned in its own way, so nothing is kept from one to the next.
+        return None if image is None else prepare_frame(image, self._image_size)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -298,6 +299,26 @@ def test_h264_in_avi_shows_pictures_in_order(make_video: VideoMaker) -> None:
         next(n for n, pixels in enumerate(shown) if np.array_equal(pixels, clip)) for clip in clips
     ]
     assert positions == sorted(positions)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("sampling", ["exact", "nearest"])
+def test_memory_does_not_grow_with_the_video(sampling: str, make_video: VideoMaker) -> None:
+    path = make_video(
+        "large.mp4", codec="mpeg4", frames=200, size=(640, 480), options={"b": "1M", "g": "10"}
+    )
+    gc.disable()
+    try:
+        with open_source(path, fps=Fraction(25), image_size=32, sampling=sampling) as source:  # type: ignore[arg-type]
+            pages = [resident_pages() for _ in source]
+    finally:
+        gc.enable()
+    # 150 decoded pictures would be 66 MiB.
+    assert (pages[-1] - pages[50]) * os.sysconf("SC_PAGE_SIZE") < 16 * 2**20
+
+
+def resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
 
 
 @pytest.mark.shared("videos/bigbuckbunny.mp4")

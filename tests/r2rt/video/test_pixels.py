@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,22 @@ def test_mirroring_is_honoured(flips: dict[str, bool], expected: str, tmp_path: 
     )
     with open_source(path, fps=Fraction(1), image_size=32) as source:
         assert corners(next(iter(source)).pixels) == expected
+
+
+def rotate(stream: Any, *, degrees: int) -> None:
+    stream.set_display_rotation(degrees)
+
+
+def test_a_preparer_sees_a_stream_turn(tmp_path: Path) -> None:
+    prepare = FramePreparer(32)
+    frames: list[av.VideoFrame] = []
+    for degrees in (0, 90, 0):
+        path = tmp_path / f"turned{len(frames)}.mp4"
+        write_turned(path, partial(rotate, degrees=degrees))
+        frames.append(next(decode_everything(path)))
+    turned = [corners(prepare(frame)) for frame in frames]
+    assert turned[0] == turned[2] == "rgbw"
+    assert turned[1] != "rgbw"
 
 
 def test_sizes_told_are_those_displayed(make_video: VideoMaker) -> None:
