@@ -5,7 +5,7 @@ DEMO_VENV := .venv-demo
 # Every version that the project is tested with; users of the library are not bound to them.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # `make test SLOW=1` runs the tests that take minutes as well.
-MARKERS := $(if $(SLOW),,-m "not slow")
+MARKERS := $(if $(SLOW),-m "",)
 CODE := r2rt training export kernels tests demo
 
 .PHONY: demo test format lint types pytest wheel clean help
