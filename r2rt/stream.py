@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from r2rt.encoded import EncodedVideo
 from r2rt.errors import NoFramesError, QueryError
 from r2rt.tokens import TokenBuffer
-from r2rt.video import ClipClock, ClipSelector, prepare_frame
+from r2rt.video import ClipClock, ClipSelector, FramePreparer
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -54,6 +54,7 @@ class Stream:
         self._buffer = TokenBuffer(
             grounder.engine, grounder.bundle.dims, expected_clips=_EXPECTED_CLIPS
         )
+        self._prepare = FramePreparer(grounder.bundle.dims.image_size)
         self._selector: ClipSelector[Frame] | None = None
         self._clock: ClipClock | None = None
         self._last_pts = 0
@@ -102,7 +103,7 @@ class Stream:
         chosen = self._selector.push(held, stamp.pts, stamp.duration)
         self._last_pts, self._last_duration = stamp.pts, stamp.duration
         if chosen is not None:
-            self._buffer.add(self._pixels(chosen.frame), chosen.count)
+            self._buffer.add(self._prepare(chosen.frame), chosen.count)
         self._busy_s += time.perf_counter() - began
 
     def push_frames(self, frames: NDArray[np.uint8], fps: Fraction | float) -> None:
@@ -147,7 +148,7 @@ class Stream:
         tokens = self._buffer.tokens()
         if rest is not None:
             tail = TokenBuffer(self._grounder.engine, self._grounder.bundle.dims, expected_clips=1)
-            tail.add(self._pixels(rest.frame), rest.count)
+            tail.add(self._prepare(rest.frame), rest.count)
             tokens = np.concatenate([tokens, tail.tokens()])
         else:
             tokens = tokens.copy()
@@ -171,9 +172,6 @@ class Stream:
         """End the stream and return all of it; no frame can be pushed afterwards."""
         self._finished = self.encoded()
         return self._finished
-
-    def _pixels(self, frame: Frame) -> NDArray[np.uint8]:
-        return prepare_frame(frame, self._grounder.bundle.dims.image_size)
 
 
 class _Stamp(NamedTuple):
