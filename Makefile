@@ -6,7 +6,7 @@ DEMO_VENV := .venv-demo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # `make test SLOW=1` runs the tests that take minutes as well.
 MARKERS := $(if $(SLOW),-m "",)
-CODE := r2rt training export kernels tests demo
+CODE := r2rt training export kernels benchmarks tests demo
 
 .PHONY: demo test format lint types pytest wheel clean help
 

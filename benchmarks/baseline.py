@@ -42,8 +42,8 @@ from r2rt.bundle import Bundle, read_manifest
 from r2rt.moments import postprocess
 from r2rt.tokenizer import Tokenizer
 from r2rt.video import ClipClock, ClipSelector, prepare_frame
-from training.checkpoint import build_model
-from training.model import decode_boundaries
+from training.checkpoint import load_checkpoint
+from training.model import R2Config, R2Tuning, decode_boundaries
 
 __all__ = ["Baseline", "Frames", "Pixels"]
 
@@ -71,8 +71,14 @@ class Baseline:
         # The bundle tells the clip rate and the tokenizer; none of its graphs is used.
         self._bundle = Bundle(bundle, read_manifest(bundle))
         dims = self._bundle.dims
-        merge = self._bundle.manifest.merge_cls_sal
-        self._model = build_model(checkpoint, use_tef=dims.use_tef, merge_cls_sal=merge)
+        weights = load_checkpoint(checkpoint).state_dict
+        config = R2Config.from_state_dict(
+            weights,
+            use_tef=dims.use_tef,
+            merge_cls_sal=self._bundle.manifest.merge_cls_sal,
+        )
+        self._model = R2Tuning(config).eval()
+        self._model.load_state_dict(weights)
         self._towers = load_towers(clip)
         self._tokenizer = Tokenizer.load(self._bundle.file("tokenizer.json"), dims.context_length)
         self._hidden: dict[str, tuple[Tensor, float]] = {}

@@ -120,7 +120,6 @@ def prepare(model: ModelChoice, options: Options) -> Workload:
 
 def load_towers(path: Path) -> ClipTowers:
     """Read what `save_towers` wrote."""
-    import torch
     from safetensors import safe_open
 
     from training.clip import ClipConfig, ClipTowers
@@ -130,13 +129,9 @@ def load_towers(path: Path) -> ClipTowers:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name in ("mean", "std"):
         sizes[name] = tuple(sizes[name])
-    config = ClipConfig(**sizes)
-    with torch.device("meta"):
-        towers = ClipTowers(config)
-    towers.load_state_dict(state, strict=True, assign=True)
-    towers.vision.mean = torch.tensor(config.mean) * 255
-    towers.vision.std = torch.tensor(config.std) * 255
-    return towers.requires_grad_(False).eval()
+    towers = ClipTowers(ClipConfig(**sizes))
+    towers.load_state_dict(state)
+    return towers
 
 
 def save_towers(towers: ClipTowers, path: Path) -> None:
