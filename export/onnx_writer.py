@@ -13,7 +13,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export._checkout import r2rt_version
 
 if TYPE_CHECKING:
     from r2rt.contract import GraphSpec
@@ -96,9 +95,9 @@ def _clean(model: onnx.ModelProto, spec: GraphSpec, doc: str) -> None:
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         item.doc_string = ""
         del item.metadata_props[:]
-    model.producer_name, model.producer_version = "r2rt", r2rt_version()
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "r2rt_version", r2rt_version()
+    # The version that exported it stands in the manifest. In the graph it would change the bundle's
+    # fingerprint, and void what was encoded, with every release.
+    model.producer_name, model.producer_version = "r2rt", ""
     for value, tensor in zip(
         (*graph.input, *graph.output), (*spec.inputs, *spec.outputs), strict=True
     ):

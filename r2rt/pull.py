@@ -275,7 +275,7 @@ def _run_converter(
                     last = line.strip()
                     say(last)
         except BaseException:
-            process.kill()
+            process.terminate()  # it removes what it has half written
             raise
     if process.returncode:
         raise DownloadError(
