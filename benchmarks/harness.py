@@ -218,16 +218,23 @@ def summarize(samples_s: Sequence[float]) -> Summary:
 
 
 def time_cases(
-    cases: Sequence[Case], *, repeats: int, warmup: int = 1
+    cases: Sequence[Case], *, repeats: int, warmup: int = 1, pause_s: float = 0.0
 ) -> dict[str, tuple[float, ...]]:
-    """Run all cases in rounds, `warmup` of them uncounted; return each case's seconds by name."""
-    for _ in range(warmup):
-        for case in cases:
-            case.measure()
+    """Run all cases in rounds and return each case's seconds by name.
+
+    Args:
+        cases: what to run, in this order in every round.
+        repeats: rounds that count.
+        warmup: rounds before them that do not.
+        pause_s: rest before each case.
+    """
     samples: dict[str, list[float]] = {case.name: [] for case in cases}
-    for _ in range(repeats):
+    for turn in range(warmup + repeats):
         for case in cases:
-            samples[case.name].append(case.measure())
+            time.sleep(pause_s)
+            seconds = case.measure()
+            if turn >= warmup:
+                samples[case.name].append(seconds)
     return {name: tuple(values) for name, values in samples.items()}
 
 

@@ -46,6 +46,11 @@ class Ours:
         self._pixels: dict[str, NDArray[np.uint8]] = {}
         self.load_s = time.perf_counter() - began
 
+    def warm_up(self) -> dict[str, Any]:
+        """Open every graph."""
+        self._grounder.warm_up()
+        return {}
+
     def ground(
         self, video: str, queries: list[str], sampling: Sampling = "exact"
     ) -> dict[str, Any]:
@@ -150,6 +155,7 @@ def main(bundle: Path) -> None:
     """Answer requests on stdin."""
     ours = Ours(bundle)
     operations = (
+        "warm_up",
         "ground",
         "encode_file",
         "decode",

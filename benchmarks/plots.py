@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-from matplotlib import pyplot
-
 if TYPE_CHECKING:
-    from benchmarks.harness import Report, Row
+    from matplotlib.figure import Figure
 
-__all__ = ["draw_bars", "lines"]
+    from benchmarks.harness import Report
+
+__all__ = ["draw_bars", "grouped_lines"]
 
 
 def draw_bars(report: Report, path: Path) -> None:
     """Draw each group's medians as bars, a whisker up to the 95th percentile."""
+    pyplot = _pyplot()
     groups = list(dict.fromkeys(row.group for row in report.rows if row.seconds))
     heights = [sum(row.group == group for row in report.rows if row.seconds) for group in groups]
     figure, axes = pyplot.subplots(
@@ -45,31 +43,37 @@ def draw_bars(report: Report, path: Path) -> None:
         axis.set_title(group, loc="left", fontsize=10)
         axis.set_xlabel("s", fontsize=8)
         axis.tick_params(labelsize=8)
-    _save(report, path)
+    _save(figure, report, path)
     pyplot.close(figure)
 
 
-def lines(x: str, y: str, *, log: bool = False) -> Callable[[Report, Path], None]:
-    """Return what draws the column `y` against the column `x`, a line a series, a panel a group.
+def grouped_lines(
+    x_of_group: Mapping[str, str], y: str, *, log: bool = False
+) -> Callable[[Report, Path], None]:
+    """Return what draws the column `y` against another, a panel a group and a line a case.
 
-    Rows need both columns; those of one series share the text before the comma of their name.
+    Args:
+        x_of_group: the column on the abscissa of each group that is drawn.
+        y: the column on the ordinate.
+        log: whether both axes are logarithmic.
     """
 
     def draw(report: Report, path: Path) -> None:
-        rows = [row for row in report.rows if x in row.values and y in row.values]
-        groups = list(dict.fromkeys(row.group for row in rows))
+        pyplot = _pyplot()
         figure, axes = pyplot.subplots(
-            1, len(groups), figsize=(4.6 * len(groups), 3.6), squeeze=False, layout="constrained"
+            1,
+            len(x_of_group),
+            figsize=(4.8 * len(x_of_group), 3.8),
+            squeeze=False,
+            layout="constrained",
         )
-        for axis, group in zip(axes[0], groups, strict=True):
-            series: dict[str, list[Row]] = {}
-            for row in rows:
-                if row.group == group:
-                    series.setdefault(row.name.split(",")[0], []).append(row)
-            for name, members in series.items():
-                xs = [float(row.values[x]) for row in members]
-                ys = [float(row.values[y]) for row in members]
-                axis.plot(xs, ys, marker="o", markersize=3, label=name)
+        for axis, (group, x) in zip(axes[0], x_of_group.items(), strict=True):
+            rows = [row for row in report.rows if row.group == group]
+            for name in dict.fromkeys(row.name for row in rows):
+                points = [
+                    (float(row.values[x]), float(row.values[y])) for row in rows if row.name == name
+                ]
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
             axis.set_title(group, loc="left", fontsize=10)
             axis.set_xlabel(x, fontsize=8)
             axis.set_ylabel(y, fontsize=8)
@@ -80,12 +84,22 @@ def lines(x: str, y: str, *, log: bool = False) -> Callable[[Report, Path], None
                 axis.set_ylim(bottom=0)
             axis.tick_params(labelsize=8)
             axis.legend(fontsize=8)
-        _save(report, path)
+        _save(figure, report, path)
         pyplot.close(figure)
 
     return draw
 
 
-def _save(report: Report, path: Path) -> None:
-    # Without the date and version that would make every file differ.
-    pyplot.savefig(path, dpi=110, metadata={"Software": None, "Title": report.name})
+def _pyplot() -> ModuleType:
+    """Return the plotting module, drawing to files; imported when it is needed."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Figure, report: Report, path: Path) -> None:
+    # Without the version that would make every file differ.
+    figure.savefig(path, dpi=110, metadata={"Software": None, "Title": report.name})
