@@ -27,11 +27,13 @@ __all__ = [
     "TOKENIZER_NAME",
     "Bundle",
     "Check",
+    "Figure",
     "FileEntry",
     "Manifest",
     "Nms",
     "Preprocessing",
     "Provenance",
+    "QuantizationReport",
     "Verification",
     "file_entry",
     "manifest_bytes",
@@ -115,7 +117,52 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     checks: tuple[Check, ...]
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measured figure of a comparison with fp32, and how far it may go.
+
+    Attributes:
+        name: what was measured, and of what.
+        value: the figure.
+        limit: the most it may be, or the least where `at_least`.
+        at_least: whether more is better.
+        passed: whether the figure keeps to its limit.
+    """
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool
+    passed: bool
+
+
+class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a bundle was quantised, and how well it agrees with the fp32 bundle it came from.
+
+    Attributes:
+        origin: fingerprint of that bundle.
+        method: what was done, for people.
+        calibration: names of the videos that it was calibrated and compared on.
+        frames: frames that it was calibrated on.
+        clips: clips of the videos that it was compared on.
+        queries: queries that were asked of each of these videos.
+        kept: linear layers, by graph, that stay in fp32 because int8 hurts them most.
+        figures: the comparison; see `r2rt.quality`.
+    """
+
+    origin: str
+    method: str
+    calibration: tuple[str, ...]
+    frames: int
+    clips: int
+    queries: int
+    kept: dict[str, tuple[str, ...]]
+    figures: tuple[Figure, ...]
+
+
+# What has its default is not written: manifests without a report read as they always did.
+class Manifest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """`bundle.json`, schema 1.
 
     Attributes:
@@ -136,7 +183,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         precision: arithmetic of the graphs.
         files: every file but the manifest, by its path inside the bundle.
         provenance: where the weights came from.
-        verification: the report of the checks that ended the export.
+        verification: the report of the checks that ended the export; a quantised bundle has that of
+            its origin.
+        quantization: how the bundle was quantised; null where it was not.
     """
 
     schema: int
@@ -157,6 +206,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, FileEntry]
     provenance: Provenance
     verification: Verification
+    quantization: QuantizationReport | None = None
 
 
 class Bundle:
@@ -237,7 +287,7 @@ class Bundle:
         can ground.
         """
         decisive = msgspec.structs.asdict(self.manifest)
-        for name in ("name", "provenance", "verification"):
+        for name in ("name", "provenance", "verification", "quantization"):
             del decisive[name]
         decisive["files"] = {name: entry.sha256 for name, entry in self.manifest.files.items()}
         text = msgspec.json.encode(decisive, order="deterministic")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AccuracyError",
     "BackendUnavailableError",
     "BundleDamagedError",
     "BundleSchemaError",
@@ -104,6 +105,12 @@ class ModelMismatchError(R2rtError, ValueError):
     """An `EncodedVideo` was made by another model than the one asked to ground it."""
 
     exit_code = 25
+
+
+class AccuracyError(R2rtError, ValueError):
+    """A quantised bundle whose answers depart too far from those of its fp32 origin."""
+
+    exit_code = 27
 
 
 class BackendUnavailableError(R2rtError, RuntimeError):

@@ -27,6 +27,7 @@ CODES = {
     "HashMismatchError": 23,
     "DownloadError": 24,
     "ModelMismatchError": 25,
+    "AccuracyError": 27,
     "BackendUnavailableError": 30,
     "OutputError": 40,
 }
