@@ -20,14 +20,18 @@ def load_rows(
     first: tl.tensor,
     end: tl.tensor,
     stride: tl.tensor,
-    D: tl.constexpr,
+    WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
+    BLOCK_W: tl.constexpr = 0,
 ) -> tl.tensor:
-    """Load rows first..first + ROWS of a matrix D wide, zeros from `end` on and beyond D."""
-    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
+    """Load rows first..first + ROWS of a matrix, zeros from row `end` on and beyond WIDTH columns.
+
+    Columns are padded to a power of two, or to BLOCK_W.
+    """
+    BLOCK: tl.constexpr = BLOCK_W if BLOCK_W > 0 else triton.next_power_of_2(WIDTH)
     row = first + tl.arange(0, ROWS)
-    column = tl.arange(0, BLOCK_D)
-    real = (row < end)[:, None] & (column < D)[None, :]
+    column = tl.arange(0, BLOCK)
+    real = (row < end)[:, None] & (column < WIDTH)[None, :]
     return tl.load(pointer + row[:, None] * stride + column[None, :], mask=real, other=0.0)
 
 

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training._kernels import Backend, choose
 from training.model.config import Padding, R2Config
 from training.model.temporal import TemporalLayer, sine_positions
 
@@ -93,7 +95,7 @@ class R2Block(nn.Module):
         for layer in reversed(range(self.layers)):
             v = self.map_video(video[:, :, layer], endpoints)
             q = self.query_map(query[:, :, layer])
-            f = self.refine(self.pool_frame(v, q, layer, pool_mask), last, layer)
+            f = self.pool_step(v, q, last, layer, pool_mask)
             last = self.tem(f, positions, q, video_mask, query_mask)
             layer_cls.insert(0, v[:, :, 0])
             layer_query.insert(0, q)
@@ -110,6 +112,35 @@ class R2Block(nn.Module):
             tokens = torch.cat((tokens, endpoints[:, :, None].expand(-1, -1, patches, -1)), dim=-1)
         v: Tensor = self.video_map(tokens)
         return v
+
+    def pool_step(
+        self,
+        v: Tensor,
+        q: Tensor,
+        last: Tensor | None,
+        layer: int,
+        query_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return `refine(pool_frame(...))`, by one Triton kernel where `kernels.dispatch` says so.
+
+        The kernel's keys are v itself (kernels.frame_pool): v_map goes into the query, and its
+        bias, which the softmax ignores, has no gradient then.
+        """
+        if choose(v.device, v.dtype, v.shape[-1]).backend is Backend.TORCH:
+            return self.refine(self.pool_frame(v, q, layer, query_mask), last, layer)
+        from kernels.frame_pool import frame_pool
+
+        q_key = F.linear(self.q_map(q), self.v_map.weight.T) / math.sqrt(v.shape[-1])
+        f = frame_pool(
+            v,
+            q[:, None],
+            q_key[:, None],
+            self.scale[layer].tanh(),
+            query_mask=None if query_mask is None else query_mask[:, None],
+            gate=None if last is None else self.gate[layer].sigmoid(),
+            last=None if last is None else last[:, None],
+        )
+        return f.squeeze(1)
 
     def pool_frame(
         self, v: Tensor, q: Tensor, layer: int, query_mask: Tensor | None = None

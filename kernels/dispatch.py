@@ -1,0 +1,90 @@
+"""Which implementation of a kernel runs, Triton's or plain PyTorch's, and why.
+
+`R2RT_KERNELS` in the environment decides: `triton` and `torch` force one, `auto` (the default)
+takes Triton for CUDA devices. A forced choice that cannot be had raises; an automatic one is
+logged, once.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Backend", "Choice", "KernelsUnavailableError", "choose"]
+
+_VARIABLE = "R2RT_KERNELS"
+_MAX_WIDTH = 512
+_logger = logging.getLogger(__name__)
+
+
+class Backend(enum.Enum):
+    """An implementation."""
+
+    TRITON = "triton"
+    TORCH = "torch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """An implementation and one line on why it was chosen."""
+
+    backend: Backend
+    reason: str
+
+
+class KernelsUnavailableError(RuntimeError):
+    """The Triton kernels were asked for by name and cannot run."""
+
+
+def choose(device: torch.device, dtype: torch.dtype, width: int) -> Choice:
+    """Choose the implementation for inputs on `device`, of `dtype` and `width` channels.
+
+    Raises:
+        KernelsUnavailableError: R2RT_KERNELS=triton, and they cannot run.
+        ValueError: R2RT_KERNELS is none of auto, triton, torch.
+    """
+    wish = os.environ.get(_VARIABLE, "auto")
+    if wish not in ("auto", "triton", "torch"):
+        raise ValueError(f"{_VARIABLE}={wish!r}, expected auto, triton or torch")
+    return _choose(device.type, dtype, width, wish)
+
+
+@functools.cache
+def _choose(device: str, dtype: torch.dtype, width: int, wish: str) -> Choice:
+    if wish == "torch":
+        return _logged(Choice(backend=Backend.TORCH, reason=f"{_VARIABLE}=torch"))
+    obstacle = _obstacle(device, dtype, width, forced=wish == "triton")
+    if obstacle is None:
+        reason = f"inputs are on {device} and triton imports"
+        return _logged(Choice(backend=Backend.TRITON, reason=reason))
+    if wish == "triton":
+        raise KernelsUnavailableError(
+            f"{_VARIABLE}=triton, but {obstacle}; set {_VARIABLE}=auto for plain PyTorch"
+        )
+    return _logged(Choice(backend=Backend.TORCH, reason=obstacle))
+
+
+def _obstacle(device: str, dtype: torch.dtype, width: int, *, forced: bool) -> str | None:
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"inputs are {dtype}, expected fp32, fp16 or bf16"
+    if not 16 <= width <= _MAX_WIDTH:
+        return f"the width is {width}, expected 16 to {_MAX_WIDTH}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton cannot be imported (pip install triton)"
+    if device == "cuda" and torch.version.cuda is not None:
+        return None
+    # Triton's interpreter runs on any device, so slowly that only tests ask for it.
+    if forced and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return f"inputs are on {device}, expected a CUDA device"
+
+
+def _logged(choice: Choice) -> Choice:
+    _logger.info("kernels: %s, since %s", choice.backend.value, choice.reason)
+    return choice
