@@ -247,14 +247,16 @@ def _read_pyav(
         stream.thread_type = "AUTO"
         assert stream.time_base is not None
         origin = stream.start_time or 0
-        # Frames of the script are those whose clock is half a clip ahead of ours.
-        ahead = Fraction(1, 2) / fps / stream.time_base if frames == "script" else Fraction(0)
+        # The script's frame is the last one not behind n / fps: ours, the clock being put forward
+        # by half a clip, but for the one that lies on the boundary.
+        half_clip = int(Fraction(1, 2) / fps / stream.time_base)
+        ahead = half_clip - 1 if frames == "script" else 0
         clock = ClipClock(fps=fps, time_base=stream.time_base, origin_pts=origin)
         selector: ClipSelector[av.VideoFrame] = ClipSelector(clock)
         end = origin
         for frame in container.decode(stream):
             assert frame.pts is not None
-            selection = selector.push(frame, frame.pts + int(ahead), frame.duration or 0)
+            selection = selector.push(frame, frame.pts + ahead, frame.duration or 0)
             end = max(end, frame.pts + (frame.duration or 0))
             if selection is not None:
                 pictures += [prepare(selection.frame)] * selection.count

@@ -88,7 +88,11 @@ class Worker:
             env={**os.environ, **(env or {})},
             text=True,
         )
-        self.hello = self._read()
+        try:
+            self.hello = self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, operation: str, **request: Any) -> dict[str, Any]:
         """Return the answer to a request.
