@@ -1,0 +1,81 @@
+"""`frame_step` in plain PyTorch; the formula is in `kernels.frame_step`.
+
+Keys and values of the attention to the query are projected here, as the model does it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.frame_step import FrameStepWeights
+from kernels.reference.frame_pool import frame_pool
+
+__all__ = ["frame_step", "multi_head_attention", "sine_positions"]
+
+
+def frame_step(
+    v: Tensor,
+    q: Tensor,
+    q_key: Tensor,
+    query_mask: Tensor | None,
+    last: Tensor | None,
+    weights: FrameStepWeights,
+    *,
+    scale: float,
+    gate: float,
+    heads: int,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Run the frame-local half of a step; arguments and results are those of the kernel."""
+    f = frame_pool(
+        v[None],
+        q[None],
+        q_key[None],
+        v.new_tensor(scale),
+        query_mask=None if query_mask is None else query_mask[None],
+        gate=None if last is None else v.new_tensor(gate),
+        last=None if last is None else last[None],
+    )[0]
+    clips, width = f.shape[1:]
+    pe = sine_positions(clips, width).to(f)
+    w = weights
+    attended = multi_head_attention(
+        F.linear(f + pe, w.cross_q, w.cross_q_bias),
+        F.linear(q, w.cross_k),
+        F.linear(q, w.cross_v, w.cross_v_bias),
+        heads,
+        query_mask,
+    )
+    attended = attended @ w.cross_out + w.cross_out_bias
+    mixed = F.layer_norm(f + attended, (width,), w.norm_weight, w.norm_bias, eps)
+    queries_keys = F.linear(mixed + pe, w.qkv[: 2 * width], w.qkv_bias[: 2 * width])
+    values = F.linear(mixed, w.qkv[2 * width :], w.qkv_bias[2 * width :])
+    return mixed, torch.cat((queries_keys, values), dim=-1)
+
+
+def sine_positions(clips: int, width: int) -> Tensor:
+    """Return the sine encoding (T, D) of all clips, fp64."""
+    turns = torch.arange(1, clips + 1, dtype=torch.float64) / (clips + 1e-6)
+    periods = 10000 ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = 2 * math.pi * turns[:, None] / periods
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+
+
+def multi_head_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, heads: int, key_mask: Tensor | None = None
+) -> Tensor:
+    """Attend from queries (N, T, D), 1/√d included, to keys and values (N, S, D).
+
+    key_mask (N, S) is nonzero for real keys and leaves at least one.
+    """
+    # (N, H, T or S, d)
+    q, k, v = (x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2) for x in (queries, keys, values))
+    scores = q @ k.transpose(-1, -2)  # (N, H, T, S)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask.bool()[:, None, None], -math.inf)
+    mixed: Tensor = scores.softmax(dim=-1) @ v
+    return mixed.transpose(1, 2).flatten(2)

@@ -1,0 +1,33 @@
+"""`r2_block` in plain PyTorch, step by step as in `kernels.r2_block`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kernels.reference.frame_step import frame_step
+from kernels.reference.time_step import time_step
+from kernels.weights import R2BlockWeights
+
+__all__ = ["r2_block"]
+
+
+def r2_block(
+    v: Tensor, q: Tensor, q_key: Tensor, query_mask: Tensor | None, weights: R2BlockWeights
+) -> Tensor:
+    """Run the recurrence; arguments and result are those of the kernels."""
+    last = None
+    for layer in reversed(range(v.shape[1])):
+        mixed, qkv = frame_step(
+            v[:, layer],
+            q[:, layer],
+            q_key[:, layer],
+            query_mask,
+            last,
+            weights.frame,
+            scale=weights.scales[layer],
+            gate=weights.gates[layer],
+            heads=weights.heads,
+        )
+        last = time_step(mixed, qkv, weights.time, heads=weights.heads)
+    assert last is not None
+    return last
