@@ -15,6 +15,7 @@ __all__ = [
     "BundleSchemaError",
     "DownloadError",
     "EncodedVideoError",
+    "GpuError",
     "HashMismatchError",
     "ModelMismatchError",
     "ModelNotFoundError",
@@ -117,6 +118,12 @@ class BackendUnavailableError(R2rtError, RuntimeError):
     """The device or engine asked for is not installed or not usable on this machine."""
 
     exit_code = 30
+
+
+class GpuError(R2rtError, RuntimeError):
+    """The GPU refused a call, such as for want of memory."""
+
+    exit_code = 31
 
 
 class OutputError(R2rtError, OSError):

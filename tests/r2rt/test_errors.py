@@ -29,6 +29,7 @@ CODES = {
     "ModelMismatchError": 25,
     "AccuracyError": 27,
     "BackendUnavailableError": 30,
+    "GpuError": 31,
     "OutputError": 40,
 }
 
