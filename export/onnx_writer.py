@@ -13,7 +13,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-
 if TYPE_CHECKING:
     from r2rt.contract import GraphSpec
 
