@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_commit", "describe_machine", "describe_versions", "usable_cores"]
+__all__ = ["CHECKOUT", "describe_commit", "describe_machine", "describe_versions", "usable_cores"]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -6,7 +6,6 @@ python benchmarks/memory.py
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from benchmarks.harness import Options, Report, Row, Summary, common_options, su
 from benchmarks.machine import CHECKOUT
 from benchmarks.material import VideoSpec, find_source, make_video
 from benchmarks.plots import grouped_lines
-from benchmarks.process import Child, python, run_child
+from benchmarks.process import NOTHING_KEPT, Child, python, run_child
 from benchmarks.workload import ModelChoice, Workload, model_options, prepare, queries
 from r2rt.bundle import Bundle, read_manifest
 
@@ -122,9 +121,7 @@ def _measure(
 
 
 def _run(command: Sequence[str | Path]) -> Child:
-    # An empty cache, so that every run does all the work.
-    with tempfile.TemporaryDirectory() as cache:
-        return run_child(command, env={"XDG_CACHE_HOME": cache, "PYTHONPATH": str(CHECKOUT)})
+    return run_child(command, env={"PYTHONPATH": str(CHECKOUT), **NOTHING_KEPT})
 
 
 def _ours(bundle: Path, video: Path) -> list[str | Path]:

@@ -13,7 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Child", "ChildError", "Worker", "python", "run_child", "serve"]
+__all__ = ["NOTHING_KEPT", "Child", "ChildError", "Worker", "python", "run_child", "serve"]
+
+# Under this environment no encoded video is kept, so that every run does all the work.
+NOTHING_KEPT = {"R2RT_CACHE_BYTES": "0"}
 
 _LAUNCHER = Path(__file__).with_name("_launch.py")
 

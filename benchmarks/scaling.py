@@ -19,7 +19,7 @@ from benchmarks.agreement import same_answers
 from benchmarks.harness import Case, Options, Report, Row, common_options, summarize
 from benchmarks.material import VideoSpec, find_source, make_video
 from benchmarks.plots import grouped_lines
-from benchmarks.process import Worker, python
+from benchmarks.process import NOTHING_KEPT, Worker, python
 from benchmarks.workload import ModelChoice, Workload, model_options, prepare, queries
 
 __all__ = ["main"]
@@ -45,7 +45,7 @@ def main(options: Options, model: ModelChoice, minutes: str, counts: str) -> Non
     numbers = [1, 4] if options.quick else [int(number) for number in counts.split(",")]
     report = Report("scaling", options, bundle=workload.bundle, minutes=lengths, queries=numbers)
     for precision, bundle in workload.bundles.items():
-        with Worker(python("ours.py", "--bundle", bundle)) as worker:
+        with Worker(python("ours.py", "--bundle", bundle), env=NOTHING_KEPT) as worker:
             worker.ask("warm_up")
             _against_length(report, worker, precision, lengths)
             _against_queries(report, workload, worker, precision, numbers)
