@@ -1,0 +1,24 @@
+"""Quantises ONNX graphs: int8 weights per output channel, uint8 activations with fixed ranges.
+
+Ranges are fixed by calibration and not taken from each batch, so that what a frame becomes does not
+depend on the frames it is encoded with, and nothing is searched for a minimum at run time.
+"""
+
+from __future__ import annotations
+
+from export.int8.fit import Fit, fit_linear
+from export.int8.graph import Linear, find_linears, quantize_graph
+from export.int8.samples import Samples, collect
+from export.int8.select import Selection, select
+
+__all__ = [
+    "Fit",
+    "Linear",
+    "Samples",
+    "Selection",
+    "collect",
+    "find_linears",
+    "fit_linear",
+    "quantize_graph",
+    "select",
+]

@@ -1,0 +1,323 @@
+"""From an fp32 bundle to an int8 one that was compared with it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export._checkout import r2rt_version
+from export.bundle_writer import check_destination, list_files, staged_folder, write_manifest
+from export.int8 import Selection, select
+from r2rt.bundle import TOKENIZER_NAME, Bundle, Manifest, QuantizationReport
+from r2rt.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.errors import AccuracyError, NoFramesError, QueryError
+from r2rt.models import checked_name, models_dir, resolve
+from r2rt.quality import LIMITS, QUERIES, Agreement, Limits, compare, failures
+from r2rt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from r2rt.bundle import Figure
+    from r2rt.grounder import Grounder
+
+__all__ = ["BUDGET", "CALIBRATION_QUERIES", "Quantized", "RefusedError", "quantize_bundle"]
+
+# The error that the choice of layers aims at on calibration data, well inside the gate's limits:
+# other frames err more, and what the tokens lose the answers lose.
+BUDGET = 0.015
+
+_FRAMES = 32
+_FRAMES_A_RUN = 8
+
+# Other sentences than those that the gate asks.
+CALIBRATION_QUERIES = (
+    "a man speaks into a microphone",
+    "a woman in a red dress is standing near a window",
+    "three friends are sitting at a table and eating dinner",
+    "a cat jumps onto the sofa",
+    "someone is typing on a laptop",
+    "a person opens the fridge and takes out a bottle of milk",
+    "the sun sets over the mountains",
+    "a crowd cheers in a stadium",
+    "a train arrives at the station",
+    "a girl brushes her hair in front of a mirror",
+    "news anchor reports from the studio with a map behind her",
+    "an aerial view of a forest and a river",
+    "a football player scores a goal",
+    "kids swim in the pool",
+    "he throws the ball to the other player",
+    "slicing vegetables on a cutting board",
+    "she",
+    "how to repair a bicycle tire step by step",
+    "a black screen with white letters",
+    "a couple takes a selfie on the beach, laughing",
+    "snow covers the road while a truck drives slowly past the houses of the village",
+    "a bird flies",
+    "a soldier climbs over a wall",
+    "someone pours coffee into a cup",
+    "a monkey sits on a branch and eats a banana",
+    "a drummer plays on stage, lights flashing in many colours",
+    "person holding a pillow",
+    "where did I put the scissors?",
+    "vlog of a walk through a market in Asia with street food and fruit",
+    "an old photograph in black and white",
+    "a rocket launches from its pad",
+    "the person puts clothes into the washing machine",
+)
+
+
+class RefusedError(AccuracyError):
+    """A quantised bundle that does not keep to the gate's limits; it was not written."""
+
+    exit_code = 52
+
+    def __init__(self, message: str, figures: tuple[Figure, ...] = ()) -> None:
+        super().__init__(message)
+        self.figures = figures
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A bundle that was written.
+
+    Attributes:
+        path: its folder.
+        manifest: its manifest, the report in it.
+    """
+
+    path: Path
+    manifest: Manifest
+
+
+def quantize_bundle(
+    origin: str | Path,
+    output: str | Path | None = None,
+    *,
+    calibration: Sequence[str | Path],
+    name: str | None = None,
+    smooth: bool = True,
+    leave_out: bool = True,
+    limits: Limits = LIMITS,
+    force: bool = False,
+    say: Callable[[str], None] = _silent,
+) -> Quantized:
+    """Quantise both encoders of an fp32 bundle to int8.
+
+    Nothing is written if anything fails, and what stands at `output` stays. The same bundle and
+    videos give the same graphs.
+
+    Args:
+        origin: an installed model's name or the bundle's folder.
+        output: the new bundle's folder; by default the one of model `name` in the models folder.
+        calibration: videos, folders of images, or folders of videos.
+        name: what the new bundle calls itself; by default the origin's name and `-int8`.
+        smooth: whether channels may be scaled before they are rounded.
+        leave_out: whether layers may stay in fp32.
+        limits: what the gate holds the new bundle to.
+        force: replace a bundle that stands at `output`.
+        say: called with one line for each step.
+
+    Raises:
+        RefusedError: the new bundle's answers depart too far from its origin's.
+        QueryError: the origin is not fp32, or there is nothing to calibrate on.
+        R2rtError: another of its classes; the message says what to do.
+    """
+    bundle = Bundle.open(resolve(origin))
+    manifest = bundle.manifest
+    if manifest.precision != "fp32":
+        raise QueryError(f"{bundle.path} is {manifest.precision}; expected an fp32 bundle")
+    name = checked_name(name or f"{manifest.name}-int8")
+    destination = models_dir() / name if output is None else Path(output)
+    check_destination(destination, force=force)
+    videos = _videos(calibration)
+    frames = _calibration_frames(videos, bundle)
+    say(f"{len(frames)} frames to calibrate on")
+
+    selections = {
+        VIDEO_ENCODER: _select(
+            bundle,
+            VIDEO_ENCODER,
+            [
+                {"frames": frames[start : start + _FRAMES_A_RUN]}
+                for start in range(0, len(frames), _FRAMES_A_RUN)
+            ],
+            output="tokens",
+            measured=1,
+            smooth=smooth,
+            leave_out=leave_out,
+            say=say,
+        ),
+        TEXT_ENCODER: _select(
+            bundle,
+            TEXT_ENCODER,
+            _query_runs(bundle),
+            output="q",
+            measured=None,
+            smooth=smooth,
+            leave_out=leave_out,
+            say=say,
+        ),
+    }
+    with staged_folder(destination, force=force) as folder:
+        _write_files(folder, bundle, selections)
+        quantized = msgspec.structs.replace(
+            manifest,
+            name=name,
+            precision="int8",
+            files=list_files(folder),
+            provenance=msgspec.structs.replace(
+                manifest.provenance, exporter=f"r2rt {r2rt_version()}"
+            ),
+        )
+        write_manifest(folder, quantized)
+        agreement = _compare(bundle, folder, videos, limits, say)
+        if not agreement.passed:
+            raise RefusedError(
+                f"the int8 form of {manifest.name} departs too far from fp32: "
+                f"{failures(agreement.figures)}; no bundle was written, "
+                "calibrate on more videos, or videos more like yours",
+                agreement.figures,
+            )
+        quantized = msgspec.structs.replace(
+            quantized, quantization=_report(bundle, selections, agreement, len(frames))
+        )
+        write_manifest(folder, quantized)
+    say(f"wrote {destination}")
+    return Quantized(path=destination, manifest=quantized)
+
+
+def _select(
+    bundle: Bundle,
+    graph: str,
+    runs: Sequence[dict[str, NDArray[Any]]],
+    *,
+    output: str,
+    measured: int | None,
+    smooth: bool,
+    leave_out: bool,
+    say: Callable[[str], None],
+) -> Selection:
+    return select(
+        onnx.load(bundle.file(f"{graph}.onnx")),
+        runs,
+        output=output,
+        features=bundle.dims.width,
+        budget=BUDGET,
+        measured=measured,
+        smooth=smooth,
+        leave_out=leave_out,
+        say=lambda line: say(f"{graph}: {line}"),
+    )
+
+
+def _videos(calibration: Sequence[str | Path]) -> list[Path]:
+    """Return the sources named; a folder without images stands for the files in it."""
+    from r2rt.video.still import IMAGE_SUFFIXES
+
+    found = []
+    for path in map(Path, calibration):
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        if not inside or any(file.suffix.lower() in IMAGE_SUFFIXES for file in inside):
+            found.append(path)
+        else:
+            found += [file for file in inside if file.is_file()]
+    if not found:
+        raise QueryError("nothing to calibrate on; name a video or a folder with --calibration")
+    return found
+
+
+def _calibration_frames(videos: Sequence[Path], bundle: Bundle) -> NDArray[np.uint8]:
+    """Return frames (T, S, S, 3) of all videos, taken evenly.
+
+    They are taken from between those that stand for the clips (of videos), so that what the gate
+    sees was not calibrated on.
+    """
+    from r2rt.video import open_source
+
+    quota = -(-_FRAMES // len(videos))
+    pixels = []
+    for video in videos:
+        with open_source(video, fps=bundle.fps, image_size=bundle.dims.image_size) as source:
+            clips = source.num_clips
+        # Points in time halfway between clips and a multiple of them coincide where it is odd.
+        rate = bundle.fps * 2 * max(1, -(-quota // (2 * clips)))
+        with open_source(video, fps=rate, image_size=bundle.dims.image_size) as source:
+            total = source.num_clips
+            wanted = {int((index + 0.5) * total / quota) for index in range(quota)}
+            pixels += [
+                frame.pixels
+                for frame in itertools.islice(source, max(wanted) + 1)
+                if frame.clip_index in wanted
+            ]
+    if not pixels:
+        raise NoFramesError(f"{videos[0]}: not one frame to calibrate on; name another video")
+    return np.stack(pixels)
+
+
+def _query_runs(bundle: Bundle) -> list[dict[str, NDArray[Any]]]:
+    """Return the calibration queries, those of one length together: none is padded."""
+    tokenizer = Tokenizer.load(bundle.file(TOKENIZER_NAME), bundle.dims.context_length)
+    by_length: dict[int, list[NDArray[np.int64]]] = {}
+    for query in CALIBRATION_QUERIES:
+        ids = tokenizer.encode(query).ids
+        by_length.setdefault(len(ids), []).append(ids)
+    return [
+        {"token_ids": np.stack(ids), "query_mask": np.ones((len(ids), length), np.float32)}
+        for length, ids in sorted(by_length.items())
+    ]
+
+
+def _write_files(folder: Path, bundle: Bundle, selections: dict[str, Selection]) -> None:
+    for file in bundle.manifest.files:
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        selection = selections.get(file.removesuffix(".onnx"))
+        if selection is None:
+            path.write_bytes(bundle.file(file).read_bytes())
+        else:
+            path.write_bytes(selection.model.SerializeToString(deterministic=True))
+
+
+def _compare(
+    bundle: Bundle,
+    folder: Path,
+    videos: Sequence[Path],
+    limits: Limits,
+    say: Callable[[str], None],
+) -> Agreement:
+    from r2rt.grounder import Grounder
+
+    def load(path: Path) -> Grounder:
+        return Grounder.load(path, device="cpu", verify="never")
+
+    sources: list[str | os.PathLike[str]] = [*videos]
+    return compare(load(bundle.path), load(folder), sources, limits=limits, say=say)
+
+
+def _report(
+    bundle: Bundle, selections: dict[str, Selection], agreement: Agreement, frames: int
+) -> QuantizationReport:
+    smoothed = sum(selection.smoothed for selection in selections.values())
+    return QuantizationReport(
+        origin=bundle.fingerprint,
+        method="weights int8 a channel, activations uint8 of fixed range, "
+        f"channels of {smoothed} layers scaled",
+        calibration=tuple(Path(video).name for video in agreement.videos),
+        frames=frames,
+        clips=agreement.clips,
+        queries=len(QUERIES),
+        kept={graph: selection.kept for graph, selection in selections.items()},
+        figures=agreement.figures,
+    )
