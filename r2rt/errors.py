@@ -133,12 +133,17 @@ class OutputError(R2rtError, OSError):
 
 
 def exit_codes() -> dict[int, str]:
-    """Return every documented exit code with its meaning, in ascending order."""
+    """Return every exit code of the runtime with its meaning, in ascending order.
+
+    The workbench's commands document further codes of their own.
+    """
     codes = {0: "Done.", 1: "A fault in r2rt itself; please report it.", 130: "Interrupted."}
     pending = list(R2rtError.__subclasses__())
     while pending:
         error = pending.pop()
         pending.extend(error.__subclasses__())
+        if error.__module__ != __name__:
+            continue
         codes[error.exit_code] = (error.__doc__ or "").strip().splitlines()[0]
     codes[2] = "Wrong usage: an unknown option, or a query that cannot be used."
     return dict(sorted(codes.items()))

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Triton chooses between its compiler and its interpreter when it is imported, which torch may do
+# long before the tests of the kernels (tests/kernels) are reached.
+os.environ["TRITON_INTERPRET"] = "1"
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 GOLDEN = CHECKOUT / "tests" / "golden"
 # Material that is not part of the project: full-size goldens, real annotations, real videos.

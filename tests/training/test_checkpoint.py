@@ -158,4 +158,4 @@ def test_use_tef_can_be_told_apart_from_the_coordinate_head(golden_dir: Path) ->
 
 
 def test_the_exit_code_is_its_own() -> None:
-    assert exit_codes()[CheckpointError.exit_code].startswith("A checkpoint is damaged")
+    assert CheckpointError.exit_code not in exit_codes()
