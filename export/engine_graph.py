@@ -1,0 +1,60 @@
+"""Rearrangements of a graph that change nothing but what an engine makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+__all__ = ["stack_projections"]
+
+
+def stack_projections(model: onnx.ModelProto) -> None:
+    """Cut the outputs of stacked linear layers along an axis of their own, in place.
+
+    Where queries, keys and values come out of one product side by side, TensorRT-RTX pulls a Split
+    along the last axis through the product: each part gets kernels of its own, and an int8 product
+    is computed in fp16. Reshape, Transpose and Gather along the first axis leave it whole.
+    """
+    graph = model.graph
+    producers = {name: node for node in graph.node for name in node.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        width = _width(node, producers, graph)
+        if width is None:
+            nodes.append(node)
+            continue
+        axis = helper.get_node_attr_value(node, "axis")
+        parts = len(node.output)
+        at = node.output[0]
+        shape = np.array([0] * axis + [parts, width // parts], dtype=np.int64)
+        graph.initializer.append(numpy_helper.from_array(shape, f"{at}.shape"))
+        order = [axis, *range(axis), axis + 1]
+        nodes += [
+            helper.make_node("Reshape", [node.input[0], f"{at}.shape"], [f"{at}.parts"]),
+            helper.make_node("Transpose", [f"{at}.parts"], [f"{at}.stack"], perm=order),
+        ]
+        for index, name in enumerate(node.output):
+            value = numpy_helper.from_array(np.array(index, dtype=np.int64), f"{name}.index")
+            graph.initializer.append(value)
+            nodes.append(
+                helper.make_node("Gather", [f"{at}.stack", f"{name}.index"], [name], axis=0)
+            )
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _width(
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], graph: onnx.GraphProto
+) -> int | None:
+    """Return how wide the linear layer is whose output a Split cuts in equal parts, if it does."""
+    if node.op_type != "Split" or len(node.input) != 1:
+        return None
+    add = producers.get(node.input[0])
+    if add is None or add.op_type != "Add":
+        return None
+    products = [x for x in add.input if x in producers and producers[x].op_type == "MatMul"]
+    biases = [x.dims[0] for x in graph.initializer if x.name in add.input and len(x.dims) == 1]
+    if len(products) != 1 or len(biases) != 1 or biases[0] % len(node.output):
+        return None
+    return int(biases[0])

@@ -1,0 +1,376 @@
+"""A bundle's graphs to engines: other precision, compared on the CPU, built, checked, listed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.engine_checks import TOLERANCES, Sample, check_graphs, inject_outliers
+from export.engine_graph import stack_projections
+from export.exporter import ExportError, VerificationError
+from export.half import to_half
+from export.trt_builder import EngineBuildError, Flavour, build_plan, plan_kernels
+from r2rt.bundle import (
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    Bundle,
+    Check,
+    FileEntry,
+    file_entry,
+    manifest_bytes,
+    read_manifest,
+)
+from r2rt.contract import (
+    GROUNDER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+    GraphSpec,
+    ModelDims,
+)
+from r2rt.engines.plans import (
+    ENGINE_MANIFEST_NAME,
+    ENGINE_SCHEMA_VERSION,
+    EngineManifest,
+    Plan,
+    PrecisionName,
+    Range,
+    engine_tensors,
+)
+from r2rt.errors import OutputError, R2rtError
+from r2rt.files import replacing
+from r2rt.tokenizer import Tokenizer
+
+__all__ = ["UNFUSED", "BuiltEngine", "build_engines", "check_sample", "default_ranges", "lower"]
+
+# Softmaxes that are kernels of their own in a good engine; every other one is part of a fused
+# attention kernel. The text encoder's is that of the pooled query: one row a query.
+UNFUSED = {VIDEO_ENCODER: 0, VIDEO_FINALIZER: 0, TEXT_ENCODER: 1, GROUNDER: 0}
+
+# M2, a sum of squares, overflows fp16, and what is left of it minus others must keep its digits.
+_SINGLE_INPUTS = {VIDEO_FINALIZER: ("tokens", "endpoints")}
+
+_SENTENCES = (
+    "A man in a blue jacket walks his dog along the beach.",
+    "someone is cooking",
+    "Two women talk to each other in front of a red car, then one of them leaves.",
+    "a close up of hands playing the piano",
+    "Goal!",
+    "What did I put into the drawer after closing the fridge?",
+    "person opens the door and looks outside",
+    "A news presenter reports from a flooded street while it is still raining heavily.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """An engine that was put into a bundle.
+
+    Attributes:
+        path: its folder.
+        manifest: its manifest.
+    """
+
+    path: Path
+    manifest: EngineManifest
+
+
+def build_engines(
+    bundle: Bundle,
+    flavour: Flavour,
+    *,
+    precision: PrecisionName = "fp16",
+    ranges: Mapping[str, Range] | None = None,
+    frames: NDArray[np.uint8] | None = None,
+    allow_unfused: bool = False,
+    timing_cache: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    step: Callable[[str], None] = lambda _: None,
+) -> tuple[BuiltEngine, ...]:
+    """Build the engines of every graph for each of the flavour's targets.
+
+    A target's engines are put in place, and listed in `bundle.json`, when all of them are built and
+    checked; those of the same name are replaced. If anything fails, its folder stays as it was.
+
+    Args:
+        bundle: an fp32 bundle.
+        flavour: what builds, and for which targets.
+        precision: see `EngineManifest`.
+        ranges: sizes of the dynamic dimensions B, T, N and L; `default_ranges` for what is missing.
+        frames: (T, S, S, 3) uint8 of a real video, to compare and calibrate on.
+        allow_unfused: keep engines whose attention is not fused.
+        timing_cache: where TensorRT proper keeps what it measured.
+        say: called with one line for each step and every message of the builder.
+        step: called with what the builder is at.
+
+    Raises:
+        ExportError: the bundle's graphs are not fp32, or a weight does not fit into fp16.
+        VerificationError: a graph differs from the fp32 one by more than its tolerance.
+        EngineBuildError: the builder refused a graph, or attention is not fused.
+        OutputError: the bundle cannot be written.
+    """
+    if bundle.manifest.precision != "fp32":
+        raise ExportError(
+            f"{bundle.path} computes in {bundle.manifest.precision}; engines are made of fp32 "
+            "graphs, name the bundle that it was made of"
+        )
+    chosen = {**default_ranges(bundle), **(ranges or {})}
+    chosen["L"] = _cut(chosen["L"], bundle.dims.context_length)
+    single = {
+        graph: onnx.load_model_from_string(bundle.file(f"{graph}.onnx").read_bytes())
+        for graph in bundle.graphs
+    }
+    sample = check_sample(bundle, frames)
+    say(f"converting to {precision}")
+    low = lower(single, precision, sample)
+    checks = _checked(single, low, bundle.dims, sample, precision, say)
+    expected = {
+        graph: sum(node.op_type == "Softmax" for node in model.graph.node) - UNFUSED[graph]
+        for graph, model in single.items()
+    }
+    del single
+    texts = {graph: model.SerializeToString(deterministic=True) for graph, model in low.items()}
+    built = []
+    for target in flavour.targets:
+        folder = f"{flavour.name}-{target}-{precision}"
+        with _placed(bundle.path, folder) as staged:
+            plans = {}
+            for graph, spec in bundle.graphs.items():
+                say(f"building {graph} for {target}")
+                plan = build_plan(
+                    flavour,
+                    texts[graph],
+                    spec,
+                    target,
+                    chosen,
+                    timing_cache=timing_cache,
+                    say=say,
+                    step=step,
+                )
+                kernels = plan_kernels(plan)
+                quantized = quantized_products(low[graph])
+                _check_int8(graph, kernels, quantized)
+                _check_fused(graph, kernels, expected[graph], allow_unfused=allow_unfused, say=say)
+                path = staged / f"{graph}.plan"
+                path.write_bytes(plan)
+                inputs, outputs = engine_tensors(spec)
+                plans[graph] = Plan(
+                    file=file_entry(path),
+                    source_sha256=bundle.manifest.files[f"{graph}.onnx"].sha256,
+                    onnx_sha256=hashlib.sha256(texts[graph]).hexdigest(),
+                    ranges=_ranges_of(spec, chosen),
+                    inputs=inputs,
+                    outputs=outputs,
+                    kernels=kernels,
+                    checks=checks[graph],
+                )
+            manifest = EngineManifest(
+                schema=ENGINE_SCHEMA_VERSION,
+                flavour=flavour.name,
+                version=flavour.version,
+                target=target,
+                capabilities=flavour.capabilities(target),
+                precision=precision,
+                plans=plans,
+            )
+            text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"))
+            (staged / ENGINE_MANIFEST_NAME).write_bytes(text + b"\n")
+        built.append(BuiltEngine(path=bundle.path / manifest.folder, manifest=manifest))
+    return tuple(built)
+
+
+def lower(
+    single: Mapping[str, onnx.ModelProto], precision: PrecisionName, sample: Sample
+) -> dict[str, onnx.ModelProto]:
+    """Return fp32 graphs, by name, in another precision; int8 is calibrated on the sample."""
+    calibration: dict[str, dict[str, NDArray[Any]]] = {
+        VIDEO_ENCODER: {"frames": sample.frames},
+        TEXT_ENCODER: {"token_ids": sample.token_ids, "query_mask": sample.query_mask},
+    }
+    low = {}
+    for graph, model in single.items():
+        arranged = onnx.ModelProto()
+        if precision == "int8" and graph in calibration:
+            from export.qdq import quantize_symmetric
+
+            arranged = quantize_symmetric(model, [calibration[graph]])
+        else:
+            arranged.CopyFrom(model)
+        stack_projections(arranged)
+        low[graph] = to_half(arranged, single_inputs=_SINGLE_INPUTS.get(graph, ()))
+    return low
+
+
+def quantized_products(model: onnx.ModelProto) -> int:
+    """Count the products of which both sides are int8."""
+    codes = {x.output[0] for x in model.graph.node if x.op_type == "DequantizeLinear"}
+    products = [x for x in model.graph.node if x.op_type == "MatMul"]
+    return sum(all(name in codes for name in product.input) for product in products)
+
+
+def check_sample(bundle: Bundle, frames: NDArray[np.uint8] | None = None) -> Sample:
+    """Return what graphs are compared on: frames, generated if there are none, and sentences."""
+    from export.verify import sample_frames
+
+    if frames is None:
+        frames = sample_frames(_FRAMES, bundle.dims.image_size)
+    tokenizer = Tokenizer.load(bundle.file(TOKENIZER_NAME), bundle.dims.context_length)
+    token_ids, query_mask = tokenizer.encode_batch(_SENTENCES)
+    return Sample(frames=frames, token_ids=token_ids, query_mask=query_mask)
+
+
+_FRAMES = 8
+
+
+def default_ranges(bundle: Bundle) -> dict[str, Range]:
+    """Return the sizes that engines take unless told otherwise.
+
+    Clips are tuned for the window that the model was trained on, and for 75 if it has none. Longer
+    videos run in several windows, more queries and frames in several batches.
+    """
+    window = bundle.manifest.window_s
+    clips = 75 if window is None else max(1, round(window * bundle.fps))
+    context = bundle.dims.context_length
+    return {
+        "B": Range(least=1, usual=8, most=64),
+        "T": Range(least=1, usual=clips, most=max(256, clips)),
+        "N": Range(least=1, usual=1, most=8),
+        "L": Range(least=1, usual=min(16, context), most=context),
+    }
+
+
+def _checked(
+    single: Mapping[str, onnx.ModelProto],
+    low: Mapping[str, onnx.ModelProto],
+    dims: ModelDims,
+    sample: Sample,
+    precision: PrecisionName,
+    say: Callable[[str], None],
+) -> dict[str, tuple[Check, ...]]:
+    say("comparing with fp32")
+    tolerance = TOLERANCES[precision]
+    plain = check_graphs(single, low, dims, sample, tolerance)
+    say("comparing with fp32, outlier channels injected")
+    outliers = {}
+    for graph, model in single.items():
+        outliers[graph] = onnx.ModelProto()
+        outliers[graph].CopyFrom(model)
+        inject_outliers(outliers[graph])
+    injected = check_graphs(
+        outliers, lower(outliers, precision, sample), dims, sample, tolerance, label=", outliers"
+    )
+    checks = {graph: plain[graph] + injected[graph] for graph in plain}
+    failed = [check for found in checks.values() for check in found if not check.passed]
+    if failed:
+        worst = ", ".join(f"{check.name} {check.error:.3g}" for check in failed)
+        raise VerificationError(
+            f"the {precision} graphs differ from fp32, errors in units of their tolerance: "
+            f"{worst}; no engine was built, these weights need a higher --precision",
+            tuple(check for found in checks.values() for check in found),
+        )
+    return checks
+
+
+def _check_int8(graph: str, kernels: Mapping[str, int], expected: int) -> None:
+    if kernels["int8_products"] != expected:
+        raise EngineBuildError(
+            f"{graph} has {kernels['int8_products']} products of int8, expected {expected}; "
+            "build fp16 engines instead, and please report it with the builder's version"
+        )
+
+
+def _check_fused(
+    graph: str,
+    kernels: Mapping[str, int],
+    expected: int,
+    *,
+    allow_unfused: bool,
+    say: Callable[[str], None],
+) -> None:
+    fused, softmaxes = kernels["attention"], kernels["softmax"]
+    if (fused, softmaxes) == (expected, UNFUSED[graph]):
+        return
+    problem = (
+        f"{graph} has {fused} fused attention kernels and {softmaxes} softmaxes of their own, "
+        f"expected {expected} and {UNFUSED[graph]}"
+    )
+    if not allow_unfused:
+        raise EngineBuildError(
+            f"{problem}; --allow-unfused keeps such an engine, which is slower than it should be"
+        )
+    say(problem)
+
+
+@contextmanager
+def _placed(bundle: Path, folder: str) -> Iterator[Path]:
+    """Give an empty folder that becomes the bundle's engine `folder` when the block ends well."""
+    parent = bundle / "engines"
+    had_parent = parent.is_dir()
+    staged: Path | None = None
+    try:
+        parent.mkdir(exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{folder}.", dir=parent))
+        yield staged
+        staged.chmod(0o777 & ~_umask())
+        names = {f"engines/{folder}/{x.name}": file_entry(x) for x in sorted(staged.iterdir())}
+        prefix = f"engines/{folder}/"
+        # Not listed while it changes: what is not listed is not read.
+        if (parent / folder).exists():
+            _relist(bundle, prefix, {})
+            shutil.rmtree(parent / folder)
+        staged.rename(parent / folder)
+        _relist(bundle, prefix, names)
+    except OSError as error:
+        if isinstance(error, R2rtError):
+            raise
+        raise OutputError(
+            f"{parent / folder}: cannot be written ({error.strerror or error}); "
+            "free the disk or copy the bundle elsewhere"
+        ) from error
+    finally:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+        if not had_parent and parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def _relist(bundle: Path, prefix: str, names: Mapping[str, FileEntry]) -> None:
+    """Replace what `bundle.json` lists below `prefix`."""
+    manifest = read_manifest(bundle)
+    files = {name: x for name, x in manifest.files.items() if not name.startswith(prefix)}
+    files = dict(sorted({**files, **names}.items()))
+    if files == manifest.files:
+        return
+    with replacing(bundle / MANIFEST_NAME) as path:
+        path.write_bytes(manifest_bytes(msgspec.structs.replace(manifest, files=files)))
+
+
+def _ranges_of(spec: GraphSpec, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    names = {size for tensor in spec.inputs for size in tensor.shape if isinstance(size, str)}
+    return {name: ranges[name] for name in sorted(names)}
+
+
+def _cut(sizes: Range, most: int) -> Range:
+    """Return the range within what a graph can take at most."""
+    return Range(
+        least=min(sizes.least, most), usual=min(sizes.usual, most), most=min(sizes.most, most)
+    )
+
+
+def _umask() -> int:
+    import os
+
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -1,0 +1,350 @@
+"""One ONNX graph to one TensorRT or TensorRT-RTX plan, with one code path for both.
+
+TensorRT-RTX builds without a GPU, for compute capabilities 7.5 to 8.9 and 12.x. TensorRT proper
+builds on the GPU that it builds for, whichever it is, 9.0 and 10.0 included. Both take precision
+from the graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from r2rt.contract import GraphSpec
+from r2rt.engines.plans import Range
+from r2rt.errors import BackendUnavailableError, R2rtError
+
+__all__ = [
+    "PORTABLE",
+    "RTX_TARGETS",
+    "EngineBuildError",
+    "Flavour",
+    "TargetError",
+    "build_plan",
+    "choose_flavour",
+    "gpu_capability",
+    "plan_kernels",
+]
+
+PORTABLE = "portable"
+# What one portable plan serves: it is no larger than the plan for one of them.
+_PORTABLE_TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")
+RTX_TARGETS = ("7.5", *_PORTABLE_TARGETS)
+_RTX_REQUIREMENT = "tensorrt-rtx==1.7.1.*"
+
+FlavourName = Literal["tensorrt", "rtx"]
+
+
+class TargetError(R2rtError, ValueError):
+    """A GPU that no engine can be built for here."""
+
+    exit_code = 52
+
+
+class EngineBuildError(R2rtError, RuntimeError):
+    """The engine builder refused a graph, or built it otherwise than expected."""
+
+    exit_code = 53
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavour:
+    """An imported engine builder.
+
+    Attributes:
+        name: `tensorrt` or `rtx`.
+        module: the Python module.
+        version: its version, which plans are tied to.
+        targets: what engines are built for, each a compute capability or `portable`.
+        reason: one clause that says why it was chosen.
+    """
+
+    name: FlavourName
+    module: Any
+    version: str
+    targets: tuple[str, ...]
+    reason: str
+
+    def capabilities(self, target: str) -> tuple[str, ...]:
+        """Return the compute capabilities that the engines of a target serve."""
+        return _PORTABLE_TARGETS if target == PORTABLE else (target,)
+
+
+def choose_flavour(
+    name: Literal["auto", "tensorrt", "rtx"] = "auto",
+    targets: Sequence[str] = (),
+    *,
+    gpu: Callable[[], str | None] | None = None,
+    load: Callable[[str], Any] = importlib.import_module,
+) -> Flavour:
+    """Choose the builder, and what it builds for.
+
+    Args:
+        name: `auto` takes TensorRT proper where it can be imported, the targets are this machine's
+            GPU, and TensorRT-RTX otherwise.
+        targets: compute capabilities such as "8.9", or "portable"; without any, this machine's GPU,
+            and without one `portable`.
+        gpu: returns the compute capability of this machine's GPU, or None.
+        load: imports a module by its name.
+
+    Raises:
+        TargetError: no builder here can build for one of the targets.
+        BackendUnavailableError: the builder is not installed.
+    """
+    for target in targets:
+        if target != PORTABLE and not re.fullmatch(r"[0-9]{1,2}\.[0-9]", target):
+            raise TargetError(
+                f"no target {target!r}; expected a compute capability such as 8.9, or {PORTABLE}"
+            )
+    found = (gpu or gpu_capability)()
+    if name == "tensorrt" or (name == "auto" and found is not None):
+        problem = _why_not_tensorrt(found, targets)
+        module = None
+        if problem is None:
+            module = _try_import("tensorrt", load)
+            problem = "the package tensorrt is not installed" if module is None else None
+        if module is not None and found is not None:
+            reason = "asked for" if name == "tensorrt" else f"a GPU ({found}) and tensorrt are here"
+            return Flavour(
+                name="tensorrt",
+                module=module,
+                version=str(module.__version__),
+                targets=(found,),
+                reason=reason,
+            )
+        if name == "tensorrt":
+            kind = BackendUnavailableError if not targets or found in targets else TargetError
+            raise kind(f"no engines by TensorRT: {problem}; --flavour rtx needs no GPU")
+        reason = f"no TensorRT: {problem}"
+    else:
+        reason = "asked for" if name == "rtx" else "no GPU here, and TensorRT-RTX needs none"
+    served = _rtx_targets(targets, found, reason)
+    module = _try_import("tensorrt_rtx", load)
+    if module is None:
+        raise BackendUnavailableError(
+            "TensorRT-RTX is not installed; pip install 'r2rt[rtx]' "
+            f"(or {_RTX_REQUIREMENT}, 0.23 GB)"
+        )
+    return Flavour(
+        name="rtx", module=module, version=str(module.__version__), targets=served, reason=reason
+    )
+
+
+def gpu_capability() -> str | None:
+    """Return the compute capability of the first GPU, such as "9.0"; None without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    attribute = driver.cuDeviceGetAttribute
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    if attribute(ctypes.byref(major), _MAJOR, device) or attribute(
+        ctypes.byref(minor), _MINOR, device
+    ):
+        return None
+    return f"{major.value}.{minor.value}"
+
+
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+_MAJOR, _MINOR = 75, 76
+
+
+def build_plan(
+    flavour: Flavour,
+    onnx: bytes,
+    spec: GraphSpec,
+    target: str,
+    ranges: Mapping[str, Range],
+    *,
+    timing_cache: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    step: Callable[[str], None] = lambda _: None,
+) -> bytes:
+    """Build the plan of one graph.
+
+    Args:
+        flavour: the builder.
+        onnx: the graph, in the precision that it is to run in.
+        spec: its definition.
+        target: one of the flavour's targets.
+        ranges: least, usual and largest size of every dynamic dimension.
+        timing_cache: where TensorRT proper keeps what it has measured on this GPU.
+        say: called with every message of the parser and every warning of the builder.
+        step: called with what the builder is at.
+
+    Raises:
+        EngineBuildError: with every message of the parser or the builder.
+    """
+    trt = flavour.module
+    logger = _logger(trt, say)
+    builder = trt.Builder(logger)
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(typed)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse(onnx)
+    messages = [_parser_message(parser.get_error(i)) for i in range(parser.num_errors)]
+    if not parsed:
+        raise EngineBuildError(_failure(flavour, spec, "parsed", [*messages, *logger.errors]))
+    for message in messages:
+        say(f"{spec.name}: {message}")
+    config = builder.create_builder_config()
+    config.progress_monitor = _monitor(trt, spec.name, step)
+    if flavour.name == "rtx":
+        capabilities = flavour.capabilities(target)
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            code = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
+            config.set_compute_capability(code, index)
+    config.add_optimization_profile(_profile(builder, spec, ranges))
+    with _timing_cache(flavour, config, timing_cache):
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineBuildError(_failure(flavour, spec, "built", logger.errors))
+    return bytes(plan)
+
+
+def plan_kernels(plan: bytes) -> dict[str, int]:
+    """Count what a plan consists of, by kind.
+
+    A plan holds a readable description of its kernels; generated ones are named after what they
+    compute, such as `__myl_AddRelu`.
+
+    Returns:
+        `attention`: fused attention kernels; `softmax`: kernels that compute a softmax of their
+        own, as attention that is not fused needs them; `other`: kernels beside these and products;
+        `products`: matrix products; `int8_products`: those whose second factor is int8.
+    """
+    kinds = Counter(_kind(name.decode(errors="replace")) for name in _KERNEL.findall(plan))
+    products = [_OPERANDS.findall(found[1]) for found in _PRODUCT.finditer(plan)]
+    factors = {factor for operands in products for factor in operands[1:2]}
+    int8 = {found[1] for found in _INT8.finditer(plan)} & factors
+    return {
+        **{kind: kinds.get(kind, 0) for kind in ("attention", "softmax", "other")},
+        "products": len(products),
+        "int8_products": sum(operands[1] in int8 for operands in products),
+    }
+
+
+_KERNEL = re.compile(rb"function=\{ name=([^\s,}]{1,200})")
+_PRODUCT = re.compile(
+    rb"fully_connected=\{ [^{}]{0,999}output=\{[^{}]{0,999}\} input=\{([^{}]{1,999})"
+)
+_OPERANDS = re.compile(rb'"([^"^]+)[^"]*"')
+_INT8 = re.compile(rb'tensor=\{ [^"]{0,500}name="([^"]+)"[^"]{0,500} type=int8 ')
+
+
+def _kind(name: str) -> str:
+    if "_mha" in name:
+        return "attention"
+    return "softmax" if "SubExpSum" in name else "other"
+
+
+def _why_not_tensorrt(found: str | None, targets: Sequence[str]) -> str | None:
+    if found is None:
+        return "it builds on the GPU it builds for, and this machine has none"
+    others = [target for target in targets if target != found]
+    if others:
+        return f"it builds for this machine's GPU ({found}) alone, not for {', '.join(others)}"
+    return None
+
+
+def _rtx_targets(targets: Sequence[str], found: str | None, reason: str) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(targets)) or ((found,) if found else (PORTABLE,))
+    unserved = [target for target in wanted if target not in (*RTX_TARGETS, PORTABLE)]
+    if unserved:
+        raise TargetError(
+            f"no engine for compute capability {', '.join(unserved)}: TensorRT-RTX serves "
+            f"{', '.join(RTX_TARGETS)}; others are TensorRT proper's, which builds on the very GPU "
+            f"({reason}); run this where that GPU and tensorrt are"
+        )
+    return wanted
+
+
+def _try_import(name: str, load: Callable[[str], Any]) -> Any | None:
+    try:
+        return load(name)
+    except (ImportError, OSError):
+        return None
+
+
+def _logger(trt: Any, say: Callable[[str], None]) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(" ".join(message.split()))
+            elif severity == trt.ILogger.Severity.WARNING:
+                say(" ".join(message.split()))
+
+    return Logger()
+
+
+def _monitor(trt: Any, graph: str, step: Callable[[str], None]) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps[phase] = steps
+
+        def step_complete(self, phase: str, index: int) -> bool:
+            step(f"building {graph}: {phase} {index + 1}/{self.steps.get(phase, 0)}")
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
+
+
+def _profile(builder: Any, spec: GraphSpec, ranges: Mapping[str, Range]) -> Any:
+    profile = builder.create_optimization_profile()
+    for tensor in spec.inputs:
+        sizes = [
+            tuple(
+                ranges[size].bounds()[index] if isinstance(size, str) else size
+                for size in tensor.shape
+            )
+            for index in range(3)
+        ]
+        profile.set_shape(tensor.name, *sizes)
+    return profile
+
+
+@contextlib.contextmanager
+def _timing_cache(flavour: Flavour, config: Any, path: Path | None) -> Iterator[None]:
+    # TensorRT-RTX chooses on the user's machine, and asks for a GPU as soon as a cache is set.
+    if path is None or flavour.name == "rtx":
+        yield
+        return
+    known = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(known)
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    yield
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+    partial.replace(path)
+
+
+def _parser_message(error: Any) -> str:
+    where = f" at {error.node_operator()} {error.node_name()}" if error.node_operator() else ""
+    return f"{error.code()}{where}: {' '.join(str(error.desc()).split())}"
+
+
+def _failure(flavour: Flavour, spec: GraphSpec, what: str, messages: Sequence[str]) -> str:
+    told = "; ".join(dict.fromkeys(messages)) or "it gave no reason"
+    return f"{spec.name} could not be {what} by {flavour.name} {flavour.version}: {told}"
