@@ -18,7 +18,7 @@ accumulate in fp32; everything else is fp32.
 A program owns `span` <= ROWS clips of one query: it pools them one by one, its tile of v being read
 by the programs of the other queries from the cache, and takes the rows through the layer together,
 since tensor cores take no fewer than 16. All weights (7·D² numbers) stream past it from L2, a head
-or 32 outputs at a time: a whole D x D matrix does not fit shared memory beside the rest.
+or 64 outputs at a time: a whole D x D matrix does not fit shared memory beside the rest.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def frame_step_tiling(
     return FrameStepTiling(
         block_l=16,
         block_p=min(pool.block_p, 32 if wide else 64),
-        block_n=16 if wide else 32,
+        block_n=16 if wide else 64,
         span=max(1, min(ROWS, clips, clips * queries // _PROGRAMS)),
         num_warps=8,
         num_stages=1,

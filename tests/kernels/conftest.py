@@ -1,24 +1,22 @@
-"""Kernels run in Triton's interpreter here, which must be chosen before triton is imported."""
+"""Kernels run in Triton's interpreter here, which tests/conftest.py chooses."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.golden_data import one_thread
 
-_CHOSEN_TOO_LATE = "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1"
-os.environ["TRITON_INTERPRET"] = "1"
-
-if _CHOSEN_TOO_LATE:
+triton = pytest.importorskip(
+    "triton", reason="the kernels need triton, which comes with torch on Linux: pip install triton"
+)
+if not isinstance(triton.language.zeros, triton.runtime.interpreter.InterpretedFunction):
     pytest.skip(
-        "triton was imported before its interpreter could be chosen; run `pytest tests/kernels`",
+        "triton was imported without its interpreter before tests/conftest.py: TRITON_INTERPRET=1 "
+        "in the environment of pytest chooses it for certain",
         allow_module_level=True,
     )
-pytest.importorskip("triton", reason="triton cannot be imported; it comes with the extra `train`")
 
 
 @pytest.fixture(autouse=True)

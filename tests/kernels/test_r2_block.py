@@ -46,10 +46,14 @@ class KernelBlock(nn.Module):
         )
 
 
-@pytest.mark.parametrize("golden", ["moment_t5.npz", "moment_t12.npz"])
+@pytest.mark.parametrize(("golden", "span"), [("moment_t5.npz", 1), ("moment_t12.npz", 16)])
 def test_moments_and_saliency_equal_the_original_implementation(
-    golden_dir: Path, golden: str
+    golden_dir: Path, golden: str, span: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tiling = frame_step.frame_step_tiling
+    monkeypatch.setattr(
+        frame_step, "frame_step_tiling", lambda **sizes: replace(tiling(**sizes), span=span)
+    )
     model = build_model(golden_dir / "moment.pth")
     model.adapter = KernelBlock(model)  # type: ignore[assignment]
     assert_inference(model, load_arrays(golden_dir / golden))

@@ -17,7 +17,7 @@ SHAPES = {
     "ones": (1, 1, 32, 8),
     "blocks of clips": (67, 1, 32, 8),
     "several queries": (5, 3, 64, 8),
-    "published": (20, 1, 256, 8),
+    "published": (5, 1, 256, 8),
     "odd width": (3, 2, 48, 4),
 }
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -44,7 +44,7 @@ def test_output_equals_fp64(shape: tuple[int, int, int, int], dtype: torch.dtype
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(300, 2, 256, 8), (40, 1, 512, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(130, 1, 256, 8), (40, 1, 512, 8)], ids=str)
 def test_large_shapes_equal_fp64(shape: tuple[int, int, int, int]) -> None:
     for dtype in DTYPES:
         check(shape, dtype)
