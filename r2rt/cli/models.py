@@ -10,7 +10,7 @@ from r2rt.cli.console import print_table, printable, progress, stderr_console, w
 from r2rt.cli.options import quiet_option
 
 if TYPE_CHECKING:
-    from r2rt.bundle import Bundle, Manifest
+    from r2rt.bundle import Bundle, Figure, Manifest, QuantizationReport
 
 __all__ = ["models"]
 
@@ -127,8 +127,33 @@ def pull(name: str, source: str | None, force: bool, quiet: bool) -> None:
 
 @models.command()
 @click.argument("model")
-def verify(model: str) -> None:
-    """Compare the hash of every file and open every graph; MODEL is a name or a bundle's folder."""
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="The fp32 bundle that a quantised MODEL was made from: compare their answers, too.",
+)
+@click.option(
+    "--video",
+    "videos",
+    multiple=True,
+    help="A video, or a folder of images, to compare them on.  [may be repeated]",
+)
+@click.option(
+    "--query",
+    "queries",
+    multiple=True,
+    help="A sentence to ask.  [may be repeated; default: sixteen of all kinds]",
+)
+def verify(
+    model: str, against: str | None, videos: tuple[str, ...], queries: tuple[str, ...]
+) -> None:
+    """Compare the hash of every file and open every graph; MODEL is a name or a bundle's folder.
+
+    With --against and --video, repeat the comparison of a quantised model with its fp32 origin on
+    videos of your own.
+    """
+    if bool(against) != bool(videos) or (queries and not against):
+        raise click.UsageError("--against, --video and --query go together: name the first two")
     from r2rt.bundle import Bundle
     from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
     from r2rt.models import resolve
@@ -140,6 +165,8 @@ def verify(model: str) -> None:
         engine.release(graph)
     files, graphs = len(bundle.manifest.files), len(bundle.graphs)
     write_text(None, f"{printable(str(bundle.path))}: {files} files and {graphs} graphs are good\n")
+    if against:
+        _compare(bundle, against, videos, queries)
 
 
 @models.command()
@@ -152,6 +179,40 @@ def remove(name: str, quiet: bool) -> None:
     folder = remove_model(name)
     if not quiet:
         _note(f"{folder.name} is removed from {folder.parent}")
+
+
+def _compare(
+    bundle: Bundle, against: str, videos: tuple[str, ...], queries: tuple[str, ...]
+) -> None:
+    from r2rt.errors import AccuracyError
+    from r2rt.grounder import Grounder
+    from r2rt.quality import QUERIES, compare, failures
+
+    reference = Grounder.load(against, device="cpu")
+    report = bundle.manifest.quantization
+    if report is not None and report.origin != reference.bundle.fingerprint:
+        _note(f"{against} is not the bundle that {bundle.manifest.name} was made from")
+    agreement = compare(
+        reference,
+        Grounder.load(bundle.path, device="cpu"),
+        videos,
+        queries=queries or QUERIES,
+        say=_note,
+    )
+    rows = [
+        (x.name, f"{x.value:.4g}", _limit(x), "ok" if x.passed else "FAILED")
+        for x in agreement.figures
+    ]
+    print_table(("compared with fp32", "", "limit", ""), rows)
+    if not agreement.passed:
+        raise AccuracyError(
+            f"{bundle.manifest.name} departs too far from {reference.bundle.manifest.name} here: "
+            f"{failures(agreement.figures)}; use the fp32 bundle for such videos"
+        )
+
+
+def _limit(figure: Figure) -> str:
+    return f"{'≥' if figure.at_least else '≤'} {figure.limit:g}"
 
 
 def _described(bundle: Bundle, pin: str) -> list[tuple[str, str]]:
@@ -177,6 +238,7 @@ def _described(bundle: Bundle, pin: str) -> list[tuple[str, str]]:
         ("weights", "random: for trying out only" if origin.random_weights else "trained"),
         ("exporter", origin.exporter),
         ("verified", _verification(manifest)),
+        *(_quantization(manifest.quantization) if manifest.quantization else ()),
         ("fingerprint", bundle.fingerprint),
         ("pin", f"{bundle.path.absolute().name}@{pin}"),
     ]
@@ -194,6 +256,20 @@ def _verification(manifest: Manifest) -> str:
     worst = max((check.error for check in checks), default=0.0)
     verdict = "passed" if manifest.verification.passed else "FAILED"
     return f"{verdict}, {len(checks)} checks, worst error {worst:.2g} of what is allowed"
+
+
+def _quantization(report: QuantizationReport) -> list[tuple[str, str]]:
+    kept = [f"{name} ({graph})" for graph, names in report.kept.items() for name in names]
+    return [
+        ("quantised", report.method),
+        ("stay in fp32", ", ".join(kept) or "no layer of the encoders"),
+        (
+            "calibrated on",
+            f"{', '.join(report.calibration)}: {report.frames} frames; compared with fp32 on "
+            f"{report.clips} clips and {report.queries} queries",
+        ),
+        *((figure.name, f"{figure.value:.4g}, {_limit(figure)}") for figure in report.figures),
+    ]
 
 
 def _megabytes(size: int | None) -> str:

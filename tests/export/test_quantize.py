@@ -1,0 +1,326 @@
+"""int8 bundles: outlier channels break the plain form and not ours, and the gate tells."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from export.exporter import Exported, export_bundle
+from export.int8 import collect, find_linears, fit_linear, quantize_graph
+from export.quantize import main
+from export.quantizer import Quantized, RefusedError, quantize_bundle
+from r2rt.bundle import Bundle, manifest_bytes, parse_manifest
+from r2rt.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.engines.onnx_runtime import OnnxRuntimeEngine, _sums_bytes_exactly
+from r2rt.errors import ModelMismatchError, QueryError
+from r2rt.grounder import Grounder
+from r2rt.quality import LIMITS, Limits, compare, relative_error
+from tests.conftest import CHECKOUT
+from tests.export.outliers import inject_outliers
+from tests.export.tiny import CONFIG, MOMENT, run, session, tiny_towers
+from tests.golden_data import one_thread
+
+SHAPES = CHECKOUT / "demo" / "shapes.mp4"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("int8")
+
+
+@pytest.fixture(scope="module")
+def moment(folder: Path) -> Exported:
+    """The golden moment model behind small random towers that read real queries."""
+    towers = tiny_towers(dataclasses.replace(CONFIG, vocab_size=49408))
+    with one_thread():
+        return export_bundle(MOMENT, folder / "moment", clip=towers, name="moment")
+
+
+@pytest.fixture(scope="module")
+def outliers(moment: Exported, folder: Path) -> Path:
+    return inject_outliers(moment.path, folder / "outliers")
+
+
+@pytest.fixture(scope="module")
+def quantized(outliers: Path, folder: Path) -> Quantized:
+    return quantize_bundle(outliers, folder / "outliers-int8", calibration=[SHAPES])
+
+
+def frames(count: int, size: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def graph(bundle: Path, name: str) -> onnx.ModelProto:
+    return onnx.load(bundle / f"{name}.onnx")
+
+
+def test_the_injected_outliers_change_nothing_in_fp32(moment: Exported, outliers: Path) -> None:
+    inputs = {"frames": frames(2, moment.manifest.dims.image_size)}
+    got, want = (
+        run(session(path / "video_encoder.onnx"), inputs)["tokens"]
+        for path in (outliers, moment.path)
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+
+
+class TestTheGate:
+    def test_plain_int8_of_outliers_is_refused_and_nothing_is_written(
+        self, outliers: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "plain"
+        with pytest.raises(RefusedError, match=r"tokens, layer -1 .*at most 0\.05") as refused:
+            quantize_bundle(outliers, output, calibration=[SHAPES], smooth=False, leave_out=False)
+        assert list(tmp_path.iterdir()) == []
+        failed = {figure.name for figure in refused.value.figures if not figure.passed}
+        assert {f"tokens, layer {layer}" for layer in (-4, -3, -2, -1)} <= failed
+
+    def test_plain_int8_without_outliers_passes(self, moment: Exported, tmp_path: Path) -> None:
+        """The outliers are what is refused, not int8."""
+        quantize_bundle(
+            moment.path,
+            tmp_path / "plain",
+            calibration=[SHAPES],
+            smooth=False,
+            leave_out=False,
+        )
+
+    def test_the_remedy_passes_with_outliers(self, quantized: Quantized) -> None:
+        report = quantized.manifest.quantization
+        assert report is not None
+        assert report.figures
+        assert all(figure.passed for figure in report.figures)
+        errors = [x.value for x in report.figures if x.name.startswith("tokens")]
+        assert len(errors) == quantized.manifest.dims.layers
+        assert 0 < max(errors) < 0.6 * LIMITS.token_error
+
+    def test_scaling_channels_alone_undoes_the_outliers(
+        self, outliers: Path, tmp_path: Path
+    ) -> None:
+        done = quantize_bundle(
+            outliers, tmp_path / "int8", calibration=[SHAPES], smooth=True, leave_out=False
+        )
+        assert done.manifest.quantization is not None
+        assert not any(done.manifest.quantization.kept.values())
+
+    def test_limits_that_cannot_be_kept_refuse_what_stood_there_last(
+        self, outliers: Path, quantized: Quantized, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "kept"
+        output.mkdir()
+        (output / "bundle.json").write_text("old")
+        with pytest.raises(RefusedError, match="saliency error"):
+            quantize_bundle(
+                outliers,
+                output,
+                calibration=[SHAPES],
+                limits=Limits(saliency_error=0.0),
+                force=True,
+            )
+        assert (output / "bundle.json").read_text() == "old"
+
+
+class TestTheBundle:
+    def test_it_opens_and_says_what_it_is(self, quantized: Quantized, outliers: Path) -> None:
+        bundle = Bundle.open(quantized.path, verify="always")
+        origin = Bundle.open(outliers)
+        assert bundle.manifest == quantized.manifest
+        assert bundle.manifest.precision == "int8"
+        assert bundle.fingerprint != origin.fingerprint
+        report = bundle.manifest.quantization
+        assert report is not None
+        assert report.origin == origin.fingerprint
+        assert report.calibration == ("shapes.mp4",)
+        assert set(report.kept) == {VIDEO_ENCODER, TEXT_ENCODER}
+        engine = OnnxRuntimeEngine(bundle)
+        for name in bundle.graphs:
+            engine.open(name)
+
+    def test_its_encoders_are_a_third_as_large(self, quantized: Quantized, outliers: Path) -> None:
+        origin = Bundle.open(outliers).manifest.files
+        for name in ("video_encoder.onnx", "text_encoder.onnx"):
+            assert quantized.manifest.files[name].size < 0.4 * origin[name].size, name
+
+    def test_it_grounds(self, quantized: Quantized, outliers: Path) -> None:
+        got, want = (
+            Grounder.load(path).ground(str(SHAPES), "a circle")
+            for path in (quantized.path, outliers)
+        )
+        assert got.moments
+        np.testing.assert_allclose(got.saliency, want.saliency, atol=LIMITS.saliency_error)
+
+    def test_a_frame_does_not_depend_on_its_batch(self, quantized: Quantized) -> None:
+        batch = frames(3, quantized.manifest.dims.image_size)
+        encoder = session(quantized.path / "video_encoder.onnx")
+        together = run(encoder, {"frames": batch})["tokens"]
+        alone = [run(encoder, {"frames": frame[None]})["tokens"] for frame in batch]
+        np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-5, atol=1e-4)
+
+    def test_the_same_again_is_the_same(
+        self, outliers: Path, quantized: Quantized, tmp_path: Path
+    ) -> None:
+        again = quantize_bundle(
+            outliers, tmp_path / "again", calibration=[SHAPES], name=quantized.manifest.name
+        )
+        assert again.manifest == quantized.manifest
+
+    def test_only_fp32_is_quantised(self, quantized: Quantized, tmp_path: Path) -> None:
+        with pytest.raises(QueryError, match="is int8; expected an fp32 bundle"):
+            quantize_bundle(quantized.path, tmp_path / "twice", calibration=[SHAPES])
+
+    def test_a_manifest_without_a_report_does_not_mention_one(
+        self, moment: Exported, quantized: Quantized
+    ) -> None:
+        assert b"quantization" not in manifest_bytes(moment.manifest)
+        text = manifest_bytes(quantized.manifest)
+        assert parse_manifest(text, where="here") == quantized.manifest
+
+    def test_the_report_changes_no_answer_so_no_fingerprint(self, quantized: Quantized) -> None:
+        bundle = Bundle.open(quantized.path)
+        bare = msgspec.structs.replace(bundle.manifest, quantization=None)
+        assert Bundle(bundle.path, bare).fingerprint == bundle.fingerprint
+
+
+class TestCalibration:
+    def test_a_folder_of_videos_stands_for_them(self, outliers: Path, tmp_path: Path) -> None:
+        videos = tmp_path / "videos"
+        videos.mkdir()
+        for name in ("a.mp4", "b.mp4"):
+            (videos / name).write_bytes(SHAPES.read_bytes())
+        done = quantize_bundle(outliers, tmp_path / "int8", calibration=[videos])
+        assert done.manifest.quantization is not None
+        assert done.manifest.quantization.calibration == ("a.mp4", "b.mp4")
+
+    def test_nothing_to_calibrate_on_is_said(self, outliers: Path, tmp_path: Path) -> None:
+        with pytest.raises(QueryError, match="nothing to calibrate on"):
+            quantize_bundle(outliers, tmp_path / "int8", calibration=[])
+
+
+class TestTheGraph:
+    def test_every_layer_of_the_towers_is_found(self, moment: Exported) -> None:
+        linears = {x.name: x for x in find_linears(graph(moment.path, VIDEO_ENCODER))}
+        for block, layer in itertools.product(range(4), ("qkv", "out", "fc", "proj")):
+            found = linears[f"blocks.{block}.{layer}"]
+            assert (found.norm is not None) == (layer in {"qkv", "fc"})
+            assert found.values == (f"blocks.{block}.qkv" if layer == "out" else None)
+        assert [x.name for x in linears.values() if x.pixels] == ["patch_weight"]
+
+    @pytest.mark.parametrize("kept", ["blocks.1.qkv", "blocks.1.out", None])
+    def test_scaled_channels_meet_their_inverse(self, kept: str | None, moment: Exported) -> None:
+        """Whichever of the two layers that share a scale stays in fp32."""
+        model = graph(moment.path, VIDEO_ENCODER)
+        inputs = {"frames": frames(2, moment.manifest.dims.image_size)}
+        linears = [x for x in find_linears(model) if x.name.startswith("blocks.1.")]
+        weights = {
+            x.name: onnx.numpy_helper.to_array(item)
+            for x in linears
+            for item in model.graph.initializer
+            if item.name == x.weight
+        }
+        samples = collect(model, linears, [inputs])
+        divisors = np.exp(np.random.default_rng(0).normal(size=64)).astype(np.float32)
+        fits = {}
+        for linear in linears:
+            foldable = linear.norm is not None or linear.values is not None
+            if linear.name == kept or not foldable:
+                continue
+            fit = fit_linear(
+                weights[linear.name], samples[linear.name], foldable=True, pixels=False
+            )
+            low = float((samples[linear.name].low / divisors).min())
+            high = float((samples[linear.name].high / divisors).max())
+            scale = (high - low) / 255
+            fits[linear.name] = dataclasses.replace(
+                fit, divisors=divisors, scale=scale, zero=round(-low / scale)
+            )
+        got = run(session(quantize_graph(model, fits)), inputs)["tokens"]
+        want = run(session(model), inputs)["tokens"]
+        assert 0 < relative_error(got[..., :64], want[..., :64]) < 0.05
+
+    def test_pixels_are_taken_as_they_are(self, moment: Exported) -> None:
+        """A dark calibration does not narrow the range of a byte."""
+        model = graph(moment.path, VIDEO_ENCODER)
+        (patches,) = (x for x in find_linears(model) if x.pixels)
+        (weight,) = (x for x in model.graph.initializer if x.name == patches.weight)
+        dark = frames(2, moment.manifest.dims.image_size) // 4
+        samples = collect(model, [patches], [{"frames": dark}])[patches.name]
+        values = onnx.numpy_helper.to_array(weight)
+        fit = fit_linear(values, samples, foldable=False, pixels=True)
+        assert (fit.scale, fit.zero, fit.divisors) == (1.0, 0, None)
+
+
+class TestComparing:
+    def test_a_bundle_agrees_with_itself(self, moment: Exported) -> None:
+        grounder = Grounder.load(moment.path)
+        agreement = compare(grounder, grounder, [str(SHAPES)], queries=["a circle", "a square"])
+        assert agreement.passed
+        assert {x.value for x in agreement.figures if not x.at_least} == {0.0}
+        assert [x.value for x in agreement.figures if x.at_least] == pytest.approx([1, 1, 1])
+
+    def test_another_model_is_refused(self, moment: Exported, highlight_bundle: Exported) -> None:
+        one, other = (Grounder.load(x.path) for x in (moment, highlight_bundle))
+        with pytest.raises(ModelMismatchError, match="sizes differ"):
+            compare(one, other, [str(SHAPES)])
+        with pytest.raises(QueryError, match="0 videos"):
+            compare(one, one, [])
+
+    def test_what_all_tokens_share_is_no_agreement(self) -> None:
+        want = np.random.default_rng(0).normal(size=(50, 8)) + 1000
+        got = want + np.random.default_rng(1).normal(size=want.shape)
+        assert relative_error(got, want) > 0.9
+        assert relative_error(want, want) == 0.0
+        assert relative_error(np.full_like(want, np.nan), want) > 1e9
+
+
+class TestTheCommand:
+    def test_it_writes_a_bundle(
+        self, outliers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = tmp_path / "int8"
+        code = main([str(outliers), "--calibration", str(SHAPES), "--output", str(output)])
+        assert code == 0
+        assert Bundle.open(output).manifest.precision == "int8"
+        text = capsys.readouterr().err
+        assert "tokens, layer -1" in text
+        assert "FAILED" not in text
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            ([], 2),
+            (["nowhere-at-all", "--calibration", str(SHAPES)], 20),
+            (["BUNDLE", "--calibration", "nowhere.mp4"], 10),
+            (["BUNDLE", "--calibration", str(SHAPES), "--precision", "int4"], 2),
+        ],
+    )
+    def test_errors_have_their_codes(
+        self, arguments: list[str], code: int, outliers: Path, tmp_path: Path
+    ) -> None:
+        arguments = [str(outliers) if x == "BUNDLE" else x for x in arguments]
+        assert main([*arguments, "--output", str(tmp_path / "int8")]) == code
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"),
+    [
+        ("flags : sse4_2 avx2 avx512f avx512bw", False),
+        ("", False),
+        ("flags : avx2 avx_vnni", True),
+        ("flags : avx512f avx512_vnni", True),
+        ("flags : avx512f amx_tile amx_int8", True),
+    ],
+)
+def test_old_processors_take_the_kernels_that_do_not_saturate(
+    flags: str, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert _sums_bytes_exactly(flags) is exact
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert _sums_bytes_exactly(flags)
