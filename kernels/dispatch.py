@@ -1,8 +1,8 @@
 """Which implementation of a kernel runs, Triton's or plain PyTorch's, and why.
 
 `R2RT_KERNELS` in the environment decides: `triton` and `torch` force one, `auto` (the default)
-takes Triton for CUDA devices. A forced choice that cannot be had raises; an automatic one is
-logged, once.
+takes Triton for fp16 and bf16 on CUDA devices. A forced choice that cannot be had raises; an
+automatic one is logged, once.
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ def _choose(device: str, dtype: torch.dtype, width: int, wish: str) -> Choice:
 def _obstacle(device: str, dtype: torch.dtype, width: int, *, forced: bool) -> str | None:
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"inputs are {dtype}, expected fp32, fp16 or bf16"
+    if dtype == torch.float32 and not forced:
+        # Exact fp32 products run on the CUDA cores, where the compiled kernels spill registers.
+        return "inputs are torch.float32, which no tensor core multiplies exactly; use autocast"
     if not 16 <= width <= _MAX_WIDTH:
         return f"the width is {width}, expected 16 to {_MAX_WIDTH}"
     if importlib.util.find_spec("triton") is None:

@@ -43,9 +43,10 @@ def test_cuda_inputs_take_triton_and_others_say_why_not(
     assert len(caplog.records) == 1
     assert "triton, since inputs are on cuda" in caplog.text
     for device, dtype, width, reason in [
-        (CPU, torch.float32, 256, "inputs are on cpu"),
+        (CPU, torch.float16, 256, "inputs are on cpu"),
+        (GPU, torch.float32, 256, "use autocast"),
         (GPU, torch.float64, 256, "torch.float64"),
-        (GPU, torch.float32, 1024, "width is 1024"),
+        (GPU, torch.float16, 1024, "width is 1024"),
     ]:
         choice = choose(device, dtype, width)
         assert choice.backend is Backend.TORCH
