@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from export.int8 import collect, find_linears, fit_linear, quantize_graph
 from export.quantize import main
 from export.quantizer import Quantized, RefusedError, quantize_bundle
 from r2rt.bundle import Bundle, manifest_bytes, parse_manifest
+from r2rt.cli.main import run as r2rt_main
 from r2rt.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine, _sums_bytes_exactly
 from r2rt.errors import ModelMismatchError, QueryError
@@ -305,6 +307,46 @@ class TestTheCommand:
         arguments = [str(outliers) if x == "BUNDLE" else x for x in arguments]
         assert main([*arguments, "--output", str(tmp_path / "int8")]) == code
         assert list(tmp_path.iterdir()) == []
+
+
+class TestRepeatingTheComparison:
+    """`r2rt models verify MODEL --against ORIGIN --video FILE`."""
+
+    def test_it_prints_the_figures(
+        self, outliers: Path, quantized: Quantized, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["models", "verify", str(quantized.path), "--against", str(outliers)]
+        assert r2rt_main([*arguments, "--video", str(SHAPES), "--query", "a circle"]) == 0
+        out = capsys.readouterr().out
+        assert "tokens, layer -1" in out
+        assert "FAILED" not in out
+
+    def test_a_model_that_departs_too_far_ends_in_its_code(
+        self,
+        outliers: Path,
+        quantized: Quantized,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        strict = functools.partial(compare, limits=Limits(token_error=1e-6))
+        monkeypatch.setattr("r2rt.quality.compare", strict)
+        arguments = ["models", "verify", str(quantized.path), "--against", str(outliers)]
+        assert r2rt_main([*arguments, "--video", str(SHAPES)]) == 27
+        streams = capsys.readouterr()
+        assert "FAILED" in streams.out
+        assert "departs too far" in streams.err
+
+    def test_half_of_it_is_wrong_usage(self, quantized: Quantized) -> None:
+        assert r2rt_main(["models", "verify", str(quantized.path), "--video", str(SHAPES)]) == 2
+
+    def test_info_shows_the_report(
+        self, quantized: Quantized, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert r2rt_main(["models", "info", str(quantized.path)]) == 0
+        out = capsys.readouterr().out
+        assert "int8" in out
+        assert "tokens, layer -1" in out
+        assert "shapes.mp4" in out
 
 
 @pytest.mark.parametrize(
