@@ -80,6 +80,8 @@ class DecodeReport:
         sampling: the sampling asked for.
         fallback: why all was decoded in spite of it; None where the plan was followed.
         cost: what the plan promised; None where there was none.
+        decoder: where pictures were decoded.
+        decoder_fallback: why that was the CPU although the GPU was asked for; None otherwise.
     """
 
     clips: int
@@ -92,6 +94,8 @@ class DecodeReport:
     sampling: Sampling
     fallback: str | None
     cost: PlanCost | None
+    decoder: Literal["cpu", "gpu"] = "cpu"
+    decoder_fallback: str | None = None
 
 
 class FrameSource(Protocol):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 from av.stream import Discard, Disposition
 
 from r2rt.errors import NotAVideoError, NoVideoStreamError, SourceNotFoundError
@@ -34,6 +35,13 @@ class Demuxer:
         container: PyAV's container.
         stream: the video stream that is read; all others are discarded.
         read_errors: how often the container could not be read on, so far.
+        on_gpu: whether the GPU's decoder is used.
+        gpu_refusal: why it is not although it was asked for; None otherwise.
+
+    Args:
+        path: the file.
+        threads: decoder threads; None takes one a core.
+        gpu: decode on the GPU where it can, else on the CPU; pictures come to the host either way.
 
     Raises:
         SourceNotFoundError: there is no such file, or it may not be read.
@@ -41,9 +49,10 @@ class Demuxer:
         NoVideoStreamError: it has no video stream, or no decoder for it.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, gpu: bool = False) -> None:
         self.read_errors = 0
-        self.container = _open(path)
+        self.gpu_refusal: str | None = None
+        self.container = self._open_on_gpu(path) if gpu else _open(path)
         try:
             self.stream = _video_stream(self.container, path)
             for stream in self.container.streams:
@@ -54,6 +63,11 @@ class Demuxer:
         except BaseException:
             self.container.close()
             raise
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the GPU's decoder is used."""
+        return bool(self.stream.codec_context.is_hwaccel)
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """Yield every packet of the stream from where the container stands, in decoding order."""
@@ -75,8 +89,22 @@ class Demuxer:
         """Close the file."""
         self.container.close()
 
+    def _open_on_gpu(self, path: Path) -> InputContainer:
+        try:
+            container = _open(path, HWAccel("cuda", allow_software_fallback=True))
+        except NotAVideoError as error:
+            # FFmpeg says no more than an error number; a file at fault fails again on the CPU.
+            cause = error.__cause__
+            container = _open(path)
+            self.gpu_refusal = f"FFmpeg cannot use an NVIDIA decoder ({cause})"
+            return container
+        context = getattr(_first_video(container), "codec_context", None)
+        if context is not None and not context.is_hwaccel:
+            self.gpu_refusal = f"the GPU has no decoder for {context.codec.canonical_name}"
+        return container
 
-def _open(path: Path) -> InputContainer:
+
+def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
     if not path.exists():
         raise SourceNotFoundError(
             f"{path}: no such file; expected a video file, a folder of images or an array"
@@ -95,8 +123,9 @@ def _open(path: Path) -> InputContainer:
             f"file:{path}",
             container_options={"protocol_whitelist": "file"},
             metadata_errors="replace",
+            hwaccel=hardware,
         )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError, NotImplementedError) as error:
         raise NotAVideoError(
             f"{path}: not a video that FFmpeg understands, or its head is damaged ({error}); "
             "check that it plays elsewhere"
@@ -108,14 +137,20 @@ def _open(path: Path) -> InputContainer:
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    for stream in container.streams.video:
-        if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
-            # PyAV's types promise a context; streams without a decoder have none.
-            if getattr(stream, "codec_context", None) is None:
-                break
-            return stream
+    stream = _first_video(container)
+    # PyAV's types promise a context; streams without a decoder have none.
+    if stream is not None and getattr(stream, "codec_context", None) is not None:
+        return stream
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
     raise NoVideoStreamError(
         f"{path}: no video stream that can be decoded (streams: {kinds}); "
         "expected a file with a picture"
     )
+
+
+def _first_video(container: InputContainer) -> VideoStream | None:
+    """Return the first video stream that is no cover art."""
+    for stream in container.streams.video:
+        if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
+            return stream
+    return None

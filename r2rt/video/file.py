@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from r2rt.errors import NoFramesError
 from r2rt.video.api import ClipFrame, DecodeReport, Sampling, SourceInfo
@@ -47,8 +47,12 @@ class VideoFile:
         tolerance_s: Fraction | None = None,
         part: Part | None = None,
         threads: int | None = None,
+        gpu: bool = False,
     ) -> None:
         self._path = path
+        self._gpu = gpu
+        self._decoder: Literal["cpu", "gpu"] = "cpu"
+        self._decoder_fallback: str | None = None
         self._fps = fps
         self._threads = threads
         self._sampling: Sampling = sampling
@@ -116,6 +120,8 @@ class VideoFile:
             sampling=self._sampling,
             fallback=self._index.unusable,
             cost=self.cost,
+            decoder=self._decoder,
+            decoder_fallback=self._decoder_fallback,
         )
 
     def __iter__(self) -> Iterator[ClipFrame]:
@@ -173,7 +179,9 @@ class VideoFile:
     def _iterate(self) -> Generator[ClipFrame, None, None]:
         self._counts = DecodeCounts()
         self._clips = self._frames_corrupt = 0
-        demuxer = Demuxer(self._path, threads=self._threads)
+        demuxer = Demuxer(self._path, threads=self._threads, gpu=self._gpu)
+        self._decoder = "gpu" if demuxer.on_gpu else "cpu"
+        self._decoder_fallback = demuxer.gpu_refusal
         try:
             for picked in self._picked(demuxer):
                 self._clips = picked.clip_index + picked.count

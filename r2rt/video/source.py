@@ -30,6 +30,7 @@ def open_source(
     end_s: float | None = None,
     source_fps: Fraction | float | None = None,
     threads: int | None = None,
+    gpu: bool = False,
 ) -> FrameSource:
     """Open a source that yields one picture a clip, in bounded memory.
 
@@ -47,6 +48,7 @@ def open_source(
         end_s: where the part ends, itself left out.
         source_fps: images a second: required for an array; for a folder, one a clip by default.
         threads: decoder threads; None takes one a core.
+        gpu: decode a video on an NVIDIA GPU where one can; the report says where it was done.
 
     Raises:
         SourceNotFoundError: there is no such file or folder, it cannot be read, or a folder holds
@@ -82,6 +84,7 @@ def open_source(
         tolerance_s=None if tolerance_s is None else Fraction(tolerance_s),
         part=part,
         threads=threads,
+        gpu=gpu,
     )
 
 

@@ -41,7 +41,7 @@ def test_public_names() -> None:
     assert all(hasattr(r2rt.video, name) for name in r2rt.video.__all__)
     assert list(inspect.signature(open_source).parameters) == [
         "source", "fps", "image_size", "sampling", "tolerance_s", "start_s", "end_s", "source_fps",
-        "threads",
+        "threads", "gpu",
     ]  # fmt: skip
 
 
