@@ -17,6 +17,7 @@ from r2rt.bundle import TOKENIZER_NAME, Bundle, Nms
 from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_FINALIZER
 from r2rt.encoded import EncodedVideo
 from r2rt.engines import Choice, Device, Engine, open_engine
+from r2rt.engines.base import Placed
 from r2rt.errors import ModelMismatchError, NoFramesError, QueryError
 from r2rt.moments import boundaries_from_points, postprocess
 from r2rt.prediction import Moment, Prediction, Timings
@@ -64,7 +65,7 @@ class Grounder:
         self._engine = engine
         self._loaded_tokenizer: Tokenizer | None = None
         self._texts: dict[str, _Text] = {}
-        self._finalized: tuple[weakref.ref[EncodedVideo], Floats] | None = None
+        self._finalized: tuple[weakref.ref[EncodedVideo], Placed] | None = None
 
     @classmethod
     def load(
@@ -133,6 +134,7 @@ class Grounder:
             start_s=start_s,
             end_s=end_s,
             source_fps=source_fps,
+            gpu=self.choice.device != "cpu",
         ) as frames:
             _log_plan(frames)
             tokens = self._encode_frames(frames, progress)
@@ -268,14 +270,15 @@ class Grounder:
                 f"({self.bundle.fingerprint[:8]}); encode the video again"
             )
 
-    def _finalize(self, encoded: EncodedVideo) -> Floats:
-        """Return v (T, K, P, D), kept for the video that was asked about last."""
+    def _finalize(self, encoded: EncodedVideo) -> Placed:
+        """Return v (T, K, P, D) where the engine runs, kept for the video asked about last."""
         if not self.bundle.dims.use_tef:
             return encoded.tokens
         if self._finalized is not None and self._finalized[0]() is encoded:
             return self._finalized[1]
         self._finalized = None  # frees the last video's memory before this one's is taken
-        v = self.finalize_tokens(encoded.tokens)
+        v = self._engine.empty((*encoded.tokens.shape[:-1], self.bundle.dims.width))
+        self._finalize_into(v, encoded.tokens)
         self._finalized = (weakref.ref(encoded), v)
         return v
 
@@ -283,11 +286,15 @@ class Grounder:
         """Return v (T, K, P, D) float32 from tokens (T, K, P, C) of a whole video."""
         if not self.bundle.dims.use_tef:
             return tokens
+        v = np.empty((*tokens.shape[:-1], self.bundle.dims.width), dtype=np.float32)
+        self._finalize_into(v, tokens)
+        return v
+
+    def _finalize_into(self, v: Placed, tokens: Floats) -> None:
         clips = len(tokens)
         # Temporal endpoint features of clip t: t / T and (t + 1) / T.
         index = np.arange(clips + 1, dtype=np.float32) / np.float32(clips)
         endpoints = np.stack([index[:-1], index[1:]], axis=1)
-        v = np.empty((*tokens.shape[:-1], self.bundle.dims.width), dtype=np.float32)
         for start in range(0, clips, _FINALIZER_CLIPS):
             part = slice(start, start + _FINALIZER_CLIPS)
             self._engine.run(
@@ -295,7 +302,6 @@ class Grounder:
                 {"tokens": tokens[part], "endpoints": endpoints[part]},
                 {"v": v[part]},
             )
-        return v
 
     def _encode_texts(self, queries: Sequence[str]) -> tuple[list[_Text], float]:
         """Return every query's text features, encoding together those that are not kept yet."""
@@ -334,7 +340,7 @@ class Grounder:
             )
         return self._loaded_tokenizer
 
-    def _ground(self, v: Floats, texts: Sequence[_Text]) -> Iterator[dict[str, Floats]]:
+    def _ground(self, v: Placed, texts: Sequence[_Text]) -> Iterator[dict[str, Floats]]:
         """Yield the grounder's outputs for each text, in batches of bounded memory."""
         clips, layers, patches, width = v.shape
         longest = max(len(text.q[0]) for text in texts)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.contract import VIDEO_ENCODER, ModelDims
+from r2rt.engines.base import PipelinedEngine
 
 if TYPE_CHECKING:
     from r2rt.engines.base import Engine
@@ -18,7 +19,8 @@ __all__ = ["TokenBuffer"]
 class TokenBuffer:
     """Encodes clips' frames in batches and keeps their tokens in order.
 
-    The tokens of a full batch are written by the engine straight into their place.
+    The tokens of a full batch are written by the engine straight into their place, where the engine
+    can while the next batch is prepared.
 
     Args:
         engine: what runs `video_encoder`.
@@ -28,6 +30,7 @@ class TokenBuffer:
 
     def __init__(self, engine: Engine, dims: ModelDims, *, expected_clips: int) -> None:
         self._engine = engine
+        self._pipelined = engine if isinstance(engine, PipelinedEngine) else None
         size = dims.image_size
         self._frames = np.empty((engine.frame_batch, size, size, 3), dtype=np.uint8)
         self._counts: list[int] = []
@@ -57,7 +60,9 @@ class TokenBuffer:
         self._reserve(self._encoded + clips)
         inputs = {"frames": self._frames[:waiting]}
         place = self._tokens[self._encoded : self._encoded + clips]
-        if clips == waiting:
+        if clips == waiting and self._pipelined is not None:
+            self._pipelined.submit(self._frames[:waiting], place)
+        elif clips == waiting:
             self._engine.run(VIDEO_ENCODER, inputs, {"tokens": place})
         else:
             tokens = self._engine.run(VIDEO_ENCODER, inputs)["tokens"]
@@ -68,12 +73,18 @@ class TokenBuffer:
     def tokens(self) -> NDArray[np.float32]:
         """Return the tokens (T, K, P, C) float32 of all clips: a view that `add` may void."""
         self.flush()
+        self._finish()
         return self._tokens[: self._encoded]
 
     def _reserve(self, clips: int) -> None:
         if clips > len(self._tokens):
+            self._finish()  # before what is on its way lands in the array that is given up
             grown = np.empty(
                 (max(clips, len(self._tokens) * 3 // 2), *self._tokens.shape[1:]), np.float32
             )
             grown[: self._encoded] = self._tokens[: self._encoded]
             self._tokens = grown
+
+    def _finish(self) -> None:
+        if self._pipelined is not None:
+            self._pipelined.finish()

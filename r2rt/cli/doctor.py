@@ -22,17 +22,27 @@ __all__ = ["doctor"]
 _PACKAGES = (
     "av",
     "click",
+    "cuda-bindings",
     "httpx2",
     "msgspec",
     "numpy",
     "onnxruntime",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "onnxruntime-gpu",
     "platformdirs",
     "rich",
     "safetensors",
+    "tensorrt",
+    "tensorrt-rtx",
     "tokenizers",
 )
-_OPTIONAL_PACKAGES = {"onnxruntime-gpu"}
+_OPTIONAL_PACKAGES = {
+    "cuda-bindings",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+}
 # FFmpeg's decoder named av1 only drives hardware; software decoding needs one of these libraries.
 _DECODERS = {
     "h264": ("h264",),
@@ -166,7 +176,7 @@ def _video() -> list[Finding]:
 
 
 def _backend() -> list[Finding]:
-    from r2rt.engines import choose
+    from r2rt.engines.choice import choose, obstacles
 
     findings = []
     try:
@@ -175,6 +185,12 @@ def _backend() -> list[Finding]:
         findings.append(Finding(section="backend", name="chosen", value=value))
     except R2rtError as error:
         findings.append(Finding(section="backend", name="chosen", value=str(error), problem=True))
+    ways = obstacles()
+    if len(set(ways.values())) > 1:  # else it is the driver that they all lack, told below
+        findings += [
+            Finding(section="backend", name=name, value=lack or "usable")
+            for name, lack in ways.items()
+        ]
     try:
         import onnxruntime
 

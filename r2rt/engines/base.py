@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Array", "Engine"]
+    from r2rt.engines.resident import DeviceArray
+
+__all__ = ["Array", "Engine", "PipelinedEngine", "Placed"]
 
 Array: TypeAlias = "NDArray[Any]"
+# An array on the host or where the graphs run.
+Placed: TypeAlias = "NDArray[Any] | DeviceArray"
 
 
 class Engine(Protocol):
@@ -32,8 +37,8 @@ class Engine(Protocol):
     def run(
         self,
         graph: str,
-        inputs: Mapping[str, Array],
-        outputs: Mapping[str, Array] | None = None,
+        inputs: Mapping[str, Placed],
+        outputs: Mapping[str, Placed] | None = None,
     ) -> dict[str, Array]:
         """Run one graph.
 
@@ -44,10 +49,33 @@ class Engine(Protocol):
                 (C-contiguous, of the exact shape and dtype).
 
         Returns:
-            Every output by name, those of `outputs` being the caller's own arrays.
+            Every output on the host by name, those of `outputs` being the caller's own arrays.
+        """
+        ...
+
+    def empty(self, shape: Sequence[int]) -> Placed:
+        """Return float32 memory where the graphs run, for what passes from one graph to another.
+
+        Runs of its first dimension can be taken as of any array; it is freed with the last of them.
         """
         ...
 
     def release(self, graph: str) -> None:
         """Free what an opened graph holds; it is opened again when it is next run."""
+        ...
+
+
+@runtime_checkable
+class PipelinedEngine(Engine, Protocol):
+    """An engine that encodes frames while the next ones are prepared."""
+
+    def submit(self, frames: NDArray[np.uint8], tokens: NDArray[np.float32]) -> None:
+        """Begin to run `video_encoder` on frames, which may be written over at once.
+
+        The tokens are in their place after `finish`, not before.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Wait until the tokens of everything submitted are in their places."""
         ...

@@ -130,7 +130,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ScratchBuffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Memory that only the steps of a sequence see."""
 
-    dtype: str
+    dtype: Literal["float32", "float16", "bfloat16", "int32", "int16", "uint8"]
     shape: tuple[Extent, ...]
 
 

@@ -121,6 +121,10 @@ class Stream(Handle):
         """Enqueue a copy to the host; what is there before it is done means nothing."""
         self._gpu.call("cuMemcpyDtoHAsync", destination.address, source, nbytes, self.value)
 
+    def copy(self, destination: int, source: int, nbytes: int) -> None:
+        """Enqueue a copy on the device."""
+        self._gpu.call("cuMemcpyDtoDAsync", destination, source, nbytes, self.value)
+
     def synchronize(self) -> None:
         """Wait until all that was enqueued is done."""
         self._gpu.call("cuStreamSynchronize", self.value)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU or through its CUDA provider."""
+"""ONNX Runtime on the CPU, or on a GPU through one of its providers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import contextlib
 import ctypes
 import logging
 import os
+import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
+from r2rt.cache import cache_dir
 from r2rt.cache.graphs import PreparedGraph
 from r2rt.contract import GraphSpec
-from r2rt.engines.base import Array
+from r2rt.engines.base import Array, Placed
+from r2rt.engines.providers import PROVIDERS, OrtDevice, provider_options, use
+from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError, BundleDamagedError
 
 if TYPE_CHECKING:
@@ -36,17 +42,20 @@ _SAVE_PREPARED = {
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
     "session.save_external_prepacked_constant_initializers": "1",
 }
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Operators that are where a graph's time goes. A few nodes that compute shapes belong on the CPU.
+_HEAVY = frozenset(("Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "Softmax"))
+_RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
 class OnnxRuntimeEngine:
     """Runs a bundle's graphs with ONNX Runtime; see `r2rt.engines.base.Engine`."""
 
     def __init__(
-        self, bundle: Bundle, *, device: Literal["cpu", "cuda"] = "cpu", threads: int | None = None
+        self, bundle: Bundle, *, device: OrtDevice = "cpu", threads: int | None = None
     ) -> None:
         self._bundle = bundle
-        self._device: Literal["cpu", "cuda"] = device
+        self._device: OrtDevice = device
+        self._provider = PROVIDERS[device]
         self._threads = threads or usable_cores()
         self._sessions: dict[str, Any] = {}
 
@@ -57,39 +66,33 @@ class OnnxRuntimeEngine:
 
     @property
     def frame_batch(self) -> int:
-        """Frames that are best encoded at once: enough to fill the cores, few enough for caches."""
-        return 8 if self._device == "cpu" else 32
+        """Frames that are best encoded at once."""
+        return self._provider.frame_batch
 
     def run(
         self,
         graph: str,
-        inputs: Mapping[str, Array],
-        outputs: Mapping[str, Array] | None = None,
+        inputs: Mapping[str, Placed],
+        outputs: Mapping[str, Placed] | None = None,
     ) -> dict[str, Array]:
         """Run one graph; see `Engine.run`."""
         session = self._session(graph)
         names = [spec.name for spec in self._bundle.graphs[graph].outputs]
-        if not outputs:
+        if not outputs and not any(isinstance(x, DeviceArray) for x in inputs.values()):
             values = session.run(names, dict(inputs))
             return dict(zip(names, cast("list[Array]", values), strict=True))
+        return _run_bound(session, names, inputs, outputs or {})
+
+    def empty(self, shape: Sequence[int]) -> Placed:
+        """Return memory where the graphs run; see `Engine.empty`."""
+        if not self._provider.resident:
+            return np.empty(shape, np.float32)
         import onnxruntime
 
-        binding = session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        for name in names:
-            if name in outputs:
-                # Wraps the caller's memory; nothing is copied on the CPU.
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(outputs[name])
-                binding.bind_ortvalue_output(name, value)
-            else:
-                binding.bind_output(name)
-        session.run_with_iobinding(binding)
-        values = binding.copy_outputs_to_cpu() if len(outputs) < len(names) else None
-        return {
-            name: outputs[name] if name in outputs else cast("list[Array]", values)[index]
-            for index, name in enumerate(names)
-        }
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+        return DeviceArray(
+            address=value.data_ptr(), shape=tuple(shape), dtype=np.dtype(np.float32), owner=value
+        )
 
     def release(self, graph: str) -> None:
         """Free the session of a graph."""
@@ -109,21 +112,18 @@ class OnnxRuntimeEngine:
 
     def _open(self, spec: GraphSpec) -> Any:
         path = self._bundle.file(f"{spec.name}.onnx")
-        session = self._open_prepared(path)
+        session = self._open_prepared(path, spec)
         try:
-            session = session or self._new_session(path, self._options())
+            session = session or self._new_session(path, self._options(), spec)
+        except BackendUnavailableError:
+            raise
         except Exception as error:
             # ONNX Runtime raises a class a status code, all of them plain subclasses of Exception.
             line = str(error).strip().splitlines()[0]
             raise BundleDamagedError(
                 f"{path}: ONNX Runtime cannot open it ({line}); fetch or export the bundle again"
             ) from error
-        provider = _PROVIDERS[self._device]
-        if provider not in session.get_providers():
-            raise BackendUnavailableError(
-                f"ONNX Runtime fell back from {provider} to {session.get_providers()}; "
-                "check the driver and CUDA libraries, or use --device cpu"
-            )
+        self._check_provider(session)
         problems = mismatches(session, spec)
         if problems:
             raise BundleDamagedError(
@@ -131,35 +131,77 @@ class OnnxRuntimeEngine:
             )
         return session
 
-    def _open_prepared(self, path: Path) -> Any | None:
+    def _check_provider(self, session: Any) -> None:
+        """Raise if the session runs elsewhere than it was told to, which ONNX Runtime permits."""
+        name = self._provider.name
+        if name not in session.get_providers():
+            raise BackendUnavailableError(
+                f"ONNX Runtime fell back from {name} to {session.get_providers()}; "
+                "check the driver and CUDA libraries, or use --device cpu"
+            )
+        if self._device == "cpu" or not hasattr(session, "get_provider_graph_assignment_info"):
+            return
+        left = sorted(
+            node.op_type
+            for part in session.get_provider_graph_assignment_info()
+            if part.ep_name == PROVIDERS["cpu"].name
+            for node in part.get_nodes()
+            if node.op_type in _HEAVY
+        )
+        if left:
+            raise BackendUnavailableError(
+                f"{name} left {len(left)} operators to the CPU ({', '.join(dict.fromkeys(left))}); "
+                "use --device cuda or cpu"
+            )
+
+    def _open_prepared(self, path: Path, spec: GraphSpec) -> Any | None:
         """Open a large graph in the form kept for this machine, making that form first if need be.
 
-        None where the original is to be opened: small graphs, other devices, no room to keep it.
+        On the CPU that is the optimised graph, for a provider that can save it the compiled one.
+        None where the original is to be opened: small graphs, other providers, no room to keep it.
         """
         import onnxruntime
 
         entry = self._bundle.manifest.files[path.name]
-        if self._device != "cpu" or entry.size < _SMALLEST_PREPARED_BYTES:
+        if entry.size < _SMALLEST_PREPARED_BYTES:
             return None
-        prepared = PreparedGraph(entry.sha256, f"onnxruntime {onnxruntime.__version__}")
-        if not prepared.find() and not prepared.put(lambda to: self._prepare(path, to)):
+        if self._device != "cpu" and not self._provider.context:
+            return None
+        prepared = PreparedGraph(
+            entry.sha256, f"onnxruntime {onnxruntime.__version__}{self._where()}"
+        )
+        if not prepared.find() and not prepared.put(lambda to: self._prepare(path, to, spec)):
             return None
         options = self._options()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if self._device == "cpu":
+            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = level
         try:
-            return self._new_session(prepared.path, options)
+            return self._new_session(prepared.path, options, spec)
         except Exception:
             # It may be torn by a crash; the original is not, and tells what is wrong if it is.
             prepared.discard()
             return None
 
-    def _prepare(self, path: Path, destination: Path) -> None:
+    def _where(self) -> str:
+        """Return what a graph compiled for a GPU is tied to, beside ONNX Runtime."""
+        if self._device == "cpu":
+            return ""
+        from r2rt.engines.gpu import find_gpu
+
+        return f" {self._provider.name} {find_gpu()}"
+
+    def _prepare(self, path: Path, destination: Path, spec: GraphSpec) -> None:
         options = self._options()
-        options.optimized_model_filepath = str(destination)
-        for key, value in _SAVE_PREPARED.items():
+        if self._device == "cpu":
+            options.optimized_model_filepath = str(destination)
+            entries: Mapping[str, str] = _SAVE_PREPARED
+        else:
+            entries = {**self._provider.context, "ep.context_file_path": str(destination)}
+        for key, value in entries.items():
             options.add_session_config_entry(key, value)
         try:
-            self._new_session(path, options)
+            self._new_session(path, options, spec)
         except Exception as error:
             raise OSError(f"{destination}: not prepared ({error})") from error
         _return_freed_memory()
@@ -173,17 +215,56 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         # Spinning worker threads would take the cores from the decoder between two batches.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if not _sums_bytes_exactly():
-            # Slower kernels that widen the bytes first; int8 weights keep all of their 8 bits.
+        if self._device != "cpu":
+            options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+        elif not _sums_bytes_exactly():
             options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
-    def _new_session(self, path: Path, options: Any) -> Any:
+    def _new_session(self, path: Path, options: Any, spec: GraphSpec) -> Any:
         import onnxruntime
 
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=[_PROVIDERS[self._device]]
-        )
+        settings: dict[str, str] = {}
+        if self._provider.options:
+            compiled = cache_dir() / "engines"
+            compiled.mkdir(parents=True, exist_ok=True)
+            settings = provider_options(self._provider, spec, compiled)
+        providers = use(options, self._provider, settings)
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def _run_bound(
+    session: Any, names: list[str], inputs: Mapping[str, Placed], outputs: Mapping[str, Placed]
+) -> dict[str, Array]:
+    """Run a session whose arrays are where the caller wants them."""
+    import onnxruntime
+
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        if isinstance(array, DeviceArray):
+            binding.bind_input(name, "cuda", 0, array.dtype.type, array.shape, array.address)
+        else:
+            binding.bind_cpu_input(name, array)
+    for name in names:
+        place = outputs.get(name)
+        if isinstance(place, DeviceArray):
+            binding.bind_output(name, "cuda", 0, place.dtype.type, place.shape, place.address)
+        elif place is not None:
+            # Wraps the caller's memory; nothing is copied on the CPU.
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(place)
+            binding.bind_ortvalue_output(name, value)
+        else:
+            binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    found = binding.get_outputs() if len(outputs) < len(names) else ()
+    results: dict[str, Array] = {}
+    for index, name in enumerate(names):
+        place = outputs.get(name)
+        if place is None:
+            results[name] = found[index].numpy()
+        elif not isinstance(place, DeviceArray):
+            results[name] = place
+    return results
 
 
 def mismatches(session: Any, spec: GraphSpec) -> list[str]:

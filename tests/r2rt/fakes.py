@@ -7,7 +7,7 @@ frame stood for which clip, in which order, whatever the batches were.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +25,7 @@ from r2rt.bundle import (
 )
 from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, ModelDims, level_lengths
 from r2rt.engines import Choice
-from r2rt.engines.base import Array
+from r2rt.engines.base import Array, Placed
 from r2rt.grounder import Grounder
 
 __all__ = ["FakeEngine", "fake_grounder", "frames_with_red"]
@@ -56,15 +56,19 @@ class FakeEngine:
     def run(
         self,
         graph: str,
-        inputs: Mapping[str, Array],
-        outputs: Mapping[str, Array] | None = None,
+        inputs: Mapping[str, Placed],
+        outputs: Mapping[str, Placed] | None = None,
     ) -> dict[str, Array]:
         self.runs[graph] += 1
         values = getattr(self, f"_{graph}")(inputs)
         for name, place in (outputs or {}).items():
+            assert isinstance(place, np.ndarray)
             np.copyto(place, values[name])
             values[name] = place
         return cast("dict[str, Array]", values)
+
+    def empty(self, shape: Sequence[int]) -> Array:
+        return np.empty(shape, np.float32)
 
     def release(self, graph: str) -> None:
         pass

@@ -97,6 +97,10 @@ def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> No
             number._obj.value = 12080
             return 0
 
+        def cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802
+            device._obj.value = ordinal
+            return 0
+
         def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
             count._obj.value = 1
             return 0
@@ -114,7 +118,12 @@ def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> No
             return 0
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver())
-    found = diagnose()["gpu"]
+    document = diagnose()
+    ways = document["backend"]
+    assert "does not serve compute capability 9.0" in ways["TensorRT-RTX"]["value"]
+    assert "r2rt[gpu]" in ways["CUDA by ONNX Runtime"]["value"]
+    assert not any(way["problem"] for way in ways.values())
+    found = document["gpu"]
     assert found["driver"]["value"] == "for CUDA 12.8"
     assert found["device 0"]["value"] == "A GPU, 80 GiB, compute capability 9.0"
 

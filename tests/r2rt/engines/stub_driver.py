@@ -180,6 +180,12 @@ class StubDriver:
         self.enqueue(stream, Op("download", lambda: ctypes.memmove(to, source, nbytes)))
         return (Status.CUDA_SUCCESS,)
 
+    def cuMemcpyDtoDAsync(self, to: int, source: int, nbytes: int, stream: int) -> tuple[Any, ...]:
+        self._within(to, nbytes, "device memory")
+        self._within(source, nbytes, "device memory")
+        self.enqueue(stream, Op("copy", lambda: ctypes.memmove(to, source, nbytes)))
+        return (Status.CUDA_SUCCESS,)
+
     # streams and events -------------------------------------------------------------------------
 
     def cuStreamCreate(self, flags: int) -> tuple[Any, ...]:

@@ -1,0 +1,174 @@
+"""ONNX Runtime's execution providers as r2rt uses them: one row each, and what makes one usable.
+
+| device     | provider                       | package                                          |
+|------------|--------------------------------|--------------------------------------------------|
+| `cpu`      | CPUExecutionProvider           | onnxruntime                                      |
+| `cuda`     | CUDAExecutionProvider          | onnxruntime-gpu                                  |
+| `tensorrt` | TensorrtExecutionProvider      | onnxruntime-gpu, TensorRT 10's libraries         |
+| `rtx`      | NvTensorRTRTXExecutionProvider | onnxruntime, onnxruntime-ep-nv-tensorrt-rtx-cu13 |
+
+`onnxruntime` and `onnxruntime-gpu` are the same module and cannot be installed together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from r2rt.contract import GraphSpec
+from r2rt.errors import BackendUnavailableError
+
+__all__ = ["PROVIDERS", "OrtDevice", "Provider", "provider_options", "register_plugin", "use"]
+
+OrtDevice = Literal["cpu", "cuda", "tensorrt", "rtx"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """One row of the table.
+
+    Attributes:
+        name: of the execution provider.
+        frame_batch: frames that `video_encoder` is best given at once.
+        options: its settings, where `{cache}` is a folder for what it compiles.
+        profile: prefix of its settings for the range of shapes that one engine takes.
+        others: providers behind it, for what it cannot run itself; all on the same device.
+        plugin: module that brings it, where ONNX Runtime itself does not.
+        resident: whether arrays can be kept on its device between two graphs.
+        context: settings of a session that saves a compiled graph; see `ep.context_enable`.
+    """
+
+    name: str
+    frame_batch: int = 32
+    options: Mapping[str, str] = field(default_factory=dict)
+    profile: str | None = None
+    others: tuple[str, ...] = ()
+    plugin: str | None = None
+    resident: bool = True
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+_CONTEXT = {"ep.context_enable": "1", "ep.context_embed_mode": "1"}
+
+PROVIDERS: dict[OrtDevice, Provider] = {
+    # Few enough frames for the caches, enough to fill the cores.
+    "cpu": Provider(name="CPUExecutionProvider", frame_batch=8, resident=False),
+    "cuda": Provider(
+        name="CUDAExecutionProvider",
+        # TF32 would keep 10 bits of a product's operands.
+        options={"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"},
+    ),
+    "tensorrt": Provider(
+        name="TensorrtExecutionProvider",
+        options={
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": "{cache}",
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": "{cache}",
+        },
+        profile="trt_profile",
+        others=("CUDAExecutionProvider",),
+    ),
+    "rtx": Provider(
+        name="NvTensorRTRTXExecutionProvider",
+        options={"nv_runtime_cache_path": "{cache}"},
+        profile="nv_profile",
+        plugin="onnxruntime_ep_nv_tensorrt_rtx",
+        resident=False,
+        context=_CONTEXT,
+    ),
+}
+
+# Sizes that an engine is compiled for: least, usual, most. Beyond them it is compiled again.
+_RANGES = {"B": (1, 32, 32), "T": (1, 75, 1024), "N": (1, 1, 16), "L": (1, 16, 77)}
+_registered = threading.Lock()
+_plugins: set[str] = set()
+
+
+def provider_options(provider: Provider, spec: GraphSpec, cache: Path) -> dict[str, str]:
+    """Return a provider's settings for a graph.
+
+    Args:
+        provider: a row of the table.
+        spec: the graph's definition, whose dynamic dimensions get a range of sizes.
+        cache: folder for what is compiled.
+    """
+    options = {key: value.format(cache=cache) for key, value in provider.options.items()}
+    if provider.profile is None:
+        return options
+    for place, kind in enumerate(("min", "opt", "max")):
+        shapes = []
+        for tensor in spec.inputs:
+            sizes = [_RANGES[x][place] if isinstance(x, str) else x for x in tensor.shape]
+            shapes.append(f"{tensor.name}:{'x'.join(map(str, sizes))}")
+        options[f"{provider.profile}_{kind}_shapes"] = ",".join(shapes)
+    return options
+
+
+def use(
+    options: Any, provider: Provider, settings: Mapping[str, str]
+) -> list[tuple[str, dict[str, str]]] | None:
+    """Choose a provider for a session.
+
+    Args:
+        options: the session's `SessionOptions`, to which the devices of a plugin are added.
+        provider: the provider.
+        settings: its own settings.
+
+    Returns:
+        The `providers` argument of the session; None for a plugin's.
+
+    Raises:
+        BackendUnavailableError: a plugin cannot be loaded or finds no device.
+    """
+    if provider.plugin is None:
+        return [(provider.name, dict(settings)), *((name, {}) for name in provider.others)]
+    import onnxruntime
+
+    register_plugin(provider)
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
+    if not devices:
+        raise BackendUnavailableError(
+            f"{provider.name} finds no GPU that it can run on; it takes GeForce RTX 30 and later, "
+            "and no H100; use --device cuda or cpu"
+        )
+    options.add_provider_for_devices(devices[:1], dict(settings))
+    return None
+
+
+def register_plugin(provider: Provider) -> None:
+    """Load the library of a plugin into ONNX Runtime, once a process.
+
+    Raises:
+        BackendUnavailableError: its package is missing, or the library does not load.
+    """
+    import importlib
+
+    import onnxruntime
+
+    assert provider.plugin is not None
+    with _registered:
+        if provider.plugin in _plugins:
+            return
+        try:
+            plugin = importlib.import_module(provider.plugin)
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"{provider.name} is not installed; "
+                "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13 beside onnxruntime"
+            ) from error
+        try:
+            onnxruntime.register_execution_provider_library(
+                plugin.get_ep_name(), plugin.get_library_path()
+            )
+        except Exception as error:
+            # ONNX Runtime's own classes, all of them plain subclasses of Exception.
+            line = str(error).strip().splitlines()[0]
+            raise BackendUnavailableError(
+                f"{provider.name} does not load ({line}); check the NVIDIA driver, or use "
+                "--device cpu"
+            ) from error
+        _plugins.add(provider.plugin)
