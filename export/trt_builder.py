@@ -7,12 +7,16 @@ from the graph.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -184,32 +188,46 @@ def build_plan(
     Raises:
         EngineBuildError: with every message of the parser or the builder.
     """
-    trt = flavour.module
-    logger = _logger(trt, say)
-    builder = trt.Builder(logger)
-    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(typed)
-    parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse(onnx)
-    messages = [_parser_message(parser.get_error(i)) for i in range(parser.num_errors)]
-    if not parsed:
-        raise EngineBuildError(_failure(flavour, spec, "parsed", [*messages, *logger.errors]))
-    for message in messages:
-        say(f"{spec.name}: {message}")
-    config = builder.create_builder_config()
-    config.progress_monitor = _monitor(trt, spec.name, step)
+    capabilities: list[str] = []
     if flavour.name == "rtx":
-        capabilities = flavour.capabilities(target)
-        config.num_compute_capabilities = len(capabilities)
-        for index, capability in enumerate(capabilities):
-            code = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
-            config.set_compute_capability(code, index)
-    config.add_optimization_profile(_profile(builder, spec, ranges))
-    with _timing_cache(flavour, config, timing_cache):
-        plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineBuildError(_failure(flavour, spec, "built", logger.errors))
-    return bytes(plan)
+        capabilities = [f"SM{x.replace('.', '')}" for x in flavour.capabilities(target)]
+        # TensorRT-RTX chooses on the user's machine, and asks for a GPU if a cache is set.
+        timing_cache = None
+    job = {
+        "module": flavour.module.__name__,
+        "capabilities": capabilities,
+        "profile": _profile(spec, ranges),
+        "timing_cache": str(timing_cache.absolute()) if timing_cache else "",
+    }
+    errors: list[str] = []
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as sink:
+        source.write(onnx)
+        source.seek(0)
+        with subprocess.Popen(
+            [sys.executable, "-B", str(_WORKER), json.dumps(job)],
+            stdin=source,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+            cwd="/",
+        ) as worker:
+            try:
+                assert worker.stderr is not None
+                for line in worker.stderr:
+                    _pass_on(line, spec.name, errors, say, step)
+            except BaseException:
+                worker.kill()
+                raise
+        if worker.returncode:
+            if worker.returncode < 0:
+                errors.append(f"it ended by signal {-worker.returncode}")
+            told = "; ".join(dict.fromkeys(errors)) or "it gave no reason"
+            raise EngineBuildError(
+                f"{flavour.name} {flavour.version} could not build {spec.name} for {target}: {told}"
+            )
+        sink.seek(0)
+        return sink.read()
 
 
 def plan_kernels(plan: bytes) -> dict[str, int]:
@@ -276,75 +294,60 @@ def _try_import(name: str, load: Callable[[str], Any]) -> Any | None:
         return None
 
 
-def _logger(trt: Any, say: Callable[[str], None]) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
-            elif severity == trt.ILogger.Severity.WARNING:
-                say(" ".join(message.split()))
-
-    return Logger()
-
-
-def _monitor(trt: Any, graph: str, step: Callable[[str], None]) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.steps: dict[str, int] = {}
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
-
-        def step_complete(self, phase: str, index: int) -> bool:
-            step(f"building {graph}: {phase} {index + 1}/{self.steps.get(phase, 0)}")
-            return True
-
-        def phase_finish(self, phase: str) -> None:
-            self.steps.pop(phase, None)
-
-    return Monitor()
+_WORKER = Path(__file__).with_name("trt_worker.py")
+# What a CUDA library may need to be found, and nothing that differs from call to call.
+_PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
+# Tables of a plan are ordered by addresses. With an arena a thread, and no cache of freed blocks
+# a thread, the main thread gets the same ones every time, whatever others are doing.
+_MALLOC = {
+    "arena_max": 64,
+    "arena_test": 64,
+    "mmap_threshold": 32 << 20,
+    "mxfast": 0,
+    "tcache_count": 0,
+    "top_pad": 64 << 20,
+    "trim_threshold": 4 << 30,
+}
 
 
-def _profile(builder: Any, spec: GraphSpec, ranges: Mapping[str, Range]) -> Any:
-    profile = builder.create_optimization_profile()
-    for tensor in spec.inputs:
-        sizes = [
-            tuple(
+def _environment() -> dict[str, str]:
+    tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in _MALLOC.items())
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {**passed_on, "GLIBC_TUNABLES": tunables, "PYTHONHASHSEED": "0"}
+
+
+def _pass_on(
+    line: str,
+    graph: str,
+    errors: list[str],
+    say: Callable[[str], None],
+    step: Callable[[str], None],
+) -> None:
+    """Hand on one line of the worker; what is no message of its own comes from a library."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        if line.strip():
+            errors.append(line.strip())
+        return
+    errors += told.get("error", ())
+    if "say" in told:
+        say(f"{graph}: {told['say']}")
+    if "step" in told:
+        step(f"building {graph}: {told['step']}")
+
+
+def _profile(spec: GraphSpec, ranges: Mapping[str, Range]) -> dict[str, list[list[int]]]:
+    """Return least, usual and largest shape of every input."""
+    return {
+        tensor.name: [
+            [
                 ranges[size].bounds()[index] if isinstance(size, str) else size
                 for size in tensor.shape
-            )
+            ]
             for index in range(3)
         ]
-        profile.set_shape(tensor.name, *sizes)
-    return profile
-
-
-@contextlib.contextmanager
-def _timing_cache(flavour: Flavour, config: Any, path: Path | None) -> Iterator[None]:
-    # TensorRT-RTX chooses on the user's machine, and asks for a GPU as soon as a cache is set.
-    if path is None or flavour.name == "rtx":
-        yield
-        return
-    known = path.read_bytes() if path.exists() else b""
-    cache = config.create_timing_cache(known)
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    yield
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-    partial.replace(path)
-
-
-def _parser_message(error: Any) -> str:
-    where = f" at {error.node_operator()} {error.node_name()}" if error.node_operator() else ""
-    return f"{error.code()}{where}: {' '.join(str(error.desc()).split())}"
-
-
-def _failure(flavour: Flavour, spec: GraphSpec, what: str, messages: Sequence[str]) -> str:
-    told = "; ".join(dict.fromkeys(messages)) or "it gave no reason"
-    return f"{spec.name} could not be {what} by {flavour.name} {flavour.version}: {told}"
+        for tensor in spec.inputs
+    }
