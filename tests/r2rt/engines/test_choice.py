@@ -1,0 +1,189 @@
+"""Which backend runs: reasons for people, and nothing of a GPU imported without one."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from r2rt.bundle import Bundle
+from r2rt.engines import DEVICES, gpu, open_engine, tensorrt
+from r2rt.engines.choice import choose, obstacles
+from r2rt.engines.gpu import GpuInfo, find_gpu
+from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
+from r2rt.errors import BackendUnavailableError, QueryError
+from tests.conftest import CHECKOUT
+from tests.r2rt.engines.fake_tensorrt import VERSION, bundle_with_engines
+
+DEMO = CHECKOUT / "demo" / "random-tiny"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find() -> GpuInfo:
+        raise BackendUnavailableError("no NVIDIA driver (libcuda.so.1) on this machine")
+
+    monkeypatch.setattr(gpu, "find_gpu", find)
+
+
+class Machine:
+    """What a machine with a GPU is made to have."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capability = (8, 9)
+        self.providers = ["CPUExecutionProvider"]
+        self.modules: set[str] = set()
+        self.libraries: set[str] = set()
+        monkeypatch.setattr(gpu, "find_gpu", self._find_gpu)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: self.providers)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in self.modules or None)
+        monkeypatch.setattr(tensorrt, "import_runtime", self._import)
+        monkeypatch.setattr(ctypes, "CDLL", self._load)
+
+    def _find_gpu(self) -> GpuInfo:
+        return GpuInfo(name="A GPU", capability=self.capability, cuda=(13, 0))
+
+    def _import(self, flavour: str) -> Any:
+        if flavour not in self.modules:
+            raise BackendUnavailableError(f"{flavour} cannot be imported")
+        return SimpleNamespace(__version__=VERSION)
+
+    def _load(self, name: str) -> None:
+        if name not in self.libraries:
+            raise OSError(name)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_devices() -> None:
+    assert DEVICES == ("auto", "cpu", "cuda", "tensorrt", "rtx")
+    with pytest.raises(QueryError, match="expected one of auto, cpu, cuda, tensorrt, rtx"):
+        choose("gpu")  # type: ignore[arg-type]
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_says_why(no_gpu: None) -> None:
+    chosen = choose()
+    assert (chosen.device, chosen.backend) == ("cpu", "onnxruntime")
+    assert chosen.reason == "no GPU: no NVIDIA driver (libcuda.so.1) on this machine"
+    assert len(set(obstacles().values())) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "rtx"])
+def test_without_a_gpu_asking_for_one_is_an_error(no_gpu: None, device: Any) -> None:
+    with pytest.raises(BackendUnavailableError, match=f"device {device} cannot be used: no NVIDIA"):
+        choose(device)
+
+
+def test_the_fastest_way_is_taken(machine: Machine, tmp_path: Path) -> None:
+    bundle = bundle_with_engines(tmp_path, capability="8.9")
+    machine.providers.append("CUDAExecutionProvider")
+    assert (choose("auto", bundle).device, choose("cuda").reason) == ("cuda", "asked for")
+    machine.modules |= {"cuda", "cuda.bindings", "rtx"}
+    fastest = choose("auto", bundle)
+    assert (fastest.device, fastest.backend) == ("rtx", "tensorrt")
+    assert fastest.reason == "an NVIDIA GPU is there: A GPU"
+    # Without an engine for this GPU it is ONNX Runtime again.
+    assert choose("auto", Bundle.open(DEMO)).device == "cuda"
+    machine.capability = (8, 6)
+    assert choose("auto", bundle).device == "cuda"
+
+
+def test_a_gpu_that_cannot_be_used_leaves_the_cpu_and_the_reason(machine: Machine) -> None:
+    chosen = choose()
+    assert chosen.device == "cpu"
+    assert chosen.reason.startswith("A GPU cannot be used: CUDA by ONNX Runtime: this onnxruntime")
+    assert "pip install 'r2rt[gpu]'" in chosen.reason
+
+
+def test_what_is_missing_is_said_step_by_step(machine: Machine, tmp_path: Path) -> None:
+    bundle = bundle_with_engines(tmp_path, capability="9.0")
+
+    def lacking(device: Any) -> str:
+        with pytest.raises(BackendUnavailableError) as caught:
+            choose(device, bundle)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "cuda-bindings is missing; pip install 'r2rt[rtx]'" in lacking("rtx")
+    machine.modules |= {"cuda", "cuda.bindings"}
+    assert "TensorRT-RTX: rtx cannot be imported" in lacking("rtx")
+    machine.modules |= {"rtx"}
+    assert "serves compute capability 9.0, this GPU has 8.9" in lacking("rtx")
+    assert "build one: python export/to_trt.py" in lacking("rtx")
+    assert "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13" in lacking("rtx")
+    machine.capability = (9, 0)
+    assert "does not serve compute capability 9.0; use --device tensorrt or cuda" in lacking("rtx")
+    assert "tensorrt cannot be imported" in lacking("tensorrt")
+    assert "has no TensorRT provider" in lacking("tensorrt")
+    machine.providers.append("TensorrtExecutionProvider")
+    assert "libnvinfer.so.10 is missing" in lacking("tensorrt")
+    machine.libraries |= {"libnvinfer.so.10"}
+    assert choose("tensorrt", bundle).backend == "onnxruntime"
+
+
+def test_the_plugin_makes_rtx_usable_without_engines(machine: Machine) -> None:
+    machine.modules |= {"onnxruntime_ep_nv_tensorrt_rtx"}
+    chosen = choose("rtx", Bundle.open(DEMO))
+    assert (chosen.device, chosen.backend) == ("rtx", "onnxruntime")
+    ways = obstacles(Bundle.open(DEMO))
+    assert ways["TensorRT-RTX by ONNX Runtime"] == ""
+    assert all(problem for name, problem in ways.items() if not name.startswith("TensorRT-RTX by"))
+
+
+def test_a_driver_without_a_gpu_is_told() -> None:
+    driver = SimpleNamespace(cuInit=lambda _: 100)
+    with pytest.raises(BackendUnavailableError, match=r"finds no GPU \(error 100\); .*nvidia-smi"):
+        find_gpu(lambda _: driver)
+
+
+def test_the_engine_of_the_choice_is_opened(no_gpu: None) -> None:
+    engine, chosen = open_engine(Bundle.open(DEMO), threads=1)
+    assert isinstance(engine, OnnxRuntimeEngine)
+    assert (engine.name, chosen.device) == ("onnxruntime-cpu", "cpu")
+
+
+SCRIPT = """
+import sys, numpy as np
+from fractions import Fraction
+from r2rt import Grounder
+grounder = Grounder.load({bundle!r}, device={device!r})
+frames = np.zeros((3, 32, 32, 3), np.uint8)
+grounder.ground(grounder.encode_frames(frames, Fraction(1, 2)), "a dog")
+gpu = ("cuda", "tensorrt", "tensorrt_rtx", "r2rt.engines.cuda", "r2rt.engines.tensorrt",
+       "r2rt.engines.program", "r2rt.engines.launcher", "r2rt.engines.pipeline", "torch")
+print([name for name in gpu if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_machine_without_a_gpu_imports_nothing_of_one(device: str) -> None:
+    try:
+        find_gpu()
+    except BackendUnavailableError:
+        pass
+    else:
+        if device == "auto":
+            pytest.skip("this machine has a GPU, which auto uses")
+    script = SCRIPT.format(bundle=str(DEMO), device=device)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_choosing_the_cpu_by_name_looks_for_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> GpuInfo:
+        raise AssertionError("looked for a GPU")
+
+    monkeypatch.setattr(gpu, "find_gpu", never)
+    assert choose("cpu").device == "cpu"
