@@ -17,7 +17,8 @@ from r2rt.timecode import format_clock
 __all__ = ["as_json", "as_jsonl", "as_table"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_SPARK_WIDTH = 60
+# A table is as wide as the terminal; the line of bars leaves room for its label and two times.
+_MOST_BARS, _BESIDE_BARS = 60, 32
 
 
 def as_table(predictions: Sequence[Prediction], *, width: int, color: bool) -> str:
@@ -47,7 +48,7 @@ def as_table(predictions: Sequence[Prediction], *, width: int, color: bool) -> s
         else:
             console.print(Text(f"{prediction.query}: no moments"))
         first, last = prediction.clip_starts_s[0], prediction.clip_starts_s[-1]
-        line = f"saliency {format_clock(first)} {_sparkline(prediction)} "
+        line = f"saliency {format_clock(first)} {_sparkline(prediction, width - _BESIDE_BARS)} "
         console.print(Text(line + format_clock(last + 1 / float(prediction.fps))))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text)
@@ -107,10 +108,10 @@ def _submission(prediction: Prediction, query: Query) -> dict[str, Any]:
     }
 
 
-def _sparkline(prediction: Prediction) -> str:
-    """Return the saliency as at most `_SPARK_WIDTH` bars, each the best of the clips it covers."""
+def _sparkline(prediction: Prediction, room: int) -> str:
+    """Return the saliency as bars, each the best of the clips it covers."""
     scores = prediction.saliency.tolist()
-    count = min(len(scores), _SPARK_WIDTH)
+    count = min(len(scores), _MOST_BARS, max(room, 1))
     edges = [round(index * len(scores) / count) for index in range(count + 1)]
     peaks = [max(scores[a:b]) for a, b in itertools.pairwise(edges)]
     low, high = min(peaks), max(peaks)
