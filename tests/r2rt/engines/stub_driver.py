@@ -49,6 +49,7 @@ class Op:
 class _Stream:
     queue: deque[Op] = field(default_factory=deque)
     captured: list[Op] | None = None
+    speed: int = 1
 
 
 def floats_at(address: int, shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:
@@ -90,6 +91,8 @@ class StubDriver:
         self.faults: list[str] = []  # misuse that a real driver might forgive or punish
         self.failed: str | None = None
         self._random = random.Random(seed)
+        # How much is done before anyone waits; nothing at all for every other seed.
+        self._haste = 0 if seed % 2 else 3
         self._fail_at = fail_at
         self._kernels = kernels or {}
         self._capability = capability
@@ -124,7 +127,7 @@ class StubDriver:
             state.captured.append(op)
             return
         state.queue.append(op)
-        for _ in range(self._random.choice((0, 0, 1, 4))):
+        for _ in range(self._random.randint(0, self._haste)):
             self._step()
 
     # context ------------------------------------------------------------------------------------
@@ -189,7 +192,8 @@ class StubDriver:
     # streams and events -------------------------------------------------------------------------
 
     def cuStreamCreate(self, flags: int) -> tuple[Any, ...]:
-        return (Status.CUDA_SUCCESS, self._new("stream", _Stream()))
+        speed = self._random.choice((1, 10, 100))
+        return (Status.CUDA_SUCCESS, self._new("stream", _Stream(speed=speed)))
 
     def cuStreamDestroy(self, stream: int) -> tuple[Any, ...]:
         return self._destroy(stream, "stream")
@@ -296,7 +300,8 @@ class StubDriver:
         ready = [s for s in streams if s.queue and all(op.done for op in s.queue[0].after)]
         if not ready:
             return False
-        op = self._random.choice(ready).queue.popleft()
+        # Streams differ in speed, so that one may run far ahead of another.
+        op = self._random.choices(ready, [s.speed for s in ready])[0].queue.popleft()
         op.run()
         op.done = True
         self.ran.append(op.name)

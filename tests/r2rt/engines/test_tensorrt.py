@@ -137,7 +137,7 @@ def test_sizes_beyond_the_engine_are_refused_with_advice(bundle: Bundle) -> None
     close(opened)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(20))
 def test_pipelined_batches_come_out_right_in_any_order_of_streams(
     bundle: Bundle, seed: int
 ) -> None:
