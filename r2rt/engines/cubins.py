@@ -140,12 +140,12 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         cubin: stem of the kernel's files.
         grid: blocks in x, y and z.
-        arguments: a place or a number for every argument of the kernel, by name.
+        arguments: a place, a number or an expression for every argument of the kernel, by name.
     """
 
     cubin: str
     grid: tuple[Extent, Extent, Extent]
-    arguments: dict[str, Pointer | Extent]
+    arguments: dict[str, Pointer | int | float | str]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="engine"):

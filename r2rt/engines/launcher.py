@@ -227,17 +227,20 @@ def _values(
     record: CubinRecord,
     symbols: Mapping[str, int],
     addresses: Mapping[str, int],
-) -> list[int]:
+) -> list[int | float]:
     wanted = {argument.name for argument in record.arguments}
     if wanted != launch.arguments.keys():
         raise BundleDamagedError(
             f"kernel {launch.cubin} takes {', '.join(sorted(wanted))}, its launch gives "
             f"{', '.join(sorted(launch.arguments))}; compile the bundle's kernels again"
         )
-    values = []
+    values: list[int | float] = []
     for argument in record.arguments:
         given = launch.arguments[argument.name]
-        if isinstance(given, Pointer) != argument.type.startswith("*"):
+        if argument.type == "fp32" and isinstance(given, int | float):
+            values.append(float(given))
+            continue
+        if isinstance(given, float) or isinstance(given, Pointer) != argument.type.startswith("*"):
             raise BundleDamagedError(
                 f"kernel {launch.cubin}: {argument.name} is {argument.type}, its launch gives "
                 f"{given}; compile the bundle's kernels again"

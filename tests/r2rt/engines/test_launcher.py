@@ -209,6 +209,7 @@ def test_numbers_that_the_kernel_was_specialised_for_are_checked() -> None:
     [
         ({"count": Pointer(buffer="to")}, "count is i32"),
         ({"to_ptr": 5}, r"to_ptr is \*fp32"),
+        ({"count": 5.0}, r"count is i32, its launch gives 5\.0"),
         ({"to_ptr": Pointer(buffer="nowhere")}, "no buffer nowhere"),
         ({"surplus": 5}, "its launch gives .*surplus"),
     ],
@@ -276,6 +277,19 @@ def test_an_unknown_kernel_or_expression_is_the_bundles_fault() -> None:
         with pytest.raises(BundleDamagedError, match=complaint):
             build(launch)
     assert "device memory" not in stand.driver.leaks()
+    stand.gpu.close()
+
+
+def test_numbers_with_a_fraction_are_passed_as_they_are() -> None:
+    factor = CubinArgument(name="factor_ptr", type="fp32")
+    stand = Stand(arguments=(*record().arguments[:2], factor, record().arguments[3]))
+    step, stream = stand.step(factor_ptr=0.25), stand.gpu.stream()
+    step.enqueue(stream)
+    stream.synchronize()
+    assert stand.seen[0][2] == 0.25
+    assert step._types[2] is ctypes.c_float
+    with pytest.raises(BundleDamagedError, match="factor_ptr is fp32"):
+        stand.step()
     stand.gpu.close()
 
 
