@@ -18,10 +18,10 @@ from r2rt.engines.base import Engine, PipelinedEngine
 from r2rt.engines.cuda import Gpu
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.engines.pipeline import SLOTS
-from r2rt.engines.tensorrt import TensorRTEngine
+from r2rt.engines.tensorrt import TensorRTEngine, _message_log
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
 from r2rt.grounder import Grounder
-from tests.r2rt.engines.fake_tensorrt import FakeRuntime, bundle_with_engines
+from tests.r2rt.engines.fake_tensorrt import FakeRuntime, _Context, bundle_with_engines
 from tests.r2rt.engines.stub_driver import StubDriver
 
 
@@ -344,3 +344,39 @@ def open_use_close(driver: StubDriver, runtime: FakeRuntime, bundle: Bundle) -> 
         session(engine, bundle)
     finally:
         engine.close()
+
+
+def test_the_real_runtime_has_what_is_called() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    called = {
+        trt.Runtime: ("deserialize_cuda_engine",),
+        trt.ICudaEngine: (
+            "create_execution_context",
+            "create_runtime_config",
+            "get_tensor_mode",
+            "get_tensor_name",
+            "num_io_tensors",
+        ),
+        trt.IRuntimeConfig: (
+            "create_runtime_cache",
+            "dynamic_shapes_kernel_specialization_strategy",
+            "set_execution_context_allocation_strategy",
+            "set_runtime_cache",
+        ),
+        trt.IRuntimeCache: ("deserialize", "serialize"),
+        trt.IExecutionContext: [
+            name
+            for name in vars(_Context)
+            if not name.startswith("_")  # what the fake has is what is called
+        ],
+        trt.ExecutionContextAllocationStrategy: ("USER_MANAGED",),
+        trt.DynamicShapesKernelSpecializationStrategy: ("EAGER",),
+        trt.TensorIOMode: ("INPUT",),
+        trt.ILogger: ("ERROR", "INTERNAL_ERROR"),
+    }
+    for kind, names in called.items():
+        for name in names:
+            assert hasattr(kind, name), f"{kind.__name__} has no {name}"
+    messages = _message_log(trt)
+    assert trt.Runtime(messages).deserialize_cuda_engine(b"no engine" * 100) is None
+    assert messages.last() != "no reason given"
