@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +17,13 @@ from export.engine_checks import TOLERANCES, Sample, check_graphs, inject_outlie
 from export.engine_graph import stack_projections
 from export.exporter import ExportError, VerificationError
 from export.half import to_half
+from export.placing import placed
 from export.trt_builder import EngineBuildError, Flavour, build_plan, plan_kernels
 from r2rt.bundle import (
-    MANIFEST_NAME,
     TOKENIZER_NAME,
     Bundle,
     Check,
-    FileEntry,
     file_entry,
-    manifest_bytes,
-    read_manifest,
 )
 from r2rt.contract import (
     GROUNDER,
@@ -48,8 +42,6 @@ from r2rt.engines.plans import (
     Range,
     engine_tensors,
 )
-from r2rt.errors import OutputError, R2rtError
-from r2rt.files import replacing
 from r2rt.tokenizer import Tokenizer
 
 __all__ = ["UNFUSED", "BuiltEngine", "build_engines", "check_sample", "default_ranges", "lower"]
@@ -132,19 +124,19 @@ def build_engines(
         for graph in bundle.graphs
     }
     sample = check_sample(bundle, frames)
-    say(f"converting to {precision}")
-    low = lower(single, precision, sample)
-    checks = _checked(single, low, bundle.dims, sample, precision, say)
     expected = {
         graph: sum(node.op_type == "Softmax" for node in model.graph.node) - UNFUSED[graph]
         for graph, model in single.items()
     }
+    say(f"converting to {precision}")
+    low = lower(single, precision, sample)
+    checks = _checked(single, low, bundle.dims, sample, precision, say)
     del single
     texts = {graph: model.SerializeToString(deterministic=True) for graph, model in low.items()}
     built = []
     for target in flavour.targets:
         folder = f"{flavour.name}-{target}-{precision}"
-        with _placed(bundle.path, folder) as staged:
+        with placed(bundle.path, "engines", folder) as staged:
             plans = {}
             for graph, spec in bundle.graphs.items():
                 say(f"building {graph} for {target}")
@@ -258,17 +250,15 @@ def _checked(
     precision: PrecisionName,
     say: Callable[[str], None],
 ) -> dict[str, tuple[Check, ...]]:
+    """Compare; `single` is changed on the way."""
     say("comparing with fp32")
     tolerance = TOLERANCES[precision]
     plain = check_graphs(single, low, dims, sample, tolerance)
     say("comparing with fp32, outlier channels injected")
-    outliers = {}
-    for graph, model in single.items():
-        outliers[graph] = onnx.ModelProto()
-        outliers[graph].CopyFrom(model)
-        inject_outliers(outliers[graph])
+    for model in single.values():
+        inject_outliers(model)
     injected = check_graphs(
-        outliers, lower(outliers, precision, sample), dims, sample, tolerance, label=", outliers"
+        single, lower(single, precision, sample), dims, sample, tolerance, label=", outliers"
     )
     checks = {graph: plain[graph] + injected[graph] for graph in plain}
     failed = [check for found in checks.values() for check in found if not check.passed]
@@ -312,50 +302,6 @@ def _check_fused(
     say(problem)
 
 
-@contextmanager
-def _placed(bundle: Path, folder: str) -> Iterator[Path]:
-    """Give an empty folder that becomes the bundle's engine `folder` when the block ends well."""
-    parent = bundle / "engines"
-    had_parent = parent.is_dir()
-    staged: Path | None = None
-    try:
-        parent.mkdir(exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{folder}.", dir=parent))
-        yield staged
-        staged.chmod(0o777 & ~_umask())
-        names = {f"engines/{folder}/{x.name}": file_entry(x) for x in sorted(staged.iterdir())}
-        prefix = f"engines/{folder}/"
-        # Not listed while it changes: what is not listed is not read.
-        if (parent / folder).exists():
-            _relist(bundle, prefix, {})
-            shutil.rmtree(parent / folder)
-        staged.rename(parent / folder)
-        _relist(bundle, prefix, names)
-    except OSError as error:
-        if isinstance(error, R2rtError):
-            raise
-        raise OutputError(
-            f"{parent / folder}: cannot be written ({error.strerror or error}); "
-            "free the disk or copy the bundle elsewhere"
-        ) from error
-    finally:
-        if staged is not None:
-            shutil.rmtree(staged, ignore_errors=True)
-        if not had_parent and parent.is_dir() and not any(parent.iterdir()):
-            parent.rmdir()
-
-
-def _relist(bundle: Path, prefix: str, names: Mapping[str, FileEntry]) -> None:
-    """Replace what `bundle.json` lists below `prefix`."""
-    manifest = read_manifest(bundle)
-    files = {name: x for name, x in manifest.files.items() if not name.startswith(prefix)}
-    files = dict(sorted({**files, **names}.items()))
-    if files == manifest.files:
-        return
-    with replacing(bundle / MANIFEST_NAME) as path:
-        path.write_bytes(manifest_bytes(msgspec.structs.replace(manifest, files=files)))
-
-
 def _ranges_of(spec: GraphSpec, ranges: Mapping[str, Range]) -> dict[str, Range]:
     names = {size for tensor in spec.inputs for size in tensor.shape if isinstance(size, str)}
     return {name: ranges[name] for name in sorted(names)}
@@ -366,11 +312,3 @@ def _cut(sizes: Range, most: int) -> Range:
     return Range(
         least=min(sizes.least, most), usual=min(sizes.usual, most), most=min(sizes.most, most)
     )
-
-
-def _umask() -> int:
-    import os
-
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -75,9 +75,9 @@ def pool_tiling(
             num_stages=1,
         )
     return PoolTiling(
-        block_l=16 if length <= 16 or block_d >= 512 else 32,
+        block_l=16 if length <= 16 or not 64 <= block_d < 512 else 32,
         block_p=_power_between(16, min(64, most), patches),
-        num_warps=8 if block_d >= 512 else 4,
+        num_warps=8 if block_d >= 64 else 4,
         num_stages=2,
     )
 

@@ -1,0 +1,264 @@
+"""The compiled kernels that a model of given sizes needs for inference, each with its launch.
+
+One kernel is compiled several times where its code depends on more than the model's sizes: whether
+there is a step before, and how many clips there are. `Variant.stem` tells them apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from kernels import finalize, frame_pool, frame_step, time_step
+
+__all__ = ["KernelDims", "MatrixType", "Variant", "kernel_variants"]
+
+MatrixType: TypeAlias = Literal["fp16", "bf16"]
+_ITEMSIZE = 2
+_EPS = 1e-5
+# Clips times queries from which `time_step` takes more rows a program.
+_MANY = 1 << 20
+# Loads of 16 bytes: what the kernels are compiled to assume of pointers, in bytes, and of strides.
+_ALIGNED = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelDims:
+    """Sizes that are compiled in.
+
+    Attributes:
+        patches: tokens a frame P.
+        width: width D of the R² block.
+        length: the most query tokens L.
+        heads: attention heads H.
+        channels: width Cv of the vision tower; None for a model without temporal endpoint
+            features, which needs no `finalize`.
+    """
+
+    patches: int
+    width: int
+    length: int
+    heads: int
+    channels: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One compilation of a kernel.
+
+    Attributes:
+        stem: of its files.
+        kernel: name of the kernel in r2rt.
+        function: Triton's function.
+        types: type of every argument that is passed, by name, in Triton's spelling.
+        divisible_by: what is assumed of an argument's value: bytes for a pointer.
+        constexprs: what is compiled in, by name; None is an argument left out.
+        num_warps: warps a program.
+        num_stages: stages of pipelined loops.
+    """
+
+    stem: str
+    kernel: str
+    function: Any
+    types: Mapping[str, str]
+    divisible_by: Mapping[str, int]
+    constexprs: Mapping[str, int | float | None]
+    num_warps: int
+    num_stages: int
+
+
+def kernel_variants(dims: KernelDims, dtype: MatrixType) -> tuple[Variant, ...]:
+    """Return what is compiled for a model whose products are taken in `dtype`.
+
+    Raises:
+        ValueError: the sizes are none that the kernels take.
+    """
+    if not 16 <= dims.width <= 512 or dims.width % 16:
+        raise ValueError(
+            f"the width is {dims.width}; compiled kernels take multiples of 16 from 16 to 512"
+        )
+    if dims.width % dims.heads:
+        raise ValueError(f"{dims.heads} heads do not divide the width {dims.width}")
+    found = [*_frame_steps(dims, dtype), *_time_steps(dims, dtype), *_frame_pools(dims, dtype)]
+    if dims.channels is not None:
+        found.append(_finalize(dims, dims.channels, dtype))
+    return tuple(found)
+
+
+def _frame_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
+    tiling = frame_step.frame_step_tiling(
+        clips=_MANY,
+        queries=1,
+        patches=dims.patches,
+        length=dims.length,
+        width=dims.width,
+        itemsize=_ITEMSIZE,
+    )
+    matrix = f"*{dtype}"
+    for step in ("first", "next"):
+        yield _variant(
+            f"frame_step-{step}-{dtype}",
+            "frame_step",
+            frame_step._frame_step,
+            {
+                "v_ptr": matrix,
+                "q_ptr": matrix,
+                "key_ptr": matrix,
+                "query_mask_ptr": "*fp32",
+                "last_ptr": None if step == "first" else "*fp32",
+                "scale": "fp32",
+                "gate": "fp32",
+                "cross_q_ptr": matrix,
+                "cross_k_ptr": matrix,
+                "cross_v_ptr": matrix,
+                "cross_out_ptr": matrix,
+                "qkv_weight_ptr": matrix,
+                "qkv_ptr": matrix,
+                "clips": "i32",
+                "length": "i32",
+                "span": "i32",
+                "stride_clip": "i32",
+                "stride_query": "i32",
+            },
+            {
+                "P": dims.patches,
+                "D": dims.width,
+                "HEADS": dims.heads,
+                "EPS": _EPS,
+                "ROWS": frame_step.ROWS,
+                "BLOCK_L": tiling.block_l,
+                "BLOCK_P": tiling.block_p,
+                "BLOCK_N": tiling.block_n,
+            },
+            tiling,
+        )
+
+
+def _time_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
+    matrix = f"*{dtype}"
+    seen = set()
+    for amount, clips in (("few", 1), ("many", _MANY)):
+        tiling = time_step.time_step_tiling(
+            clips=clips, queries=1, width=dims.width, itemsize=_ITEMSIZE
+        )
+        if tiling in seen:
+            continue
+        seen.add(tiling)
+        yield _variant(
+            f"time_step-{amount}-{dtype}",
+            "time_step",
+            time_step._time_step,
+            {
+                "qkv_ptr": matrix,
+                "out_weight_ptr": matrix,
+                "hidden_ptr": matrix,
+                "back_ptr": matrix,
+                "clips": "i32",
+            },
+            {
+                "D": dims.width,
+                "HIDDEN": 4 * dims.width,
+                "HEADS": dims.heads,
+                "EPS": _EPS,
+                "ROWS": tiling.rows,
+                "BLOCK_T": tiling.block_t,
+                "BLOCK_F": tiling.block_f,
+            },
+            tiling,
+        )
+
+
+def _frame_pools(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
+    matrix = f"*{dtype}"
+    seen = set()
+    for (amount, length), step in itertools.product(
+        (("short", min(16, dims.length)), ("long", dims.length)), ("first", "next")
+    ):
+        tiling = frame_pool.pool_tiling(
+            patches=dims.patches, length=length, width=dims.width, itemsize=_ITEMSIZE
+        )
+        if (tiling, step) in seen:
+            continue
+        seen.add((tiling, step))
+        yield _variant(
+            f"frame_pool-{step}-{amount}-{dtype}",
+            "frame_pool",
+            frame_pool._forward,
+            {
+                "v_ptr": matrix,
+                "q_ptr": matrix,
+                "key_ptr": matrix,
+                "query_mask_ptr": "*u8",
+                "clip_mask_ptr": None,
+                "gate_ptr": None if step == "first" else "*fp32",
+                "last_ptr": None if step == "first" else matrix,
+                "out_ptr": matrix,
+                "index_ptr": "*i16",
+                "clips": "i32",
+                "queries": "i32",
+                "length": "i32",
+                "group": "i32",
+            },
+            {
+                "P": dims.patches,
+                "D": dims.width,
+                "BLOCK_L": tiling.block_l,
+                "BLOCK_P": tiling.block_p,
+            },
+            tiling,
+        )
+
+
+def _finalize(dims: KernelDims, channels: int, dtype: MatrixType) -> Variant:
+    tiling = finalize.finalize_tiling(width=dims.width, itemsize=_ITEMSIZE)
+    return _variant(
+        f"finalize-{dtype}",
+        "finalize",
+        finalize._finalize,
+        {
+            "linear_ptr": f"*{dtype}",
+            "v_ptr": f"*{dtype}",
+            "total": "i32",
+            "per_clip": "i32",
+        },
+        {
+            "D": dims.width,
+            "CHANNELS": channels,
+            "EPS": _EPS,
+            "ROWS": tiling.rows,
+            "BLOCK_N": tiling.block_n,
+        },
+        tiling,
+    )
+
+
+def _variant(
+    stem: str,
+    kernel: str,
+    function: Any,
+    types: Mapping[str, str | None],
+    constexprs: Mapping[str, int | float],
+    tiling: Any,
+) -> Variant:
+    """Complete `types`, where None leaves an argument out, with fp32 pointers."""
+    passed = [name for name in function.arg_names if name not in constexprs]
+    all_types = {name: types.get(name, "*fp32") for name in passed}
+    return Variant(
+        stem=stem,
+        kernel=kernel,
+        function=function,
+        types={name: kind for name, kind in all_types.items() if kind is not None},
+        divisible_by={
+            name: _ALIGNED
+            for name, kind in all_types.items()
+            if kind is not None and (kind.startswith("*") or name.startswith("stride_"))
+        },
+        constexprs={
+            **{name: None for name, kind in all_types.items() if kind is None},
+            **constexprs,
+        },
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+    )
