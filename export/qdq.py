@@ -31,6 +31,7 @@ _BLOCKS = "blocks."
 _ALPHAS = (0.5, 0.75)
 # Shares of the calibration's range that the codes cover; what lies beyond is cut off.
 _SHARES = (1.0, 0.85)
+_COLUMNS = 256
 _SMALLEST = np.float32(np.finfo(np.float16).smallest_subnormal)
 
 
@@ -112,11 +113,13 @@ class _Editor:
 def _fit(weight: Floats, samples: Samples, *, foldable: bool) -> tuple[Floats | None, float]:
     """Return what to divide the input's channels by, and the step of their codes."""
     rows = np.concatenate([samples.typical, samples.extreme])
+    largest = np.maximum(np.abs(weight).max(axis=1), 1e-5)
+    # Every few columns tell the error of all of them.
+    weight = weight[:, :: max(1, weight.shape[1] // _COLUMNS)]
     want = rows @ weight
     reach = np.maximum(np.maximum(-samples.low, samples.high), 1e-5)
     candidates: list[Floats | None] = [None]
     if foldable:
-        largest = np.maximum(np.abs(weight).max(axis=1), 1e-5)
         for alpha in _ALPHAS:
             t = reach**alpha / largest ** (1 - alpha)
             candidates.append((t / np.exp(np.log(t).mean())).astype(np.float32))
