@@ -185,13 +185,13 @@ class TestPlacing:
             build_engines(bundle, rtx())
         told: list[str] = []
         build_engines(bundle, rtx(), allow_unfused=True, say=told.append)
-        assert any("expected 5 and 0" in line for line in told)
+        assert any("expected 5, 0 and 0" in line for line in told)
 
     def test_int8_that_is_not_int8_is_refused(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(engines, "build_plan", fake_build)
-        with pytest.raises(EngineBuildError, match="0 products of int8, expected 12"):
+        with pytest.raises(EngineBuildError, match="and 0 int8 products, expected 3, 0 and 12"):
             build_engines(bundle, rtx(), precision="int8")
 
     def test_numbers_beyond_tolerance_build_nothing(
@@ -355,6 +355,103 @@ class TestBuilding:
         build_plan(builder, single, spec, "8.6", default_ranges(bundle), step=steps.append)
         assert steps
         assert all(step.startswith("building video_finalizer: ") for step in steps)
+
+
+_FAKE_TENSORRT = """
+import enum, os
+__version__ = "11.4.0"
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+class ILogger:
+    Severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO")
+class IProgressMonitor:
+    pass
+class OnnxParser:
+    num_errors = 0
+    def __init__(self, network, logger):
+        self.logger = logger
+    def parse(self, text):
+        self.logger.log(ILogger.Severity.WARNING, "one   warning")
+        if text == b"crash":
+            os.abort()
+        return True
+class Cache:
+    def __init__(self, known):
+        self.known = known
+    def serialize(self):
+        return self.known + b"+1"
+class Config:
+    def add_optimization_profile(self, profile):
+        self.profile = profile
+    create_timing_cache = Cache
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self.cache = cache
+    def get_timing_cache(self):
+        return self.cache
+class Profile(dict):
+    def set_shape(self, name, *sizes):
+        self[name] = sizes
+class Builder:
+    def __init__(self, logger):
+        pass
+    def create_network(self, flags):
+        assert flags == 2
+    create_builder_config = staticmethod(Config)
+    create_optimization_profile = staticmethod(Profile)
+    def build_serialized_network(self, network, config):
+        config.progress_monitor.phase_start("Building", None, 2)
+        config.progress_monitor.step_complete("Building", 0)
+        return repr(sorted(config.profile.items())).encode()
+"""
+
+
+class TestTensorRtProper:
+    """What differs from TensorRT-RTX, against a module that has the few calls used."""
+
+    @pytest.fixture
+    def proper(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flavour:
+        (tmp_path / "modules").mkdir()
+        (tmp_path / "modules" / "tensorrt.py").write_text(_FAKE_TENSORRT)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+        return choose_flavour("tensorrt", gpu=lambda: "9.0", load=_modules("tensorrt"))
+
+    def test_the_timing_cache_grows_and_the_profile_is_the_ranges(
+        self, bundle: Bundle, proper: Flavour, tmp_path: Path
+    ) -> None:
+        spec = bundle.graphs["video_finalizer"]
+        cache = tmp_path / "cache" / "timings"
+        said: list[str] = []
+        steps: list[str] = []
+        for _ in range(2):
+            plan = build_plan(
+                proper,
+                b"graph",
+                spec,
+                "9.0",
+                {"T": Range(least=1, usual=7, most=9)},
+                timing_cache=cache,
+                say=said.append,
+                step=steps.append,
+            )
+        assert cache.read_bytes() == b"+1+1"
+        assert b"('endpoints', ([1, 2], [7, 2], [9, 2]))" in plan
+        assert said == ["video_finalizer: one warning"] * 2
+        assert steps == ["building video_finalizer: Building 1/2"] * 2
+
+    def test_a_builder_that_crashes_is_an_error(self, bundle: Bundle, proper: Flavour) -> None:
+        spec = bundle.graphs["video_finalizer"]
+        with pytest.raises(EngineBuildError, match="it ended by signal 6"):
+            build_plan(proper, b"crash", spec, "9.0", default_ranges(bundle))
+
+    def test_kernels_that_it_names_otherwise_are_told_not_refused(
+        self, bundle: Bundle, proper: Flavour
+    ) -> None:
+        said: list[str] = []
+        (built,) = build_engines(bundle, proper, say=said.append)
+        assert built.manifest.folder == "engines/tensorrt-9.0-fp16"
+        assert any(line.startswith("grounder has 0 fused attention") for line in said)
+        plan = read_plan(Bundle.open(bundle.path), built.manifest, GROUNDER)
+        assert plan.startswith(b"[('pooled'")
 
 
 class TestCommand:
