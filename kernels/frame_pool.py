@@ -16,9 +16,8 @@ maximum and gate are fp32.
 
 A program owns one frame and a group of queries. Where P fits one block of patches (P = 50 does)
 the frame is loaded once for the whole group, else block by block for each query, from the cache.
-The forward keeps the index of the maximum; everything else is computed again by the backward, whose
-three kernels (softmax statistics, gradient of v, gradients of q and q_key) need no atomics, so that
-gradients are the same bits every time. Where several tokens tie, the first has the gradient.
+The forward keeps the index of the maximum; everything else is computed again by the backward
+(kernels.frame_pool_backward). Where several tokens tie, the first has the gradient.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.blocks import attend_patches, load_rows, matmul
+from kernels.blocks import attend_patches, load_rows
+from kernels.frame_pool_backward import backward_q, backward_stats, backward_v
 
 __all__ = ["PoolTiling", "frame_pool", "pool_tiling"]
 
@@ -74,11 +74,14 @@ def pool_tiling(
             num_warps=8,
             num_stages=1,
         )
+    # Short queries have one round of tokens and nothing to load ahead of.
+    block_p = _power_between(16, min(64, most), patches)
+    short = length <= 16
     return PoolTiling(
-        block_l=16 if length <= 16 or not 64 <= block_d < 512 else 32,
-        block_p=_power_between(16, min(64, most), patches),
+        block_l=16 if short or not 64 <= block_d < 512 else 32,
+        block_p=block_p,
         num_warps=8 if block_d >= 64 else 4,
-        num_stages=2,
+        num_stages=1 if short and patches <= block_p else 2,
     )
 
 
@@ -247,7 +250,7 @@ def _backward_op(
     stats = v.new_empty((2, batch, queries, clips, length), dtype=torch.float32)
     partial = v.new_empty((2, batch, queries, clips), dtype=torch.float32)
     d_last = torch.empty_like(last) if last is not None else None
-    _backward_stats[(frames, queries)](
+    backward_stats[(frames, queries)](
         grad, v, q, q_key, scale, index, clip_bytes, gate, last,
         stats[0], stats[1], partial[0], partial[1], d_last,
         clips, queries, length,
@@ -255,7 +258,7 @@ def _backward_op(
     )  # fmt: skip
 
     d_v = torch.empty_like(v)
-    _backward_v[(frames, triton.cdiv(patches, tiling.block_p))](
+    backward_v[(frames, triton.cdiv(patches, tiling.block_p))](
         grad, v, q_key, scale, index, clip_bytes, gate, stats[0], stats[1], d_v,
         clips, queries, length,
         **options,
@@ -265,7 +268,7 @@ def _backward_op(
     chunk = triton.cdiv(clips, max(1, min(clips, _PROGRAMS // tiles)))
     chunks = triton.cdiv(clips, chunk)
     d_q = v.new_empty((2, chunks, *q.shape), dtype=torch.float32)
-    _backward_q[(tiles, chunks)](
+    backward_q[(tiles, chunks)](
         grad, v, q_key, scale, index, clip_bytes, gate, stats[0], stats[1], d_q[0], d_q[1],
         clips, queries, length, chunk, q.numel(),
         **options,
@@ -372,221 +375,3 @@ def _forward(
         f = tl.where(real_frame, f, 0.0)
         tl.store(out_ptr + at, f.to(out_ptr.dtype.element_ty), mask=real_column)
         tl.store(index_ptr + at, best_index.to(tl.int16), mask=real_column)
-
-
-@triton.jit
-def _pooled_gradient(
-    grad_ptr: tl.tensor,
-    scale_ptr: tl.tensor,
-    gate_ptr: tl.tensor,
-    clip_mask_ptr: tl.tensor,
-    at: tl.tensor,
-    frame: tl.tensor,
-    real_column: tl.tensor,
-) -> tl.tensor:
-    """Gradient of f and of the maximum, (D), 0 for padded clips."""
-    grad = tl.load(grad_ptr + at, mask=real_column, other=0.0).to(tl.float32)
-    if gate_ptr is not None:
-        grad = grad * tl.load(gate_ptr).to(tl.float32)
-    if clip_mask_ptr is not None:
-        grad = tl.where(tl.load(clip_mask_ptr + frame) != 0, grad, 0.0)
-    return grad, grad * tl.load(scale_ptr).to(tl.float32)
-
-
-@triton.jit
-def _score_gradient(
-    key: tl.tensor,
-    v: tl.tensor,
-    d_values: tl.tensor,
-    lse: tl.tensor,
-    delta: tl.tensor,
-    real_patch: tl.tensor,
-) -> tl.tensor:
-    """Softmax weights a and the gradient of the scores, a∘(d_values·vᵀ - delta), (L, P)."""
-    scores = matmul(key, tl.trans(v))
-    weights = tl.where(real_patch[None, :], tl.exp(scores - lse[:, None]), 0.0)
-    d_weights = matmul(d_values, tl.trans(v))
-    return weights, weights * (d_weights - delta[:, None])
-
-
-@triton.jit
-def _backward_stats(
-    grad_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    q_ptr: tl.tensor,
-    key_ptr: tl.tensor,
-    scale_ptr: tl.tensor,
-    index_ptr: tl.tensor,
-    clip_mask_ptr: tl.tensor,
-    gate_ptr: tl.tensor,
-    last_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    delta_ptr: tl.tensor,
-    d_scale_ptr: tl.tensor,
-    d_gate_ptr: tl.tensor,
-    d_last_ptr: tl.tensor,
-    clips: tl.tensor,
-    queries: tl.tensor,
-    length: tl.tensor,
-    P: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-) -> None:
-    """Grid (B·T, N): the softmax's log-denominators, delta = Σ_D d(a·v)∘(a·v), and what is local.
-
-    The gradients of scale and gate come out a frame each, to be summed.
-    """
-    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
-    frame = tl.program_id(0)
-    query = (frame // clips * queries + tl.program_id(1)).to(tl.int64)
-    column = tl.arange(0, BLOCK_D)
-    real_column = column < D
-    row = query * clips + frame % clips
-    at = row * D + column
-    frame_ptr = v_ptr + frame.to(tl.int64) * (P * D)
-    d_f, d_pooled = _pooled_gradient(
-        grad_ptr, scale_ptr, gate_ptr, clip_mask_ptr, at, frame, real_column
-    )
-    index = tl.load(index_ptr + at, mask=real_column, other=-1).to(tl.int32)
-    held = load_rows(frame_ptr, 0, P, D, D, BLOCK_P)
-    pooled = tl.zeros([BLOCK_D], tl.float32)
-    for first in range(0, length, BLOCK_L):
-        key = load_rows(key_ptr + query * length * D, first, length, D, D, BLOCK_L)
-        q = load_rows(q_ptr + query * length * D, first, length, D, D, BLOCK_L)
-        attended, lse = attend_patches(key, held, frame_ptr, P, D, BLOCK_L, BLOCK_P)
-        token = first + tl.arange(0, BLOCK_L)
-        chosen = index[None, :] == token[:, None]
-        pooled += tl.sum(tl.where(chosen, attended + q.to(tl.float32), 0.0), axis=0)
-        delta = tl.sum(tl.where(chosen, d_pooled[None, :] * attended, 0.0), axis=1)
-        tl.store(lse_ptr + row * length + token, lse, mask=token < length)
-        tl.store(delta_ptr + row * length + token, delta, mask=token < length)
-    tl.store(d_scale_ptr + row, tl.sum(d_f * pooled, axis=0))
-    d_gate = 0.0
-    if last_ptr is not None:
-        gate = tl.load(gate_ptr).to(tl.float32)
-        grad = tl.load(grad_ptr + at, mask=real_column, other=0.0).to(tl.float32)
-        if clip_mask_ptr is not None:
-            grad = tl.where(tl.load(clip_mask_ptr + frame) != 0, grad, 0.0)
-        last = tl.load(last_ptr + at, mask=real_column, other=0.0).to(tl.float32)
-        cls = tl.load(frame_ptr + column, mask=real_column, other=0.0).to(tl.float32)
-        f = cls + tl.load(scale_ptr).to(tl.float32) * pooled
-        d_gate = tl.sum(grad * (f - last), axis=0)
-        d_last = (1.0 - gate) * grad
-        tl.store(d_last_ptr + at, d_last.to(d_last_ptr.dtype.element_ty), mask=real_column)
-    tl.store(d_gate_ptr + row, d_gate)
-
-
-@triton.jit
-def _backward_v(
-    grad_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    key_ptr: tl.tensor,
-    scale_ptr: tl.tensor,
-    index_ptr: tl.tensor,
-    clip_mask_ptr: tl.tensor,
-    gate_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    delta_ptr: tl.tensor,
-    d_v_ptr: tl.tensor,
-    clips: tl.tensor,
-    queries: tl.tensor,
-    length: tl.tensor,
-    P: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-) -> None:
-    """Grid (B·T, blocks of patches): Σ_N aᵀ·d_values + d_scoresᵀ·q_key, and the CLS token's own."""
-    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
-    frame = tl.program_id(0)
-    first_patch = tl.program_id(1) * BLOCK_P
-    column = tl.arange(0, BLOCK_D)
-    real_column = column < D
-    frame_offset = frame.to(tl.int64) * (P * D)
-    v = load_rows(v_ptr + frame_offset, first_patch, P, D, D, BLOCK_P)
-    patch = first_patch + tl.arange(0, BLOCK_P)
-    d_v = tl.zeros([BLOCK_P, BLOCK_D], tl.float32)
-    for n in range(queries):
-        query = (frame // clips * queries + n).to(tl.int64)
-        row = query * clips + frame % clips
-        at = row * D + column
-        d_f, d_pooled = _pooled_gradient(
-            grad_ptr, scale_ptr, gate_ptr, clip_mask_ptr, at, frame, real_column
-        )
-        index = tl.load(index_ptr + at, mask=real_column, other=-1).to(tl.int32)
-        d_v += tl.where((patch == 0)[:, None], d_f[None, :], 0.0)
-        for first in range(0, length, BLOCK_L):
-            token = first + tl.arange(0, BLOCK_L)
-            # exp(· - inf) = 0 for tokens beyond the last.
-            stats = row * length + token
-            lse = tl.load(lse_ptr + stats, mask=token < length, other=float("inf"))
-            delta = tl.load(delta_ptr + stats, mask=token < length, other=0.0)
-            key = load_rows(key_ptr + query * length * D, first, length, D, D, BLOCK_L)
-            d_values = tl.where(index[None, :] == token[:, None], d_pooled[None, :], 0.0)
-            d_values = d_values.to(v.dtype)
-            weights, d_scores = _score_gradient(key, v, d_values, lse, delta, patch < P)
-            d_v += matmul(tl.trans(weights), d_values) + matmul(tl.trans(d_scores), key)
-    real = (patch < P)[:, None] & real_column[None, :]
-    pointers = d_v_ptr + frame_offset + patch[:, None] * D + column[None, :]
-    tl.store(pointers, d_v.to(d_v_ptr.dtype.element_ty), mask=real)
-
-
-@triton.jit
-def _backward_q(
-    grad_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    key_ptr: tl.tensor,
-    scale_ptr: tl.tensor,
-    index_ptr: tl.tensor,
-    clip_mask_ptr: tl.tensor,
-    gate_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    delta_ptr: tl.tensor,
-    d_q_ptr: tl.tensor,
-    d_key_ptr: tl.tensor,
-    clips: tl.tensor,
-    queries: tl.tensor,
-    length: tl.tensor,
-    chunk: tl.tensor,
-    stride_chunk: tl.tensor,
-    P: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-) -> None:
-    """Grid (B·N·blocks of tokens, chunks of clips): Σ_T d_values and Σ_T d_scores·v of a chunk."""
-    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
-    blocks = tl.cdiv(length, BLOCK_L)
-    query = (tl.program_id(0) // blocks).to(tl.int64)
-    token = tl.program_id(0) % blocks * BLOCK_L + tl.arange(0, BLOCK_L)
-    first_clip = tl.program_id(1) * chunk
-    column = tl.arange(0, BLOCK_D)
-    real_column = column < D
-    real_token = token < length
-    inside = real_token[:, None] & real_column[None, :]
-    offsets = query * length * D + token[:, None] * D + column[None, :]
-    key = tl.load(key_ptr + offsets, mask=inside, other=0.0)
-    d_q = tl.zeros([BLOCK_L, BLOCK_D], tl.float32)
-    d_key = tl.zeros([BLOCK_L, BLOCK_D], tl.float32)
-    for clip in range(first_clip, tl.minimum(first_clip + chunk, clips)):
-        frame = query // queries * clips + clip
-        row = query * clips + clip
-        at = row * D + column
-        _d_f, d_pooled = _pooled_gradient(
-            grad_ptr, scale_ptr, gate_ptr, clip_mask_ptr, at, frame, real_column
-        )
-        index = tl.load(index_ptr + at, mask=real_column, other=-1).to(tl.int32)
-        d_values = tl.where(index[None, :] == token[:, None], d_pooled[None, :], 0.0)
-        d_q += d_values
-        stats = row * length + token
-        lse = tl.load(lse_ptr + stats, mask=real_token, other=float("inf"))
-        delta = tl.load(delta_ptr + stats, mask=real_token, other=0.0)
-        for first in range(0, P, BLOCK_P):
-            v = load_rows(v_ptr + frame * (P * D), first, P, D, D, BLOCK_P)
-            real_patch = first + tl.arange(0, BLOCK_P) < P
-            _weights, d_scores = _score_gradient(key, v, d_values, lse, delta, real_patch)
-            d_key += matmul(d_scores, v)
-    offsets += tl.program_id(1).to(tl.int64) * stride_chunk
-    tl.store(d_q_ptr + offsets, d_q, mask=inside)
-    tl.store(d_key_ptr + offsets, d_key, mask=inside)

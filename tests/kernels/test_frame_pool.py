@@ -248,12 +248,12 @@ MUTANTS = {
         "f = (1.0 - gate) * f + gate * last",
     ),
     "gate missing from the gradient": (
-        "kernels.frame_pool",
+        "kernels.frame_pool_backward",
         "grad = grad * tl.load(gate_ptr).to(tl.float32)",
         "grad = grad * 1.0",
     ),
     "softmax's own gradient missing": (
-        "kernels.frame_pool",
+        "kernels.frame_pool_backward",
         "weights * (d_weights - delta[:, None])",
         "weights * d_weights",
     ),
@@ -288,6 +288,10 @@ def _pool_of(mutant: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     if hasattr(mutant, "frame_pool"):
         pool: Callable[..., Tensor] = mutant.frame_pool
         return pool
+    if hasattr(mutant, "backward_v"):
+        for name in ("backward_stats", "backward_v", "backward_q"):
+            monkeypatch.setattr(kernel, name, getattr(mutant, name))
+        return kernel.frame_pool
     monkeypatch.setattr(kernels.blocks, "softmax_step", mutant.softmax_step)
     monkeypatch.setattr(kernel, "attend_patches", mutant.attend_patches)
     return kernel.frame_pool
