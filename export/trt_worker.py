@@ -4,8 +4,8 @@ The ONNX graph comes in on standard input and the plan goes out on standard outp
 The argument is a JSON object; standard error carries JSON objects, one a line: `{"say": ...}`
 for messages, `{"step": ...}` for progress and last `{"error": [...]}` if nothing was built.
 
-Nothing else is imported: the builder orders some tables of a plan by the addresses of what they
-list, so plans are only the same twice if every allocation before was.
+TensorRT-RTX orders some tables of a plan by the addresses of what they list, so plans are only the
+same twice if every allocation before was: nothing else is imported, one thread builds, on one core.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ def _main() -> int:
     if len(sys.argv) == 2:
         _start_at_fixed_addresses()
     job = json.loads(sys.argv[1])
+    if job["reproducible"]:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     trt = importlib.import_module(job["module"])
     logger = _logger(trt)
     builder = trt.Builder(logger)
+    if job["reproducible"]:
+        builder.max_threads = 1
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     parsed = parser.parse(sys.stdin.buffer.read())
@@ -36,7 +40,9 @@ def _main() -> int:
     for message in messages:
         _tell("say", message)
     config = builder.create_builder_config()
-    config.progress_monitor = _monitor(trt)
+    if not job["reproducible"]:
+        # It is called by other threads, whose memory comes between the builder's.
+        config.progress_monitor = _monitor(trt)
     if job["capabilities"]:
         config.num_compute_capabilities = len(job["capabilities"])
         for index, name in enumerate(job["capabilities"]):

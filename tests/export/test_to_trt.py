@@ -348,14 +348,6 @@ class TestBuilding:
         with pytest.raises(EngineBuildError, match="could not build video_encoder"):
             build_plan(builder, b"not onnx", spec, "portable", default_ranges(bundle))
 
-    def test_progress_is_told(self, bundle: Bundle, builder: Flavour) -> None:
-        spec = graph_specs(bundle.dims)["video_finalizer"]
-        steps: list[str] = []
-        single = bundle.file("video_finalizer.onnx").read_bytes()
-        build_plan(builder, single, spec, "8.6", default_ranges(bundle), step=steps.append)
-        assert steps
-        assert all(step.startswith("building video_finalizer: ") for step in steps)
-
 
 _FAKE_TENSORRT = """
 import enum, os
