@@ -68,7 +68,9 @@ def read_contents(cubin: bytes) -> Contents:
         registers=int(registers),
         stack_bytes=int(stack),
         spills=counts["LDL"] + counts["STL"],
-        tensor_cores={name: counts[name] for name in sorted(counts) if name.endswith("HMMA")},
+        tensor_cores={
+            name: counts[name] for name in sorted(counts) if name.endswith(("HMMA", "HGMMA"))
+        },
         wide_loads=wide,
         loads=sum(counts[name] for name in _WIDE_LOADS),
     )
