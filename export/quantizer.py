@@ -78,7 +78,7 @@ CALIBRATION_QUERIES = (
 class RefusedError(AccuracyError):
     """A quantised bundle that does not keep to the gate's limits; it was not written."""
 
-    exit_code = 52
+    exit_code = 55
 
     def __init__(self, message: str, figures: tuple[Figure, ...] = ()) -> None:
         super().__init__(message)
