@@ -28,6 +28,7 @@ from r2rt.contract import (
     ModelDims,
     graph_specs,
 )
+from r2rt.engines.plans import GROUNDER_HEADS
 
 __all__ = [
     "OUTLIER_FACTOR",
@@ -92,6 +93,8 @@ def check_graphs(
 ) -> dict[str, tuple[Check, ...]]:
     """Compare every graph, and their chain under the name of the last one.
 
+    The grounder's heads alone are compared, too, where they are given.
+
     Args:
         single: the fp32 graphs by name.
         low: the same in another precision.
@@ -114,6 +117,15 @@ def check_graphs(
         want.update(exact)
         if graph == VIDEO_ENCODER and not dims.use_tef:
             want["v"], chained["v"] = want["tokens"], chained["tokens"]
+    if GROUNDER_HEADS in single:
+        # What comes out of the R² block went through a LayerNorm.
+        shape = (len(sample.token_ids), len(sample.frames), dims.width)
+        clips = np.random.default_rng(8).standard_normal(shape).astype(np.float32)
+        given = {"clips": clips, "pooled": want["pooled"]}
+        exact, got = (open_graph(graphs[GROUNDER_HEADS])(given) for graphs in (single, low))
+        found[GROUNDER_HEADS] = tuple(
+            _compared(got, exact, dims, f"{GROUNDER_HEADS}{label}", tolerance)
+        )
     last = _order(dims)[-1]
     answers = {tensor.name: want[tensor.name] for tensor in graph_specs(dims)[last].outputs}
     found[last] += tuple(_compared(chained, answers, dims, f"bundle{label}", tolerance))

@@ -36,11 +36,14 @@ from r2rt.contract import (
 from r2rt.engines.plans import (
     ENGINE_MANIFEST_NAME,
     ENGINE_SCHEMA_VERSION,
+    GROUNDER_HEADS,
     EngineManifest,
     Plan,
     PrecisionName,
     Range,
     engine_tensors,
+    heads_spec,
+    source_graph,
 )
 from r2rt.tokenizer import Tokenizer
 
@@ -48,7 +51,7 @@ __all__ = ["UNFUSED", "BuiltEngine", "build_engines", "check_sample", "default_r
 
 # Softmaxes that are kernels of their own in a good engine; every other one is part of a fused
 # attention kernel. The text encoder's is that of the pooled query: one row a query.
-UNFUSED = {VIDEO_ENCODER: 0, VIDEO_FINALIZER: 0, TEXT_ENCODER: 1, GROUNDER: 0}
+UNFUSED = {VIDEO_ENCODER: 0, VIDEO_FINALIZER: 0, TEXT_ENCODER: 1, GROUNDER: 0, GROUNDER_HEADS: 0}
 
 # M2, a sum of squares, overflows fp16, and what is left of it minus others must keep its digits.
 _SINGLE_INPUTS = {VIDEO_FINALIZER: ("tokens", "endpoints")}
@@ -85,6 +88,7 @@ def build_engines(
     precision: PrecisionName = "fp16",
     ranges: Mapping[str, Range] | None = None,
     frames: NDArray[np.uint8] | None = None,
+    heads: onnx.ModelProto | None = None,
     allow_unfused: bool = False,
     timing_cache: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -101,6 +105,7 @@ def build_engines(
         precision: see `EngineManifest`.
         ranges: sizes of the dynamic dimensions B, T, N and L; `default_ranges` for what is missing.
         frames: (T, S, S, 3) uint8 of a real video, to compare and calibrate on.
+        heads: the grounder behind its kernels, fp32, to be built as `grounder_heads`.
         allow_unfused: keep engines whose attention is not fused.
         timing_cache: where TensorRT proper keeps what it measured.
         say: called with one line for each step and every message of the builder.
@@ -123,6 +128,9 @@ def build_engines(
         graph: onnx.load_model_from_string(bundle.file(f"{graph}.onnx").read_bytes())
         for graph in bundle.graphs
     }
+    specs = dict(bundle.graphs)
+    if heads is not None:
+        single[GROUNDER_HEADS], specs[GROUNDER_HEADS] = heads, heads_spec(bundle.dims)
     sample = check_sample(bundle, frames)
     expected = {
         graph: sum(node.op_type == "Softmax" for node in model.graph.node) - UNFUSED[graph]
@@ -138,7 +146,7 @@ def build_engines(
         folder = f"{flavour.name}-{target}-{precision}"
         with placed(bundle.path, "engines", folder) as staged:
             plans = {}
-            for graph, spec in bundle.graphs.items():
+            for graph, spec in specs.items():
                 say(f"building {graph} for {target}")
                 plan = build_plan(
                     flavour,
@@ -166,7 +174,7 @@ def build_engines(
                 inputs, outputs = engine_tensors(spec)
                 plans[graph] = Plan(
                     file=file_entry(path),
-                    source_sha256=bundle.manifest.files[f"{graph}.onnx"].sha256,
+                    source_sha256=bundle.manifest.files[f"{source_graph(graph)}.onnx"].sha256,
                     onnx_sha256=hashlib.sha256(texts[graph]).hexdigest(),
                     ranges=_ranges_of(spec, chosen),
                     inputs=inputs,

@@ -3,8 +3,8 @@
 Exit codes: 0 done, 2 wrong usage, 20 to 23 the bundle is missing or damaged, 26 the checkpoint or
 the CLIP weights cannot be used, 30 the engine builder is not installed, 40 the bundle could not be
 written, 50 the model does not allow it, 51 a graph differs from the one that it was made of, 52 no
-builder here serves the target, 53 the builder refused a graph or attention did not fuse, 130
-interrupted; others are those of the command r2rt.
+builder here serves the target, 53 the builder refused a graph or attention did not fuse, 54 a
+kernel does not fit a target, 130 interrupted; others are those of the command r2rt.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from export.engines import BuiltEngine
+    from export.launches import KernelGraphs
+    from export.trt_builder import Flavour
     from r2rt.bundle import Bundle
     from r2rt.engines.plans import PrecisionName, Range
 
@@ -101,6 +103,17 @@ class _Sizes(click.ParamType["Range"]):
 @click.option(
     "--allow-unfused", is_flag=True, help="Keep engines whose attention did not fuse; slower."
 )
+@click.option(
+    "--kernels",
+    is_flag=True,
+    help="Compile the R² block's kernels, too, and have them launched in place of its engine, on "
+    "targets that they are compiled for (8.0, 8.9, 9.0, 10.0, 12.0); needs Triton.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where --kernels reads the weights if MODEL is a bundle: the file that it was made of.",
+)
 @click.option("--quiet", is_flag=True, help="Print errors alone.")
 @click.pass_context
 def to_trt(
@@ -117,6 +130,8 @@ def to_trt(
     timing_cache: Path | None,
     verify_video: Path | None,
     allow_unfused: bool,
+    kernels: bool,
+    checkpoint: Path | None,
     quiet: bool,
     **export: Any,
 ) -> None:
@@ -126,7 +141,7 @@ def to_trt(
     first (the options of to_onnx.py are taken, too). Every graph is compared with the fp32 one, and
     every engine checked for its fused kernels, before they are put in place.
     """
-    require_checkout("r2rt", "training", "export")
+    require_checkout("r2rt", "training", "export", "kernels")
     from rich.console import Console
 
     from export.engines import build_engines
@@ -136,6 +151,7 @@ def to_trt(
 
     console = Console(stderr=True, highlight=False, quiet=quiet)
     targets = tuple(target.split(",")) if target else ()
+    weights = _weights(context, model, checkpoint, kernels=kernels)
     # What cannot be had is said before anything takes time.
     chosen = choose_flavour(flavour, targets)
     ranges = {"B": batch, "T": clips, "L": tokens, "N": queries}
@@ -147,12 +163,17 @@ def to_trt(
 
         say(f"{chosen.name} {chosen.version} for {', '.join(chosen.targets)}: {chosen.reason}")
         bundle = Bundle.open(_bundle_path(context, model, verify_video, export, say))
+        launched = None
+        if weights is not None:
+            launched = _add_kernels(bundle, weights, chosen, say, status.update)
+            bundle = Bundle.open(bundle.path)
         built = build_engines(
             bundle,
             chosen,
             precision=precision,
             ranges={name: sizes for name, sizes in ranges.items() if sizes is not None},
             frames=None if verify_video is None else _read_frames(verify_video, bundle),
+            heads=None if launched is None else launched.heads,
             allow_unfused=allow_unfused,
             timing_cache=timing_cache or cache_dir() / f"tensorrt-{chosen.version}.timing",
             say=say,
@@ -214,6 +235,34 @@ def _bundle_path(
     from r2rt.models import resolve
 
     return resolve(model)
+
+
+def _weights(
+    context: click.Context, model: str, checkpoint: Path | None, *, kernels: bool
+) -> Path | None:
+    """Return the checkpoint that kernels are made of; None if none are."""
+    if checkpoint is not None and (not kernels or Path(model).is_file()):
+        raise click.UsageError("--checkpoint goes with --kernels and a bundle", context)
+    if not kernels:
+        return None
+    if checkpoint is None and not Path(model).is_file():
+        raise click.UsageError("--kernels needs the --checkpoint that the bundle was made of")
+    return checkpoint or Path(model)
+
+
+def _add_kernels(
+    bundle: Bundle, checkpoint: Path, flavour: Flavour, say: Any, step: Any
+) -> KernelGraphs:
+    """Put compiled kernels and their launches into a bundle, for every target that has any."""
+    from export.launches import kernel_graphs
+    from kernels.aot import TARGETS, store
+
+    graphs = kernel_graphs(bundle, checkpoint)
+    served = {x for target in flavour.targets for x in flavour.capabilities(target)}
+    targets = [x for x in TARGETS if f"{x // 10}.{x % 10}" in served]
+    say(f"compiling kernels for {', '.join(f'sm_{x}' for x in targets) or 'none of the targets'}")
+    store(bundle, targets=targets, more=graphs.variants, files=graphs.files, say=step)
+    return graphs
 
 
 def _read_frames(video: Path, bundle: Bundle) -> NDArray[np.uint8]:

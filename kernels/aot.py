@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,8 @@ def store(
     *,
     targets: Iterable[int] = TARGETS,
     dtypes: Iterable[MatrixType] = ("fp16",),
+    more: Iterable[Variant] = (),
+    files: Mapping[str, bytes] | None = None,
     say: Callable[[str], None] = lambda _: None,
     show: Callable[[int, CompiledKernel], None] = lambda *_: None,
 ) -> None:
@@ -121,6 +123,8 @@ def store(
         bundle: an opened bundle.
         targets: compute capabilities, ten times the number.
         dtypes: types that products are taken in.
+        more: kernels beside those that every bundle has.
+        files: what else stands beside the kernels of every target, by name.
         say: called with one line for each kernel before it is compiled.
         show: called with every target and kernel.
 
@@ -137,6 +141,7 @@ def store(
         variants = [v for dtype in dtypes for v in kernel_variants(kernel_dims(bundle), dtype)]
     except ValueError as error:
         raise KernelBuildError(f"{bundle.path}: {error}") from error
+    variants += more
     for target in targets:
         kind, name = kernels_folder(f"sm_{target}").split("/")
         with placed(bundle.path, kind, name) as staged:
@@ -160,6 +165,8 @@ def store(
                 )
                 (staged / f"{kernel.stem}.json").write_bytes(text + b"\n")
                 show(target, kernel)
+            for file, content in (files or {}).items():
+                (staged / file).write_bytes(content)
 
 
 def kernel_dims(bundle: Bundle) -> KernelDims:

@@ -40,11 +40,18 @@ from kernels.blocks import (
 )
 from kernels.frame_pool import pool_tiling
 
-__all__ = ["ROWS", "FrameStepTiling", "FrameStepWeights", "frame_step", "frame_step_tiling"]
+__all__ = [
+    "PROGRAMS",
+    "ROWS",
+    "FrameStepTiling",
+    "FrameStepWeights",
+    "frame_step",
+    "frame_step_tiling",
+]
 
 ROWS = 16
 # Programs that keep a large GPU busy.
-_PROGRAMS = 128
+PROGRAMS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,7 @@ def frame_step_tiling(
         block_l=16,
         block_p=min(pool.block_p, 32 if wide else 64),
         block_n=16 if wide else 64,
-        span=max(1, min(ROWS, clips, clips * queries // _PROGRAMS)),
+        span=max(1, min(ROWS, clips, clips * queries // PROGRAMS)),
         num_warps=8,
         num_stages=1,
     )

@@ -7,13 +7,14 @@ number of clips is done once a frame (`video`), and all layers are pooled at onc
 
 from __future__ import annotations
 
-from export.graphs.grounder import Grounder
+from export.graphs.grounder import Grounder, GrounderHeads
 from export.graphs.text import QueryTokens, TextEncoder
 from export.graphs.video import FrameTokens, VideoEncoder, VideoFinalizer
 
 __all__ = [
     "FrameTokens",
     "Grounder",
+    "GrounderHeads",
     "QueryTokens",
     "TextEncoder",
     "VideoEncoder",

@@ -15,7 +15,7 @@ from export.graphs.pyramid import LevelHeads, Pyramid
 if TYPE_CHECKING:
     from training.model import R2Tuning
 
-__all__ = ["Grounder"]
+__all__ = ["Grounder", "GrounderHeads"]
 
 _TEMPERATURE = 10000.0
 
@@ -49,12 +49,34 @@ class Grounder(nn.Module):
         """
         bias = key_bias(query_mask)  # (N, L)
         video = self.temporal(self.pooling(v, q, q_key, bias), q, bias).relu()  # (N, T, D)
-        class_logits, offsets, saliency = self.heads(self.pyramid(video), video.shape[1])
-        if self.merge_cls_sal:
-            saliency = saliency * F.cosine_similarity(video, pooled[:, None], dim=-1)
-        if offsets is None:
-            return class_logits, saliency
-        return class_logits, offsets, saliency
+        return _score(video, pooled, self)
+
+
+class GrounderHeads(nn.Module):
+    """What the grounder does behind the recurrence, where that is computed by kernels."""
+
+    def __init__(self, model: R2Tuning) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(model)
+        self.heads = LevelHeads(model)
+        self.merge_cls_sal = model.config.merge_cls_sal
+
+    def forward(self, clips: Tensor, pooled: Tensor) -> tuple[Tensor, ...]:
+        """Score clips (N, T, D), as the last temporal step gives them, under pooled queries (N, D).
+
+        Returns:
+            What `Grounder` returns.
+        """
+        return _score(clips.relu(), pooled, self)
+
+
+def _score(video: Tensor, pooled: Tensor, parts: Grounder | GrounderHeads) -> tuple[Tensor, ...]:
+    class_logits, offsets, saliency = parts.heads(parts.pyramid(video), video.shape[1])
+    if parts.merge_cls_sal:
+        saliency = saliency * F.cosine_similarity(video, pooled[:, None], dim=-1)
+    if offsets is None:
+        return class_logits, saliency
+    return class_logits, offsets, saliency
 
 
 class FramePooling(nn.Module):

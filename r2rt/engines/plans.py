@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from r2rt.bundle import Bundle, Check, FileEntry
-from r2rt.contract import GraphSpec
+from r2rt.contract import GROUNDER, GraphSpec, ModelDims, TensorSpec, graph_specs
 from r2rt.errors import BackendUnavailableError, BundleDamagedError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST_NAME",
+    "GROUNDER_HEADS",
     "EngineManifest",
     "EngineTensor",
     "Plan",
@@ -31,14 +32,18 @@ __all__ = [
     "engine_tensors",
     "find_engine",
     "header_problem",
+    "heads_spec",
     "read_engine",
     "read_plan",
     "refusal",
+    "source_graph",
 ]
 
 ENGINES_FOLDER = "engines"
 ENGINE_MANIFEST_NAME = "engine.json"
 ENGINE_SCHEMA_VERSION = 1
+# The one plan that is no graph of the contract, and may be missing; see `heads_spec`.
+GROUNDER_HEADS = "grounder_heads"
 
 FlavourName = Literal["tensorrt", "rtx"]
 PrecisionName = Literal["fp16", "int8"]
@@ -65,11 +70,11 @@ class EngineTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One graph's plan.
+    """One graph's plan, or that of the grounder's heads.
 
     Attributes:
         file: size and sha256 of `<graph>.plan`.
-        source_sha256: the bundle's fp32 ONNX graph that it was made of.
+        source_sha256: the bundle's fp32 ONNX graph that it was made of, whole or in part.
         onnx_sha256: the ONNX graph in the engine's precision that was built.
         ranges: sizes of the dynamic dimensions of its inputs.
         inputs: in order.
@@ -266,22 +271,41 @@ def engine_tensors(spec: GraphSpec) -> tuple[tuple[EngineTensor, ...], tuple[Eng
     return inputs, outputs
 
 
+def source_graph(plan: str) -> str:
+    """Return the graph of the bundle that a plan computes, or a part of which."""
+    return GROUNDER if plan == GROUNDER_HEADS else plan
+
+
+def heads_spec(dims: ModelDims) -> GraphSpec:
+    """Return the definition of the part of `grounder` behind the R² block.
+
+    Compiled kernels compute the block where a bundle has them: `clips` is what comes out of it,
+    before the ReLU. The rest is the grounder's.
+    """
+    whole = graph_specs(dims)[GROUNDER]
+    clips = TensorSpec(name="clips", dtype="float32", shape=("N", "T", dims.width))
+    pooled = tuple(tensor for tensor in whole.inputs if tensor.name == "pooled")
+    return GraphSpec(name=GROUNDER_HEADS, inputs=(clips, *pooled), outputs=whole.outputs)
+
+
 def _inconsistency(bundle: Bundle, manifest: EngineManifest, folder: str) -> str | None:
     if manifest.schema != ENGINE_SCHEMA_VERSION:
         return f"schema {manifest.schema}, this r2rt reads schema {ENGINE_SCHEMA_VERSION}"
     if manifest.folder != folder:
         return f"it says that it stands in {manifest.folder}"
-    if manifest.plans.keys() != bundle.graphs.keys():
+    specs = {**bundle.graphs, GROUNDER_HEADS: heads_spec(bundle.dims)}
+    if manifest.plans.keys() - {GROUNDER_HEADS} != bundle.graphs.keys():
         return f"plans of {', '.join(manifest.plans)}; expected {', '.join(bundle.graphs)}"
     files = bundle.manifest.files
     for graph, plan in manifest.plans.items():
         if files.get(f"{folder}/{graph}.plan") != plan.file:
             return f"{graph}.plan is not the one that the bundle lists"
-        if files[f"{graph}.onnx"].sha256 != plan.source_sha256:
-            return f"{graph}.plan was built of another {graph}.onnx"
-        if (plan.inputs, plan.outputs) != engine_tensors(bundle.graphs[graph]):
+        source = source_graph(graph)
+        if files[f"{source}.onnx"].sha256 != plan.source_sha256:
+            return f"{graph}.plan was built of another {source}.onnx"
+        if (plan.inputs, plan.outputs) != engine_tensors(specs[graph]):
             return f"{graph}.plan has other inputs or outputs than the bundle's graph"
-        problem = _range_problem(bundle.graphs[graph], plan.ranges)
+        problem = _range_problem(specs[graph], plan.ranges)
         if problem:
             return f"{graph}.plan: {problem}"
     return None

@@ -20,7 +20,7 @@ import numpy as np
 
 from r2rt.contract import VIDEO_ENCODER, GraphSpec
 from r2rt.engines.buckets import bucketed, shape_of, symbols_of
-from r2rt.engines.cubins import kernels_folder, read_cubins, read_sequence
+from r2rt.engines.cubins import Call, kernels_folder, read_cubins, read_sequence
 from r2rt.engines.cuda import Gpu
 from r2rt.engines.launcher import Kernels, SequenceStep, Weights
 from r2rt.engines.pipeline import FramePipeline
@@ -235,7 +235,18 @@ class TensorRTEngine:
             graph: read_sequence(self._bundle, self._gpu.target, graph)
             for graph in self._bundle.graphs
         }
-        return {graph: sequence for graph, sequence in found.items() if sequence is not None}
+        # Without an engine that it calls, as when the engines were built anew without, a graph's
+        # own engine takes its place.
+        return {
+            graph: sequence
+            for graph, sequence in found.items()
+            if sequence is not None
+            and all(
+                step.engine in self.manifest.plans
+                for step in sequence.steps
+                if isinstance(step, Call)
+            )
+        }
 
     def _weights(self, name: str | None) -> dict[str, int]:
         if name is None:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -19,7 +19,14 @@ import numpy as np
 from r2rt.bundle import MANIFEST_NAME, Bundle, FileEntry, file_entry, manifest_bytes
 from r2rt.contract import GraphSpec
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
-from r2rt.engines.plans import EngineManifest, Plan, Range, engine_tensors
+from r2rt.engines.plans import (
+    GROUNDER_HEADS,
+    EngineManifest,
+    Plan,
+    Range,
+    engine_tensors,
+    heads_spec,
+)
 from tests.conftest import CHECKOUT
 from tests.r2rt.engines.stub_driver import Op, StubDriver, floats_at
 
@@ -92,6 +99,12 @@ def _symbols(spec: GraphSpec) -> set[str]:
     return {size for tensor in spec.inputs for size in tensor.shape if isinstance(size, str)}
 
 
+class RunsGraphs(Protocol):
+    """As much of an engine as is needed here."""
+
+    def run(self, graph: str, inputs: Mapping[str, Any], /) -> Mapping[str, Any]: ...
+
+
 class FakeRuntime:
     """Stands for the module `tensorrt_rtx`.
 
@@ -99,7 +112,7 @@ class FakeRuntime:
         driver: whose streams and memory are used.
         bundle: whose ONNX graphs the engines are.
         refuse: name of a method that reports failure.
-        cpu: what runs the graphs; opened anew if None.
+        cpu: what runs the graphs, and the heads alone if asked to; opened anew if None.
     """
 
     __version__ = VERSION
@@ -117,11 +130,12 @@ class FakeRuntime:
         bundle: Bundle,
         *,
         refuse: str | None = None,
-        cpu: OnnxRuntimeEngine | None = None,
+        cpu: RunsGraphs | None = None,
     ) -> None:
         self.driver = driver
         self.bundle = bundle
         self.refuse = refuse
+        self.specs = {**bundle.graphs, GROUNDER_HEADS: heads_spec(bundle.dims)}
         self.cpu = cpu or OnnxRuntimeEngine(bundle, threads=1)
         self.contexts = 0
         self.executions: list[tuple[str, dict[str, tuple[int, ...]]]] = []
@@ -143,7 +157,7 @@ class _Engine:
     def __init__(self, runtime: FakeRuntime, graph: str) -> None:
         self.runtime = runtime
         self.graph = graph
-        self.spec = runtime.bundle.graphs.get(graph)
+        self.spec = runtime.specs.get(graph)
         assert self.spec is not None
         self._names = [t.name for t in (*self.spec.inputs, *self.spec.outputs)]
         self.num_io_tensors = len(self._names)
