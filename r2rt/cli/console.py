@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import os
 import shutil
@@ -30,8 +29,13 @@ _LINE_EVERY_S = 10.0
 
 
 def stderr_console() -> Console:
-    """Return the console for messages; it follows whatever `sys.stderr` is at each print."""
-    return _stderr_console()
+    """Return a console for messages on what `sys.stderr` is now.
+
+    It is made anew each time: whether it may draw bars is decided when it is made.
+    """
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -94,13 +98,6 @@ def write_text(path: Path | None, text: str) -> None:
 def printable(text: str) -> str:
     """Return text on one line without control characters, which could drive a terminal."""
     return "".join(char if char.isprintable() else "�" for char in text)
-
-
-@functools.cache
-def _stderr_console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def _write_stdout(text: str) -> None:

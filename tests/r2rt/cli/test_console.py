@@ -103,6 +103,7 @@ class TestProgress:
             def isatty(self) -> bool:
                 return True
 
+        stderr_console().print("while stderr is no terminal")
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("TERM", "xterm")
