@@ -61,6 +61,8 @@ class EncodingCache:
 
         A damaged entry is removed and counts as none.
         """
+        if not self.max_bytes:
+            return None  # switched off, whatever is still there
         path = self.folder / (key + _SUFFIX)
         try:
             encoded = EncodedVideo.load(path)

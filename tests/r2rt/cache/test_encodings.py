@@ -110,6 +110,12 @@ def test_what_would_fill_the_cache_alone_is_not_kept(tmp_path: Path) -> None:
     assert cache.entries() == []
 
 
+def test_a_cache_without_room_is_switched_off(cache: EncodingCache) -> None:
+    cache.put("key", encoded())
+    assert EncodingCache(cache.folder, max_bytes=0).get("key", "x") is None
+    assert cache.get("key", "x") is not None
+
+
 def test_a_damaged_entry_counts_as_none_and_is_removed(cache: EncodingCache) -> None:
     cache.put("key", encoded())
     path = cache.folder / "key.r2rt"
