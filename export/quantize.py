@@ -7,7 +7,6 @@ used, 40 the new bundle could not be written, 55 it departs too far from fp32 an
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,8 @@ if not __package__:
 
 import click
 
-from export._checkout import WrongPackageError, require_checkout
+from export._checkout import require_checkout
+from export._command import end_cleanly_on_sigterm, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,25 +96,7 @@ def quantize(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    from r2rt.errors import R2rtError
-
-    try:
-        quantize.main(args=arguments, prog_name="quantize.py", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted: no bundle was written.", err=True)
-        return 130
-    except (R2rtError, WrongPackageError) as error:
-        click.echo(f"Error: {error}", err=True)
-        return getattr(error, "exit_code", 1)
-    return 0
-
-
-def _terminated(_signal: int, _frame: object) -> None:
-    """End like Ctrl-C, so that what is half written is removed."""
-    raise KeyboardInterrupt
+    return run(quantize, __file__, arguments, cut="no bundle was written.")
 
 
 def _print_summary(console: Console, quantized: Quantized) -> None:
@@ -149,5 +131,5 @@ def _print_figures(console: Console, figures: Sequence[Figure]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
+    end_cleanly_on_sigterm()
     sys.exit(main())

@@ -8,7 +8,6 @@ interrupted; others are those of the command r2rt.
 
 from __future__ import annotations
 
-import signal
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +19,8 @@ if not __package__:
 
 import click
 
-from export._checkout import WrongPackageError, require_checkout
+from export._checkout import require_checkout
+from export._command import end_cleanly_on_sigterm, run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,25 +127,7 @@ def to_onnx(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    from r2rt.errors import R2rtError
-
-    try:
-        to_onnx.main(args=arguments, prog_name="to_onnx.py", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted: no bundle was written.", err=True)
-        return 130
-    except (R2rtError, WrongPackageError) as error:
-        click.echo(f"Error: {error}", err=True)
-        return getattr(error, "exit_code", 1)
-    return 0
-
-
-def _terminated(_signal: int, _frame: object) -> None:
-    """End like Ctrl-C, so that what is half written is removed."""
-    raise KeyboardInterrupt
+    return run(to_onnx, __file__, arguments, cut="no bundle was written.")
 
 
 def _print_summary(console: Console, exported: Exported) -> None:
@@ -182,5 +164,5 @@ def _print_checks(console: Console, checks: tuple[Check, ...]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
+    end_cleanly_on_sigterm()
     sys.exit(main())

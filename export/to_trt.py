@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +21,8 @@ if not __package__:
 
 import click
 
-from export._checkout import WrongPackageError, require_checkout
+from export._checkout import require_checkout
+from export._command import end_cleanly_on_sigterm, run
 from export.to_onnx import to_onnx
 
 if TYPE_CHECKING:
@@ -188,25 +188,7 @@ to_trt.params += [option for option in to_onnx.params if option.name in _FROM_TO
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    from r2rt.errors import R2rtError
-
-    try:
-        to_trt.main(args=arguments, prog_name="to_trt.py", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted: what was not finished was removed.", err=True)
-        return 130
-    except (R2rtError, WrongPackageError) as error:
-        click.echo(f"Error: {error}", err=True)
-        return getattr(error, "exit_code", 1)
-    return 0
-
-
-def _terminated(_signal: int, _frame: object) -> None:
-    """End like Ctrl-C, so that what is half written is removed."""
-    raise KeyboardInterrupt
+    return run(to_trt, __file__, arguments, cut="what was not finished was removed.")
 
 
 def _bundle_path(
@@ -298,5 +280,5 @@ def _print_summary(console: Console, engine: BuiltEngine) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
+    end_cleanly_on_sigterm()
     sys.exit(main())

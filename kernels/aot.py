@@ -9,7 +9,6 @@ written, 54 a kernel does not fit a target, 130 interrupted; others are those of
 from __future__ import annotations
 
 import hashlib
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ if not __package__:
 import click
 import msgspec
 
-from export._checkout import WrongPackageError, require_checkout
+from export._checkout import require_checkout
+from export._command import end_cleanly_on_sigterm, run
 from r2rt.engines.cubins import SCHEMA_VERSION, ArgumentType, CubinArgument, CubinRecord
 from r2rt.errors import R2rtError
 
@@ -303,25 +303,9 @@ def aot(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    try:
-        aot.main(args=arguments, prog_name="aot.py", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted: targets that were complete are in the bundle.", err=True)
-        return 130
-    except (R2rtError, WrongPackageError) as error:
-        click.echo(f"Error: {error}", err=True)
-        return getattr(error, "exit_code", 1)
-    return 0
-
-
-def _terminated(_signal: int, _frame: object) -> None:
-    """End like Ctrl-C, so that what is half written is removed."""
-    raise KeyboardInterrupt
+    return run(aot, __file__, arguments, cut="targets that were complete are in the bundle.")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
+    end_cleanly_on_sigterm()
     sys.exit(main())
