@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.errors import EncodedVideoError, SourceNotFoundError
+from r2rt.errors import EncodedVideoError, QueryError, SourceNotFoundError
 from r2rt.files import replacing
 from r2rt.video import Sampling
 
@@ -62,6 +63,29 @@ class EncodedVideo:
     def clip_starts_s(self) -> NDArray[np.float64]:
         """(T,) where each clip starts on the source's clock, in seconds."""
         return self.start_s + np.arange(self.num_clips) / float(self.fps)
+
+    def part(self, start_clip: int, end_clip: int) -> EncodedVideo:
+        """Return the clips from `start_clip` up to `end_clip` as a video of their own.
+
+        It is what encoding that cut of the source alone would give: its clips keep their times on
+        the source's clock. The tokens are a view, nothing is copied.
+
+        Raises:
+            QueryError: the part is empty or reaches outside the video.
+        """
+        if not 0 <= start_clip < end_clip <= self.num_clips:
+            raise QueryError(
+                f"clips {start_clip} to {end_clip}: not a part of {self.num_clips} clips"
+            )
+        start_s = float(start_clip / self.fps)
+        # A video's last clip may be longer or shorter than the others.
+        end_s = self.duration_s if end_clip == self.num_clips else float(end_clip / self.fps)
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens[start_clip:end_clip],
+            start_s=self.start_s + start_s,
+            duration_s=end_s - start_s,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all.

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from r2rt import EncodedVideo
 from r2rt.encoded import is_encoded_video
-from r2rt.errors import EncodedVideoError, OutputError, SourceNotFoundError
+from r2rt.errors import EncodedVideoError, OutputError, QueryError, SourceNotFoundError
 
 
 @pytest.fixture
@@ -46,6 +46,28 @@ def test_what_was_saved_is_loaded(video: EncodedVideo, tmp_path: Path) -> None:
             assert getattr(loaded, field.name) == getattr(video, field.name)
     assert is_encoded_video(path)
     assert [path.name for path in tmp_path.iterdir()] == ["video.r2rt"]
+
+
+@given(span=st.tuples(st.integers(0, 4), st.integers(1, 5)).filter(lambda span: span[0] < span[1]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_part_is_a_view_whose_clips_keep_their_times(
+    video: EncodedVideo, span: tuple[int, int]
+) -> None:
+    part = video.part(*span)
+    assert np.shares_memory(part.tokens, video.tokens)
+    np.testing.assert_array_equal(part.tokens, video.tokens[slice(*span)])
+    np.testing.assert_allclose(part.clip_starts_s, video.clip_starts_s[slice(*span)], atol=1e-12)
+    ends = [*video.clip_starts_s[1:], video.start_s + video.duration_s]
+    assert part.start_s + part.duration_s == pytest.approx(ends[span[1] - 1], abs=1e-12)
+    # A part of a part is the part.
+    again = video.part(span[0], 5).part(0, span[1] - span[0])
+    assert (again.start_s, again.duration_s) == pytest.approx((part.start_s, part.duration_s))
+
+
+@pytest.mark.parametrize("span", [(-1, 2), (0, 6), (2, 2), (3, 1)])
+def test_what_is_no_part_is_refused(video: EncodedVideo, span: tuple[int, int]) -> None:
+    with pytest.raises(QueryError, match="not a part of 5 clips"):
+        video.part(*span)
 
 
 def test_saving_is_deterministic(video: EncodedVideo, tmp_path: Path) -> None:
