@@ -238,3 +238,25 @@ def test_a_state_dict_reveals_its_sizes() -> None:
     )
     assert overridden.vision_width == MOMENT.vision_width + 2
     assert not overridden.merge_cls_sal
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_queries_that_share_a_video_are_answered_as_alone(padded: bool) -> None:
+    torch.manual_seed(0)
+    model = R2Tuning(
+        R2Config(width=16, layers=3, vision_width=12, text_width=10, heads=4, strides=(1, 2, 4))
+    ).eval()
+    with torch.no_grad():
+        for parameter in (model.adapter.gate, model.adapter.scale):
+            parameter.add_(torch.rand_like(parameter) - 0.5)
+    video, query = torch.randn(2, 9, 3, 5, 12), torch.randn(6, 4, 3, 10)
+    video_mask = torch.tensor([[True] * 9, [True] * 6 + [False] * 3]) if padded else None
+    query_mask = (torch.arange(4) < torch.tensor([4, 2, 3, 1, 4, 3])[:, None]) if padded else None
+    shared = model(video, query, video_mask, query_mask)
+    repeated_mask = None if video_mask is None else video_mask.repeat_interleave(3, dim=0)
+    alone = model(video.repeat_interleave(3, dim=0), query, repeated_mask, query_mask)
+    for name in ("class_logits", "offsets", "saliency", "video_emb", "layer_cls", "layer_query"):
+        torch.testing.assert_close(getattr(shared, name), getattr(alone, name), msg=name)
+    assert torch.equal(shared.video_mask, alone.video_mask)
+    with pytest.raises(ValueError, match="no equal number"):
+        model(video, query[:5])

@@ -77,17 +77,20 @@ class R2Block(nn.Module):
         """Run every step, from the last CLIP layer to the first.
 
         Args:
-            video: hidden states (B, T, K, P, Cv); entry K - 1 is CLIP's last block.
+            video: hidden states (V, T, K, P, Cv); entry K - 1 is CLIP's last block. B is V times
+                the queries that each video is asked; those of one video stand together.
             query: hidden states (B, L, K, Ct), in the same order.
             lengths: clips that endpoints and positions are relative to, (B,).
             video_mask: True for real clips, (B, T), a prefix of each row.
             query_mask: True for real tokens, (B, L).
         """
-        clips = video.shape[1]
+        clips, asked = video.shape[1], len(query) // len(video)
         # A padded token takes part in the maximum only where the published weights had it so.
         pool_mask = query_mask if self.padding is Padding.EXACT else None
         positions = sine_positions(lengths, clips, self.v_map.in_features, dtype=video.dtype)
-        endpoints = temporal_endpoints(lengths, clips, video.dtype) if self.use_tef else None
+        endpoints = (
+            temporal_endpoints(lengths[::asked], clips, video.dtype) if self.use_tef else None
+        )
 
         last: Tensor | None = None
         layer_cls: list[Tensor] = []
@@ -97,7 +100,7 @@ class R2Block(nn.Module):
             q = self.query_map(query[:, :, layer])
             f = self.pool_step(v, q, last, layer, pool_mask)
             last = self.tem(f, positions, q, video_mask, query_mask)
-            layer_cls.insert(0, v[:, :, 0])
+            layer_cls.insert(0, v[:, :, 0].repeat_interleave(asked, dim=0))
             layer_query.insert(0, q)
         assert last is not None
         return AdapterOutput(
@@ -127,20 +130,27 @@ class R2Block(nn.Module):
         bias, which the softmax ignores, has no gradient then.
         """
         if choose(v.device, v.dtype, v.shape[-1]).backend is Backend.TORCH:
-            return self.refine(self.pool_frame(v, q, layer, query_mask), last, layer)
+            pool = self.pool_frame if len(v) == len(q) else self.pool_frame_of_many
+            return self.refine(pool(v, q, layer, query_mask), last, layer)
         from kernels.frame_pool import frame_pool
 
-        q_key = F.linear(self.q_map(q), self.v_map.weight.T) / math.sqrt(v.shape[-1])
+        def by_video(x: Tensor) -> Tensor:
+            return x.unflatten(0, (len(v), -1))
+
         f = frame_pool(
             v,
-            q[:, None],
-            q_key[:, None],
+            by_video(q),
+            by_video(self._keys_of_patches(q)),
             self.scale[layer].tanh(),
-            query_mask=None if query_mask is None else query_mask[:, None],
+            query_mask=None if query_mask is None else by_video(query_mask),
             gate=None if last is None else self.gate[layer].sigmoid(),
-            last=None if last is None else last[:, None],
+            last=None if last is None else by_video(last),
         )
-        return f.squeeze(1)
+        return f.flatten(0, 1)
+
+    def _keys_of_patches(self, q: Tensor) -> Tensor:
+        """Map q so that its product with v is q_map(q)·v_map(v)ᵀ / √D, but for a constant in P."""
+        return F.linear(self.q_map(q), self.v_map.weight.T) / math.sqrt(q.shape[-1])
 
     def pool_frame(
         self, v: Tensor, q: Tensor, layer: int, query_mask: Tensor | None = None
@@ -168,6 +178,33 @@ class R2Block(nn.Module):
             attended = attended.masked_fill(~query_mask[:, None, :, None], -math.inf)
         pooled: Tensor = v[:, :, 0] + self.scale[layer].tanh() * attended.amax(dim=2)
         return pooled
+
+    def pool_frame_of_many(
+        self, v: Tensor, q: Tensor, layer: int, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """`pool_frame` where several queries ask each video, whose patches are then read once.
+
+        Args:
+            v: mapped tokens (V, T, P, D), CLS first.
+            q: mapped query tokens (B, L, D), those of one video together.
+            layer: the CLIP layer, 0..K-1.
+            query_mask: True for real tokens, (B, L).
+
+        Returns:
+            (B, T, D).
+        """
+        videos, clips, _, width = v.shape
+        length = q.shape[1]
+        # (V, 1, N·L, D): one product a frame, whatever the number of queries N.
+        keys = self._keys_of_patches(q).view(videos, 1, -1, width)
+        attention = (keys @ v.transpose(-1, -2)).softmax(dim=-1)
+        # (V, T, N, L, D)
+        attended = (attention @ v).unflatten(2, (-1, length)) + q.view(videos, 1, -1, length, width)
+        if query_mask is not None:
+            real = query_mask.view(videos, 1, -1, length, 1)
+            attended = attended.masked_fill(~real, -math.inf)
+        pooled: Tensor = v[:, :, :1] + self.scale[layer].tanh() * attended.amax(dim=3)
+        return pooled.transpose(1, 2).reshape(-1, clips, width)
 
     def refine(self, f: Tensor, last: Tensor | None, layer: int) -> Tensor:
         """Gate the step's clips f with those of the step before, both (B, T, D)."""

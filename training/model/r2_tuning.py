@@ -100,16 +100,24 @@ class R2Tuning(nn.Module):
         """Ground queries in videos.
 
         Args:
-            video: vision tower's hidden states (B, T, K, P, Cv), floating; entry K - 1 of K is the
-                last block.
+            video: vision tower's hidden states (V, T, K, P, Cv), floating; entry K - 1 of K is the
+                last block. A video may be asked several queries, all videos the same number: those
+                of the first video come first. It is mapped once then, and the outputs are what they
+                are for V = B videos, some of them equal.
             query: text tower's hidden states (B, L, K, Ct), in the same order.
-            video_mask: True (or nonzero) for real clips, (B, T), a prefix of each row with at least
+            video_mask: True (or nonzero) for real clips, (V, T), a prefix of each row with at least
                 one clip; None where nothing is padded.
             query_mask: the same for query tokens, (B, L).
+
+        Raises:
+            ValueError: B is no multiple of V.
         """
-        batch, clips = video.shape[:2]
+        batch, clips = len(query), video.shape[1]
+        if batch % len(video):
+            raise ValueError(f"{batch} queries are no equal number for each of {len(video)} videos")
         all_clips = torch.full((batch,), clips, device=video.device)
-        video_mask = None if video_mask is None else video_mask.bool()
+        if video_mask is not None:
+            video_mask = video_mask.bool().repeat_interleave(batch // len(video), dim=0)
         query_mask = None if query_mask is None else query_mask.bool()
         exact = self.config.padding is Padding.EXACT
         # Clips of each video's time axis.
