@@ -1,0 +1,1 @@
+"""The emoji world: open-licensed art composed into frames whose truth is known."""

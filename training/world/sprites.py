@@ -1,0 +1,114 @@
+"""Sprites of the emoji world in memory, at three sizes, with the colours that they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.world.art import STYLES
+from training.world.colours import colour_of
+from training.world.concepts import CONCEPTS
+from training.world.errors import ArtError
+
+__all__ = ["LINE_STYLE", "Sprites"]
+
+Image = NDArray[np.uint8]
+
+# The style that is drawn in black lines alone; it is filled with a colour where it is shown.
+LINE_STYLE = "fluent-line"
+_SIZES = (96, 48, 24)
+
+
+class Sprites:
+    """All pictures that `training.world.art` made.
+
+    Pictures are (S, S, 4) uint8 RGBA, colour not premultiplied, their longer side filling S.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read `sprites.npz`.
+
+        Raises:
+            ArtError: there is no such file, or it is not of this world.
+        """
+        if not path.is_file():
+            raise ArtError(
+                f"{path} is no file; make it with: python -m training.world.art --out {path.parent}"
+            )
+        self._images: dict[tuple[str, str, int], tuple[Image, ...]] = {}
+        with np.load(path) as archive:
+            for key in archive.files:
+                style, concept, variant = key.split("/")
+                self._images[style, concept, int(variant)] = _sizes(archive[key])
+        self._variants: dict[tuple[str, str], tuple[int, ...]] = {}
+        for style, concept, variant in self._images:
+            known = self._variants.get((style, concept), ())
+            self._variants[style, concept] = (*known, variant)
+        names = [concept.name for concept in CONCEPTS]
+        self._concepts = {
+            style: tuple(name for name in names if (style, name) in self._variants)
+            for style in STYLES
+        }
+        if not self._concepts["noto"]:
+            raise ArtError(f"{path} holds no pictures of this world; make it anew")
+        self._fills: dict[tuple[str, int], Image] = {}
+        self._colours: dict[tuple[str, str, int], str | None] = {}
+
+    def concepts(self, style: str) -> tuple[str, ...]:
+        """Names of the concepts that a style has pictures of."""
+        return self._concepts[style]
+
+    def variants(self, style: str, concept: str) -> tuple[int, ...]:
+        """Variants that a style has of a concept; none where it does not know it."""
+        return self._variants.get((style, concept), ())
+
+    def image(self, style: str, concept: str, variant: int = 0, size: int = 96) -> Image:
+        """Return a picture of 96, 48 or 24 px: the smallest that is not below `size`."""
+        images = self._images[style, concept, variant]
+        level = sum(size <= known for known in _SIZES) - 1
+        return images[max(level, 0)]
+
+    def fill(self, concept: str, variant: int = 0) -> Image:
+        """Return the (96, 96) uint8 silhouette of a line drawing, what it encloses included."""
+        key = (concept, variant)
+        if key not in self._fills:
+            self._fills[key] = _silhouette(self._images[LINE_STYLE, concept, variant][0])
+        return self._fills[key]
+
+    def colour(self, style: str, concept: str, variant: int = 0) -> str | None:
+        """Return the name of the colour that most of a picture has, if one has."""
+        key = (style, concept, variant)
+        if key not in self._colours:
+            self._colours[key] = colour_of(self._images[key][1])
+        return self._colours[key]
+
+
+def _sizes(image: Image) -> tuple[Image, ...]:
+    """The picture at every size, averaged with its alpha as the weight."""
+    weighted = image.astype(np.float32)
+    weighted[..., :3] *= weighted[..., 3:] / 255
+    found = []
+    for size in _SIZES:
+        small = cv2.resize(weighted, (size, size), interpolation=cv2.INTER_AREA)
+        small[..., :3] *= 255 / np.maximum(small[..., 3:], 1)
+        found.append(np.clip(small + 0.5, 0, 255).astype(np.uint8))
+    return tuple(found)
+
+
+def _silhouette(image: Image) -> Image:
+    """What cannot be reached from outside across a drawing's lines."""
+    border = 2
+    walls = cv2.copyMakeBorder(
+        (image[..., 3] > 96).astype(np.uint8),
+        *([border] * 4),
+        borderType=cv2.BORDER_CONSTANT,
+        value=(0,),
+    )
+    walls = cv2.morphologyEx(walls, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    cv2.floodFill(walls, None, (0, 0), (2,))
+    inside = ((walls != 2) * 255).astype(np.uint8)
+    inside = cv2.morphologyEx(inside, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return np.ascontiguousarray(inside[border:-border, border:-border])
