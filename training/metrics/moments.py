@@ -1,0 +1,155 @@
+"""Moment retrieval: recall, average precision and mean IoU, overall and by the moment's length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.metrics.errors import EvaluationInputError
+from training.metrics.records import Annotation, Prediction, paired
+from training.metrics.spans import temporal_iou, temporal_iou_by_lengths
+
+__all__ = ["AP_IOUS", "LENGTHS_S", "RECALL_IOUS", "MomentFigures", "moment_metrics"]
+
+Floats = NDArray[np.float64]
+
+RECALL_IOUS = tuple(percent / 100 for percent in range(30, 100, 5))
+AP_IOUS = tuple(percent / 100 for percent in range(50, 100, 5))
+# Above the first number of seconds, and up to the second.
+LENGTHS_S: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"short": (0, 10), "middle": (10, 30), "long": (30, np.inf)}
+)
+# Average precision looks at the first ten moments of a query.
+_MOST_MOMENTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentFigures:
+    """Figures in percent, not rounded.
+
+    Attributes:
+        num_queries: queries they are the mean of.
+        recall: by k (1 and 5), (14,) at `RECALL_IOUS`: queries of which one of the first k moments
+            reaches the IoU with an annotated moment.
+        average_precision: (10,) at `AP_IOUS`, the mean over queries.
+        mean_iou: of the first moment with the annotated moment it fits best.
+    """
+
+    num_queries: int
+    recall: Mapping[int, Floats] = field(repr=False)
+    average_precision: Floats = field(repr=False)
+    mean_iou: float
+
+    @property
+    def mean_average_precision(self) -> float:
+        """The mean of `average_precision` over IoUs 0.5 to 0.95."""
+        return float(self.average_precision.mean())
+
+
+def moment_metrics(
+    predictions: Sequence[Prediction], annotations: Sequence[Annotation]
+) -> dict[str, MomentFigures]:
+    """Evaluate moments as the authors of QVHighlights and R²-Tuning do.
+
+    `full` is over every query, `short`, `middle` and `long` (see `LENGTHS_S`) over the queries that
+    have a moment of such a length, with only those moments annotated. Where no query has one, the
+    authors report the figures of `full`; so does this. Recall takes moments in the order in which
+    they are given, average precision in that of their scores. A query without a predicted moment
+    counts as missed.
+
+    Returns:
+        Figures by `full`, `short`, `middle` and `long`.
+
+    Raises:
+        EvaluationInputError: the qids of both do not match one to one, or there are none, or a
+            query lacks moments, annotated or predicted.
+    """
+    predicted, scores, annotated = _arrays(paired(predictions, annotations))
+    # NaN marks what is not there, and no comparison with NaN holds.
+    spans = predicted[:, :, None], annotated[:, None]
+    recall_ious, ap_ious = temporal_iou(*spans), temporal_iou_by_lengths(*spans)
+    lengths = annotated[..., 1] - annotated[..., 0]
+    full = _figures(recall_ious, ap_ious, scores)
+    figures = {"full": full}
+    for name, (above, up_to) in LENGTHS_S.items():
+        within = (lengths > above) & (lengths <= up_to)
+        rows = within.any(axis=1)
+        if rows.any():
+            figures[name] = _figures(
+                np.where(within[:, None], recall_ious, np.nan)[rows],
+                np.where(within[:, None], ap_ious, np.nan)[rows],
+                scores[rows],
+            )
+        else:
+            figures[name] = full
+    return figures
+
+
+def _arrays(pairs: Sequence[tuple[Prediction, Annotation]]) -> tuple[Floats, Floats, Floats]:
+    """Pad with NaN: moments (N, P, 2), their scores (N, P), annotated moments (N, G, 2)."""
+    if not pairs:
+        raise EvaluationInputError("there is nothing to evaluate: no queries")
+    moments, truths = [], []
+    for prediction, annotation in pairs:
+        if prediction.pred_relevant_windows is None:
+            raise EvaluationInputError(f"qid {prediction.qid!r}: no `pred_relevant_windows`")
+        if not annotation.relevant_windows:
+            raise EvaluationInputError(f"qid {annotation.qid!r}: no `relevant_windows`")
+        moments.append(prediction.pred_relevant_windows[:_MOST_MOMENTS])
+        truths.append(annotation.relevant_windows)
+    padded = _padded(moments, 3)
+    return padded[..., :2], padded[..., 2], _padded(truths, 2)
+
+
+def _padded(rows: Sequence[Sequence[tuple[float, ...]]], width: int) -> Floats:
+    counts = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), max(int(counts.max()), 1), width), np.nan)
+    given = np.arange(padded.shape[1]) < counts[:, None]
+    padded[given] = np.array([item for row in rows for item in row]).reshape(-1, width)
+    return padded
+
+
+def _figures(recall_ious: Floats, ap_ious: Floats, scores: Floats) -> MomentFigures:
+    """Figures of IoUs (N, P, G) and scores (N, P), NaN where there is no such moment."""
+    best = np.fmax.reduce(recall_ious, axis=2, initial=0.0)  # (N, P)
+    at = np.array(RECALL_IOUS)
+    recall = {k: 100 * (best[:, :k].max(axis=1)[:, None] >= at).mean(axis=0) for k in (1, 5)}
+    order = np.argsort(-scores, axis=1, kind="stable")  # NaN sorts last
+    ordered = np.take_along_axis(ap_ious, order[..., None], axis=1)
+    return MomentFigures(
+        num_queries=len(best),
+        recall=recall,
+        average_precision=100 * _average_precision(ordered).mean(axis=0),
+        mean_iou=100 * float(best[:, 0].mean()),
+    )
+
+
+def _average_precision(ious: Floats) -> Floats:
+    """Average precision (N, 10) of IoUs (N, P, G) whose moments stand in the order of scores.
+
+    A moment is right when, among the annotated moments that no earlier one has taken, the one it
+    overlaps most reaches the IoU; it takes that one. Precision is interpolated: at every recall,
+    the highest at this recall or a higher one.
+    """
+    count, moments, truths = ious.shape
+    at = np.array(AP_IOUS)
+    there: NDArray[np.bool_] = np.any(np.isfinite(ious), axis=1)  # (N, G)
+    free = np.repeat(there[:, None], len(at), axis=1)
+    right = np.zeros((count, len(at), moments), dtype=bool)
+    for index in range(moments):
+        open_ious = np.where(free, ious[:, None, index], -1.0)
+        open_ious[np.isnan(open_ious)] = -1.0
+        # Of equals the authors take the last.
+        chosen = truths - 1 - np.argmax(open_ious[..., ::-1], axis=-1)[..., None]
+        hit = np.take_along_axis(open_ious, chosen, axis=-1) >= at[:, None]
+        right[..., index] = hit[..., 0]
+        np.put_along_axis(free, chosen, np.take_along_axis(free, chosen, axis=-1) & ~hit, axis=-1)
+    precision = right.cumsum(axis=-1) / np.arange(1, moments + 1)
+    envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    annotated = np.maximum(there.sum(axis=-1), 1)  # 0 where nothing was predicted
+    gained: Floats = np.where(right, envelope, 0.0).sum(axis=-1) / annotated[:, None]
+    return gained
