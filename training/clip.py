@@ -46,6 +46,7 @@ __all__ = [
     "arch_config",
     "infer_config",
     "load_clip",
+    "openai_name",
     "random_towers",
     "towers_from_state_dict",
 ]
@@ -265,7 +266,7 @@ def towers_from_state_dict(config: ClipConfig, tensors: Mapping[str, Tensor]) ->
     """
     with torch.device("meta"):
         towers = ClipTowers(config)
-    wanted = {_openai_name(name): name for name in towers.state_dict()}
+    wanted = {openai_name(name): name for name in towers.state_dict()}
     expected = towers.state_dict()
     missing = [key for key in wanted if key not in tensors]
     unexpected = [key for key in tensors if key not in wanted and not _NOT_READ.fullmatch(key)]
@@ -310,7 +311,7 @@ def random_towers(config: ClipConfig, seed: int) -> ClipTowers:
     tensors = {}
     for name, shape in names.items():
         mean, std = _random_scale(name, shape, config)
-        key = _openai_name(name)
+        key = openai_name(name)
         # By name, so that no parameter's numbers depend on which others there are.
         generator = np.random.default_rng([seed, zlib.crc32(key.encode())])
         values = generator.standard_normal(tuple(shape), np.float32)
@@ -361,7 +362,7 @@ _TO_OPENAI = {
 }
 
 
-def _openai_name(name: str) -> str:
+def openai_name(name: str) -> str:
     """The key in OpenAI's state dicts of a parameter of `ClipTowers`."""
     name = name.removeprefix("text.")
     name = re.sub(r"^vision\.", "visual.", name)
