@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["DecodeCounts", "Picked", "decode_all", "decode_packet", "decode_planned", "drain"]
+__all__ = [
+    "DecodeCounts",
+    "Picked",
+    "TimeGuesser",
+    "decode_all",
+    "decode_packet",
+    "decode_planned",
+    "drain",
+]
 
 
 @dataclass(kw_only=True)
@@ -92,7 +100,7 @@ def decode_all(
         begin_pts: pictures before it are left out.
     """
     selector: ClipSelector[tuple[VideoFrame, int]] = ClipSelector(clock)
-    times = _TimeGuesser(frame_duration)
+    times = TimeGuesser(frame_duration)
     last_end: int | None = None
     for frame in _all_frames(demuxer, counts):
         pts = times.guess(frame)
@@ -153,7 +161,7 @@ class _ChosenQueue:
         return Picked(frame, pts, int(self._plan.clip_index[place]), int(self._plan.count[place]))
 
 
-class _TimeGuesser:
+class TimeGuesser:
     """Times of pictures that come out in order, whatever the container made of them.
 
     Presentation times are believed until they have run backwards more often than decoding times;
@@ -168,6 +176,7 @@ class _TimeGuesser:
         self._expected = 0
 
     def guess(self, frame: VideoFrame) -> int:
+        """Return the time of the picture that comes out next."""
         pts, dts = frame.pts, frame.dts
         for place, value in enumerate((pts, dts)):
             if value is None:

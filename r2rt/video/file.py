@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["VideoFile"]
+__all__ = ["FirstPicture", "VideoFile"]
 
 
 class VideoFile:
@@ -233,7 +233,7 @@ def _inspect(path: Path) -> _Stream:
     """Index a file, and decode its first picture: only that tells how it is turned."""
     demuxer = Demuxer(path, threads=1)
     try:
-        first = _FirstPicture(demuxer)
+        first = FirstPicture(demuxer)
         index = index_packets(demuxer, see=first.see)
         picture = first.found()
         if picture is None:
@@ -255,7 +255,7 @@ def _inspect(path: Path) -> _Stream:
         demuxer.close()
 
 
-class _FirstPicture:
+class FirstPicture:
     """Decodes the packets that it is shown until a picture comes out."""
 
     def __init__(self, demuxer: Demuxer) -> None:
@@ -263,10 +263,12 @@ class _FirstPicture:
         self._picture: VideoFrame | None = None
 
     def see(self, packet: Packet[VideoStream]) -> None:
+        """Take the next packet."""
         if self._picture is None:
             self._take(decode_packet(self._demuxer, packet, DecodeCounts()))
 
     def found(self) -> VideoFrame | None:
+        """Return the first picture, when all packets have been seen; None if none came out."""
         if self._picture is None:
             self._take(drain(self._demuxer, DecodeCounts()))
         return self._picture

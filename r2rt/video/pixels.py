@@ -25,11 +25,16 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from av.sidedata.sidedata import SideDataContainer
 
-__all__ = ["FramePreparer", "display_size", "prepare_frame"]
+__all__ = [
+    "FramePreparer",
+    "Orientation",
+    "display_matrix",
+    "display_size",
+    "orientation",
+    "prepare_frame",
+]
 
 
 def prepare_frame(
@@ -98,12 +103,12 @@ class FramePreparer:
         # A copy always, so that the result never shares memory with the decoder's picture.
         return np.array(turn.apply(cropped), order="C", copy=True)
 
-    def _orientation(self, picture: av.VideoFrame) -> _Orientation:
+    def _orientation(self, picture: av.VideoFrame) -> Orientation:
         # PyAV ties a picture whose side data were looked at into a reference cycle, so each such
         # look keeps a whole decoded picture until the garbage collector comes by.
         layout = (picture.width, picture.height, picture.format.name, picture.rotation)
         if layout != self._layout:
-            self._layout, self._turn = layout, _orientation(picture)
+            self._layout, self._turn = layout, orientation(picture)
         return self._turn
 
 
@@ -112,11 +117,11 @@ def display_size(
 ) -> tuple[int, int]:
     """Return width and height in square pixels of a decoded picture once it is upright."""
     width, height = _square_samples(frame.width, frame.height, sample_aspect_ratio)
-    return (height, width) if _orientation(frame).transpose else (width, height)
+    return (height, width) if orientation(frame).transpose else (width, height)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Orientation:
+class Orientation:
     """What to do to an upright picture's pixels: transpose first, then mirror."""
 
     transpose: bool = False
@@ -124,33 +129,36 @@ class _Orientation:
     mirror_y: bool = False
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return (H, W, C) pixels made upright, as a view."""
         turned = pixels.swapaxes(0, 1) if self.transpose else pixels
         return turned[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
-_UPRIGHT = _Orientation()
+_UPRIGHT = Orientation()
 
 
-def _orientation(frame: av.VideoFrame) -> _Orientation:
+def orientation(frame: av.VideoFrame) -> Orientation:
     """Read the display matrix of a picture.
 
     It is a b u, c d v, x y w and takes (x, y) to (a·x + c·y, b·x + d·y), with y downwards. Its
     scale does not matter here.
     """
-    matrix = next(_display_matrices(frame), None)
+    matrix = display_matrix(frame)
     if matrix is None:
         return _UPRIGHT
-    a, b, c, d = (int(matrix[position]) for position in (0, 1, 3, 4))
+    a, b, c, d = (matrix[position] for position in (0, 1, 3, 4))
     if abs(a) + abs(d) >= abs(b) + abs(c):
-        return _Orientation(mirror_x=a < 0, mirror_y=d < 0)
-    return _Orientation(transpose=True, mirror_x=c < 0, mirror_y=b < 0)
+        return Orientation(mirror_x=a < 0, mirror_y=d < 0)
+    return Orientation(transpose=True, mirror_x=c < 0, mirror_y=b < 0)
 
 
-def _display_matrices(frame: av.VideoFrame) -> Iterator[NDArray[np.int32]]:
+def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """Return the nine numbers of a picture's display matrix; None where it has none."""
     # PyAV types this as a dict; it is a sequence of buffers that know their kind.
     for data in cast("SideDataContainer", frame.side_data):
         if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
-            yield np.frombuffer(memoryview(data), np.int32, count=9)
+            return tuple(np.frombuffer(memoryview(data), np.int32, count=9).tolist())
+    return None
 
 
 def _square_samples(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:

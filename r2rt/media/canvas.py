@@ -1,0 +1,163 @@
+"""The picture of a movie, and how pictures of other sizes are fitted into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import av.filter
+
+from r2rt.media.material import Geometry
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+__all__ = ["Canvas", "Fitter", "common_canvas"]
+
+_KEPT_FORMATS = frozenset(("yuv420p", "yuvj420p"))
+_BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 are all 1
+_GBR = 0  # AVCOL_SPC_RGB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """How the pictures of a movie lie.
+
+    Attributes:
+        width: in samples, even, as H.264 for every player needs it.
+        height: in samples, even.
+        sample_aspect_ratio: width of a sample over its height.
+        matrix: the display matrix that players turn it by; None for none.
+        mixed: whether pictures of several kinds are fitted in, upright, with square samples.
+    """
+
+    width: int
+    height: int
+    sample_aspect_ratio: Fraction
+    matrix: tuple[int, ...] | None
+    mixed: bool
+
+
+def common_canvas(geometries: Sequence[Geometry]) -> Canvas:
+    """Return the canvas of videos alike, as they are; or the largest of them, upright and square.
+
+    One row or column is added to an odd height or width.
+    """
+    first = geometries[0]
+    can_turn = hasattr(av.VideoStream, "set_display_matrix")
+    if len(set(geometries)) == 1 and (first.matrix is None or can_turn):
+        return Canvas(
+            width=_even(first.width),
+            height=_even(first.height),
+            sample_aspect_ratio=first.sample_aspect_ratio,
+            matrix=first.matrix,
+            mixed=False,
+        )
+    sizes = [geometry.display_size for geometry in geometries]
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    return Canvas(
+        width=_even(width),
+        height=_even(height),
+        sample_aspect_ratio=Fraction(1),
+        matrix=None,
+        mixed=True,
+    )
+
+
+class Fitter:
+    """Fits the pictures of one video into a canvas, as 4:2:0 in 8 bits, which all players show."""
+
+    def __init__(self, canvas: Canvas, geometry: Geometry) -> None:
+        self._canvas = canvas
+        self._geometry = geometry
+        self._key: tuple[int, int, str] | None = None
+        self._graph: Any = None
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        """Return the picture fitted in; the very one where nothing is to be done."""
+        canvas = self._canvas
+        same_size = (frame.width, frame.height) == (canvas.width, canvas.height)
+        if not canvas.mixed and same_size and frame.format.name in _KEPT_FORMATS:
+            return frame
+        key = frame.width, frame.height, frame.format.name
+        if key != self._key:
+            self._key, self._graph = key, self._build(frame)
+        # The graph is fed pictures one by one; what their times are is no matter of it.
+        frame.pts = None
+        self._graph.vpush(frame)
+        fitted: VideoFrame = self._graph.vpull()
+        if canvas.mixed or _is_rgb(frame):
+            fitted.colorspace = fitted.color_primaries = fitted.color_trc = _BT709
+        return fitted
+
+    def _build(self, frame: VideoFrame) -> Any:
+        graph = av.filter.Graph()
+        nodes = [
+            graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=frame.format,
+                time_base=Fraction(1, 90_000),
+            )
+        ]
+        nodes += [graph.add(name, arguments) for name, arguments in self._steps(frame)]
+        nodes.append(graph.add("buffersink"))
+        graph.link_nodes(*nodes).configure()
+        return graph
+
+    def _steps(self, frame: VideoFrame) -> list[tuple[str, str]]:
+        canvas, turn = self._canvas, self._geometry.turn
+        steps: list[tuple[str, str]] = []
+        same_size = (frame.width, frame.height) == (self._geometry.width, self._geometry.height)
+        if not canvas.mixed and same_size:
+            if _is_rgb(frame):
+                steps.append(("scale", "out_color_matrix=bt709:out_range=tv"))
+            steps.append(("format", "pix_fmts=yuv420p"))
+            right, below = canvas.width - frame.width, canvas.height - frame.height
+            if right or below:
+                steps.append(("pad", f"{canvas.width}:{canvas.height}:0:0"))
+                steps.append(("fillborders", f"right={right}:bottom={below}:mode=smear"))
+            return steps
+        # Mixed videos, or one whose size changes on the way.
+        if canvas.mixed and turn.transpose:
+            steps.append(("transpose", "cclock_flip"))
+        if canvas.mixed and turn.mirror_x:
+            steps.append(("hflip", ""))
+        if canvas.mixed and turn.mirror_y:
+            steps.append(("vflip", ""))
+        width, height = self._fitted_size(frame)
+        steps.append(
+            ("scale", f"{width}:{height}:flags=bicubic:out_color_matrix=bt709:out_range=tv")
+        )
+        steps.append(("format", "pix_fmts=yuv420p"))
+        left, top = (canvas.width - width) // 4 * 2, (canvas.height - height) // 4 * 2
+        steps.append(("pad", f"{canvas.width}:{canvas.height}:{left}:{top}"))
+        return steps
+
+    def _fitted_size(self, frame: VideoFrame) -> tuple[int, int]:
+        """Return the largest even size that fits into the canvas without distortion."""
+        canvas, geometry = self._canvas, self._geometry
+        shape = Geometry(
+            width=frame.width,
+            height=frame.height,
+            sample_aspect_ratio=geometry.sample_aspect_ratio,
+            matrix=None,
+            turn=geometry.turn,
+        )
+        width, height = shape.display_size if canvas.mixed else (frame.width, frame.height)
+        scale = min(Fraction(canvas.width, width), Fraction(canvas.height, height))
+        return (
+            min(canvas.width, _even(int(width * scale))),
+            min(canvas.height, _even(int(height * scale))),
+        )
+
+
+def _is_rgb(frame: VideoFrame) -> bool:
+    return bool(frame.format.is_rgb) or int(frame.colorspace) == _GBR
+
+
+def _even(length: int) -> int:
+    return length + length % 2

@@ -1,0 +1,248 @@
+"""Writing an mp4 of segments of videos: every picture and every sample where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import av.error
+import numpy as np
+from av.codec.context import Flags
+from numpy.typing import NDArray
+
+from r2rt.errors import OutputError
+from r2rt.media.canvas import Canvas, Fitter, common_canvas
+from r2rt.media.material import Material, PictureReader, Span
+from r2rt.media.sound import SoundFormat, read_sound, sound_format
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+__all__ = ["Segment", "write_movie"]
+
+Update = Callable[[int, int | None], None]
+
+# What PyAV's FFmpeg may have, best first, and what makes it indistinguishable at a glance.
+_ENCODERS = (
+    ("libx264", {"crf": "18", "preset": "fast"}),
+    ("libopenh264", {"b": "12000000", "allow_skip_frames": "0"}),
+    ("h264_videotoolbox", {"q": "70"}),
+    ("mpeg4", {"qscale": "2", "flags": "+qscale"}),
+)
+_KEYFRAME_EVERY_S = 2
+_BITS_A_CHANNEL = 96_000
+# Several videos share one clock; 90 kHz is exact for all usual rates but NTSC's, 6 µs off there.
+_SHARED_TIME_BASE = Fraction(1, 90_000)
+_FINEST_TIME_BASE = Fraction(1, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A span of a video."""
+
+    material: Material
+    span: Span
+
+    @property
+    def start_s(self) -> Fraction:
+        """Where it starts, on the source's clock."""
+        index = self.material.index
+        return (self.span.start_pts - index.start_pts) * index.time_base
+
+    @property
+    def duration_s(self) -> Fraction:
+        """How long it is."""
+        return (self.span.end_pts - self.span.start_pts) * self.material.time_base
+
+
+def write_movie(path: Path, segments: Sequence[Segment], update: Update | None = None) -> None:
+    """Encode segments one after another into an mp4 of H.264 and AAC.
+
+    The movie begins with the first segment's start at its time 0 and is as long as the segments
+    together. Pictures keep their distance in time; sound is cut to the sample and silent where a
+    source has none. Videos of different sizes are fitted into the largest, in black bars.
+
+    Args:
+        path: where to write; overwritten.
+        segments: at least one.
+        update: is told pictures done and, once known, how many there are.
+
+    Raises:
+        OutputError: this FFmpeg cannot encode it.
+        OSError: the file cannot be written.
+    """
+    sources = list(dict.fromkeys(segment.material for segment in segments))
+    canvas = common_canvas([source.geometry for source in sources])
+    time_base = sources[0].time_base if len(sources) == 1 else _SHARED_TIME_BASE
+    if time_base < _FINEST_TIME_BASE:
+        time_base = _SHARED_TIME_BASE
+    formats = [sound_format(source.path) for source in sources if source.has_sound]
+    sound = next((format_ for format_ in formats if format_ is not None), None)
+    try:
+        # A faststart movie can be shown while it is still being fetched.
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            _Movie(container, canvas, time_base, sound).write(segments, update)
+    except OSError:
+        raise
+    except (av.error.FFmpegError, ValueError) as error:
+        raise OutputError(f"FFmpeg cannot encode the movie ({error}); try --copy") from error
+
+
+class _Movie:
+    def __init__(
+        self,
+        container: Any,
+        canvas: Canvas,
+        time_base: Fraction,
+        sound: SoundFormat | None,
+    ) -> None:
+        self._container = container
+        self._canvas = canvas
+        self._time_base = time_base
+        self._format = sound
+        self._video: VideoStream | None = None
+        self._audio: AudioStream | None = None
+        self._samples_written = 0
+        self._last_pts = -1
+
+    def write(self, segments: Sequence[Segment], update: Update | None) -> None:
+        total = sum(_count(segment) for segment in segments)
+        done = 0
+        offset_s = Fraction(0)
+        for segment in segments:
+            sound = self._sound_of(segment, offset_s)
+            for frame, pts, duration in self._pictures(segment, offset_s):
+                if self._video is None:
+                    self._open(frame, segment.material.rate)
+                self._write_picture(frame, pts, duration)
+                # Sound keeps pace with the picture, so that the muxer need not hold either.
+                self._write_sound(sound, until=round((pts + duration) * self._sample_ratio))
+                done += 1
+                if update is not None:
+                    update(done, total)
+            self._write_sound(sound, until=None)
+            offset_s += segment.duration_s
+        if self._video is None:
+            raise ValueError("not one picture could be decoded")
+        for stream in (self._video, self._audio):
+            if stream is not None:
+                self._container.mux(stream.encode(None))
+
+    @property
+    def _sample_ratio(self) -> Fraction:
+        return self._time_base * (self._format.rate if self._format else 0)
+
+    def _pictures(
+        self, segment: Segment, offset_s: Fraction
+    ) -> Iterator[tuple[VideoFrame, int, int]]:
+        """Yield pictures fitted to the canvas with time and duration on the movie's clock."""
+        fitter = Fitter(self._canvas, segment.material.geometry)
+        span, source = segment.span, segment.material
+
+        def movie_pts(pts: int) -> int:
+            return round((offset_s + (pts - span.start_pts) * source.time_base) / self._time_base)
+
+        held: tuple[VideoFrame, int] | None = None
+        with PictureReader(source) as reader:
+            for frame, pts in reader.pictures(span):
+                begin = max(pts, span.start_pts)
+                if held is not None:
+                    start = movie_pts(held[1])
+                    yield fitter(held[0]), start, movie_pts(begin) - start
+                # The first picture stands from the start on even if others before it are lost.
+                held = frame, span.start_pts if held is None else begin
+        if held is not None:
+            start = movie_pts(held[1])
+            yield fitter(held[0]), start, movie_pts(span.end_pts) - start
+
+    def _open(self, frame: VideoFrame, rate: Fraction) -> None:
+        """Start the movie: its colours are those of the first picture."""
+        name, options = _encoder()
+        stream = self._container.add_stream(name, rate=rate, options=dict(options))
+        context = stream.codec_context
+        context.width, context.height = frame.width, frame.height
+        context.pix_fmt = frame.format.name
+        context.time_base = stream.time_base = self._time_base
+        context.framerate = rate
+        context.sample_aspect_ratio = self._canvas.sample_aspect_ratio
+        context.gop_size = max(1, round(rate * _KEYFRAME_EVERY_S))
+        context.color_range = int(frame.color_range)
+        context.colorspace = int(frame.colorspace)
+        context.color_primaries = int(frame.color_primaries)
+        context.color_trc = int(frame.color_trc)
+        context.flags |= Flags.frame_duration
+        if frame.interlaced_frame:
+            context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+        if self._canvas.matrix is not None:
+            stream.set_display_matrix(self._canvas.matrix)
+        self._video = stream
+        if self._format is not None:
+            audio = self._container.add_stream("aac", rate=self._format.rate)
+            audio.codec_context.layout = self._format.layout
+            audio.codec_context.format = "fltp"
+            audio.codec_context.bit_rate = _BITS_A_CHANNEL * audio.codec_context.channels
+            self._audio = audio
+
+    def _write_picture(self, frame: VideoFrame, pts: int, duration: int) -> None:
+        assert self._video is not None
+        # Two pictures on one tick cannot both be shown; the muxer would refuse the second.
+        if pts <= self._last_pts:
+            return
+        self._last_pts = pts
+        frame.time_base = self._time_base
+        frame.pts, frame.duration = pts, duration
+        frame.pict_type = 0  # the source's kinds of picture are not forced on the encoder
+        self._container.mux(self._video.encode(frame))
+
+    def _sound_of(self, segment: Segment, offset_s: Fraction) -> Iterator[NDArray[np.float32]]:
+        if self._format is None:
+            return iter(())
+        # Lengths are differences of rounded ends, so that segments never drift apart.
+        rate = self._format.rate
+        begin = round(offset_s * rate)
+        samples = round((offset_s + segment.duration_s) * rate) - begin
+        return read_sound(
+            segment.material.path,
+            segment.start_s,
+            segment.start_s + Fraction(samples, rate),
+            self._format,
+        )
+
+    def _write_sound(self, sound: Iterator[NDArray[np.float32]], *, until: int | None) -> None:
+        if self._audio is None or self._format is None:
+            return
+        while until is None or self._samples_written < until:
+            block = next(sound, None)
+            if block is None:
+                return
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(block), format="fltp", layout=self._format.layout
+            )
+            frame.sample_rate = self._format.rate
+            frame.time_base = Fraction(1, self._format.rate)
+            frame.pts = self._samples_written
+            self._samples_written += block.shape[1]
+            self._container.mux(self._audio.encode(frame))
+
+
+def _count(segment: Segment) -> int:
+    pts = segment.material.pts
+    first = segment.material.shown_at(segment.span.start_pts)
+    return int(np.searchsorted(pts, segment.span.end_pts) - np.searchsorted(pts, first))
+
+
+def _encoder() -> tuple[str, dict[str, str]]:
+    """Return the best encoder of H.264 that this FFmpeg has, or of MPEG-4."""
+    for name, options in _ENCODERS:
+        try:
+            av.Codec(name, "w")
+        except ValueError:
+            continue
+        return name, options
+    raise ValueError("it has no encoder for mp4")

@@ -1,0 +1,196 @@
+"""The sound of a span of a video, to the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import av.error
+import numpy as np
+from av.stream import Discard
+from numpy.typing import NDArray
+
+from r2rt.video.demux import Demuxer
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+__all__ = ["SoundFormat", "read_sound", "sound_format"]
+
+# Decoders of sound need a moment before what they say is right: AAC a packet, Opus 80 ms.
+_WARM_UP_S = (Fraction(1, 2), Fraction(3), Fraction(20), None)
+# Timestamps of Matroska are rounded to milliseconds: what is off by less is no gap.
+_JITTER_S = Fraction(2, 1000)
+_BLOCK = 1024
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundFormat:
+    """How sound is written: samples a second, and the name of the channels' layout."""
+
+    rate: int
+    layout: str
+
+
+def sound_format(path: Path) -> SoundFormat | None:
+    """Return how the sound of a file is written again as AAC; None if it has none that decodes."""
+    demuxer = Demuxer(path, threads=1)
+    try:
+        stream = _sound_stream(demuxer.container)
+        if stream is None:
+            return None
+        rate = stream.codec_context.sample_rate
+        return SoundFormat(
+            rate=rate if rate in AAC_RATES else 48000,
+            layout=_LAYOUTS.get(stream.codec_context.channels, "stereo"),
+        )
+    finally:
+        demuxer.close()
+
+
+def read_sound(
+    path: Path, start_s: Fraction, end_s: Fraction, format_: SoundFormat
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the sound of a span, as long as the span to the sample, silent where there is none.
+
+    Args:
+        path: the file.
+        start_s: where it starts, on the source's clock, whose 0 is the container's start.
+        end_s: where it ends.
+        format_: rate and layout to give it.
+
+    Yields:
+        (channels, n) float32 blocks in -1..1; n is at most 1024.
+    """
+    channels = av.AudioLayout(format_.layout).nb_channels
+    left = round((end_s - start_s) * format_.rate)
+    demuxer = Demuxer(path, threads=1)
+    try:
+        for block in _converted(demuxer, start_s, end_s, format_):
+            for at in range(0, min(block.shape[1], left), _BLOCK):
+                yield block[:, at : min(at + _BLOCK, left)]
+            left -= min(block.shape[1], left)
+            if not left:
+                return
+    finally:
+        demuxer.close()
+    while left:
+        yield np.zeros((channels, min(left, _BLOCK)), np.float32)
+        left -= min(left, _BLOCK)
+
+
+def _sound_stream(container: InputContainer) -> AudioStream | None:
+    stream = container.streams.best("audio")
+    # PyAV's types promise a context; streams without a decoder have none.
+    if stream is None or getattr(stream, "codec_context", None) is None:
+        return None
+    found: AudioStream = container.streams.audio[container.streams.audio.index(stream)]
+    return found if found.codec_context.sample_rate else None
+
+
+def _converted(
+    demuxer: Demuxer, start_s: Fraction, end_s: Fraction, format_: SoundFormat
+) -> Iterator[NDArray[np.float32]]:
+    """Yield what is decoded from `start_s` on, resampled; up to about `end_s`."""
+    stream = _sound_stream(demuxer.container)
+    if stream is None:
+        return
+    demuxer.stream.discard = Discard.all
+    stream.discard = Discard.default
+    origin_s = Fraction(demuxer.container.start_time or 0, 1_000_000)
+    resampler: av.AudioResampler | None = None
+    pts = 0
+    for block, rate, layout in _decoded(demuxer, stream, start_s + origin_s, end_s + origin_s):
+        if resampler is None:
+            resampler = av.AudioResampler("fltp", format_.layout, format_.rate)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(block), format="fltp", layout=layout
+        )
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), pts
+        pts += block.shape[1]
+        yield from map(_samples, resampler.resample(frame))
+    if resampler is not None:
+        yield from map(_samples, resampler.resample(None))
+
+
+def _decoded(
+    demuxer: Demuxer, stream: AudioStream, start_s: Fraction, end_s: Fraction
+) -> Iterator[tuple[NDArray[np.float32], int, str]]:
+    """Yield blocks at the source's rate that follow one another from `start_s` on."""
+    planar: av.AudioResampler | None = None
+    rate, layout = 0, ""
+    position = 0  # samples handed out
+    for frame in _frames(demuxer, stream, start_s):
+        if planar is None:
+            rate, layout = frame.sample_rate, frame.layout.name
+            planar = av.AudioResampler("fltp", layout, rate)
+        if (frame.sample_rate, frame.layout.name) != (rate, layout):
+            continue  # a stream that changes on the way is silent from there on
+        if frame.pts is None or frame.time_base is None:
+            begin = position
+        else:
+            begin = round((frame.pts * frame.time_base - start_s) * rate)
+        frame.pts = None
+        samples = np.concatenate([_samples(piece) for piece in planar.resample(frame)], axis=1)
+        if begin >= (end_s - start_s) * rate:
+            return
+        if abs(begin - position) <= _JITTER_S * rate and position:
+            begin = position
+        if begin > position:
+            yield np.zeros((samples.shape[0], begin - position), np.float32), rate, layout
+            position = begin
+        fresh = samples[:, position - begin :]
+        if fresh.shape[1]:
+            yield fresh, rate, layout
+            position += fresh.shape[1]
+
+
+def _frames(demuxer: Demuxer, stream: AudioStream, start_s: Fraction) -> Iterator[AudioFrame]:
+    """Yield decoded sound that begins before `start_s`, or as early as there is any."""
+    for warm_up_s in _WARM_UP_S:
+        frames = _frames_after_seek(demuxer, stream, start_s, warm_up_s)
+        first = next(frames, None)
+        if first is None:
+            continue
+        early = first.pts is not None and first.pts * first.time_base <= start_s
+        if early or warm_up_s is None:
+            yield first
+            yield from frames
+            return
+
+
+def _frames_after_seek(
+    demuxer: Demuxer, stream: AudioStream, start_s: Fraction, warm_up_s: Fraction | None
+) -> Iterator[AudioFrame]:
+    container, context = demuxer.container, stream.codec_context
+    assert stream.time_base is not None
+    begin_s = Fraction(container.start_time or 0, 1_000_000) - 1
+    target_s = begin_s if warm_up_s is None else max(start_s - warm_up_s, begin_s)
+    try:
+        container.seek(int(target_s / stream.time_base), stream=stream)
+    except OSError:
+        if warm_up_s is not None:
+            return
+    context.flush_buffers()
+    try:
+        for packet in container.demux(stream):
+            try:
+                yield from context.decode(packet if packet.size else None)
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError:
+                continue  # damage leaves a gap, which silence fills
+    except av.error.FFmpegError:
+        return  # the container cannot be read on
+
+
+def _samples(frame: AudioFrame) -> NDArray[np.float32]:
+    return np.asarray(frame.to_ndarray(), np.float32)
