@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from r2rt.errors import EncodedVideoError, QueryError, SourceNotFoundError
 from r2rt.files import replacing
+from r2rt.spill import forget, read_mapped
 from r2rt.video import Sampling
 
 __all__ = ["EncodedVideo", "is_encoded_video"]
@@ -20,6 +23,9 @@ __all__ = ["EncodedVideo", "is_encoded_video"]
 _SCHEMA = 1
 _KEY = "r2rt_encoded_video"
 _TENSOR = "tokens"
+_FLOAT32 = "F32"
+# Clips written at once: bounds what is in memory of tokens that are not.
+_CLIPS_AT_ONCE = 64
 # A safetensors file begins with the length of its header; ours have short ones.
 _MAX_HEADER_BYTES = 1 << 20
 
@@ -93,8 +99,6 @@ class EncodedVideo:
         Raises:
             OutputError: the file cannot be written.
         """
-        from safetensors.numpy import save_file
-
         record = _Record(
             schema=_SCHEMA,
             model=self.model,
@@ -108,19 +112,18 @@ class EncodedVideo:
             packets_lost=self.packets_lost,
             encode_s=self.encode_s,
         )
-        metadata = {_KEY: msgspec.json.encode(record).decode()}
-        with replacing(Path(path)) as temporary:
-            try:
-                save_file({_TENSOR: self.tokens}, temporary, metadata=metadata)
-            except Exception as error:
-                # The library wraps the operating system's error in one of its own, text only.
-                if isinstance(error, OSError):
-                    raise
-                raise OSError(str(error)) from error
+        header = _header(self.tokens, {_KEY: msgspec.json.encode(record).decode()})
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            # Not by the library, which copies all tokens first.
+            file.write(len(header).to_bytes(8, "little") + header)
+            for start in range(0, self.num_clips, _CLIPS_AT_ONCE):
+                part = np.ascontiguousarray(self.tokens[start : start + _CLIPS_AT_ONCE])
+                file.write(part.data)
+                forget(part)
 
     @classmethod
     def load(cls, path: str | Path) -> EncodedVideo:
-        """Read what `save` wrote.
+        """Open what `save` wrote; tokens are read from the file when they are used.
 
         Raises:
             SourceNotFoundError: there is no such file.
@@ -133,20 +136,23 @@ class EncodedVideo:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if _KEY not in metadata or _TENSOR not in file.keys():  # noqa: SIM118
+                if _KEY not in metadata or list(file.keys()) != [_TENSOR]:
                     raise EncodedVideoError(f"{path}: not an encoded video; encode the video again")
-                tokens = file.get_tensor(_TENSOR)
+                found = file.get_slice(_TENSOR)
+                dtype, shape = str(found.get_dtype()), tuple(found.get_shape())
             record = _read_record(metadata[_KEY], path)
             fps = Fraction(record.fps)
+            if len(shape) != 4 or dtype != _FLOAT32 or not math.prod(shape) or fps <= 0:
+                raise EncodedVideoError(
+                    f"{path}: tokens are {dtype} {shape} at {fps} fps, "
+                    f"expected {_FLOAT32} (T, K, P, C); encode the video again"
+                )
+            with Path(path).open("rb") as file:
+                tokens = read_mapped(Path(path), shape, 8 + _header_bytes(file))
         except (SafetensorError, OSError, ValueError, ZeroDivisionError, TypeError) as error:
             if isinstance(error, EncodedVideoError):
                 raise
             raise EncodedVideoError(f"{path}: damaged ({error}); encode the video again") from error
-        if tokens.ndim != 4 or tokens.dtype != np.float32 or not len(tokens) or fps <= 0:
-            raise EncodedVideoError(
-                f"{path}: tokens are {tokens.dtype} {tokens.shape} at {fps} fps, "
-                "expected float32 (T, K, P, C); encode the video again"
-            )
         values = msgspec.structs.asdict(record) | {"fps": fps, "tokens": tokens}
         del values["schema"]
         return cls(**values)
@@ -156,12 +162,23 @@ def is_encoded_video(path: str | Path) -> bool:
     """Return whether the file begins as one that `EncodedVideo.save` wrote, by content alone."""
     try:
         with Path(path).open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            length = _header_bytes(file)
             if not 2 <= length <= _MAX_HEADER_BYTES:
                 return False
             return _KEY.encode() in file.read(length)
     except OSError:
         return False
+
+
+def _header(tokens: NDArray[np.float32], metadata: dict[str, str]) -> bytes:
+    """Return the header of a safetensors file of one tensor, as the library would write it."""
+    entry = {"dtype": _FLOAT32, "shape": tokens.shape, "data_offsets": (0, 4 * tokens.size)}
+    text = msgspec.json.encode({"__metadata__": metadata, _TENSOR: entry})
+    return text + b" " * (-len(text) % 8)  # what follows is aligned
+
+
+def _header_bytes(file: IO[bytes]) -> int:
+    return int.from_bytes(file.read(8), "little")
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):

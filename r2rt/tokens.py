@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from r2rt.contract import VIDEO_ENCODER, ModelDims
 from r2rt.engines.base import PipelinedEngine
+from r2rt.spill import GrowingArray, forget
 
 if TYPE_CHECKING:
     from r2rt.engines.base import Engine
@@ -35,8 +36,7 @@ class TokenBuffer:
         self._frames = np.empty((engine.frame_batch, size, size, 3), dtype=np.uint8)
         self._counts: list[int] = []
         token_shape = (dims.layers, dims.patches, dims.token_width)
-        # np.empty of this size takes no memory before it is written.
-        self._tokens = np.empty((max(expected_clips, 1), *token_shape), dtype=np.float32)
+        self._tokens = GrowingArray(token_shape, expected_clips)
         self._encoded = 0
 
     @property
@@ -59,7 +59,7 @@ class TokenBuffer:
         clips = sum(self._counts)
         self._reserve(self._encoded + clips)
         inputs = {"frames": self._frames[:waiting]}
-        place = self._tokens[self._encoded : self._encoded + clips]
+        place = self._tokens.rows[self._encoded : self._encoded + clips]
         if clips == waiting and self._pipelined is not None:
             self._pipelined.submit(self._frames[:waiting], place)
         elif clips == waiting:
@@ -69,21 +69,19 @@ class TokenBuffer:
             place[:] = np.repeat(tokens, self._counts, axis=0)
         self._encoded += clips
         self._counts.clear()
+        if self._tokens.spilled:
+            forget(self._tokens.rows)
 
     def tokens(self) -> NDArray[np.float32]:
         """Return the tokens (T, K, P, C) float32 of all clips: a view that `add` may void."""
         self.flush()
         self._finish()
-        return self._tokens[: self._encoded]
+        return self._tokens.rows[: self._encoded]
 
     def _reserve(self, clips: int) -> None:
-        if clips > len(self._tokens):
+        if clips > len(self._tokens.rows):
             self._finish()  # before what is on its way lands in the array that is given up
-            grown = np.empty(
-                (max(clips, len(self._tokens) * 3 // 2), *self._tokens.shape[1:]), np.float32
-            )
-            grown[: self._encoded] = self._tokens[: self._encoded]
-            self._tokens = grown
+            self._tokens.reserve(clips, used=self._encoded)
 
     def _finish(self) -> None:
         if self._pipelined is not None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from r2rt import EncodedVideo
 from r2rt.encoded import is_encoded_video
@@ -45,6 +46,7 @@ def test_what_was_saved_is_loaded(video: EncodedVideo, tmp_path: Path) -> None:
         if field.name != "tokens":
             assert getattr(loaded, field.name) == getattr(video, field.name)
     assert is_encoded_video(path)
+    np.testing.assert_array_equal(load_file(path)["tokens"], video.tokens)  # by the library
     assert [path.name for path in tmp_path.iterdir()] == ["video.r2rt"]
 
 
@@ -136,8 +138,11 @@ def test_tokens_of_another_shape_or_type_are_refused(
     video: EncodedVideo, tmp_path: Path, tokens: np.ndarray
 ) -> None:
     path = tmp_path / "file"
-    dataclasses.replace(video, tokens=tokens).save(path)
-    with pytest.raises(EncodedVideoError, match="expected float32"):
+    video.save(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file({"tokens": tokens}, path, metadata)
+    with pytest.raises(EncodedVideoError, match="expected F32"):
         EncodedVideo.load(path)
 
 
