@@ -13,7 +13,16 @@ from training.metrics.errors import EvaluationInputError
 from training.metrics.records import Annotation, Prediction, paired
 from training.metrics.spans import temporal_iou, temporal_iou_by_lengths
 
-__all__ = ["AP_IOUS", "LENGTHS_S", "RECALL_IOUS", "MomentFigures", "moment_metrics"]
+__all__ = [
+    "AP_IOUS",
+    "LENGTHS_S",
+    "RECALL_IOUS",
+    "MomentFigures",
+    "interpolated_precision",
+    "moment_arrays",
+    "moment_metrics",
+    "right_moments",
+]
 
 Floats = NDArray[np.float64]
 
@@ -68,7 +77,7 @@ def moment_metrics(
         EvaluationInputError: the qids of both do not match one to one, or there are none, or a
             query lacks moments, annotated or predicted.
     """
-    predicted, scores, annotated = _arrays(paired(predictions, annotations))
+    predicted, scores, annotated = moment_arrays(predictions, annotations)
     # NaN marks what is not there, and no comparison with NaN holds.
     spans = predicted[:, :, None], annotated[:, None]
     recall_ious, ap_ious = temporal_iou(*spans), temporal_iou_by_lengths(*spans)
@@ -89,8 +98,19 @@ def moment_metrics(
     return figures
 
 
-def _arrays(pairs: Sequence[tuple[Prediction, Annotation]]) -> tuple[Floats, Floats, Floats]:
-    """Pad with NaN: moments (N, P, 2), their scores (N, P), annotated moments (N, G, 2)."""
+def moment_arrays(
+    predictions: Sequence[Prediction], annotations: Sequence[Annotation]
+) -> tuple[Floats, Floats, Floats]:
+    """Return moments as arrays in the order of annotations, padded with NaN.
+
+    Returns:
+        Predicted (N, P, 2), their scores (N, P), annotated (N, G, 2); of every query the first ten
+        predicted ones, in the order in which they are given.
+
+    Raises:
+        EvaluationInputError: as `moment_metrics`.
+    """
+    pairs = paired(predictions, annotations)
     if not pairs:
         raise EvaluationInputError("there is nothing to evaluate: no queries")
     moments, truths = [], []
@@ -103,6 +123,33 @@ def _arrays(pairs: Sequence[tuple[Prediction, Annotation]]) -> tuple[Floats, Flo
         truths.append(annotation.relevant_windows)
     padded = _padded(moments, 3)
     return padded[..., :2], padded[..., 2], _padded(truths, 2)
+
+
+def right_moments(ious: Floats, at: Sequence[float]) -> NDArray[np.bool_]:
+    """Tell which predicted moments are right (N, len(at), P), of IoUs (N, P, G) best moment first.
+
+    A moment is right when, among the annotated moments that no earlier one has taken, the one it
+    overlaps most reaches the IoU; it takes that one.
+    """
+    count, moments, truths = ious.shape
+    free = np.repeat(_annotated(ious)[:, None], len(at), axis=1)
+    right = np.zeros((count, len(at), moments), dtype=bool)
+    for index in range(moments):
+        open_ious = np.where(free, ious[:, None, index], -1.0)
+        open_ious[np.isnan(open_ious)] = -1.0
+        # Of equals the authors take the last.
+        chosen = truths - 1 - np.argmax(open_ious[..., ::-1], axis=-1)[..., None]
+        hit = np.take_along_axis(open_ious, chosen, axis=-1) >= np.asarray(at)[:, None]
+        right[..., index] = hit[..., 0]
+        np.put_along_axis(free, chosen, np.take_along_axis(free, chosen, axis=-1) & ~hit, axis=-1)
+    return right
+
+
+def interpolated_precision(right: NDArray[np.bool_]) -> Floats:
+    """Return precision (..., P) after each moment: the highest at this recall or a higher one."""
+    precision = right.cumsum(axis=-1) / np.arange(1, right.shape[-1] + 1)
+    envelope: Floats = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    return envelope
 
 
 def _padded(rows: Sequence[Sequence[tuple[float, ...]]], width: int) -> Floats:
@@ -129,27 +176,15 @@ def _figures(recall_ious: Floats, ap_ious: Floats, scores: Floats) -> MomentFigu
 
 
 def _average_precision(ious: Floats) -> Floats:
-    """Average precision (N, 10) of IoUs (N, P, G) whose moments stand in the order of scores.
+    """Average precision (N, 10) of IoUs (N, P, G), best moment first."""
+    right = right_moments(ious, AP_IOUS)
+    gained = np.where(right, interpolated_precision(right), 0.0).sum(axis=-1)
+    # Nothing is told apart here where nothing was predicted: 0 of however many.
+    average: Floats = gained / np.maximum(_annotated(ious).sum(axis=-1), 1)[:, None]
+    return average
 
-    A moment is right when, among the annotated moments that no earlier one has taken, the one it
-    overlaps most reaches the IoU; it takes that one. Precision is interpolated: at every recall,
-    the highest at this recall or a higher one.
-    """
-    count, moments, truths = ious.shape
-    at = np.array(AP_IOUS)
-    there: NDArray[np.bool_] = np.any(np.isfinite(ious), axis=1)  # (N, G)
-    free = np.repeat(there[:, None], len(at), axis=1)
-    right = np.zeros((count, len(at), moments), dtype=bool)
-    for index in range(moments):
-        open_ious = np.where(free, ious[:, None, index], -1.0)
-        open_ious[np.isnan(open_ious)] = -1.0
-        # Of equals the authors take the last.
-        chosen = truths - 1 - np.argmax(open_ious[..., ::-1], axis=-1)[..., None]
-        hit = np.take_along_axis(open_ious, chosen, axis=-1) >= at[:, None]
-        right[..., index] = hit[..., 0]
-        np.put_along_axis(free, chosen, np.take_along_axis(free, chosen, axis=-1) & ~hit, axis=-1)
-    precision = right.cumsum(axis=-1) / np.arange(1, moments + 1)
-    envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
-    annotated = np.maximum(there.sum(axis=-1), 1)  # 0 where nothing was predicted
-    gained: Floats = np.where(right, envelope, 0.0).sum(axis=-1) / annotated[:, None]
-    return gained
+
+def _annotated(ious: Floats) -> NDArray[np.bool_]:
+    """Tell which annotated moments (N, G) there are."""
+    there: NDArray[np.bool_] = np.any(np.isfinite(ious), axis=1)
+    return there

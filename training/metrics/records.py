@@ -19,9 +19,10 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         qid: the query's id.
-        duration: the video's length in seconds.
+        duration: the video's length in seconds; highlights of QVHighlights need it.
         query: the sentence.
         vid: the video's name.
+        video: the video's file, where it is told instead of `vid`.
         relevant_windows: (start, end) of each moment; None where only saliency is annotated.
         relevant_clip_ids: clips that have saliency scores (QVHighlights).
         saliency_scores: of each of those clips, 0 to 4 by each annotator (QVHighlights).
@@ -30,9 +31,10 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     qid: Qid
-    duration: float
+    duration: float = 0.0
     query: str = ""
     vid: str = ""
+    video: str = ""
     relevant_windows: list[tuple[float, float]] | None = None
     relevant_clip_ids: list[int] | None = None
     saliency_scores: list[list[float]] | None = None

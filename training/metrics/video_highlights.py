@@ -37,10 +37,11 @@ def tvsum_metrics(
     """Top-5 mAP: the mean over annotators, of whom each marks what exceeds their own median.
 
     Only the five clips ranked first are looked at, recall too counts positives among them alone.
+    A last clip that has saliency but no label, or a label but no saliency, is left out.
 
     Raises:
         EvaluationInputError: the qids of both do not match one to one, there are none, or a
-            video's saliency is not as long as its labels.
+            video's saliency and labels differ in length by more than that clip.
     """
 
     def video(saliency: Floats, label: Floats) -> float:
@@ -77,12 +78,13 @@ def _by_domain(
     found: dict[str, list[float]] = {}
     for prediction, annotation in pairs:
         saliency, label = prediction.pred_saliency_scores, annotation.label
-        if not label or not saliency or len(label) != len(saliency):
+        if not label or not saliency or abs(len(label) - len(saliency)) > 1:
             raise EvaluationInputError(
                 f"qid {annotation.qid!r}: {len(label or ())} clips are labelled, "
                 f"{len(saliency or ())} have saliency"
             )
-        value = video(np.asarray(saliency, dtype=np.float64), np.asarray(label, dtype=np.float64))
+        both = slice(min(len(label), len(saliency)))
+        value = video(np.array(saliency[both], dtype=float), np.array(label[both], dtype=float))
         found.setdefault(annotation.domain or "", []).append(value)
     return DomainFigures(
         overall=float(np.mean([value for values in found.values() for value in values])),
