@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Annotated
+
+from msgspec import Meta
 
 from r2rt.bundle import Nms
 from r2rt.registry import PUBLISHED
 from training.losses import LossWeights
 
 __all__ = ["RECIPES", "Recipe", "recipe_for_sha256"]
+
+# What training.config checks of a recipe that a person has changed.
+_Positive = Annotated[float, Meta(gt=0)]
+_Whole = Annotated[int, Meta(ge=1)]
+_Share = Annotated[float, Meta(ge=0, lt=1)]
+_NotNegative = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,26 +56,26 @@ class Recipe:
     dataset: str
     domain: str | None = None
     fps: Fraction = Fraction(1, 2)
-    unit_s: float | None = None
-    window_s: float | None = None
+    unit_s: _Positive | None = None
+    window_s: _Positive | None = None
     nms: Nms | None = None
-    strides: tuple[int, ...] = (1, 2, 4, 8)
+    strides: tuple[_Whole, ...] = (1, 2, 4, 8)
     use_tef: bool = True
     has_offsets: bool = True
     merge_cls_sal: bool = True
-    dropout: float = 0.5
-    drop_path: float = 0.1
+    dropout: _Share = 0.5
+    drop_path: _Share = 0.1
     loss_weights: LossWeights = field(default_factory=LossWeights)
-    batch_size: int = 32
-    passes: int = 1
-    epochs: int = 30
-    decay_epoch: int | None = 20
-    lr: float = 5e-4
-    weight_decay: float = 1e-4
-    warmup_steps: int = 500
-    warmup_ratio: float = 1e-3
-    clip_norm: float = 35.0
-    min_video_s: float = 5.0
+    batch_size: _Whole = 32
+    passes: _Whole = 1
+    epochs: _Whole = 30
+    decay_epoch: _Whole | None = 20
+    lr: _Positive = 5e-4
+    weight_decay: _NotNegative = 1e-4
+    warmup_steps: Annotated[int, Meta(ge=0)] = 500
+    warmup_ratio: Annotated[float, Meta(gt=0, le=1)] = 1e-3
+    clip_norm: _Positive = 35.0
+    min_video_s: _NotNegative = 5.0
 
 
 def recipe_for_sha256(sha256: str) -> str | None:

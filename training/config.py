@@ -1,0 +1,295 @@
+"""The configuration of a training run: typed, checked, changed by name, kept with the run.
+
+It has three parts: the recipe (what is published of each data set), the model's sizes, and the
+options of this run. Every setting has one name, so `lr=1e-4` is enough to change one; a setting of
+a setting is reached by a dot, as in `loss_weights.sal=0.05`. A file of settings is TOML or JSON of
+the same names:
+
+    recipe = "charades"
+    lr = 1e-4
+    precision = "bf16"
+    [loss_weights]
+    sal = 0.05
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from training.errors import TrainingError
+from training.model import Padding
+from training.recipes import RECIPES, Recipe
+
+__all__ = [
+    "ModelSettings",
+    "RunConfig",
+    "TrainOptions",
+    "config_for",
+    "find_recipe",
+    "parse_overrides",
+    "read_settings",
+    "validated",
+    "with_overrides",
+    "write_config",
+]
+
+_Whole = Annotated[int, Meta(ge=1)]
+_Positive = Annotated[float, Meta(gt=0)]
+# A recipe's name, data set and domain say what it is; they are no settings.
+_FIXED = ("name", "dataset", "domain")
+_T = TypeVar("_T")
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes of the R² block that the data does not tell; the defaults are the published ones.
+
+    Attributes:
+        width: width D of the R² block.
+        heads: attention heads of its temporal layer. A checkpoint does not tell it and the export
+            takes 8, as every published model has.
+        padding: what padding in a batch means; see `training.model.Padding`.
+    """
+
+    width: _Whole = 256
+    heads: _Whole = 8
+    padding: Padding = Padding.EXACT
+
+
+class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a run is carried out; none of it belongs to a recipe.
+
+    Attributes:
+        seed: of initial weights, order of samples, dropout and drawn clips.
+        accelerator: where training runs; `auto` takes a GPU if there is one.
+        precision: of the forward pass; weights and optimizer stay in fp32.
+        deterministic: take PyTorch's reproducible implementations where there are others.
+        workers: processes that load samples; 0 loads in the training process.
+        save_minutes: minutes between saved states.
+        save_steps: steps between saved states, besides; None for minutes alone.
+        val_epochs: epochs between validations, and one at the end; counts only with a validation.
+        monitor: the validation's figure that decides which checkpoint is best, larger is better;
+            None takes the first figure.
+        max_steps: end training after this many steps; None trains all epochs.
+        max_minutes: save and return after this many minutes, to be resumed; None for no limit.
+        tensorboard: write event files for TensorBoard.
+        log_steps: steps between points in TensorBoard.
+    """
+
+    seed: Annotated[int, Meta(ge=0)] = 0
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    deterministic: bool = True
+    workers: Annotated[int, Meta(ge=0)] = 2
+    save_minutes: _Positive = 5.0
+    save_steps: _Whole | None = None
+    val_epochs: _Whole = 1
+    monitor: str | None = None
+    max_steps: _Whole | None = None
+    max_minutes: _Positive | None = None
+    tensorboard: bool = True
+    log_steps: _Whole = 10
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of a run."""
+
+    recipe: Recipe
+    model: ModelSettings = ModelSettings()
+    options: TrainOptions = TrainOptions()
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a published recipe.
+
+    Raises:
+        TrainingError: there is none of that name.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    raise TrainingError(f"no recipe {name!r}; {_nearest(name, RECIPES)}")
+
+
+def config_for(name: str, overrides: Mapping[str, object] | None = None) -> RunConfig:
+    """Return a recipe's configuration with some settings changed.
+
+    Raises:
+        TrainingError: no such recipe or setting, or a value that a setting cannot have.
+    """
+    return with_overrides(RunConfig(recipe=find_recipe(name)), overrides or {})
+
+
+def with_overrides(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
+    """Change settings by name; texts are read as the setting's type.
+
+    Args:
+        config: what is changed.
+        overrides: values by name, such as `{"lr": "1e-4", "loss_weights.sal": 0.05}`.
+
+    Raises:
+        TrainingError: no such setting, or a value that it cannot have; the message names it.
+    """
+    parts: dict[str, Any] = _plain(config)
+    places = _places(parts)
+    for name, value in overrides.items():
+        if name not in places:
+            raise TrainingError(f"no setting {name!r}; {_nearest(name, places)}")
+        *folder, leaf = places[name]
+        record = parts
+        for key in folder:
+            # A setting that is off, such as `nms`, becomes a table when one of its own is set.
+            record[key] = record[key] or {}
+            record = record[key]
+        record[leaf] = value
+    return _checked(parts, RunConfig)
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, object]:
+    """Read `NAME=VALUE` texts; a value is JSON, or else a plain text.
+
+    Raises:
+        TrainingError: a text has no `=`.
+    """
+    found: dict[str, object] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            raise TrainingError(f"{setting!r} is no setting; expected NAME=VALUE, such as lr=1e-4")
+        found[name.strip()] = _value(value.strip())
+    return found
+
+
+def read_settings(path: Path) -> tuple[str | None, dict[str, object]]:
+    """Read a file of settings: TOML or JSON, told by its suffix; also a run's `config.json`.
+
+    Returns:
+        The name of the recipe that it changes, None if it names none; and its settings.
+
+    Raises:
+        TrainingError: the file cannot be read, or is not what its suffix says.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: cannot be read as settings ({error})") from error
+    if not isinstance(content, dict):
+        raise TrainingError(f"{path}: expected settings by name, got a {type(content).__name__}")
+    recipe = content.pop("recipe", None)
+    if isinstance(recipe, dict):
+        content |= recipe
+        recipe = content.get("name")
+        content = {name: value for name, value in content.items() if name not in _FIXED}
+    if recipe is not None and not isinstance(recipe, str):
+        raise TrainingError(f"{path}: recipe is {recipe!r}, expected a name such as qvhighlights")
+    for part in ("model", "options"):
+        inner = content.pop(part, {})
+        content |= inner if isinstance(inner, dict) else {part: inner}
+    settings: dict[str, object] = {}
+    for name, value in content.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        settings |= {f"{name}.{leaf}": entry for leaf, entry in inner} or {name: value}
+    return recipe, settings
+
+
+def write_config(config: RunConfig) -> str:
+    """Return the configuration as JSON, as a run keeps it."""
+    return json.dumps(_plain(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def validated(value: _T) -> _T:
+    """Return a recipe, settings or options unchanged if every value is one that may be.
+
+    Raises:
+        TrainingError: one is not; the message names it.
+    """
+    return _checked(_plain(value), type(value))
+
+
+def _checked(plain: object, kind: type[_T]) -> _T:
+    try:
+        found = msgspec.convert(plain, kind, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise TrainingError(_named(error, plain)) from error
+    for record in (found, getattr(found, "recipe", None)):
+        if isinstance(record, Recipe):
+            _check_recipe(record)
+    return found
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    weights = msgspec.to_builtins(recipe.loss_weights)
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise TrainingError(f"loss_weights.{name} is {weight}, expected 0 or more")
+    if not recipe.strides or recipe.strides != tuple(2**n for n in range(len(recipe.strides))):
+        raise TrainingError(f"strides are {recipe.strides}, expected 1, 2, 4, ... without a gap")
+
+
+def _named(error: msgspec.ValidationError, plain: object) -> str:
+    """The message with the setting's own name and value in place of a path."""
+    message, _, path = str(error).partition(" - at `$.")
+    keys = path.rstrip("`").split("[")[0].split(".")
+    value = plain
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    name = ".".join(key for key in keys if key not in ("recipe", "model", "options"))
+    return f"{name} is {value!r}: {message[:1].lower()}{message[1:]}" if name else str(error)
+
+
+def _plain(value: object) -> Any:
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is not Fraction:
+        raise NotImplementedError(kind)
+    try:
+        rate = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"expected a rate such as 1/2 or 0.5, got {value!r}")
+    return rate
+
+
+def _places(parts: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Where each setting's name leads, `loss_weights` and `loss_weights.sal` alike."""
+    places: dict[str, tuple[str, ...]] = {}
+    for part, settings in parts.items():
+        for name, value in settings.items():
+            if part == "recipe" and name in _FIXED:
+                continue
+            places[name] = (part, name)
+            inner = value if isinstance(value, dict) else _INNER.get(name, {})
+            places |= {f"{name}.{leaf}": (part, name, leaf) for leaf in inner}
+    return places
+
+
+# Of a setting that is None in some recipes: what it has where it is not.
+_INNER = {"nms": ("kind", "iou_threshold", "sigma")}
+
+
+def _value(text: str) -> object:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    known = list(names)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"

@@ -1,0 +1,108 @@
+"""The processes and devices that a run has, and what the outside tells it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from lightning_fabric.strategies import DDPStrategy
+
+from training.config import TrainOptions
+from training.errors import TrainingError
+
+__all__ = ["Signals", "ignore_interrupts", "make_fabric", "reproducible"]
+
+
+def make_fabric(options: TrainOptions) -> Fabric:
+    """Fabric for this process, one of those that torchrun started or the only one."""
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            "accelerator is cuda, but PyTorch sees no GPU here; take cpu, or install PyTorch for "
+            "CUDA and its driver"
+        )
+    if options.precision == "fp16" and accelerator == "cpu":
+        raise TrainingError("fp16 needs a GPU; take precision bf16 or fp32")
+    precision: Precision = Precision()
+    if options.precision != "fp32":
+        kind = "bf16-mixed" if options.precision == "bf16" else "16-mixed"
+        precision = _Mixed(kind, accelerator)
+    if not torch.distributed.is_torchelastic_launched():
+        return Fabric(accelerator=accelerator, devices=1, plugins=[precision])
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return Fabric(
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // local,
+        # Short videos leave levels of the pyramid unused, the kernels a bias that cancels.
+        strategy=DDPStrategy(find_unused_parameters=True),
+        plugins=[precision],
+    )
+
+
+@contextlib.contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Take reproducible implementations of PyTorch's operations while the block runs."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted:
+        # What cuBLAS asks for; read when a device is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+class Signals:
+    """Notes SIGINT and SIGTERM while the block runs; a second one takes its usual course."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        # Only the main thread may handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+def ignore_interrupts(_worker: int) -> None:
+    """Leave Ctrl-C, which all processes of a terminal get, to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Mixed(MixedPrecision):
+    """Autocast without Fabric's cast of the inputs.
+
+    In half precision, the endpoints of neighbouring clips, which the model derives in its inputs'
+    type, would be equal.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
