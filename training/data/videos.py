@@ -1,0 +1,70 @@
+"""A folder of videos, and which of its files an annotation means."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from r2rt.errors import SourceNotFoundError
+
+__all__ = ["VideoFolder", "is_safe_name", "video_id"]
+
+_SUFFIXES = {".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv"}
+# TACoS's files are called after the camera, its annotations are not.
+_ENDINGS = ("", "-cam-002")
+_MAX_NAME = 240
+
+
+class VideoFolder:
+    """The videos below a folder, found by id: a path without its suffix, or a file's name alone.
+
+    Raises:
+        SourceNotFoundError: there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise SourceNotFoundError(f"{folder}: no such folder; expected one of videos")
+        self.folder = folder
+        self._files: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in _SUFFIXES and path.is_file():
+                names = {path.relative_to(folder).with_suffix("").as_posix(), path.stem}
+                for name in names:
+                    self._files[name].append(path)
+
+    def __len__(self) -> int:
+        return len({path for paths in self._files.values() for path in paths})
+
+    def candidates(self, vid: str) -> list[Path]:
+        """Return the files that may be meant, in order; more than one is an ambiguity."""
+        for ending in _ENDINGS:
+            if f"{vid}{ending}" in self._files:
+                return self._files[f"{vid}{ending}"]
+        return []
+
+    def closest(self, vid: str) -> str | None:
+        """Return the id of a video there that is called almost like `vid`."""
+        names = difflib.get_close_matches(vid, list(self._files), n=1, cutoff=0.75)
+        return names[0] if names else None
+
+
+def video_id(name: str) -> str:
+    """Return a video's id: its path without the suffix of a video file."""
+    path = PurePosixPath(name)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in _SUFFIXES else name
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a file that is called so stays inside the folder it is put into."""
+    path = PurePosixPath(name)
+    return (
+        0 < len(name.encode()) <= _MAX_NAME
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and path.as_posix() == name
+        and "\\" not in name
+        and name.isprintable()
+        and name != "."
+    )
