@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.bundle import TOKENIZER_NAME, Bundle, Nms
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_FINALIZER
+from r2rt.bundle import Bundle, Nms
+from r2rt.contract import GROUNDER
 from r2rt.encoded import EncodedVideo
 from r2rt.engines import Choice, Device, Engine, open_engine
-from r2rt.engines.base import Placed
 from r2rt.errors import ModelMismatchError, NoFramesError, QueryError
-from r2rt.moments import boundaries_from_points, postprocess
+from r2rt.finalizer import Finalizer
+from r2rt.moments import boundaries_from_points
 from r2rt.prediction import Moment, Prediction, Timings
 from r2rt.prefetch import prefetch
+from r2rt.texts import TextEncoder, TextFeatures, batches
 from r2rt.tokens import TokenBuffer
 from r2rt.video import Sampling, open_source
+from r2rt.windows import (
+    Window,
+    WindowLength,
+    WindowSize,
+    mean_saliency,
+    merge_moments,
+    plan_windows,
+    window_size,
+)
 
 if TYPE_CHECKING:
     from r2rt.stream import Stream
-    from r2rt.tokenizer import Tokenizer
     from r2rt.video import FrameSource
 
 __all__ = ["Grounder", "Progress", "Source"]
@@ -41,10 +51,8 @@ _log = logging.getLogger(__name__)
 
 # Frames decoded ahead of the encoder: a batch is in the engine while the next is decoded.
 _FRAMES_AHEAD = 16
-# Clips finalised in one call, and scratch one call of the grounder may take: both bound memory.
-_FINALIZER_CLIPS = 64
-_GROUNDER_SCRATCH_BYTES = 256 << 20
-_TEXTS_KEPT = 4096
+# Scratch that one call of the grounder may take.
+_SCRATCH_BYTES = 256 << 20
 
 
 class Grounder:
@@ -63,9 +71,8 @@ class Grounder:
         self.bundle = bundle
         self.choice = choice
         self._engine = engine
-        self._loaded_tokenizer: Tokenizer | None = None
-        self._texts: dict[str, _Text] = {}
-        self._finalized: tuple[weakref.ref[EncodedVideo], Placed] | None = None
+        self._texts = TextEncoder(bundle, engine)
+        self._finalizer = Finalizer(bundle.dims, engine)
 
     @classmethod
     def load(
@@ -179,9 +186,14 @@ class Grounder:
         top_k: int | None = None,
         min_score: float = 0.0,
         nms: Nms | Literal["model", "none"] = "model",
+        window: WindowLength = "auto",
+        overlap: float | None = None,
         **encoding: Any,
     ) -> Prediction | list[Prediction]:
         """Find the moments that fit a sentence, or each of several sentences in one batch.
+
+        A video longer than the model was trained on is grounded in overlapping windows whose
+        answers are merged (see `r2rt.windows`), in memory that does not grow with its length.
 
         Args:
             video: an encoded video, or a source, which is then encoded first.
@@ -189,19 +201,26 @@ class Grounder:
             top_k: how many moments are kept at most; None keeps all that survive suppression.
             min_score: moments below this score are dropped.
             nms: suppression of overlapping moments: the model's own, another, or none.
+            window: length of windows in seconds, rounded to clips; `auto` for that which the model
+                was trained on; None to ground the video as a whole, however long it is.
+            overlap: seconds that two windows have in common, half a window by default. A moment no
+                longer than this is whole in one of them.
             encoding: keyword arguments of `encode`, if `video` is a source.
 
         Returns:
             One prediction for a sentence, a list in order for several.
 
         Raises:
-            QueryError: a query is empty, or `top_k` is not positive.
+            QueryError: a query is empty, `top_k` is not positive, or windows of such a length or
+                overlap make no sense.
             ModelMismatchError: the video was encoded by another model.
         """
         if top_k is not None and top_k < 1:
             raise QueryError(f"top_k must be 1 or more, got {top_k}")
-        queries = [query] if isinstance(query, str) else list(query)
-        texts, text_s = self._encode_texts(queries)
+        size = self.window_size(window, overlap)
+        began = time.perf_counter()
+        texts = self._texts.features([query] if isinstance(query, str) else list(query))
+        text_s = time.perf_counter() - began
         if isinstance(video, EncodedVideo):
             if encoding:
                 names = ", ".join(sorted(encoding))
@@ -212,11 +231,17 @@ class Grounder:
             encode_s = encoded.encode_s
         self._check_model(encoded)
         began = time.perf_counter()
-        answers = list(self._ground(self._finalize(encoded), texts))
+        windows = plan_windows(encoded.num_clips, size)
+        _log.info("%d windows of %d clips", len(windows), windows[0].num_clips)
+        answers = self._answers(encoded, windows, texts)
         timings = Timings(encode_s=encode_s, text_s=text_s, ground_s=time.perf_counter() - began)
-        suppression = self.bundle.manifest.nms if nms == "model" else nms
+        suppression = self.bundle.manifest.nms if nms == "model" else None if nms == "none" else nms
         predictions = [
-            self._prediction(encoded, text, answer, top_k, min_score, suppression, timings)
+            _best(
+                self._prediction(encoded, windows, text, answer, suppression, timings),
+                top_k,
+                min_score,
+            )
             for text, answer in zip(texts, answers, strict=True)
         ]
         return predictions[0] if isinstance(query, str) else predictions
@@ -227,7 +252,22 @@ class Grounder:
         Raises:
             QueryError: there is none, or one is empty.
         """
-        self._encode_texts(queries)
+        self._texts.features(queries)
+
+    def window_size(
+        self, window: WindowLength = "auto", overlap: float | None = None
+    ) -> WindowSize | None:
+        """Return the windows that `ground` would split longer videos into, None for no windows.
+
+        Raises:
+            QueryError: windows of such a length or overlap make no sense.
+        """
+        return window_size(
+            window,
+            overlap,
+            model_window_s=self.bundle.manifest.window_s,
+            fps=self.bundle.fps,
+        )
 
     def stream(self, *, name: str = "<stream>", start_s: Fraction | float | None = None) -> Stream:
         """Open a stream: push frames as they come, ask at any time; see `r2rt.stream.Stream`."""
@@ -240,7 +280,7 @@ class Grounder:
         size = self.bundle.dims.image_size
         frames = np.zeros((1, size, size, 3), dtype=np.uint8)
         self.ground(self.encode_frames(frames, self.bundle.fps), text)
-        self._texts.pop(text, None)
+        self._texts.forget(text)
 
     def _encode_frames(self, frames: FrameSource, progress: Progress | None) -> Floats:
         buffer = TokenBuffer(self._engine, self.bundle.dims, expected_clips=frames.num_clips)
@@ -270,141 +310,76 @@ class Grounder:
                 f"({self.bundle.fingerprint[:8]}); encode the video again"
             )
 
-    def _finalize(self, encoded: EncodedVideo) -> Placed:
-        """Return v (T, K, P, D) where the engine runs, kept for the video asked about last."""
-        if not self.bundle.dims.use_tef:
-            return encoded.tokens
-        if self._finalized is not None and self._finalized[0]() is encoded:
-            return self._finalized[1]
-        self._finalized = None  # frees the last video's memory before this one's is taken
-        v = self._engine.empty((*encoded.tokens.shape[:-1], self.bundle.dims.width))
-        self._finalize_into(v, encoded.tokens)
-        self._finalized = (weakref.ref(encoded), v)
-        return v
-
     def finalize_tokens(self, tokens: Floats) -> Floats:
         """Return v (T, K, P, D) float32 from tokens (T, K, P, C) of a whole video."""
-        if not self.bundle.dims.use_tef:
-            return tokens
-        v = np.empty((*tokens.shape[:-1], self.bundle.dims.width), dtype=np.float32)
-        self._finalize_into(v, tokens)
-        return v
+        return self._finalizer.whole(tokens)
 
-    def _finalize_into(self, v: Placed, tokens: Floats) -> None:
-        clips = len(tokens)
-        # Temporal endpoint features of clip t: t / T and (t + 1) / T.
-        index = np.arange(clips + 1, dtype=np.float32) / np.float32(clips)
-        endpoints = np.stack([index[:-1], index[1:]], axis=1)
-        for start in range(0, clips, _FINALIZER_CLIPS):
-            part = slice(start, start + _FINALIZER_CLIPS)
-            self._engine.run(
-                VIDEO_FINALIZER,
-                {"tokens": tokens[part], "endpoints": endpoints[part]},
-                {"v": v[part]},
-            )
+    def _answers(
+        self, encoded: EncodedVideo, windows: Sequence[Window], texts: Sequence[TextFeatures]
+    ) -> list[_Answer]:
+        """Return what the grounder says of each text in every window, in order.
 
-    def _encode_texts(self, queries: Sequence[str]) -> tuple[list[_Text], float]:
-        """Return every query's text features, encoding together those that are not kept yet."""
-        if not queries:
-            raise QueryError("no query: give at least one sentence")
-        began = time.perf_counter()
-        new = [query for query in dict.fromkeys(queries) if query not in self._texts]
-        if new:
-            while len(self._texts) + len(new) > _TEXTS_KEPT and self._texts:
-                del self._texts[next(iter(self._texts))]
-            encoded = [self._tokenizer.encode(query) for query in new]
-            lengths = [len(item.ids) for item in encoded]
-            ids = np.zeros((len(new), max(lengths)), dtype=np.int64)
-            for row, item in zip(ids, encoded, strict=True):
-                row[: len(item.ids)] = item.ids
-            mask = _mask(lengths)
-            out = self._engine.run(TEXT_ENCODER, {"token_ids": ids, "query_mask": mask})
-            for index, (query, item) in enumerate(zip(new, encoded, strict=True)):
-                part = np.s_[index, :, : lengths[index]]
-                self._texts[query] = _Text(
-                    query=query,
-                    truncated=item.truncated,
-                    q=np.ascontiguousarray(out["q"][part], dtype=np.float32),
-                    q_key=np.ascontiguousarray(out["q_key"][part], dtype=np.float32),
-                    pooled=np.asarray(out["pooled"][index], dtype=np.float32),
-                )
-        return [self._texts[query] for query in queries], time.perf_counter() - began
-
-    @property
-    def _tokenizer(self) -> Tokenizer:
-        if self._loaded_tokenizer is None:
-            from r2rt.tokenizer import Tokenizer
-
-            self._loaded_tokenizer = Tokenizer.load(
-                self.bundle.file(TOKENIZER_NAME), self.bundle.dims.context_length
-            )
-        return self._loaded_tokenizer
-
-    def _ground(self, v: Placed, texts: Sequence[_Text]) -> Iterator[dict[str, Floats]]:
-        """Yield the grounder's outputs for each text, in batches of bounded memory."""
-        clips, layers, patches, width = v.shape
-        longest = max(len(text.q[0]) for text in texts)
+        The graph takes one video and many queries, so a window is finalised and asked everything
+        before the next one is.
+        """
+        dims = self.bundle.dims
+        longest = max(text.q.shape[1] for text in texts)
         # Attention weights and pooled rows, both also once transposed or masked.
-        scratch = 2 * 4 * clips * layers * longest * (patches + width)
-        at_once = max(1, _GROUNDER_SCRATCH_BYTES // scratch)
-        for start in range(0, len(texts), at_once):
-            batch = texts[start : start + at_once]
-            lengths = [text.q.shape[1] for text in batch]
-            q = np.zeros((len(batch), layers, max(lengths), width), dtype=np.float32)
-            q_key = np.zeros_like(q)
-            for index, text in enumerate(batch):
-                q[index, :, : lengths[index]] = text.q
-                q_key[index, :, : lengths[index]] = text.q_key
-            out = self._engine.run(
-                GROUNDER,
-                {
-                    "v": v,
-                    "q": q,
-                    "q_key": q_key,
-                    "pooled": np.stack([text.pooled for text in batch]),
-                    "query_mask": _mask(lengths),
-                },
+        clips = windows[0].num_clips
+        scratch = 2 * 4 * clips * dims.layers * longest * (dims.patches + dims.width)
+        inputs = batches(texts, max(1, _SCRATCH_BYTES // scratch))
+        answers = [_Answer() for _ in texts]
+        for window in windows:
+            v = self._finalizer.window(encoded, window)
+            waiting = iter(answers)
+            for batch in inputs:
+                out = self._engine.run(GROUNDER, {"v": v, **batch})
+                for index in range(len(batch["pooled"])):
+                    self._add(next(waiting), window, {name: out[name][index] for name in out})
+        return answers
+
+    def _add(self, answer: _Answer, window: Window, out: dict[str, Floats]) -> None:
+        """Keep of the grounder's outputs for one query and window what the answer needs."""
+        dims, manifest, fps = self.bundle.dims, self.bundle.manifest, self.bundle.fps
+        boundaries = np.empty((0, 3))
+        if dims.has_offsets:
+            boundaries = boundaries_from_points(
+                out["class_logits"],
+                out["offsets"],
+                num_clips=window.num_clips,
+                strides=dims.strides,
+                fps=fps,
+                max_moments=manifest.max_moments,
             )
-            for index in range(len(batch)):
-                yield {name: cast("Floats", array[index]) for name, array in out.items()}
+            boundaries[:, :2] += window.start_clip / float(fps)
+        answer.boundaries.append(boundaries)
+        answer.saliency.append(out["saliency"])
 
     def _prediction(
         self,
         encoded: EncodedVideo,
-        text: _Text,
-        answer: dict[str, Floats],
-        top_k: int | None,
-        min_score: float,
-        nms: Nms | Literal["none"],
+        windows: Sequence[Window],
+        text: TextFeatures,
+        answer: _Answer,
+        nms: Nms | None,
         timings: Timings,
     ) -> Prediction:
-        manifest = self.bundle.manifest
-        boundaries = np.empty((0, 3))
-        if self.bundle.dims.has_offsets:
-            boundaries = boundaries_from_points(
-                answer["class_logits"],
-                answer["offsets"],
-                num_clips=encoded.num_clips,
-                strides=self.bundle.dims.strides,
-                fps=encoded.fps,
-                max_moments=manifest.max_moments,
-            )
-        rows = postprocess(
-            boundaries,
-            duration_s=encoded.duration_s,
-            unit_s=manifest.unit_s,
-            nms=None if nms == "none" else nms,
+        manifest, rate = self.bundle.manifest, float(encoded.fps)
+        spans_s = np.array([(x.start_clip, x.end_clip) for x in windows]) / rate
+        spans_s[-1, 1] = encoded.duration_s  # the last clip need not be whole
+        rows = merge_moments(
+            answer.boundaries, spans_s, clip_s=1 / rate, unit_s=manifest.unit_s, nms=nms
         )
+        boundaries = np.concatenate(answer.boundaries)
+        boundaries = boundaries[np.argsort(-boundaries[:, 2], kind="stable")]
         shift = np.array([encoded.start_s, encoded.start_s, 0.0])
-        moments = tuple(
-            Moment(start_s=start, end_s=end, score=score)
-            for start, end, score in (rows + shift).tolist()
-            if score >= min_score
-        )
         return Prediction(
             query=text.query,
-            moments=moments[:top_k],
-            saliency=answer["saliency"],
+            moments=tuple(
+                Moment(start_s=start, end_s=end, score=score)
+                for start, end, score in (rows + shift).tolist()
+            ),
+            saliency=mean_saliency(windows, answer.saliency),
             clip_starts_s=encoded.clip_starts_s,
             boundaries=boundaries + shift,
             query_truncated=text.truncated,
@@ -414,7 +389,21 @@ class Grounder:
             sampling=encoded.sampling,
             model=manifest.name,
             timings=timings,
+            windows_s=spans_s + encoded.start_s,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What every window said of one query: boundaries (M, 3) from the video's start, saliency."""
+
+    boundaries: list[NDArray[np.float64]] = field(default_factory=list)
+    saliency: list[Floats] = field(default_factory=list)
+
+
+def _best(prediction: Prediction, top_k: int | None, min_score: float) -> Prediction:
+    moments = tuple(moment for moment in prediction.moments if moment.score >= min_score)
+    return dataclasses.replace(prediction, moments=moments[:top_k])
 
 
 def _log_plan(frames: FrameSource) -> None:
@@ -432,23 +421,3 @@ def _log_plan(frames: FrameSource) -> None:
             "plan: %d of %d frames decoded (%.0f %%), %d groups of pictures skipped",
             *(cost.planned_frames, cost.total_frames, share, cost.skipped_gops),
         )
-
-
-class _Text:
-    """Text features of one query: q, q_key (K, L, D) and pooled (D,), all float32."""
-
-    __slots__ = ("pooled", "q", "q_key", "query", "truncated")
-
-    def __init__(
-        self, *, query: str, truncated: bool, q: Floats, q_key: Floats, pooled: Floats
-    ) -> None:
-        self.query = query
-        self.truncated = truncated
-        self.q = q
-        self.q_key = q_key
-        self.pooled = pooled
-
-
-def _mask(lengths: Sequence[int]) -> Floats:
-    """Return (N, L) float32, 1 where a query has a real token."""
-    return (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.float32)

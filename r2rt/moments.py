@@ -6,8 +6,9 @@ suppress, sort.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from r2rt.contract import level_lengths
 if TYPE_CHECKING:
     from r2rt.bundle import Nms
 
-__all__ = ["boundaries_from_points", "interval_iou", "postprocess", "suppress"]
+__all__ = ["boundaries_from_points", "interval_iou", "place", "postprocess", "suppress"]
 
 Float = NDArray[np.float64]
+
+# Up to so many moments are compared all at once.
+_SMALL = 512
 
 
 def boundaries_from_points(
@@ -66,14 +70,22 @@ def postprocess(
     Without `nms` nothing is suppressed. Moments that end at the video's end keep their exact times:
     the video need not end on a unit. Moments that came out empty are dropped.
     """
-    rows = boundaries.copy()
-    rows[:, :2] = rows[:, :2].clip(0.0, duration_s)
-    if unit_s:
-        inside = rows[:, 1] < duration_s
-        rows[inside, :2] = np.round(rows[inside, :2] / unit_s) * unit_s
-        rows[:, :2] = rows[:, :2].clip(0.0, duration_s)
-    rows = rows[rows[:, 1] > rows[:, 0]]
+    rows = place(boundaries, 0.0, duration_s, unit_s)
     return rows if nms is None else suppress(rows, nms)
+
+
+def place(boundaries: Float, start_s: float, end_s: float, unit_s: float | None) -> Float:
+    """Return moments (N, 3) clamped to [start_s, end_s] and rounded, in the order they came in.
+
+    Those that end at `end_s` keep their times; those that came out empty are dropped.
+    """
+    rows = boundaries.copy()
+    rows[:, :2] = rows[:, :2].clip(start_s, end_s)
+    if unit_s:
+        inside = rows[:, 1] < end_s
+        rows[inside, :2] = np.round(rows[inside, :2] / unit_s) * unit_s
+        rows[:, :2] = rows[:, :2].clip(start_s, end_s)
+    return rows[rows[:, 1] > rows[:, 0]]
 
 
 def suppress(rows: Float, nms: Nms) -> Float:
@@ -82,21 +94,37 @@ def suppress(rows: Float, nms: Nms) -> Float:
     `normal` drops what overlaps a better row by `iou_threshold` or more; the soft kinds keep every
     row and lower its score by each better row that it overlaps.
     """
-    pending = rows[np.argsort(-rows[:, 2], kind="stable")]
-    kept: list[Float] = []
-    while len(pending):
-        best = int(np.argmax(pending[:, 2]))
-        row = pending[best]
-        kept.append(row)
-        pending = np.delete(pending, best, axis=0)
-        iou = interval_iou(row[None, :2], pending[:, :2])[0]
-        if nms.kind == "normal":
-            pending = pending[iou < nms.iou_threshold]
-        elif nms.kind == "linear":
-            pending[:, 2] *= 1.0 - iou
-        else:
-            pending[:, 2] *= np.exp(-np.square(iou) / nms.sigma)
-    return np.stack(kept) if kept else np.empty((0, 3))
+    rows = rows[np.argsort(-rows[:, 2], kind="stable")]
+    # All at once is many times as fast as a row at a time, and takes its square in memory.
+    iou = interval_iou(rows[:, :2], rows[:, :2]) if len(rows) <= _SMALL else None
+
+    def overlaps(index: int) -> Float:
+        row = slice(index, index + 1)
+        found = interval_iou(rows[row, :2], rows[:, :2]) if iou is None else iou[row]
+        return np.asarray(found[0])
+
+    if nms.kind != "normal":
+        return _suppress_softly(rows, overlaps, nms)
+    alive = np.ones(len(rows), bool)
+    for index in range(len(rows)):
+        if alive[index]:
+            alive[index + 1 :] &= overlaps(index)[index + 1 :] < nms.iou_threshold
+    return rows[alive]
+
+
+def _suppress_softly(rows: Float, overlaps: Callable[[int], Float], nms: Nms) -> Float:
+    rows = rows.copy()
+    pending = rows[:, 2].copy()  # scores, -1 once a row is taken
+    order = []
+    for _ in range(len(rows)):
+        best = int(np.argmax(pending))
+        rows[best, 2] = pending[best]
+        order.append(best)
+        iou = overlaps(best)
+        factor = 1.0 - iou if nms.kind == "linear" else np.exp(-np.square(iou) / nms.sigma)
+        pending = np.where(pending < 0, pending, pending * factor)
+        pending[best] = -1.0
+    return rows[order]
 
 
 def interval_iou(a: Float, b: Float) -> Float:
@@ -111,8 +139,11 @@ def interval_iou(a: Float, b: Float) -> Float:
     )
 
 
+@lru_cache(maxsize=16)
 def _points(num_clips: int, strides: tuple[int, ...]) -> tuple[Float, Float]:
     lengths = level_lengths(num_clips, strides)
     stride = np.repeat(np.array(strides, dtype=np.float64), lengths)
     index = np.concatenate([np.arange(length, dtype=np.float64) for length in lengths])
-    return index * stride, stride
+    points = index * stride
+    points.flags.writeable = stride.flags.writeable = False  # they are shared
+    return points, stride

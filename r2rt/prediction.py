@@ -51,7 +51,7 @@ class Prediction:
         saliency: (T,) float32, one value a clip.
         clip_starts_s: (T,) float64, where each clip starts, in seconds on the source's clock.
         boundaries: (M, 3) float64, raw start s, end s and score, best first, before clamping,
-            rounding and suppression, on the source's clock.
+            rounding and suppression, on the source's clock; those of all windows.
         query_truncated: whether the query was longer than the model reads.
         video: name of the source.
         duration_s: length of the part of the source that was read, in seconds.
@@ -59,6 +59,8 @@ class Prediction:
         sampling: how frames were chosen.
         model: name of the bundle.
         timings: seconds a stage.
+        windows_s: (W, 2) float64, where each window starts and ends that was grounded, on the
+            source's clock; a single one where the video was grounded as a whole.
     """
 
     query: str
@@ -73,3 +75,4 @@ class Prediction:
     sampling: Sampling
     model: str
     timings: Timings
+    windows_s: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 2)))

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from r2rt.cli.console import write_text
-from r2rt.cli.options import encoding_options, model_options, quiet_option, verbose_option
+from r2rt.cli.options import (
+    encoding_options,
+    model_options,
+    quiet_option,
+    verbose_option,
+    window_options,
+)
 from r2rt.cli.session import encode_source, open_model, warn
 from r2rt.errors import QueryError
 from r2rt.queries import Query, read_queries
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from r2rt.engines import Device
     from r2rt.grounder import Grounder
     from r2rt.prediction import Prediction
+    from r2rt.windows import WindowLength
 
 __all__ = ["ground"]
 
@@ -41,6 +48,7 @@ Format = Literal["table", "json", "jsonl"]
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.0, help="Drop moments below this score."
 )
+@window_options
 @encoding_options
 @click.option(
     "--format",
@@ -70,6 +78,8 @@ def ground(
     device: Device,
     top_k: int | None,
     min_score: float,
+    window: WindowLength,
+    overlap: float | None,
     format_: Format,
     output: str | None,
     cache: bool,
@@ -94,10 +104,16 @@ def ground(
     if top_k is None and format_ == "table":
         top_k = 5
     grounder = open_model(model, device, quiet=quiet)
+    grounder.window_size(window, overlap)  # a bad one is told before the video is read
     grounder.encode_queries([item.text for item in queries])
     encoded = _encoded(grounder, video, encoding, cache=cache, quiet=quiet)
     predictions = grounder.ground(
-        encoded, [item.text for item in queries], top_k=top_k, min_score=min_score
+        encoded,
+        [item.text for item in queries],
+        top_k=top_k,
+        min_score=min_score,
+        window=window,
+        overlap=overlap,
     )
     for prediction in predictions:
         if prediction.query_truncated:

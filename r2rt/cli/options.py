@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,7 +12,17 @@ from r2rt.engines.choice import DEVICES
 from r2rt.errors import QueryError
 from r2rt.timecode import parse_time
 
-__all__ = ["TIME", "encoding_options", "model_options", "quiet_option", "verbose_option"]
+__all__ = [
+    "TIME",
+    "encoding_options",
+    "model_options",
+    "quiet_option",
+    "verbose_option",
+    "window_options",
+]
+
+if TYPE_CHECKING:
+    from r2rt.windows import WindowLength
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +37,17 @@ class _Time(click.ParamType[float]):
             return parse_time(value)
         except QueryError as error:
             self.fail(str(error), param, ctx)
+
+
+class _WindowLength(click.ParamType["WindowLength"]):
+    name = "SECONDS|auto|none"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> WindowLength:
+        if value == "auto":
+            return "auto"
+        return None if value == "none" else TIME.convert(value, param, ctx)
 
 
 TIME = _Time()
@@ -68,6 +89,22 @@ def encoding_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def window_options(command: F) -> F:
+    """Add how a long video is split: `window` and `overlap` of `Grounder.ground`."""
+    command = click.option(
+        "--overlap",
+        type=TIME,
+        help="What two windows have in common.  [default: half a window]",
+    )(command)
+    return click.option(
+        "--window",
+        type=_WindowLength(),
+        default="auto",
+        show_default=True,
+        help="Split longer videos into windows of this length; auto: as the model was trained.",
+    )(command)
 
 
 def quiet_option(command: F) -> F:
