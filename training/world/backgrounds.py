@@ -54,7 +54,9 @@ def _noise(rng: Generator, size: int) -> Image:
     amount = rng.random((cells, cells, 1), np.float32)
     first, second = _colour(rng).astype(np.float32), _colour(rng).astype(np.float32)
     blots = first + (second - first) * amount
-    return cv2.resize(blots, (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+    return (
+        cv2.resize(blots, (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+    )
 
 
 def _colours_noise(rng: Generator, size: int) -> Image:
@@ -79,7 +81,10 @@ def _checks(rng: Generator, size: int) -> Image:
 
 def _outdoors(rng: Generator, size: int) -> Image:
     """A graded sky over a graded ground, their edge straight or hilly."""
-    sky = [np.array([rng.integers(90, 200), rng.integers(150, 230), 250]), np.array([235, 240, 250])]
+    sky = [
+        np.array([rng.integers(90, 200), rng.integers(150, 230), 250]),
+        np.array([235, 240, 250]),
+    ]
     ground = _GROUNDS[rng.integers(len(_GROUNDS))] + rng.integers(-30, 31, 3)
     rows = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     upper = sky[0] + (sky[1] - sky[0]) * rows
@@ -91,7 +96,9 @@ def _outdoors(rng: Generator, size: int) -> Image:
     return np.where(below[..., None], lower, upper).clip(0, 255).astype(np.uint8)
 
 
-_GROUNDS = np.array([[80, 150, 60], [196, 172, 120], [120, 110, 100], [60, 120, 170], [230, 235, 240]])
+_GROUNDS = np.array(
+    [[80, 150, 60], [196, 172, 120], [120, 110, 100], [60, 120, 170], [230, 235, 240]]
+)
 
 
 def _indoors(rng: Generator, size: int) -> Image:
@@ -118,9 +125,13 @@ def _clutter(rng: Generator, canvas: Image) -> None:
         if shape == 0:
             cv2.circle(canvas, (x, y), reach, colour, -1, cv2.LINE_AA)
         elif shape == 1:
-            cv2.rectangle(canvas, (x, y), (x + reach, y + int(reach * rng.uniform(0.4, 2))), colour, -1)
+            cv2.rectangle(
+                canvas, (x, y), (x + reach, y + int(reach * rng.uniform(0.4, 2))), colour, -1
+            )
         elif shape == 2:
-            cv2.line(canvas, (x, y), (u, v), colour, int(rng.integers(1, 1 + size // 16)), cv2.LINE_AA)
+            cv2.line(
+                canvas, (x, y), (u, v), colour, int(rng.integers(1, 1 + size // 16)), cv2.LINE_AA
+            )
         else:
             corners = np.array([x, y]) + rng.integers(-reach, reach + 1, (3, 2))
             cv2.fillPoly(canvas, [corners.astype(np.int32)], colour, cv2.LINE_AA)

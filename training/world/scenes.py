@@ -183,7 +183,7 @@ def _sample_actor(
         angle=float(rng.uniform(-_MAX_TILT, _MAX_TILT)),
     )
     start_s, end_s = _sample_stay(rng, duration_s)
-    phases = []
+    phases: list[Phase] = []
     for begin_s, until_s, motion in _sample_plan(rng, start_s, end_s, horizontal):
         phase = _sample_phase(rng, motion, begin_s, until_s, pose, largest)
         if phases and phase.begin != pose:

@@ -7,6 +7,7 @@ so that hours of it take no memory. The same seed gives the same video, frame by
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -118,13 +119,15 @@ class Video:
 
     def saliency(self, claim: Claim, fps: float) -> NDArray[np.float32]:
         """Return how well each clip shows a claim, (T,), judged at the clip's middle."""
-        clips = max(1, round(self.duration_s * fps))
-        values = []
-        for clip in range(clips):
-            time_s = (clip + 0.5) / fps
-            timed = self.at(time_s)
-            values.append(saliency_at(claim, timed.scene, time_s - timed.start_s))
-        return np.array(values, np.float32)
+        values = np.zeros(max(1, round(self.duration_s * fps)), np.float32)
+        for start_s, end_s in spans_of(claim, self.timed):
+            # Clips whose middle lies in the span.
+            first, last = (math.ceil(bound_s * fps - 0.5) for bound_s in (start_s, end_s))
+            for clip in range(first, min(last, len(values))):
+                time_s = (clip + 0.5) / fps
+                timed = self.at(time_s)
+                values[clip] = saliency_at(claim, timed.scene, time_s - timed.start_s)
+        return values
 
 
 class Painter:

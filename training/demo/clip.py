@@ -1,0 +1,37 @@
+"""The tiny CLIP as the towers that the R² block stands on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from training.clip import ClipError, ClipTowers, towers_from_state_dict
+from training.clip_weights import SUFFIXES, read_weights
+from training.tiny_clip.model import TinyClip, tiny_config
+
+__all__ = ["load_tiny_clip"]
+
+
+def load_tiny_clip(path: Path) -> ClipTowers:
+    """Read the tiny CLIP from its weights in open_clip's names, or from a training's checkpoint.
+
+    Raises:
+        ClipError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ClipError(f"{path} is no file; train a tiny CLIP with training.tiny_clip.train first")
+    config = replace(tiny_config(), weights_source=f"r2rt-tiny ({path.name})")
+    if path.name == "checkpoint.pt":
+        data = path.read_bytes()
+        state = torch.load(path, weights_only=True)
+        model = TinyClip()
+        model.load_state_dict(state["average"])
+        tensors, sha256 = model.open_clip_state(), hashlib.sha256(data).hexdigest()
+    elif path.suffix in SUFFIXES:
+        tensors, sha256 = read_weights(path)
+    else:
+        raise ClipError(f"{path} is neither a file of weights nor a checkpoint.pt")
+    return towers_from_state_dict(replace(config, weights_sha256=sha256), tensors)

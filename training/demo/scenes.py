@@ -1,0 +1,182 @@
+"""A pool of scenes, drawn and encoded once; training puts them together to ever new videos.
+
+CLIP sees each frame on its own, so a scene's hidden states are the same in every video that it is
+cut into: 8,000 scenes make as many videos as training can read, at the cost of 60,000 frames.
+
+`python -m training.demo.scenes --art DIR --clip FILE --out DIR` writes `scenes.json`, `frames.npy`
+(clips, S, S, 3) uint8 and `hidden.npy` (clips, K, P, Cv) fp16. It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from r2rt.files import replacing
+from training.clip import ClipTowers
+from training.demo.settings import FPS, LAYERS, POOL_SEED, SCENES, TRAIN_STYLES
+from training.world.scenes import Scene, sample_scene
+from training.world.sprites import Sprites
+from training.world.videos import Painter, VideoSettings, cast_thing
+
+__all__ = ["Pool", "draw_pool", "encode_frames", "encode_pool", "sample_pool"]
+
+_ENCODED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Scenes with their hidden states.
+
+    Attributes:
+        scenes: the scenes.
+        first_clip: where each scene's clips start, and where the last one's end, (scenes + 1,).
+        hidden: (clips, K, P, Cv) fp16.
+    """
+
+    scenes: list[Scene]
+    first_clip: NDArray[np.int64]
+    hidden: NDArray[np.float16]
+
+    @classmethod
+    def open(cls, folder: Path) -> Pool:
+        """Open what `draw_pool` and `encode_pool` wrote; hidden states stay on disk until read."""
+        scenes = _read_scenes(folder)
+        return cls(scenes, _first_clips(scenes), np.load(folder / "hidden.npy", mmap_mode="r"))
+
+    def hidden_of(self, index: int) -> NDArray[np.float16]:
+        """Return a scene's hidden states, (T, K, P, Cv)."""
+        return self.hidden[self.first_clip[index] : self.first_clip[index + 1]]
+
+
+def sample_pool(
+    seed: int,
+    count: int,
+    sprites: Sprites,
+    *,
+    styles: tuple[str, ...] = TRAIN_STYLES,
+    settings: VideoSettings = SCENES,
+) -> list[Scene]:
+    """Draw scenes, each in one style, every concept as often as every other that the style has."""
+    scenes = []
+    shortest, longest = settings.scene_s
+    grid_s = settings.grid_s or 0.0
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
+        style = styles[rng.integers(len(styles))]
+        things = int(rng.choice(len(settings.things), p=settings.things))
+        names = sprites.concepts(style)
+        cast = [
+            cast_thing(rng, sprites, style, names[name], settings)
+            for name in rng.choice(len(names), min(things, len(names)), replace=False)
+        ]
+        length = float(np.exp(rng.uniform(np.log(shortest), np.log(longest))))
+        length = max(1, round(length / grid_s)) * grid_s if grid_s else length
+        scenes.append(sample_scene(rng, cast, length))
+    return scenes
+
+
+def draw_pool(folder: Path, scenes: list[Scene], sprites: Sprites, image_size: int) -> None:
+    """Write `scenes.json` and `frames.npy`; nothing is done where they are there."""
+    frames_file, scenes_file = folder / "frames.npy", folder / "scenes.json"
+    if frames_file.exists() and scenes_file.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    painter = Painter(sprites, image_size)
+    shape = (int(_first_clips(scenes)[-1]), image_size, image_size, 3)
+    with replacing(frames_file) as temporary:
+        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        for clip, (scene, time_s) in enumerate(_clips(scenes)):
+            frames[clip] = painter.draw(scene, time_s)
+        frames.flush()
+    with replacing(scenes_file) as temporary:
+        temporary.write_bytes(msgspec.json.encode(scenes))
+
+
+def encode_frames(towers: ClipTowers, frames: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Return hidden states (T, K, P, Cv) fp16 of frames (T, S, S, 3)."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(frames), _ENCODED_AT_ONCE):
+            part = torch.from_numpy(np.array(frames[start : start + _ENCODED_AT_ONCE]))
+            parts.append(towers.encode_video(part, LAYERS).half().numpy())
+    return np.concatenate(parts)
+
+
+def encode_pool(folder: Path, towers: ClipTowers, *, parts: int = 16) -> None:
+    """Write `hidden.npy`; what an earlier, interrupted call encoded by the same CLIP is kept."""
+    frames = np.load(folder / "frames.npy", mmap_mode="r")
+    config = towers.config
+    identity = config.weights_sha256 or config.weights_source
+    working, done_file = folder / "hidden.part.npy", folder / "hidden.json"
+    shape = (len(frames), LAYERS, config.patches, config.vision_width)
+    done: dict[str, object] = (
+        msgspec.json.decode(done_file.read_bytes()) if done_file.exists() else {}
+    )
+    if done.get("clip") != identity:
+        done = {"clip": identity, "parts": 0}
+        (folder / "hidden.npy").unlink(missing_ok=True)
+        working.unlink(missing_ok=True)
+    if (folder / "hidden.npy").exists():
+        return
+    mode = "r+" if working.exists() else "w+"
+    hidden = np.lib.format.open_memmap(working, mode=mode, dtype=np.float16, shape=shape)
+    bounds = np.linspace(0, len(frames), parts + 1).astype(int)
+    for part in range(int(str(done["parts"])), parts):
+        span = slice(bounds[part], bounds[part + 1])
+        hidden[span] = encode_frames(towers, frames[span])
+        hidden.flush()
+        with replacing(done_file) as temporary:
+            temporary.write_bytes(msgspec.json.encode({"clip": identity, "parts": part + 1}))
+    del hidden
+    working.rename(folder / "hidden.npy")
+
+
+def _clips(scenes: list[Scene]) -> Iterator[tuple[Scene, float]]:
+    """Yield the scene and the time of every clip's frame."""
+    for scene in scenes:
+        for clip in range(round(scene.duration_s * FPS)):
+            yield scene, float((clip + 0.5) / FPS)
+
+
+def _first_clips(scenes: list[Scene]) -> NDArray[np.int64]:
+    return np.cumsum([0, *(round(scene.duration_s * FPS) for scene in scenes)])
+
+
+def _read_scenes(folder: Path) -> list[Scene]:
+    return msgspec.json.decode((folder / "scenes.json").read_bytes(), type=list[Scene])
+
+
+def main() -> None:
+    """Command line: draw the scenes, and encode them where a CLIP is named."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--art", type=Path, required=True, help="folder with sprites.npz")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the scenes")
+    parser.add_argument("--clip", type=Path, help="CLIP to encode with; without it they are drawn")
+    parser.add_argument("--scenes", type=int, default=8000, help="how many")
+    parser.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    if not (arguments.out / "frames.npy").exists():
+        sprites = Sprites(arguments.art / "sprites.npz")
+        scenes = sample_pool(POOL_SEED, arguments.scenes, sprites)
+        draw_pool(arguments.out, scenes, sprites, arguments.image_size)
+    frames = np.load(arguments.out / "frames.npy", mmap_mode="r")
+    print(f"{len(frames)} frames, {time.perf_counter() - began:.0f} s")
+    if arguments.clip is not None:
+        from training.demo.clip import load_tiny_clip
+
+        encode_pool(arguments.out, load_tiny_clip(arguments.clip))
+        print(f"encoded, {time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Training videos put together from encoded scenes, each asked several queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.clip import ClipTowers
+from training.data.sample import Batch, Sample, collate
+from training.demo.scenes import Pool
+from training.demo.settings import FPS, LAYERS
+from training.tiny_clip.rows import encode
+from training.world.videos import Query, Video, sample_queries
+
+__all__ = ["Composer", "collate_shared", "encode_queries", "samples_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How much there is in a batch.
+
+    Attributes:
+        videos: videos in a batch.
+        queries: queries that each of them is asked.
+        clips: the fewest and the most clips that the videos of a batch have, about.
+    """
+
+    videos: int = 5
+    queries: int = 8
+    clips: tuple[int, int] = (15, 75)
+
+
+class Composer:
+    """Makes batches without end: batch n depends on the seed and on n alone."""
+
+    def __init__(self, pool: Pool, towers: ClipTowers, shape: Shape, seed: int) -> None:
+        self._pool, self._towers, self._shape, self._seed = pool, towers, shape, seed
+        self._with: dict[str, list[int]] = {}
+        for index, scene in enumerate(pool.scenes):
+            for actor in scene.actors:
+                self._with.setdefault(actor.thing.concept, []).append(index)
+        self._concepts = sorted(self._with)
+
+    def batch(self, number: int) -> Batch:
+        """Return batch `number`: videos of about the same length, the queries of one together."""
+        rng = np.random.default_rng([self._seed, number])
+        low, high = self._shape.clips
+        # Short videos are as frequent as long ones, in steps: a batch of long ones costs more.
+        clips = int(rng.integers(low, high + 1))
+        samples: list[list[Sample]] = []
+        while len(samples) < self._shape.videos:
+            chosen, video = self._compose(rng, clips)
+            queries = sample_queries(rng, video, self._shape.queries)
+            if len(queries) < self._shape.queries:
+                continue
+            hidden = np.concatenate([self._pool.hidden_of(index) for index in chosen])
+            samples.append(
+                samples_of(video, queries, hidden, self._towers, vid=f"{number}/{len(samples)}")
+            )
+        return collate_shared(samples, torch.Generator().manual_seed(int(rng.integers(2**31))))
+
+    def _compose(self, rng: Generator, clips: int) -> tuple[list[int], Video]:
+        """Put scenes together: some that share a thing, some at random, up to about `clips`."""
+        chosen: list[int] = []
+        leads = rng.choice(len(self._concepts), 3, replace=False)
+        for lead in leads:
+            known = self._with[self._concepts[lead]]
+            times = min(int(rng.integers(1, 4)), len(known))
+            chosen += [known[index] for index in rng.choice(len(known), times, replace=False)]
+        chosen += rng.integers(len(self._pool.scenes), size=clips).tolist()
+        # Leads come first so that they are kept, whatever there is room for.
+        lengths = np.diff(self._pool.first_clip)
+        total, kept = 0, []
+        for index in dict.fromkeys(chosen):
+            if total + lengths[index] <= clips:
+                total += int(lengths[index])
+                kept.append(index)
+        order = [kept[index] for index in rng.permutation(len(kept))]
+        return order, Video(tuple(self._pool.scenes[index] for index in order))
+
+
+def samples_of(
+    video: Video,
+    queries: Sequence[Query],
+    hidden: NDArray[np.float16],
+    towers: ClipTowers,
+    *,
+    vid: str,
+) -> list[Sample]:
+    """Return a sample for each query of a video with these hidden states (T, K, P, Cv)."""
+    states = torch.from_numpy(hidden)
+    samples = []
+    for number, (query, words) in enumerate(
+        zip(queries, encode_queries(towers, [query.text for query in queries]), strict=True)
+    ):
+        saliency = torch.from_numpy(video.saliency(query.claim, float(FPS)))[: len(hidden)]
+        samples.append(
+            Sample(
+                video=states,
+                query=words,
+                fps=float(FPS),
+                duration_s=video.duration_s,
+                moments_s=torch.tensor(query.spans_s, dtype=torch.float32).reshape(-1, 2),
+                saliency=saliency,
+                relevant_clips=saliency.nonzero().flatten(),
+                qid=f"{vid}/{number}",
+                vid=vid,
+                text=query.text,
+            )
+        )
+    return samples
+
+
+def encode_queries(towers: ClipTowers, texts: Sequence[str]) -> list[Tensor]:
+    """Return each sentence's hidden states, (L, K, Ct), real tokens alone."""
+    ids = encode(texts)
+    lengths = (ids != 0).sum(dim=1).tolist()
+    with torch.no_grad():
+        hidden = towers.encode_text(ids, LAYERS).transpose(1, 2)  # (N, L, K, Ct)
+    return [row[:length] for row, length in zip(hidden, lengths, strict=True)]
+
+
+def collate_shared(
+    samples: Sequence[Sequence[Sample]], generator: torch.Generator | None = None
+) -> Batch:
+    """Collate the samples of several videos, as many of each; every video stands there once.
+
+    The batch's `video` is (V, T, K, P, Cv) and its `video_mask` (V, T), as `R2Tuning` takes them.
+    """
+    videos = collate([group[0] for group in samples], generator)
+    # What all samples of a video share is not copied for each of them.
+    bare = [replace(s, video=s.video[..., :1, :1]) for group in samples for s in group]
+    batch = collate(bare, generator)
+    return replace(batch, video=videos.video, video_mask=videos.video_mask)
