@@ -93,7 +93,6 @@ def evaluate(
     if folder is None and not predictions_paths:
         raise click.UsageError("give --predictions FILE, or --videos DIR or --features DIR")
     chosen = BENCHMARKS[benchmark]
-    began = time.perf_counter()
     annotations = read_annotations(annotations_path, chosen)
     files = {
         name: read_predictions(path, chosen)
@@ -108,6 +107,7 @@ def evaluate(
 
             write_submission(submission, answers.lines)
         files[name if name not in files else f"{name} (model)"] = answers
+    began = time.perf_counter()
     results = _results(chosen, annotations, files, shared_only=shared_only, quiet=quiet)
     note(f"evaluated in {time.perf_counter() - began:.2f} s", quiet=quiet)
     if json_path is not None:

@@ -91,7 +91,7 @@ def _recall(moments: Mapping[str, Mapping[str, MomentFigures]]) -> Figure:
     _percent(axes[0], "queries found, %")
     axes[0].set_xlabel("IoU at least")
     axes[0].set_title("Recall: one of the first k moments reaches the IoU", loc="left", fontsize=10)
-    axes[0].legend(fontsize=8, frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -102,7 +102,14 @@ def _precision_recall(
     for color, (name, lines) in zip(_cycle(predictions), predictions.items(), strict=True):
         curves = precision_over_recall(lines, annotations[name], _PRECISION_IOUS)
         for style, at, curve in zip(_STYLES, _PRECISION_IOUS, curves, strict=True):
-            axes[0].plot(100 * RECALLS, 100 * curve, style, color=color, label=f"{name}, IoU {at}")
+            axes[0].plot(
+                100 * RECALLS,
+                100 * curve,
+                style,
+                color=color,
+                drawstyle="steps-pre",
+                label=f"{name}, IoU {at}",
+            )
     _percent(axes[0], "precision, %")
     axes[0].set_xlabel("recall, % of a query's moments")
     axes[0].set_xlim(0, 100)
@@ -111,7 +118,7 @@ def _precision_recall(
         loc="left",
         fontsize=10,
     )
-    axes[0].legend(fontsize=8, frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -180,7 +187,7 @@ def _domains(evaluations: Mapping[str, Evaluation]) -> Figure:
     axes[0].set_xticks(np.arange(len(titles)), titles)
     _percent(axes[0], "mAP, %")
     axes[0].set_title("Highlights by domain", loc="left", fontsize=10)
-    axes[0].legend(fontsize=8, frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -198,8 +205,15 @@ def _cycle(names: Mapping[str, object]) -> list[str]:
 def _percent(axis: Axes, label: str) -> None:
     axis.set_ylim(0, 102)
     axis.set_ylabel(label)
+    axis.set_axisbelow(True)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """Put the legend below, where no curve can run through it."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -65,6 +65,8 @@ def highlight_metrics(
     for row, (prediction, annotation) in enumerate(pairs):
         if not (given := prediction.pred_saliency_scores):
             raise EvaluationInputError(f"qid {prediction.qid!r}: no `pred_saliency_scores`")
+        if not np.isfinite(given).all():
+            raise EvaluationInputError(f"qid {prediction.qid!r}: saliency that is not finite")
         length = num_clips(annotation, clip_s)
         saliency[row, :length] = 0.0
         saliency[row, : min(length, len(given))] = given[:length]

@@ -157,6 +157,9 @@ def _padded(rows: Sequence[Sequence[tuple[float, ...]]], width: int) -> Floats:
     padded = np.full((len(rows), max(int(counts.max()), 1), width), np.nan)
     given = np.arange(padded.shape[1]) < counts[:, None]
     padded[given] = np.array([item for row in rows for item in row]).reshape(-1, width)
+    if np.isnan(padded[given]).any():
+        row = int(np.isnan(padded[given]).any(axis=1).argmax())
+        raise EvaluationInputError(f"moment {padded[given][row].tolist()}; expected no NaN")
     return padded
 
 

@@ -83,6 +83,8 @@ def _by_domain(
                 f"qid {annotation.qid!r}: {len(label or ())} clips are labelled, "
                 f"{len(saliency or ())} have saliency"
             )
+        if not np.isfinite(saliency).all():
+            raise EvaluationInputError(f"qid {annotation.qid!r}: saliency that is not finite")
         both = slice(min(len(label), len(saliency)))
         value = video(np.array(saliency[both], dtype=float), np.array(label[both], dtype=float))
         found.setdefault(annotation.domain or "", []).append(value)

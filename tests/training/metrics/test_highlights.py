@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.metrics.cases import saliency_cases
-from training.metrics import Annotation, EvaluationInputError, Prediction, highlight_metrics
+from training.metrics import (
+    Annotation,
+    EvaluationInputError,
+    Prediction,
+    highlight_metrics,
+    tvsum_metrics,
+    youtube_metrics,
+)
 
 Case = tuple[list[Prediction], list[Annotation]]
 
@@ -84,6 +91,16 @@ def test_annotations_that_make_no_sense_are_refused(
     annotation = Annotation(qid=1, duration=10.0, relevant_clip_ids=clips, saliency_scores=scores)
     with pytest.raises(EvaluationInputError, match=message):
         highlight_metrics([Prediction(qid=1, pred_saliency_scores=[0.0] * 5)], [annotation])
+
+
+def test_nan_is_refused() -> None:
+    annotation = Annotation(
+        qid=1, duration=4.0, relevant_clip_ids=[0], saliency_scores=[[4.0]], label=[[1.0], [0.0]]
+    )
+    prediction = Prediction(qid=1, pred_saliency_scores=[1.0, float("nan")])
+    for metrics in (highlight_metrics, youtube_metrics, tvsum_metrics):
+        with pytest.raises(EvaluationInputError, match="qid 1: saliency that is not finite"):
+            metrics([prediction], [annotation])
 
 
 def plain_scores(annotation: Annotation) -> list[list[float]]:

@@ -162,6 +162,14 @@ def test_qids_match_one_to_one(predicted: list[int], annotated: list[int], messa
         )
 
 
+def test_nan_is_refused() -> None:
+    with pytest.raises(EvaluationInputError, match=r"moment \[0.0, nan, 1.0\]; expected no NaN"):
+        moment_metrics(
+            [Prediction(qid=1, pred_relevant_windows=[(0.0, float("nan"), 1.0)])],
+            [Annotation(qid=1, relevant_windows=[(0, 1)])],
+        )
+
+
 def plain_iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     shared = min(first[1], second[1]) - max(first[0], second[0])
     if shared <= 0:

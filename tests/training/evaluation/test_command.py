@@ -1,0 +1,234 @@
+"""`python -m training.evaluate`, from files and from a model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from r2rt import Grounder
+from r2rt.encoded import EncodedVideo
+from tests.conftest import CHECKOUT
+from training.evaluate import main
+from training.evaluation.answering import find_sources
+from training.evaluation.benchmarks import BENCHMARKS
+from training.evaluation.curves import OUTCOMES, RECALLS, breakdown, precision_over_recall
+from training.evaluation.reading import read_annotations
+from training.metrics import Annotation, EvaluationInputError, Prediction
+
+BUNDLE = CHECKOUT / "demo" / "random-tiny"
+VIDEO = CHECKOUT / "demo" / "shapes.mp4"
+
+TRUTHS: list[dict[str, Any]] = [
+    {"qid": 1, "query": "a dog", "vid": "shapes", "duration": 30, "relevant_windows": [[0, 8]]},
+    {"qid": 2, "query": "a cat", "vid": "shapes", "duration": 30, "relevant_windows": [[8, 28]]},
+]
+ANSWERS: list[dict[str, Any]] = [
+    {"qid": 1, "pred_relevant_windows": [[0, 8, 0.9]]},
+    {"qid": 2, "pred_relevant_windows": [[20, 28, 0.9], [8, 24, 0.2]]},
+]
+
+
+@pytest.fixture
+def truths(tmp_path: Path) -> Path:
+    return _write(tmp_path / "truths.jsonl", TRUTHS)
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    return _write(tmp_path / "answers.jsonl", ANSWERS)
+
+
+def test_several_predictions_stand_side_by_side(
+    tmp_path: Path, truths: Path, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    perfect = [
+        {"qid": line["qid"], "pred_relevant_windows": [[*line["relevant_windows"][0], 1]]}
+        for line in TRUTHS
+    ]
+    other = _write(tmp_path / "perfect.jsonl", perfect)
+    written = tmp_path / "figures.json"
+    arguments = ["own", "--annotations", str(truths), "--predictions", str(answers)]
+    arguments += ["--predictions", str(other), "--json", str(written), "--quiet"]
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert code == 0
+    assert not err
+    assert rows["metric"] == ["answers", "perfect"]
+    assert rows["MR-full-R1@0.5"] == ["50.00", "100.00"]
+    assert rows["MR-full-mAP"][1] == rows["MR-full-mIoU"][1] == "100.00"
+    assert rows["MR-full-mIoU"][0] == "70.00"
+    assert rows["queries"] == ["2", "2"]
+    document = json.loads(written.read_text())
+    assert [result["name"] for result in document["results"]] == ["answers", "perfect"]
+    assert document["results"][0]["metrics"]["full"]["MR-R5"]["0.8"] == 100.0
+
+
+def test_plots_are_drawn(tmp_path: Path, truths: Path, answers: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need pip install 'r2rt[train]'")
+    folder = tmp_path / "new" / "plots"
+    arguments = ["own", "--annotations", str(truths), "--predictions", str(answers)]
+    assert main([*arguments, "--plots", str(folder), "--quiet"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "errors.png",
+        "precision_recall.png",
+        "recall.png",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())
+
+
+def test_domains_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need pip install 'r2rt[train]'")
+    annotations = _write(tmp_path / "t.jsonl", [{"qid": 1, "label": [[1], [0]], "domain": "dog"}])
+    predictions = _write(tmp_path / "p.jsonl", [{"qid": 1, "pred_saliency_scores": [2, 1]}])
+    arguments = ["youtube", "--annotations", str(annotations), "--predictions", str(predictions)]
+    assert main([*arguments, "--plots", str(tmp_path), "--quiet"]) == 0
+    assert (tmp_path / "domains.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--predictions", "{answers}", "--model", "x"], 2, "--videos DIR or --features DIR"),
+        (["--predictions", "{answers}", "--submission", "x"], 2, "--videos DIR or --features"),
+        (["--videos", "a", "--features", "b"], 2, "give one of them"),
+        (["--predictions", "{answers}", "--predictions", "{answers}"], 2, "given twice"),
+        ([], 2, "give --predictions FILE"),
+        (["--predictions", "{truths}"], 61, "truths.jsonl:1: no `pred_relevant_windows`"),
+        (["--predictions", "none.jsonl"], 61, "none.jsonl: No such file"),
+        (["--videos", "nowhere"], 61, "nowhere: no such folder"),
+        (["--videos", "{folder}"], 61, "truths.jsonl:1: shapes is not in"),
+        (["--predictions", "{answers}", "--json", "no/such/x"], 40, "cannot be written"),
+    ],
+)
+def test_ends_with_one_line_and_a_code(
+    truths: Path,
+    answers: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [
+        each.format(answers=answers, truths=truths, folder=truths.parent) for each in arguments
+    ]
+    assert main(["own", "--annotations", str(truths), "--quiet", *given]) == code
+    out, err = capsys.readouterr()
+    assert not out
+    assert message in err.splitlines()[-1]
+
+
+def test_a_model_answers_alike_over_videos_features_and_its_own_submission(
+    tmp_path: Path, truths: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, features = tmp_path / "videos", tmp_path / "features"
+    videos.mkdir()
+    features.mkdir()
+    shutil.copy(VIDEO, videos / "shapes.mp4")
+    grounder = Grounder.load(BUNDLE, device="cpu", threads=1)
+    encoded = grounder.encode(str(VIDEO))
+    encoded.save(features / "shapes.r2rt")
+    submission = tmp_path / "submission.jsonl"
+    common = ["own", "--annotations", str(truths), "--quiet"]
+    model = ["--model", str(BUNDLE), "--device", "cpu"]
+    tables = []
+    for given in (
+        [*model, "--videos", str(videos), "--submission", str(submission)],
+        [*model, "--features", str(features)],
+        ["--predictions", str(submission)],
+    ):
+        assert main([*common, *given]) == 0
+        tables.append(capsys.readouterr().out.split("\n", 1)[1].split())
+    assert tables[0] == tables[1] == tables[2]
+    lines = [json.loads(line) for line in submission.read_text().splitlines()]
+    assert [line["qid"] for line in lines] == [1, 2]
+    prediction = grounder.ground(encoded, "a cat")
+    moments = [[each.start_s, each.end_s, each.score] for each in prediction.moments]
+    np.testing.assert_allclose(lines[1]["pred_relevant_windows"], moments, atol=1e-4)
+    np.testing.assert_allclose(lines[1]["pred_saliency_scores"], prediction.saliency, atol=1e-5)
+
+
+def test_moments_of_a_part_count_from_where_it_begins(tmp_path: Path, truths: Path) -> None:
+    """Annotations know of no clock but the one that starts with their video."""
+    grounder = Grounder.load(BUNDLE, device="cpu", threads=1)
+    late = grounder.encode(str(VIDEO), start_s=4.0)
+    assert late.start_s == 4.0
+    late.save(tmp_path / "shapes.r2rt")
+    submission = tmp_path / "submission.jsonl"
+    arguments = ["own", "--annotations", str(truths), "--quiet", "--model", str(BUNDLE)]
+    arguments += ["--device", "cpu", "--features", str(tmp_path), "--submission", str(submission)]
+    assert main(arguments) == 0
+    first = json.loads(submission.read_text().splitlines()[0])["pred_relevant_windows"][0]
+    moment = grounder.ground(EncodedVideo.load(tmp_path / "shapes.r2rt"), "a dog").moments[0]
+    assert first[:2] == [moment.start_s - 4.0, moment.end_s - 4.0]
+
+
+@pytest.mark.parametrize(
+    ("files", "encoded", "expected"),
+    [
+        (["a_1.0_2.0.mp4"], False, "a_1.0_2.0.mp4"),
+        (["a_1.0_2.0"], False, "a_1.0_2.0"),
+        (["a_1.0_2.0.mp4", "a_1.0_2.0.r2rt"], False, "a_1.0_2.0.mp4"),
+        (["a_1.0_2.0.mp4", "a_1.0_2.0.r2rt"], True, "a_1.0_2.0.r2rt"),
+        (["a_1.0_2.0.mp4", "a_1.0_2.0.mkv"], False, "a_1.0_2.0.mkv and a_1.0_2.0.mp4"),
+        (["a_1.0.mp4", "a_1.r2rt"], False, "is not in"),
+        (["a_1.0_2.0.mp4"], True, "a_1.0_2.0.r2rt is not in"),
+    ],
+)
+def test_a_video_is_found_by_its_name(
+    tmp_path: Path, files: list[str], encoded: bool, expected: str
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in files:
+        (folder / name).touch()
+    line = TRUTHS[0] | {"vid": "a_1.0_2.0"}
+    file = read_annotations(_write(tmp_path / "t.jsonl", [line]), BENCHMARKS["own"])
+    if " " not in expected:
+        assert find_sources(folder, file, encoded=encoded) == {"a_1.0_2.0": folder / expected}
+        return
+    with pytest.raises(EvaluationInputError, match=expected):
+        find_sources(folder, file, encoded=encoded)
+
+
+def test_the_area_under_precision_and_recall_is_the_map() -> None:
+    annotations = [Annotation(qid=1, relevant_windows=[(0, 10), (20, 30)])]
+    windows = [(0.0, 10.0, 0.9), (50.0, 60.0, 0.8), (20.0, 30.0, 0.7)]
+    curve = precision_over_recall(
+        [Prediction(qid=1, pred_relevant_windows=windows)], annotations, (0.5,)
+    )[0]
+    np.testing.assert_allclose(curve[RECALLS <= 0.5], 1)
+    np.testing.assert_allclose(curve[RECALLS > 0.5], 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("windows", "outcome"),
+    [
+        ([(0, 10, 1)], "right"),
+        ([(0, 6, 1)], "close"),
+        ([(50, 60, 1), (0, 9, 0.5)], "ranked lower"),
+        ([(0, 30, 1)], "too long"),
+        ([(0, 3, 1)], "too short"),
+        ([(6, 16, 1)], "shifted"),
+        ([(10, 20, 1)], "elsewhere"),
+        ([], "elsewhere"),
+    ],
+)
+def test_breakdown(windows: list[tuple[float, float, float]], outcome: str) -> None:
+    parts = breakdown(
+        [Prediction(qid=1, pred_relevant_windows=windows)],
+        [Annotation(qid=1, relevant_windows=[(0, 10)])],
+    )
+    for name in ("all", "short"):
+        assert parts[name].counts == {each: int(each == outcome) for each in OUTCOMES}
+    assert parts["long"].num_queries == 0
+
+
+def _write(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
