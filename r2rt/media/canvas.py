@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import av.filter
+from av.video.reformatter import ColorRange, Colorspace
 
 from r2rt.media.material import Geometry
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Canvas", "Fitter", "common_canvas"]
 
 _KEPT_FORMATS = frozenset(("yuv420p", "yuvj420p"))
-_BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 are all 1
+# Range (limited), matrix, primaries and transfer of BT.709, by FFmpeg's numbers.
+_BT709_TAGS = (1, 1, 1, 1)
 _GBR = 0  # AVCOL_SPC_RGB
 
 
@@ -82,16 +84,26 @@ class Fitter:
         same_size = (frame.width, frame.height) == (canvas.width, canvas.height)
         if not canvas.mixed and same_size and frame.format.name in _KEPT_FORMATS:
             return frame
+        if canvas.mixed:
+            fitted = self._filtered(frame)
+            _tag(fitted, _BT709_TAGS)
+            return fitted
+        tags = _BT709_TAGS if _is_rgb(frame) else _tags(frame)
+        fitted = _as_420(frame)
+        if (fitted.width, fitted.height) != (canvas.width, canvas.height):
+            fitted = self._filtered(fitted)
+        _tag(fitted, tags)
+        return fitted
+
+    def _filtered(self, frame: VideoFrame) -> VideoFrame:
         key = frame.width, frame.height, frame.format.name
         if key != self._key:
             self._key, self._graph = key, self._build(frame)
         # The graph is fed pictures one by one; what their times are is no matter of it.
         frame.pts = None
         self._graph.vpush(frame)
-        fitted: VideoFrame = self._graph.vpull()
-        if canvas.mixed or _is_rgb(frame):
-            fitted.colorspace = fitted.color_primaries = fitted.color_trc = _BT709
-        return fitted
+        filtered: VideoFrame = self._graph.vpull()
+        return filtered
 
     def _build(self, frame: VideoFrame) -> Any:
         graph = av.filter.Graph()
@@ -111,16 +123,12 @@ class Fitter:
     def _steps(self, frame: VideoFrame) -> list[tuple[str, str]]:
         canvas, turn = self._canvas, self._geometry.turn
         steps: list[tuple[str, str]] = []
-        same_size = (frame.width, frame.height) == (self._geometry.width, self._geometry.height)
-        if not canvas.mixed and same_size:
-            if _is_rgb(frame):
-                steps.append(("scale", "out_color_matrix=bt709:out_range=tv"))
-            steps.append(("format", "pix_fmts=yuv420p"))
-            right, below = canvas.width - frame.width, canvas.height - frame.height
-            if right or below:
-                steps.append(("pad", f"{canvas.width}:{canvas.height}:0:0"))
-                steps.append(("fillborders", f"right={right}:bottom={below}:mode=smear"))
-            return steps
+        right, below = canvas.width - frame.width, canvas.height - frame.height
+        if not canvas.mixed and right in {0, 1} and below in {0, 1}:
+            return [
+                ("pad", f"{canvas.width}:{canvas.height}:0:0"),
+                ("fillborders", f"right={right}:bottom={below}:mode=smear"),
+            ]
         # Mixed videos, or one whose size changes on the way.
         if canvas.mixed and turn.transpose:
             steps.append(("transpose", "cclock_flip"))
@@ -129,10 +137,9 @@ class Fitter:
         if canvas.mixed and turn.mirror_y:
             steps.append(("vflip", ""))
         width, height = self._fitted_size(frame)
-        steps.append(
-            ("scale", f"{width}:{height}:flags=bicubic:out_color_matrix=bt709:out_range=tv")
-        )
-        steps.append(("format", "pix_fmts=yuv420p"))
+        colors = ":out_color_matrix=bt709:out_range=tv" if canvas.mixed else ""
+        steps.append(("scale", f"{width}:{height}:flags=bicubic{colors}"))
+        steps.append(("format", f"pix_fmts={'yuv420p' if canvas.mixed else frame.format.name}"))
         left, top = (canvas.width - width) // 4 * 2, (canvas.height - height) // 4 * 2
         steps.append(("pad", f"{canvas.width}:{canvas.height}:{left}:{top}"))
         return steps
@@ -153,6 +160,30 @@ class Fitter:
             min(canvas.width, _even(int(width * scale))),
             min(canvas.height, _even(int(height * scale))),
         )
+
+
+def _as_420(frame: VideoFrame) -> VideoFrame:
+    if frame.format.name in _KEPT_FORMATS:
+        return frame
+    if _is_rgb(frame):
+        return frame.reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+    full = int(frame.color_range) == int(ColorRange.JPEG)
+    return frame.reformat(format="yuvj420p" if full else "yuv420p")
+
+
+def _tags(frame: VideoFrame) -> tuple[int, int, int, int]:
+    return (
+        int(frame.color_range),
+        int(frame.colorspace),
+        int(frame.color_primaries),
+        int(frame.color_trc),
+    )
+
+
+def _tag(frame: VideoFrame, tags: tuple[int, int, int, int]) -> None:
+    frame.color_range, frame.colorspace, frame.color_primaries, frame.color_trc = tags
 
 
 def _is_rgb(frame: VideoFrame) -> bool:

@@ -172,6 +172,9 @@ class _Movie:
         context.framerate = rate
         context.sample_aspect_ratio = self._canvas.sample_aspect_ratio
         context.gop_size = max(1, round(rate * _KEYFRAME_EVERY_S))
+        # Without pictures out of order every player, also one that reads no edit list, starts with
+        # the first; and the last one's duration, which may be seconds, is kept.
+        context.max_b_frames = 0
         context.color_range = int(frame.color_range)
         context.colorspace = int(frame.colorspace)
         context.color_primaries = int(frame.color_primaries)
