@@ -150,7 +150,8 @@ class _Run:
             return self._train()
 
     def _train(self) -> Path:
-        model = self.fabric.to_device(self.model)
+        model = self.model
+        self.fabric.to_device(model)
         optimizer: Any = torch.optim.AdamW(
             model.parameters(), lr=self.recipe.lr, weight_decay=self.recipe.weight_decay
         )
@@ -297,6 +298,7 @@ class _Run:
         norm = fabric.clip_gradients(
             module, optimizer, max_norm=self.recipe.clip_norm, error_if_nonfinite=False
         )
+        assert norm is not None  # Fabric's answer to a largest norm
         values = torch.stack([total.detach(), norm, *(v.detach() for v in losses.values())])
         loss, norm_value, *terms = values.double().tolist()
         # fp16's scaler leaves out a step whose gradients overflowed, and scales by less.

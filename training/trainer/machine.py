@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from training.config import TrainOptions
 from training.errors import TrainingError
@@ -35,8 +35,7 @@ def make_fabric(options: TrainOptions) -> Fabric:
         raise TrainingError("fp16 needs a GPU; take precision bf16 or fp32")
     precision: Precision = Precision()
     if options.precision != "fp32":
-        kind = "bf16-mixed" if options.precision == "bf16" else "16-mixed"
-        precision = _Mixed(kind, accelerator)
+        precision = _Mixed("bf16-mixed" if options.precision == "bf16" else "16-mixed", accelerator)
     if not torch.distributed.is_torchelastic_launched():
         return Fabric(accelerator=accelerator, devices=1, plugins=[precision])
     local = int(os.environ["LOCAL_WORLD_SIZE"])

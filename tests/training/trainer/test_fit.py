@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.golden_data import GOLDEN
+from tests.training.trainer.material import (
+    OPTIONS,
+    GoldenSamples,
+    RandomSamples,
+    golden_model,
+    golden_recipe,
+    small_model,
+    small_recipe,
+)
+from training.checkpoint import build_model, load_checkpoint
+from training.config import TrainOptions
+from training.data.sample import Sample, collate
+from training.errors import TrainingError
+from training.losses import LossWeights
+from training.model import R2Tuning, decode_boundaries
+from training.trainer import fit, read_progress
+
+OFF = {"cls": 0.0, "reg": 0.0, "sal": 0.0, "video_cal": 0.0, "layer_cal": 0.0}
+TERMS = [("moment", term) for term in OFF] + [("summary", term) for term in OFF if term != "reg"]
+
+
+def options(**changes: Any) -> TrainOptions:
+    return msgspec.structs.replace(OPTIONS, **changes)
+
+
+def train(out: Path, **changes: Any) -> dict[str, torch.Tensor]:
+    """Train the small model by 20 steps or as told; return weights and optimizer."""
+    settings = {
+        "model": small_model(),
+        "recipe": small_recipe(),
+        "train_set": RandomSamples(),
+        "options": OPTIONS,
+        "quiet": True,
+    } | changes
+    fit(out=out, **settings)
+    state: dict[str, torch.Tensor] = load_file(out / "state.safetensors")
+    return state
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Bit for bit: weights, optimizer, and every loss of every step."""
+    first, second = (load_file(out / "state.safetensors") for out in (a, b))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+
+
+def test_twenty_steps_from_a_golden_checkpoint_come_out_the_same_twice(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        # What else draws from the global generators has no say.
+        torch.manual_seed(hash(name))
+        fit(
+            golden_model(),
+            golden_recipe("moment"),
+            GoldenSamples(),
+            out=tmp_path / name,
+            options=OPTIONS,
+            quiet=True,
+        )
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert len(lines(tmp_path / "a")) == 20
+    before = load_checkpoint(GOLDEN / "moment.pth").state_dict
+    after = load_checkpoint(tmp_path / "a" / "last.pth").state_dict
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > 40
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    train(tmp_path / "a", options=options(max_steps=2))
+    train(tmp_path / "b", options=options(max_steps=2, seed=1))
+    assert lines(tmp_path / "a")[0]["loss"] != lines(tmp_path / "b")[0]["loss"]
+
+
+@pytest.mark.parametrize(("kind", "term"), TERMS)
+def test_each_loss_falls_when_trained_alone(tmp_path: Path, kind: str, term: str) -> None:
+    recipe = golden_recipe(kind, LossWeights(**(OFF | {term: 1.0})), lr=1e-3, epochs=25)
+    fit(
+        golden_model(kind, dropout=0.0, drop_path=0.0),
+        recipe,
+        GoldenSamples(GOLDEN / f"loss_{kind}"),
+        out=tmp_path,
+        options=OPTIONS,
+        quiet=True,
+    )
+    told = lines(tmp_path)
+    assert told[0][f"loss_{term}"] == pytest.approx(told[0]["loss"])
+    assert all(
+        told[-1][f"loss_{other}"] == 0 for other in OFF if other != term and (kind, other) in TERMS
+    )
+    assert told[-1][f"loss_{term}"] < 0.7 * told[0][f"loss_{term}"]
+
+
+def test_the_whole_loss_falls_and_the_moments_are_found(tmp_path: Path) -> None:
+    model, samples = small_model(dropout=0.1), RandomSamples()
+    fit(
+        model,
+        small_recipe(epochs=25, decay_epoch=None, lr=2e-3),
+        samples,
+        out=tmp_path,
+        options=OPTIONS,
+        quiet=True,
+    )
+    told = lines(tmp_path)
+    assert sum(line["loss"] for line in told[-5:]) < 0.5 * sum(line["loss"] for line in told[:5])
+    assert not model.training
+    batch = collate([samples[index] for index in range(len(samples))])
+    with torch.no_grad():
+        output = model(batch.video.float(), batch.query.float(), batch.video_mask, batch.query_mask)
+    for index, moments in enumerate(decode_boundaries(output, fps=0.5)):
+        truth = samples[index].moments_s
+        assert truth is not None
+        start, end, _ = moments[0].tolist()
+        inside = min(end, float(truth[0, 1])) - max(start, float(truth[0, 0]))
+        assert inside / max(end - start, float(truth[0, 1] - truth[0, 0])) > 0.5
+
+
+@pytest.mark.parametrize("done", [5, 7], ids=["between epochs", "mid-epoch"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, done: int) -> None:
+    samples = RandomSamples(drawing=True)
+    train(tmp_path / "whole", train_set=samples)
+    train(tmp_path / "cut", train_set=samples, options=options(max_steps=done))
+    progress = read_progress(tmp_path / "cut")
+    assert progress is not None
+    assert progress.step == done
+    # Another model with other weights takes up where the run was.
+    train(tmp_path / "cut", train_set=samples, model=small_model(seed=5), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+    samples = RandomSamples(drawing=True)
+    train(tmp_path / "alone", train_set=samples, options=options(max_steps=8))
+    train(tmp_path / "helped", train_set=samples, options=options(max_steps=8, workers=2))
+    assert_same_run(tmp_path / "alone", tmp_path / "helped")
+
+
+def test_a_validation_that_draws_and_saves_in_between_changes_no_step(tmp_path: Path) -> None:
+    def val(model: R2Tuning) -> dict[str, float]:
+        assert not model.training
+        return {"luck": float(torch.rand(()))}
+
+    train(tmp_path / "plain")
+    train(tmp_path / "checked", val=val, options=options(save_steps=1))
+    told = [line for line in lines(tmp_path / "checked") if "loss" in line]
+    assert told == lines(tmp_path / "plain")
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path) -> None:
+    figures = iter([0.1, 0.7, 0.7, 0.3])
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def val(model: R2Tuning) -> dict[str, float]:
+        kept.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"other": 1.0, "mAP": next(figures)}
+
+    best = fit(
+        small_model(),
+        small_recipe(),
+        RandomSamples(),
+        out=tmp_path,
+        val=val,
+        options=options(monitor="mAP"),
+        quiet=True,
+    )
+    assert best == tmp_path / "best.pth"
+    checkpoint = load_checkpoint(best)
+    assert checkpoint.meta["step"] == 10
+    for name, tensor in checkpoint.state_dict.items():
+        assert torch.equal(tensor, kept[1][name]), name
+    progress = read_progress(tmp_path)
+    assert progress is not None
+    assert (progress.best, progress.best_step, progress.finished) == (0.7, 10, True)
+
+
+def test_a_figure_that_the_validation_does_not_give_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no figure 'mAP'; monitor one of loss"):
+        train(tmp_path, val=lambda _: {"loss": 1.0}, options=options(monitor="mAP"))
+
+
+def test_checkpoints_have_the_published_layout(tmp_path: Path) -> None:
+    fit(
+        golden_model(),
+        golden_recipe("moment", epochs=2),
+        GoldenSamples(),
+        out=tmp_path,
+        options=OPTIONS,
+        quiet=True,
+    )
+    content = torch.load(tmp_path / "last.pth", weights_only=True)
+    published = torch.load(GOLDEN / "moment.pth", weights_only=True)
+    assert content.keys() == published.keys() == {"meta", "state_dict"}
+    assert content["meta"]["recipe"] == "qvhighlights"
+    assert content["state_dict"].keys() == published["state_dict"].keys()
+    for name, tensor in published["state_dict"].items():
+        assert content["state_dict"][name].shape == tensor.shape
+    assert isinstance(build_model(tmp_path / "last.pth"), R2Tuning)
+
+
+def test_learning_rate_and_gradient_are_those_of_the_recipe(tmp_path: Path) -> None:
+    recipe = small_recipe(clip_norm=1e-3, lr=1.0, weight_decay=0.0, warmup_steps=4)
+    before = small_model().state_dict()
+    state = train(tmp_path, recipe=recipe, options=options(max_steps=1))
+    first = lines(tmp_path)[0]
+    assert first["lr"] == pytest.approx(1e-3)
+    assert first["grad_norm"] > 1e-3
+    # After one step AdamW's first moment is a tenth of the gradient, clipped by then.
+    moments = [t for name, t in state.items() if name.endswith(".exp_avg")]
+    norm = math.sqrt(sum(float(t.double().square().sum()) for t in moments)) / 0.1
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    moved = max(
+        float((state[f"model.{name}"] - tensor).abs().max()) for name, tensor in before.items()
+    )
+    assert moved == pytest.approx(1e-3, rel=0.05)
+
+
+def test_bf16_trains_in_fp32_weights(tmp_path: Path) -> None:
+    state = train(tmp_path / "half", options=options(precision="bf16", max_steps=5))
+    train(tmp_path / "full", options=options(max_steps=5))
+    assert {t.dtype for t in state.values()} == {torch.float32}
+    half, full = lines(tmp_path / "half"), lines(tmp_path / "full")
+    assert half != full
+    for a, b in zip(half, full, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.05)
+
+
+def test_time_that_is_up_saves_and_returns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(
+        small_model(),
+        small_recipe(),
+        RandomSamples(),
+        out=tmp_path,
+        options=options(max_minutes=1e-9),
+    )
+    progress = read_progress(tmp_path)
+    assert progress is not None
+    assert (progress.step, progress.finished) == (1, False)
+    assert "time is up: saved at step 1 of 20" in capsys.readouterr().err
+    train(tmp_path / "whole")
+    train(tmp_path, resume=True)
+    assert_same_run(tmp_path, tmp_path / "whole")
+
+
+def test_short_videos_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = small_recipe(min_video_s=20.0)
+    fit(small_model(), recipe, RandomSamples(), out=tmp_path, options=options(max_steps=1))
+    assert "8 samples (2 of shorter videos left out), 4 steps an epoch" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="none of at least 900 s"):
+        train(tmp_path / "b", recipe=small_recipe(min_video_s=900.0))
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train(tmp_path, options=options(max_steps=1))
+    with pytest.raises(TrainingError, match="a run is in it, at step 1 of 1; go on with --resume"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": small_recipe(lr=1e-3)}, "its run has lr = 0.0005, now it is 0.001"),
+        ({"options": options(seed=3)}, "its run has seed = 0, now it is 3"),
+        ({"train_set": RandomSamples(11)}, "its run has 10 samples, now there are 11"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    train(tmp_path, options=options(max_steps=1))
+    with pytest.raises(TrainingError, match=message):
+        train(tmp_path, resume=True, **changes)
+
+
+def test_a_finished_run_is_resumed_to_more_epochs_only(tmp_path: Path) -> None:
+    train(tmp_path)
+    before = lines(tmp_path)
+    train(tmp_path, resume=True)
+    assert lines(tmp_path) == before
+    train(tmp_path, resume=True, recipe=small_recipe(epochs=5))
+    assert lines(tmp_path)[:20] == before
+    assert len(lines(tmp_path)) == 25
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_a_damaged_state_is_refused(tmp_path: Path, keep: float) -> None:
+    train(tmp_path, options=options(max_steps=1))
+    state = tmp_path / "state.safetensors"
+    content = state.read_bytes()
+    state.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(
+        TrainingError, match=r"state\.safetensors: cannot be resumed, it is damaged"
+    ):
+        train(tmp_path, resume=True)
+
+
+class _Poisoned(RandomSamples):
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        return replace(sample, video=sample.video * math.nan) if index == 3 else sample
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"the loss at step \d is nan.*check the data"
+    ) as caught:
+        train(tmp_path, train_set=_Poisoned(), options=options(save_steps=1))
+    assert caught.value.exit_code == 62
+    # What was saved before it is sound.
+    if (tmp_path / "last.pth").exists():
+        weights = load_checkpoint(tmp_path / "last.pth").state_dict
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="has_offsets = True, the recipe tvsum_bk False"):
+        train(tmp_path, recipe=golden_recipe("summary"))
+
+
+def test_what_the_machine_lacks_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="fp16 needs a GPU"):
+        train(tmp_path, options=options(precision="fp16"))
+    if not torch.cuda.is_available():
+        with pytest.raises(TrainingError, match="PyTorch sees no GPU here"):
+            train(tmp_path, options=options(accelerator="cuda"))
+
+
+def test_a_run_leaves_a_plot_and_event_files(tmp_path: Path) -> None:
+    train(tmp_path, options=options(tensorboard=True, log_steps=1), val=lambda _: {"mAP": 0.5})
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+    events = _events(tmp_path / "tensorboard")
+    assert [step for step, _ in events["train/loss"]] == list(range(1, 21))
+    assert events["train/loss"][4][1] == pytest.approx(
+        next(line["loss"] for line in lines(tmp_path) if line["step"] == 5)
+    )
+    assert [step for step, _ in events["val/mAP"]] == [5, 10, 15, 20]
+
+
+def _events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(os.fspath(folder))
+    accumulator.Reload()
+    tags = accumulator.Tags()["scalars"]
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in tags}
