@@ -17,6 +17,7 @@ __all__ = [
     "EncodedVideoError",
     "GpuError",
     "HashMismatchError",
+    "MissingExtraError",
     "ModelMismatchError",
     "ModelNotFoundError",
     "NoFramesError",
@@ -25,6 +26,7 @@ __all__ = [
     "OutputError",
     "QueryError",
     "R2rtError",
+    "SourceLostError",
     "SourceNotFoundError",
     "exit_codes",
 ]
@@ -70,6 +72,12 @@ class EncodedVideoError(R2rtError, ValueError):
     """A saved `EncodedVideo` that is damaged, truncated or of another schema."""
 
     exit_code = 14
+
+
+class SourceLostError(R2rtError, ConnectionError):
+    """A live source that cannot be reached, or was lost and did not come back."""
+
+    exit_code = 15
 
 
 class ModelNotFoundError(R2rtError, FileNotFoundError):
@@ -130,6 +138,12 @@ class OutputError(R2rtError, OSError):
     """A result could not be written: disk full, no permission."""
 
     exit_code = 40
+
+
+class MissingExtraError(R2rtError, ImportError):
+    """A package is not installed that only this kind of output needs."""
+
+    exit_code = 41
 
 
 def exit_codes() -> dict[int, str]:

@@ -21,6 +21,7 @@ CODES = {
     "NoVideoStreamError": 12,
     "NoFramesError": 13,
     "EncodedVideoError": 14,
+    "SourceLostError": 15,
     "ModelNotFoundError": 20,
     "BundleDamagedError": 21,
     "BundleSchemaError": 22,
@@ -31,6 +32,7 @@ CODES = {
     "BackendUnavailableError": 30,
     "GpuError": 31,
     "OutputError": 40,
+    "MissingExtraError": 41,
 }
 
 
