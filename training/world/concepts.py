@@ -34,7 +34,7 @@ class Concept:
 
 def article(phrase: str) -> str:
     """Return "a phrase" or "an phrase", as it is said."""
-    return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
+    return f"{'an' if phrase.startswith(('a', 'e', 'i', 'o', 'um')) else 'a'} {phrase}"
 
 
 # name and synonyms, parted by "/" | slugs, where they are not the name with hyphens

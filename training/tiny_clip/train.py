@@ -1,0 +1,324 @@
+"""Training of the tiny CLIP, from nothing, within a budget of time.
+
+`python -m training.tiny_clip.train --sprites FILE --minutes 60 --seed 0 --out DIR`
+
+The schedule follows the clock, not a number of steps: what is reached depends on the machine, and is
+what the time allows. Checkpoints are written whole every two minutes; `--resume` goes on from the
+last one. Per step:
+
+1. a class matrix, free at first, names what a frame shows (softmax over all concepts);
+2. the same matrix names every patch, whose content the compositor knows, and a head its colour;
+3. the text tower joins: it must name what captions name, and tell true captions from false ones,
+   frame by frame and caption by caption (a contrastive loss with every true pair as a positive).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import multiprocessing
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from r2rt.files import replacing
+from training.tiny_clip.data import IGNORED, Batch, Frames, settings_at
+from training.tiny_clip.model import TinyClip
+from training.tiny_clip.zero_shot import class_embeddings, image_embeddings, score_images, test_frames
+from training.world.concepts import CONCEPTS
+from training.world.sprites import Sprites
+
+__all__ = ["Settings", "losses", "train"]
+
+_WATCHED = ("noto", "fluent-3d", "twemoji", "openmoji")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the training runs.
+
+    Attributes:
+        minutes: budget of wall-clock time, resumed parts together.
+        seed: of weights and frames.
+        batch: frames a step.
+        rate: peak learning rate.
+        warm_up: share of the budget in which the rate rises.
+        text_from: share of the budget at which the text tower joins; it is in full a tenth later.
+        decay: weight decay of matrices.
+        average: weight of the past in the moving average of weights, which is what is kept.
+        checkpoint_s: seconds between checkpoints.
+        evaluate_s: seconds between evaluations.
+        half: whether matrices are multiplied in bfloat16.
+        max_steps: stop after so many steps; 0 for no limit.
+    """
+
+    minutes: float
+    seed: int = 0
+    batch: int = 96
+    rate: float = 1e-3
+    warm_up: float = 0.02
+    text_from: float = 0.3
+    decay: float = 0.05
+    average: float = 0.999
+    checkpoint_s: float = 120
+    evaluate_s: float = 240
+    half: bool = True
+    max_steps: int = 0
+
+
+def losses(model: TinyClip, batch: Batch, text: float) -> dict[str, Tensor]:
+    """Return the loss terms of a batch, each a scalar already weighted.
+
+    Args:
+        model: what is trained.
+        batch: B frames and their captions.
+        text: how far the text tower has joined, 0 to 1; at 0 it is not run.
+    """
+    seen = model.see(batch.frames)
+    classes = F.normalize(model.classes, dim=-1)
+    named = model.class_scale.exp().clamp(max=100) * seen.image @ classes[:-1].T
+    patch_logits = model.patch_scale.exp().clamp(max=100) * seen.patches @ classes.T
+    importance = torch.ones(len(CONCEPTS) + 1)
+    importance[-1] = 0.2
+    terms = {
+        "class": F.cross_entropy(named.float(), batch.shares),
+        "patch": F.cross_entropy(
+            patch_logits.float().flatten(0, 1),
+            batch.patches.flatten(),
+            weight=importance,
+            ignore_index=IGNORED,
+        ),
+    }
+    colours = batch.colours.flatten()
+    if bool((colours != IGNORED).any()):
+        logits = seen.colours.float().flatten(0, 1)
+        terms["colour"] = 0.2 * F.cross_entropy(logits, colours, ignore_index=IGNORED)
+    if text > 0:
+        read = model.read(batch.ids)
+        alone = batch.named != IGNORED
+        scale = model.class_scale.exp().clamp(max=100)
+        terms["word"] = (
+            0.5
+            * text
+            * F.cross_entropy((scale * read[alone] @ classes[:-1].T).float(), batch.named[alone])
+        )
+        pairs = (model.logit_scale.exp().clamp(max=100) * seen.image @ read.T).float()
+        terms["match"] = text * (_matching(pairs, batch.truth) + _matching(pairs.T, batch.truth.T))
+    return terms
+
+
+def _matching(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy against all that is true of each row; rows of which nothing is are left out."""
+    some = truth.any(dim=1)
+    target = truth[some].float()
+    return F.cross_entropy(logits[some], target / target.sum(dim=1, keepdim=True))
+
+
+def train(sprites: Path, out: Path, settings: Settings, *, resume: bool = False) -> TinyClip:
+    """Train within the budget; leave checkpoints, metrics and the averaged weights in `out`.
+
+    Returns:
+        The model with averaged weights.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(sprites, out, settings)
+    if resume and run.checkpoint.is_file():
+        run.load()
+    run.go()
+    return run.average
+
+
+class _Run:
+    """The state of a training."""
+
+    def __init__(self, sprites: Path, out: Path, settings: Settings) -> None:
+        torch.manual_seed(settings.seed)
+        self.sprites, self.out, self.settings = sprites, out, settings
+        self.checkpoint = out / "checkpoint.pt"
+        self.model = TinyClip()
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(_groups(self.model, settings.decay), lr=0.0, fused=True)
+        self.step = self.images = 0
+        self.before_s = 0.0  # what earlier parts of the run took
+        self._sprites: Sprites | None = None
+        self._frames: dict[tuple[str, int], tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}
+        self.started = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.before_s + time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        return min(self.elapsed_s / (self.settings.minutes * 60), 1.0)
+
+    def go(self) -> None:
+        settings = self.settings
+        shared = multiprocessing.Value("d", self.progress)
+        frames = Frames(
+            self.sprites,
+            seed=settings.seed,
+            first=self.step,
+            batch=settings.batch,
+            progress=shared,
+        )
+        loader = DataLoader(
+            frames,
+            batch_size=None,
+            num_workers=1,
+            prefetch_factor=6,
+            multiprocessing_context="fork",
+        )
+        saved = evaluated = self.elapsed_s
+        for batch in loader:
+            progress = shared.value = self.progress
+            if progress >= 1 or (settings.max_steps and self.step >= settings.max_steps):
+                break
+            terms = self._learn(Batch(*batch), progress)
+            if self.step % 50 == 0:
+                self._log("loss", {name: round(term.item(), 4) for name, term in terms.items()})
+            if self.elapsed_s - evaluated > settings.evaluate_s:
+                evaluated = self.elapsed_s
+                self.evaluate()
+            if self.elapsed_s - saved > settings.checkpoint_s:
+                saved = self.elapsed_s
+                self.save()
+        self.save()
+        self.evaluate()
+
+    def _learn(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate * _rate(progress, settings.warm_up)
+        text = min(max((progress - settings.text_from) / 0.1, 0.0), 1.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
+            terms = losses(self.model, batch, text)
+        total = torch.stack(list(terms.values())).sum()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.images += len(batch.frames)
+        # Early weights are soon forgotten.
+        keep = min(settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.model.parameters()), 1 - keep
+            )
+        return terms
+
+    def evaluate(self) -> None:
+        """Log how well frames of some styles are named, seen and unseen."""
+        model = self.average.eval()
+        size = settings_at(min(self.progress, 0.999)).size
+        classes = {"": F.normalize(model.classes[:-1], dim=-1)}
+        if self.progress > self.settings.text_from:
+            classes[" by text"] = class_embeddings(model)
+        found: dict[str, Any] = {"size": size}
+        for style in _WATCHED:
+            frames, labels = self._test_frames(style, size)
+            images = image_embeddings(model, frames)
+            for kind, vectors in classes.items():
+                score = score_images(images, vectors, labels)
+                found[style + kind] = [round(100 * score.top1, 1), round(100 * score.top5, 1)]
+        self._log("top-1, top-5", found)
+
+    def _test_frames(self, style: str, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Frames to name, kept for the next time."""
+        if (style, size) not in self._frames:
+            if self._sprites is None:
+                self._sprites = Sprites(self.sprites)
+            self._frames[style, size] = test_frames(self._sprites, style, each=3, size=size)
+        return self._frames[style, size]
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "images": self.images,
+            "elapsed_s": self.elapsed_s,
+        }
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def load(self) -> None:
+        """Go on from the checkpoint."""
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.images = state["step"], state["images"]
+        self.before_s = state["elapsed_s"]
+        self.started = time.monotonic()
+
+    def _log(self, kind: str, values: dict[str, Any]) -> None:
+        record = {
+            "minutes": round(self.elapsed_s / 60, 2),
+            "step": self.step,
+            "images": self.images,
+            kind: values,
+        }
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _groups(model: TinyClip, decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; gains, biases, embeddings and scales do not."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim < 2 or "embedding" in name or name == "classes"
+        (others if plain else matrices).append(parameter)
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _rate(progress: float, warm_up: float) -> float:
+    """Share of the peak learning rate: a line up, then a cosine down to a hundredth."""
+    if progress < warm_up:
+        return max(progress / warm_up, 0.01)
+    fallen = (progress - warm_up) / (1 - warm_up)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fallen))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sprites", type=Path, required=True, help="sprites.npz of world.art")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and metrics")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=Settings.rate)
+    parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--evaluate-s", type=float, default=Settings.evaluate_s)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = Settings(
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        rate=arguments.rate,
+        batch=arguments.batch,
+        evaluate_s=arguments.evaluate_s,
+    )
+    train(arguments.sprites, arguments.out, settings, resume=arguments.resume)
+
+
+if __name__ == "__main__":
+    main()
