@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from training.clip import ClipError, ClipTowers, towers_from_state_dict
 from training.clip_weights import SUFFIXES, read_weights
 from training.tiny_clip.model import TinyClip, tiny_config
 
-__all__ = ["load_tiny_clip"]
+__all__ = ["clip_tensors", "load_tiny_clip"]
 
 
 def load_tiny_clip(path: Path) -> ClipTowers:
@@ -21,17 +22,26 @@ def load_tiny_clip(path: Path) -> ClipTowers:
     Raises:
         ClipError: there is no such file, or it holds something else.
     """
+    tensors, sha256 = clip_tensors(path)
+    config = replace(
+        tiny_config(), weights_source=f"r2rt-tiny ({path.name})", weights_sha256=sha256
+    )
+    return towers_from_state_dict(config, tensors)
+
+
+def clip_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return all tensors by open_clip's names, the projections among them, and the file's sha256.
+
+    Raises:
+        ClipError: there is no such file, or it holds something else.
+    """
     if not path.is_file():
         raise ClipError(f"{path} is no file; train a tiny CLIP with training.tiny_clip.train first")
-    config = replace(tiny_config(), weights_source=f"r2rt-tiny ({path.name})")
     if path.name == "checkpoint.pt":
-        data = path.read_bytes()
         state = torch.load(path, weights_only=True)
         model = TinyClip()
         model.load_state_dict(state["average"])
-        tensors, sha256 = model.open_clip_state(), hashlib.sha256(data).hexdigest()
-    elif path.suffix in SUFFIXES:
-        tensors, sha256 = read_weights(path)
-    else:
+        return model.open_clip_state(), hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.suffix not in SUFFIXES:
         raise ClipError(f"{path} is neither a file of weights nor a checkpoint.pt")
-    return towers_from_state_dict(replace(config, weights_sha256=sha256), tensors)
+    return read_weights(path)

@@ -1,0 +1,215 @@
+"""The demo model's table: styles seen and unseen, baselines, kinds of queries, ablations.
+
+`python -m training.demo.evaluate --art DIR --clip FILE --model FILE [--bundle DIR] --out FILE.json`
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from r2rt.files import replacing
+from training.demo.answers import (
+    Answer,
+    Answerer,
+    BundleAnswerer,
+    CosineAnswerer,
+    ModelAnswerer,
+    RandomAnswerer,
+)
+from training.demo.clip import clip_tensors, load_tiny_clip
+from training.demo.scenes import encode_frames
+from training.demo.settings import model_config
+from training.demo.testset import TestVideo, sample_test_videos
+from training.metrics import Prediction, highlight_metrics, moment_metrics
+from training.model import R2Tuning
+from training.world.sprites import Sprites
+
+if TYPE_CHECKING:
+    from training.clip import ClipTowers
+
+__all__ = ["Figures", "Material", "evaluate", "load_model", "prepare"]
+
+_STYLES = ("noto", "fluent-3d", "twemoji", "openmoji")
+_KINDS = ("object", "colour", "pair", "motion")
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one way to answer, in percent.
+
+    Attributes:
+        queries: how many.
+        r1_50: first moment overlaps an annotated one by an IoU of 0.5 or more.
+        r1_70: the same at 0.7.
+        mean_ap: mean average precision of moments over IoU 0.5 to 0.95.
+        mean_iou: of the first moment.
+        hd_map: mean average precision of saliency (a clip that shows what was asked is right).
+        hd_hit1: queries whose most salient clip shows what was asked.
+        by_kind: R1@0.5 by kind of query.
+        told_apart: chance that a true sentence's best score is above an untrue one's; see
+            `sample_absent`.
+    """
+
+    queries: int
+    r1_50: float
+    r1_70: float
+    mean_ap: float
+    mean_iou: float
+    hd_map: float
+    hd_hit1: float
+    by_kind: dict[str, float]
+    told_apart: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """A test video with its frames (T, S, S, 3) and their hidden states (T, K, P, Cv)."""
+
+    video: TestVideo
+    frames: NDArray[np.uint8]
+    hidden: NDArray[np.float16]
+
+
+def prepare(videos: Sequence[TestVideo], sprites: Sprites, towers: ClipTowers) -> list[Material]:
+    """Draw and encode test videos."""
+    found = []
+    for video in videos:
+        frames = video.frames(sprites, towers.config.image_size)
+        found.append(Material(video=video, frames=frames, hidden=encode_frames(towers, frames)))
+    return found
+
+
+def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
+    """Let all queries be answered and compare with the truth."""
+    annotations = [x for item in material for x in item.video.annotations()]
+    predictions, present, absent = [], [], []
+    kinds: dict[str, list[int]] = {kind: [] for kind in _KINDS}
+    for item in material:
+        video = item.video
+        texts = [query.text for query in (*video.queries, *video.absent)]
+        answers = answerer.answer(video, item.frames, item.hidden, texts)
+        for number, (query, answer) in enumerate(zip(video.queries, answers, strict=False)):
+            kinds[query.claim.kind].append(len(predictions))
+            predictions.append(_prediction(video.qid(number), answer))
+            present.append(_best(answer))
+        absent += [_best(answer) for answer in answers[len(video.queries) :]]
+    moments = moment_metrics(predictions, annotations)["full"]
+    fair = highlight_metrics(predictions, annotations)["Fair"]
+    return Figures(
+        queries=len(predictions),
+        r1_50=float(moments.recall[1][0]),
+        r1_70=float(moments.recall[1][4]),
+        mean_ap=moments.mean_average_precision,
+        mean_iou=moments.mean_iou,
+        hd_map=fair.mean_average_precision,
+        hd_hit1=fair.hit_at_1,
+        by_kind={
+            kind: float(
+                moment_metrics([predictions[i] for i in rows], [annotations[i] for i in rows])[
+                    "full"
+                ].recall[1][0]
+            )
+            for kind, rows in kinds.items()
+            if rows
+        },
+        told_apart=_told_apart(np.array(present), np.array(absent)),
+    )
+
+
+def load_model(path: Path, towers: ClipTowers, *, layers: int = 4) -> R2Tuning:
+    """Read what `training.demo.train` left as `model.pth`."""
+    model = R2Tuning(model_config(towers, layers=layers))
+    model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    return model.eval()
+
+
+def _prediction(qid: str, answer: Answer) -> Prediction:
+    return Prediction(
+        qid=qid,
+        pred_relevant_windows=[(s, e, score) for s, e, score in answer.moments.tolist()],
+        pred_saliency_scores=answer.saliency.tolist(),
+    )
+
+
+def _best(answer: Answer) -> float:
+    return float(answer.moments[0, 2]) if len(answer.moments) else 0.0
+
+
+def _told_apart(present: NDArray[np.float64], absent: NDArray[np.float64]) -> float:
+    """Return the area under the ROC curve, in percent."""
+    above = (present[:, None] > absent).mean() + (present[:, None] == absent).mean() / 2
+    return 100 * float(above)
+
+
+def table(rows: Mapping[str, Mapping[str, Figures]]) -> str:
+    """Return figures by style and by who answers, as a Markdown table."""
+    lines = [
+        "| style | | R1@0.5 | R1@0.7 | mAP | mIoU | HD mAP | HD Hit@1 | object | colour | pair "
+        "| motion | told apart |",
+        "|---|---|" + "---|" * 11,
+    ]
+    for style, by_name in rows.items():
+        for name, x in by_name.items():
+            values = [x.r1_50, x.r1_70, x.mean_ap, x.mean_iou, x.hd_map, x.hd_hit1]
+            values += [x.by_kind.get(kind, float("nan")) for kind in _KINDS] + [x.told_apart]
+            cells = " | ".join(f"{value:.1f}" for value in values)
+            lines.append(f"| {style} | {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--art", type=Path, required=True, help="folder with sprites.npz")
+    parser.add_argument("--clip", type=Path, required=True, help="the tiny CLIP")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="model.pth of a training; NAME may end in the order of its layers: last:3=FILE",
+    )
+    parser.add_argument("--bundle", type=Path, help="a bundle to evaluate as well")
+    parser.add_argument("--styles", default=",".join(_STYLES))
+    parser.add_argument("--videos", type=int, default=60, help="test videos a style")
+    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    sprites, towers = Sprites(arguments.art / "sprites.npz"), load_tiny_clip(arguments.clip)
+    answerers: dict[str, Answerer] = {}
+    for spec in map(str, arguments.model):
+        label, _, file = spec.rpartition("=")
+        name, _, order = label.partition(":")
+        layers = tuple(int(x) for x in (order or "0,1,2,3").split(","))
+        model = load_model(Path(file), towers, layers=len(layers))
+        answerers[name or "R²"] = ModelAnswerer(model, towers, layers)
+    if arguments.bundle is not None:
+        from r2rt.grounder import Grounder
+
+        grounder = Grounder.load(arguments.bundle.resolve())
+        answerers[f"bundle ({grounder.bundle.manifest.precision})"] = BundleAnswerer(grounder)
+    if not arguments.no_baselines:
+        answerers["CLIP cosine"] = CosineAnswerer(towers, clip_tensors(arguments.clip)[0])
+        answerers["random guess"] = RandomAnswerer()
+    rows: dict[str, dict[str, Figures]] = {}
+    for style in arguments.styles.split(","):
+        material = prepare(sample_test_videos(style, arguments.videos, sprites), sprites, towers)
+        rows[style] = {name: evaluate(who, material) for name, who in answerers.items()}
+    print(table(rows))
+    if arguments.out is not None:
+        with replacing(arguments.out) as temporary:
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+
+
+if __name__ == "__main__":
+    main()
