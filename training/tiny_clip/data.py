@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -23,7 +24,7 @@ from training.world.compose import Frame, FrameSettings, compose_frame
 from training.world.concepts import CONCEPTS, INDEX, article
 from training.world.sprites import LINE_STYLE, Sprites
 
-__all__ = ["IGNORED", "Batch", "Frames", "TRAIN_STYLES", "make_batch", "settings_at"]
+__all__ = ["IGNORED", "TRAIN_STYLES", "Batch", "Frames", "make_batch", "settings_at"]
 
 TRAIN_STYLES = tuple(style.name for style in STYLES.values() if style.role == "train")
 # The label of a patch that no loss looks at.
@@ -147,21 +148,22 @@ def make_batch(rng: Generator, sprites: Sprites, settings: FrameSettings, size: 
     )
 
 
-def _shares(frame: Frame) -> np.ndarray:
+def _shares(frame: Frame) -> NDArray[np.float32]:
     """What a frame shows, by how much of each object is to be seen."""
-    shares = np.zeros(len(CONCEPTS), np.float32)
+    shares: NDArray[np.float32] = np.zeros(len(CONCEPTS), np.float32)
     for thing in frame.objects:
         shares[INDEX[thing.concept]] += thing.visible + 1e-3
-    return shares / shares.sum()
+    shares /= shares.sum()
+    return shares
 
 
-def _patch_concepts(frame: Frame) -> np.ndarray:
+def _patch_concepts(frame: Frame) -> NDArray[np.int64]:
     # The last two entries are reached as -2, an object's edge, and -1, nothing.
     table = [*(INDEX[thing.concept] for thing in frame.objects), IGNORED, len(CONCEPTS)]
     return np.array(table)[frame.patch_labels.ravel()]
 
 
-def _patch_colours(frame: Frame) -> np.ndarray:
+def _patch_colours(frame: Frame) -> NDArray[np.int64]:
     table = [_COLOUR_INDEX.get(thing.colour or "", IGNORED) for thing in frame.objects]
     return np.array([*table, IGNORED, IGNORED])[frame.patch_labels.ravel()]
 

@@ -1,8 +1,9 @@
-"""The tiny CLIP in training: the towers of `training.clip`, with the heads that only training needs."""
+"""The tiny CLIP in training: the towers of `training.clip`, and the heads that training needs."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.clip import ClipConfig, TextTower, VisionTower, openai_name
+from training.clip import Block, ClipConfig, TextTower, VisionTower, openai_name
 from training.tiny_clip.rows import END, expand, row_count, row_map
 from training.world.colours import COLOURS
 from training.world.concepts import CONCEPTS
@@ -67,8 +68,6 @@ class TinyClip(nn.Module):
 
     def __init__(self, config: ClipConfig | None = None) -> None:
         super().__init__()
-        from dataclasses import replace
-
         self.config = config or tiny_config()
         width, text_width = self.config.vision_width, self.config.text_width
         self.vision = VisionTower(self.config)
@@ -141,6 +140,7 @@ class TinyClip(nn.Module):
             (self.text, self.config.text_width, self.config.text_layers),
         ):
             for block in tower.blocks:
+                assert isinstance(block, Block)
                 nn.init.normal_(block.qkv.weight, std=width**-0.5)
                 nn.init.normal_(block.out.weight, std=width**-0.5 * (2 * layers) ** -0.5)
                 nn.init.normal_(block.fc.weight, std=(2 * width) ** -0.5)

@@ -2,9 +2,9 @@
 
 `python -m training.tiny_clip.train --sprites FILE --minutes 60 --seed 0 --out DIR`
 
-The schedule follows the clock, not a number of steps: what is reached depends on the machine, and is
-what the time allows. Checkpoints are written whole every two minutes; `--resume` goes on from the
-last one. Per step:
+The schedule follows the clock, not a number of steps: what is reached depends on the machine, and
+is what the time allows. Checkpoints are written whole every two minutes; `--resume` goes on from
+the last one. Per step:
 
 1. a class matrix, free at first, names what a frame shows (softmax over all concepts);
 2. the same matrix names every patch, whose content the compositor knows, and a head its colour;
@@ -27,14 +27,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from r2rt.files import replacing
 from training.tiny_clip.data import IGNORED, Batch, Frames, settings_at
 from training.tiny_clip.model import TinyClip
-from training.tiny_clip.zero_shot import class_embeddings, image_embeddings, score_images, test_frames
+from training.tiny_clip.zero_shot import (
+    class_embeddings,
+    compose_test_frames,
+    image_embeddings,
+    score_images,
+)
 from training.world.concepts import CONCEPTS
 from training.world.sprites import Sprites
 
@@ -204,7 +209,7 @@ class _Run:
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
             terms = losses(self.model, batch, text)
         total = torch.stack(list(terms.values())).sum()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -239,7 +244,7 @@ class _Run:
         if (style, size) not in self._frames:
             if self._sprites is None:
                 self._sprites = Sprites(self.sprites)
-            self._frames[style, size] = test_frames(self._sprites, style, each=3, size=size)
+            self._frames[style, size] = compose_test_frames(self._sprites, style, each=3, size=size)
         return self._frames[style, size]
 
     def save(self) -> None:
@@ -278,7 +283,8 @@ class _Run:
 
 def _groups(model: TinyClip, decay: float) -> list[dict[str, Any]]:
     """Matrices decay; gains, biases, embeddings and scales do not."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or "embedding" in name or name == "classes"
         (others if plain else matrices).append(parameter)

@@ -18,7 +18,14 @@ from training.world.compose import FrameSettings, compose_frame
 from training.world.concepts import CONCEPTS, INDEX, article
 from training.world.sprites import Sprites
 
-__all__ = ["Score", "class_embeddings", "colour_score", "image_embeddings", "score_images", "test_frames"]
+__all__ = [
+    "Score",
+    "class_embeddings",
+    "colour_score",
+    "compose_test_frames",
+    "image_embeddings",
+    "score_images",
+]
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Score:
     by_concept: dict[str, float]
 
 
-def test_frames(
+def compose_test_frames(
     sprites: Sprites, style: str, *, each: int, size: int, seed: int = 7
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Compose frames of one object each, as drawn by its artist, on backgrounds never seen before.

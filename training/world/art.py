@@ -1,8 +1,8 @@
 """Open-licensed emoji art: fetched as pinned npm packages, checked, rasterised into one cache.
 
 `python -m training.world.art --out DIR` leaves DIR/sprites.npz. Packages are fetched by `npm pack`
-with the user's own npm configuration; a tarball that is not byte for byte the pinned one is refused.
-Licences stand in LICENSES.md beside this file.
+with the user's own npm configuration; a tarball that is not byte for byte the pinned one is
+refused. Licences stand in LICENSES.md beside this file.
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ def verify(path: Path, sha256: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise ArtError(
-            f"{path}: sha256 {found[:16]}..., expected {sha256[:16]}...; delete it, it is fetched anew"
+            f"{path}: sha256 {found[:16]}..., expected {sha256[:16]}...; "
+            "delete it, and it is fetched anew"
         )
 
 

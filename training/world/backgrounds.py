@@ -36,7 +36,9 @@ def _colour(rng: Generator) -> Image:
     """A colour, more often a quiet one than a vivid one."""
     hue, saturation = rng.integers(0, 180), int(255 * rng.random() ** 1.6)
     value = int(255 * (1 - 0.9 * rng.random() ** 1.4))
-    return cv2.cvtColor(np.array([[[hue, saturation, value]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0]
+    pixel = np.array([[[hue, saturation, value]]], np.uint8)
+    colour: Image = np.asarray(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB), np.uint8)[0, 0]
+    return colour
 
 
 def _plain(rng: Generator, size: int) -> Image:
@@ -45,7 +47,7 @@ def _plain(rng: Generator, size: int) -> Image:
 
 def _gradient(rng: Generator, size: int) -> Image:
     corners = np.stack([_colour(rng) for _ in range(4)]).reshape(2, 2, 3)
-    return cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _noise(rng: Generator, size: int) -> Image:
@@ -54,15 +56,14 @@ def _noise(rng: Generator, size: int) -> Image:
     amount = rng.random((cells, cells, 1), np.float32)
     first, second = _colour(rng).astype(np.float32), _colour(rng).astype(np.float32)
     blots = first + (second - first) * amount
-    return (
-        cv2.resize(blots, (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
-    )
+    soft = cv2.resize(blots, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(np.clip(soft, 0, 255), np.uint8)
 
 
 def _colours_noise(rng: Generator, size: int) -> Image:
     cells = int(rng.integers(2, 9))
     blots = rng.integers(0, 256, (cells, cells, 3), np.uint8)
-    return cv2.resize(blots, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(blots, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _stripes(rng: Generator, size: int) -> Image:
@@ -93,7 +94,7 @@ def _outdoors(rng: Generator, size: int) -> Image:
     across = np.arange(size) / size
     edge = line + rng.uniform(0, 0.12) * np.sin(across * rng.uniform(2, 12) + rng.random() * 6)
     below = rows[..., 0] > edge[None]
-    return np.where(below[..., None], lower, upper).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.where(below[..., None], lower, upper).clip(0, 255), np.uint8)
 
 
 _GROUNDS = np.array(

@@ -1,4 +1,4 @@
-"""Frames of the emoji world: sprites, recoloured and deformed, on drawn backgrounds, with the truth.
+"""Frames of the emoji world: sprites, recoloured and deformed, on backgrounds, with the truth.
 
 Everything is drawn from a numpy Generator: the same state gives the same frame.
 """
@@ -136,7 +136,7 @@ def compose_frame(
     owners = np.full((size, size), NOTHING, np.int8)
     drawn: list[tuple[Look, tuple[float, float, float, float], int]] = []
     largest = settings.scale[1] / len(concepts) ** 0.5
-    for place, (x, y) in enumerate(_spots(rng, len(concepts), size)):
+    for place, spot in enumerate(_spots(rng, len(concepts), size)):
         scale = rng.uniform(min(settings.scale[0], largest), largest)
         chosen = look(
             rng,
@@ -148,8 +148,7 @@ def compose_frame(
             size=int(scale * size),
         )
         inside = max(size * (1 - scale) / 2 + 0.2 * scale * size, 0)
-        x = float(np.clip(x, size / 2 - inside, size / 2 + inside))
-        y = float(np.clip(y, size / 2 - inside, size / 2 + inside))
+        x, y = (float(np.clip(v, size / 2 - inside, size / 2 + inside)) for v in spot)
         area = _paste_warped(rng, canvas, owners, place, chosen.image, x, y, scale, settings)
         half = scale * size / 2
         drawn.append((chosen, (x - half, y - half, x + half, y + half), area))
@@ -250,12 +249,15 @@ def paste(
     centre = (source - 1) / 2
     offset = np.array([x - 0.5 - left, y - 0.5 - top]) - linear @ np.array([centre, centre])
     premultiplied = _premultiplied(image)
-    warped = cv2.warpAffine(
-        premultiplied,
-        np.hstack([linear, offset[:, None]]),
-        (right - left, bottom - top),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
+    warped: Image = np.asarray(
+        cv2.warpAffine(
+            premultiplied,
+            np.hstack([linear, offset[:, None]]),
+            (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+        ),
+        np.uint8,
     )
     rows, columns = slice(top, bottom), slice(left, right)
     alpha = warped[..., 3]
@@ -372,11 +374,12 @@ def _finish(rng: Generator, canvas: Image) -> Image:
     """What a camera adds: blur, grain, another exposure."""
     kind = rng.random()
     if kind < 0.1:
-        canvas = cv2.GaussianBlur(canvas, (3, 3), 0)
+        canvas = np.asarray(cv2.GaussianBlur(canvas, (3, 3), 0), np.uint8)
     elif kind < 0.25:
         grain = rng.standard_normal(canvas.shape, np.float32) * rng.uniform(3, 14)
         canvas = np.clip(canvas + grain, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
-        gain, offset = rng.uniform(0.8, 1.15), rng.integers(-15, 16)
-        canvas = cv2.convertScaleAbs(canvas, alpha=float(gain), beta=float(max(offset, 0)))
+        gain, offset = float(rng.uniform(0.8, 1.15)), int(rng.integers(-15, 16))
+        lit = cv2.convertScaleAbs(canvas, alpha=gain, beta=max(offset, 0))
+        canvas = np.asarray(lit, np.uint8)
     return canvas

@@ -89,11 +89,13 @@ class Sprites:
 def _sizes(image: Image) -> tuple[Image, ...]:
     """The picture at every size, averaged with its alpha as the weight."""
     weighted = image.astype(np.float32)
-    weighted[..., :3] *= weighted[..., 3:] / 255
+    weighted[..., :3] *= weighted[..., 3:] / np.float32(255)
     found = []
     for size in _SIZES:
-        small = cv2.resize(weighted, (size, size), interpolation=cv2.INTER_AREA)
-        small[..., :3] *= 255 / np.maximum(small[..., 3:], 1)
+        small: NDArray[np.float32] = np.asarray(
+            cv2.resize(weighted, (size, size), interpolation=cv2.INTER_AREA), np.float32
+        )
+        small[..., :3] *= np.float32(255) / np.maximum(small[..., 3:], np.float32(1))
         found.append(np.clip(small + 0.5, 0, 255).astype(np.uint8))
     return tuple(found)
 
@@ -103,7 +105,10 @@ def _silhouette(image: Image) -> Image:
     border = 2
     walls = cv2.copyMakeBorder(
         (image[..., 3] > 96).astype(np.uint8),
-        *([border] * 4),
+        border,
+        border,
+        border,
+        border,
         borderType=cv2.BORDER_CONSTANT,
         value=(0,),
     )
