@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -76,6 +77,7 @@ class GrowingArray:
             folder = cache_dir()
             folder.mkdir(parents=True, exist_ok=True)
             file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this
+            weakref.finalize(self, file.close)
         # All of it now: a full disk would end the process when the page is written.
         os.posix_fallocate(file.fileno(), 0, size)
         rows = np.ndarray(shape, np.float32, buffer=mmap.mmap(file.fileno(), size))
