@@ -144,10 +144,9 @@ def test_what_is_right_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture
     first, second, third = check_file(path).annotations
     assert first.saliency is not None
     np.testing.assert_allclose(first.saliency, [0, 6 / 12, 1, 1 / 12], rtol=1e-6)
-    assert (second.vid, second.qid, second.place, second.duration_s) == ("clips/a", 2, "2", None)
-    assert second.moments_s == ((0, 4.5),)
-    assert third.moments_s is None
-    assert third.place == "4"
+    assert [second.vid, second.qid, second.place] == ["clips/a", 2, "2"]
+    assert [second.duration_s, second.moments_s] == [None, ((0, 4.5),)]
+    assert [third.moments_s, third.place] == [None, "4"]
 
 
 def test_counts_and_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,11 +245,13 @@ def test_official_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         )
     )
     checked = check_file(tacos)
-    assert [(a.qid, a.vid, a.duration_s) for a in checked.annotations] == [
-        ("s13-d21_0", "s13-d21", pytest.approx(100)),
-        ("s13-d21_1", "s13-d21", pytest.approx(100)),
+    assert [(a.qid, a.vid) for a in checked.annotations] == [
+        ("s13-d21_0", "s13-d21"),
+        ("s13-d21_1", "s13-d21"),
     ]
-    assert checked.annotations[0].moments_s == (pytest.approx((10, 20)),)
+    first = checked.annotations[0]
+    assert first.duration_s == pytest.approx(100)
+    np.testing.assert_allclose(first.moments_s or (), [[10, 20]])
     assert [p.kind for p in checked.problems] == ["end-before-start"]
 
     other = tmp_path / "other.json"
@@ -279,7 +280,8 @@ def test_authors_documents_of_highlights(tmp_path: Path) -> None:
     fields = {"match": [-1, 0, 1, 1], "info": [0, 0, 0, 0, 0, "dog"], "frames": 240, "fps": 30.0}
     youtube.write_text(json.dumps({"a": fields}))
     (only,) = check_file(youtube).annotations
-    assert (only.query, only.labels, only.domain, only.fps) == ("dog", "youtube", "dog", 0.5)
+    assert (only.query, only.labels, only.domain) == ("dog", "youtube", "dog")
+    assert only.fps == Fraction(1, 2)
     assert only.saliency is not None
     assert only.saliency.tolist() == [0, 0.5, 1, 1]
 
@@ -299,9 +301,6 @@ def test_published_annotations_are_accepted(
         code, out = validate(shared / f"{name}.jsonl", capsys, "--no-warnings")
         assert code == 0, out
         assert f"{count} annotations, 0 errors" in out
-        annotations = check_file(shared / f"{name}.jsonl").annotations
-        assert len(annotations) == count
-        assert all(annotation.is_labelled for annotation in annotations)
     code, out = validate(shared / "tvsum_val_preds.jsonl", capsys)
     assert code == 60
     assert "predictions" in out
@@ -321,7 +320,7 @@ _VALUES = st.recursive(
     ),
     suffix=st.sampled_from([".jsonl", ".json"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_nothing_in_a_field_breaks_the_checks(
     fields: dict[str, Any], suffix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -336,7 +335,7 @@ def test_nothing_in_a_field_breaks_the_checks(
 
 
 @given(content=st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_bytes_break_the_checks(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,0 +1,202 @@
+"""Where the files of each data set lie, in the layouts that people have them in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from training.data.annotation import Annotation
+from training.data.checks import check_file
+from training.data.dataset import GroundingDataset
+from training.data.errors import AnnotationError
+from training.data.features import FeatureFolder, find_feature_folder
+from training.data.labels import has_relevant_clip
+from training.recipes import Recipe
+
+__all__ = ["Split", "find_annotations", "load_annotations", "open_data"]
+
+Split: TypeAlias = Literal["train", "val", "test"]
+
+_log = logging.getLogger(__name__)
+
+# By data set: the names of its annotation files; the first that is there is read.
+_FILES: dict[str, tuple[str, ...]] = {
+    "qvhighlights": (
+        "qvhighlights_{split}.jsonl",
+        "highlight_{split}_release.jsonl",
+        "qvhighlights_{split}_release.jsonl",
+    ),
+    "charades": (
+        "charades_{split}.jsonl",
+        "charades_{split}_release.jsonl",
+        "charades_sta_{split}_tvr_format.jsonl",
+        "charades_sta_{split}.txt",
+    ),
+    "ego4d": ("nlq_{split}.jsonl", "ego4d_{split}.jsonl", "nlq_{split}.json"),
+    "tacos": (
+        "tacos_{split}.jsonl",
+        "tacos_{split}_release.jsonl",
+        "{split}.jsonl",
+        "{split}.json",
+    ),
+    "tvsum": ("tvsum_anno.json", "tvsum_{split}.jsonl", "tvsum_{split}_release.jsonl"),
+    "youtube": (
+        "youtube_anno.json",
+        "youtube_{split}.jsonl",
+        "youtube_highlight_{split}_release.jsonl",
+    ),
+}
+# Evaluated on `test`; the others on `val`.
+_HELD_OUT_TEST = {"charades", "tacos"}
+
+
+def open_data(
+    recipe: Recipe,
+    folder: Path | str,
+    split: Split,
+    *,
+    annotations: Path | str | None = None,
+    videos: Path | str | None = None,
+    queries: Path | str | None = None,
+    layers: int = 4,
+    fps: Fraction | None = None,
+    skip_missing: bool = False,
+) -> GroundingDataset:
+    """Open one split of a data set for training or evaluation.
+
+    Args:
+        recipe: which data set, domain and clip rate.
+        folder: holds the annotation files and the folders of features, itself or in a folder called
+            as the data set.
+        split: which part; `val` is the split that the recipe is evaluated on, whatever its name.
+        annotations: an annotation file of one's own, in place of the data set's.
+        videos: the folder of the videos' features, where it is not told by its name.
+        queries: the folder of the queries' features.
+        layers: CLIP layers K that the model reads.
+        fps: clips a second, in place of the recipe's.
+        skip_missing: leave out annotations without features, in place of refusing them.
+
+    Returns:
+        The samples in the file's order; `train` without those that have no clip to learn from.
+
+    Raises:
+        AnnotationError: annotations are missing, or cannot be learned from.
+        FeatureError: features are missing.
+        SourceNotFoundError: the annotation file cannot be read.
+    """
+    root = _root(Path(folder), recipe)
+    fps = recipe.fps if fps is None else fps
+    if annotations is None:
+        found = load_annotations(
+            find_annotations(root, recipe.dataset, split), fps=fps, split=split, repair=True
+        )
+        found = _of_domain(found, recipe, split)
+    else:
+        found = load_annotations(Path(annotations), fps=fps, split=split)
+    if split == "train":
+        found = [annotation for annotation in found if has_relevant_clip(annotation)]
+    if not found:
+        raise AnnotationError(
+            f"{annotations or root}: no annotations of {recipe.name}'s split {split!r}"
+        )
+    video_folder = find_feature_folder(root, "vid", layers) if videos is None else Path(videos)
+    query_folder = find_feature_folder(root, "txt", layers) if queries is None else Path(queries)
+    return GroundingDataset(
+        found,
+        videos=FeatureFolder(video_folder, dims=4, layers=layers),
+        queries=FeatureFolder(query_folder, dims=3, layers=layers),
+        fps=fps,
+        skip_missing=skip_missing,
+    )
+
+
+def load_annotations(
+    path: Path, *, fps: Fraction | None = None, split: Split = "train", repair: bool = False
+) -> list[Annotation]:
+    """Read annotations that training can use.
+
+    Args:
+        path: a file of any known form.
+        fps: clips a second.
+        split: `test` may be without labels.
+        repair: take, and count in the log, what the authors' code repairs silently: ends that are
+            swapped or beyond the video, as published training sets have some. Without it they are
+            refused like any other error.
+
+    Raises:
+        AnnotationError: the file has errors; the first is told.
+        SourceNotFoundError: the file cannot be read.
+    """
+    checked = check_file(path, fps=fps, need_labels=split == "train")
+    fatal = [error for error in checked.errors if not (repair and error.repair)]
+    if fatal:
+        raise AnnotationError(
+            f"{fatal[0]} ({len(fatal)} errors in all; `python -m training.data validate {path}` "
+            "prints them)"
+        )
+    if checked.errors:
+        first = checked.errors[0]
+        _log.warning(
+            "%s: %d errors repaired as the authors' code does; the first: %s (%s)",
+            *(path, len(checked.errors), first, first.repair),
+        )
+    return checked.annotations
+
+
+def find_annotations(folder: Path, dataset: str, split: Split) -> Path:
+    """Find the annotation file of a data set's split.
+
+    Raises:
+        AnnotationError: none of the known names is there.
+    """
+    names = []
+    for word in _split_names(dataset, split):
+        names += [name.format(split=word) for name in _FILES.get(dataset, ("{split}.jsonl",))]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    expected = " or ".join(dict.fromkeys(names))
+    raise AnnotationError(f"{folder}: no annotations of {dataset}, {split}; expected {expected}")
+
+
+def _split_names(dataset: str, split: Split) -> tuple[str, ...]:
+    if split == "val" and dataset in _HELD_OUT_TEST:
+        return ("test", "val")
+    return (split,)
+
+
+def _root(folder: Path, recipe: Recipe) -> Path:
+    if not folder.is_dir():
+        raise AnnotationError(
+            f"{folder}: no such folder; expected one with {recipe.dataset}'s data"
+        )
+    inner = folder / recipe.dataset
+    return inner if inner.is_dir() else folder
+
+
+def _of_domain(annotations: Sequence[Annotation], recipe: Recipe, split: Split) -> list[Annotation]:
+    """The annotations of the recipe's domain and split, by the published lists of videos."""
+    if recipe.domain is None:
+        return list(annotations)
+    splits = _published_splits()[recipe.dataset]
+    listed = {vid for parts in splits.values() for vids in parts.values() for vid in vids}
+    wanted = set(splits[recipe.domain]["train" if split == "train" else "val"])
+    return [
+        annotation
+        for annotation in annotations
+        if annotation.vid in wanted
+        or (annotation.vid not in listed and annotation.domain == recipe.domain)
+    ]
+
+
+@cache
+def _published_splits() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Data set, domain, split: the videos."""
+    content = Path(__file__).with_name("splits.json").read_bytes()
+    return msgspec.json.decode(content, type=dict[str, dict[str, dict[str, list[str]]]])
