@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from r2rt.grounder import Grounder
     from r2rt.prediction import Prediction
 
-__all__ = ["Stream"]
+__all__ = ["ClipWindow", "Stream"]
 
 Frame: TypeAlias = "VideoFrame | NDArray[np.uint8]"
 Seconds: TypeAlias = Fraction | float
@@ -43,17 +44,22 @@ class Stream:
         name: what results call the source.
         start_s: the time that counts as zero, on the clock of the pushed times; the first frame's
             own time if None.
+        window_s: how much is kept; what is older is forgotten, and the answer is that on the rest
+            as a cut of its own. All is kept if None.
     """
 
     def __init__(
-        self, grounder: Grounder, *, name: str = "<stream>", start_s: Seconds | None = None
+        self,
+        grounder: Grounder,
+        *,
+        name: str = "<stream>",
+        start_s: Seconds | None = None,
+        window_s: Seconds | None = None,
     ) -> None:
         self._grounder = grounder
         self._name = name
         self._start_s = start_s
-        self._buffer = TokenBuffer(
-            grounder.engine, grounder.bundle.dims, expected_clips=_EXPECTED_CLIPS
-        )
+        self._window = ClipWindow(grounder, name=name, window_s=window_s)
         self._prepare = FramePreparer(grounder.bundle.dims.image_size)
         self._selector: ClipSelector[Frame] | None = None
         self._clock: ClipClock | None = None
@@ -103,7 +109,7 @@ class Stream:
         chosen = self._selector.push(held, stamp.pts, stamp.duration)
         self._last_pts, self._last_duration = stamp.pts, stamp.duration
         if chosen is not None:
-            self._buffer.add(self._prepare(chosen.frame), chosen.count)
+            self._window.add(self._prepare(chosen.frame), chosen.count)
         self._busy_s += time.perf_counter() - began
 
     def push_frames(self, frames: NDArray[np.uint8], fps: Fraction | float) -> None:
@@ -132,7 +138,7 @@ class Stream:
         return self._grounder.ground(self.encoded(), query, **options)
 
     def encoded(self) -> EncodedVideo:
-        """Return what was pushed so far as an encoded video of its own.
+        """Return what was pushed so far, or the window of it, as an encoded video of its own.
 
         Raises:
             NoFramesError: nothing was pushed yet.
@@ -145,33 +151,91 @@ class Stream:
         end_pts = self._last_pts + (self._last_duration or self._last_step)
         # A copy is ended in place of the selector, which goes on.
         rest = copy.copy(self._selector).finish(end_pts)
-        tokens = self._buffer.tokens()
-        if rest is not None:
-            tail = TokenBuffer(self._grounder.engine, self._grounder.bundle.dims, expected_clips=1)
-            tail.add(self._prepare(rest.frame), rest.count)
-            tokens = np.concatenate([tokens, tail.tokens()])
-        else:
-            tokens = tokens.copy()
+        tail = None if rest is None else (self._prepare(rest.frame), rest.count)
+        encoded = self._window.encoded(end_s=self.duration_s, tail=tail)
         self._busy_s += time.perf_counter() - began
-        bundle = self._grounder.bundle
-        return EncodedVideo(
-            tokens=tokens,
-            model=bundle.manifest.name,
-            model_fingerprint=bundle.fingerprint,
-            source=self._name,
-            source_fingerprint="",
-            duration_s=self.duration_s,
-            start_s=0.0,
-            fps=bundle.fps,
-            sampling="exact",
-            packets_lost=0,
-            encode_s=self._busy_s,
-        )
+        return dataclasses.replace(encoded, encode_s=self._busy_s)
 
     def finish(self) -> EncodedVideo:
         """End the stream and return all of it; no frame can be pushed afterwards."""
         self._finished = self.encoded()
         return self._finished
+
+
+class ClipWindow:
+    """The tokens of a stream's last clips, in bounded memory.
+
+    Args:
+        grounder: whose model and engine are used.
+        name: what results call the source.
+        window_s: how much is kept, cut to whole clips, at least one; all of it if None.
+    """
+
+    def __init__(self, grounder: Grounder, *, name: str, window_s: Seconds | None) -> None:
+        self._grounder = grounder
+        self._name = name
+        fps = grounder.bundle.fps
+        self._max_clips = None if window_s is None else max(int(Fraction(window_s) * fps), 1)
+        # As many again are forgotten at once, so that a clip is moved once at most.
+        room = _EXPECTED_CLIPS if self._max_clips is None else 2 * self._max_clips + 1
+        self._buffer = TokenBuffer(grounder.engine, grounder.bundle.dims, expected_clips=room)
+        self._clips = 0
+
+    @property
+    def clips(self) -> int:
+        """How many clips there have been, those forgotten included."""
+        return self._clips
+
+    def add(self, pixels: NDArray[np.uint8], count: int = 1) -> None:
+        """Add a picture (S, S, 3) uint8 that stands for the next `count` clips."""
+        self._clips += count
+        most = self._max_clips
+        self._buffer.add(pixels, count if most is None else min(count, most))
+        if most is not None and self._buffer.num_clips > 2 * most:
+            self._buffer.drop_oldest(self._buffer.num_clips - most)
+
+    def encoded(
+        self,
+        *,
+        end_s: float,
+        start_s: float = 0.0,
+        tail: tuple[NDArray[np.uint8], int] | None = None,
+    ) -> EncodedVideo:
+        """Return the window as an encoded video of its own.
+
+        Args:
+            end_s: where the stream ends for now, in seconds since its first clip began.
+            start_s: where its first clip began on the clock that results shall be on.
+            tail: a picture and the clips that it stands for, not to be kept.
+        """
+        tokens = self._buffer.tokens()
+        clips = self._clips
+        if tail is not None:
+            pixels, count = tail
+            clips += count
+            count = count if self._max_clips is None else min(count, self._max_clips)
+            rest = TokenBuffer(
+                self._grounder.engine, self._grounder.bundle.dims, expected_clips=count
+            )
+            rest.add(pixels, count)
+            tokens = np.concatenate([tokens, rest.tokens()])
+        if self._max_clips is not None:
+            tokens = tokens[-self._max_clips :]
+        bundle = self._grounder.bundle
+        first_s = float((clips - len(tokens)) / bundle.fps)
+        return EncodedVideo(
+            tokens=tokens.copy(),
+            model=bundle.manifest.name,
+            model_fingerprint=bundle.fingerprint,
+            source=self._name,
+            source_fingerprint="",
+            duration_s=end_s - first_s,
+            start_s=start_s + first_s,
+            fps=bundle.fps,
+            sampling="exact",
+            packets_lost=0,
+            encode_s=0.0,
+        )
 
 
 class _Stamp(NamedTuple):

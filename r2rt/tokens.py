@@ -51,6 +51,15 @@ class TokenBuffer:
         if len(self._counts) == len(self._frames):
             self.flush()
 
+    def drop_oldest(self, clips: int) -> None:
+        """Drop the tokens of the oldest clips; their room is used again."""
+        self.flush()
+        self._finish()
+        rest = self._encoded - clips
+        rows = self._tokens.rows
+        rows[:rest] = rows[clips : self._encoded]  # NumPy minds parts that overlap
+        self._encoded = rest
+
     def flush(self) -> None:
         """Encode the frames that still wait."""
         waiting = len(self._counts)

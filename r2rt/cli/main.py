@@ -16,6 +16,7 @@ __all__ = ["cli", "run"]
 # A command's module is imported when the command is run, not before.
 _COMMANDS = {
     "ground": "r2rt.cli.ground",
+    "watch": "r2rt.cli.watch",
     "encode": "r2rt.cli.encode",
     "models": "r2rt.cli.models",
     "cache": "r2rt.cli.cache",
@@ -23,6 +24,7 @@ _COMMANDS = {
 }
 _SUMMARIES = {
     "ground": "Find the moments of a video that fit a sentence.",
+    "watch": "Tell when moments open and close in live video.",
     "encode": "Encode a video once, to ask it many times.",
     "models": "List, fetch, check and remove models.",
     "cache": "Show or clear what is kept between runs.",

@@ -59,7 +59,9 @@ def test_pushed_whole_in_odd_batches_or_singly(tiny_grounder: Grounder) -> None:
     fps=st.sampled_from([Fraction(1, 7), Fraction(1, 2), Fraction(24000, 1001), 5, 0.7]),
     ask=st.sets(st.integers(0, 49)),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 def test_at_any_time_the_answer_is_that_of_the_frames_so_far(
     tmp_path: Path,
     tokenizer_file: Path,

@@ -1,0 +1,387 @@
+"""What can be watched, how it is opened, and which failures are worth another try."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
+
+from r2rt.errors import (
+    NotAVideoError,
+    NoVideoStreamError,
+    QueryError,
+    R2rtError,
+    SourceNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+__all__ = ["Kind", "LiveSource", "LostError", "SourceOptions", "Transport"]
+
+Kind: TypeAlias = Literal["network", "device", "pipe", "growing", "file"]
+Transport: TypeAlias = Literal["tcp", "udp"]
+
+_SCHEMES = frozenset(
+    ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp")
+)
+# A playlist from the network may name further addresses there, but no file of this machine.
+_NETWORK_PROTOCOLS = (
+    "rtsp,rtsps,rtp,udp,tcp,tls,http,https,httpproxy,rtmp,rtmps,srt,crypto,data,hls"
+)
+_NETWORK_TIMEOUT_S = 10.0
+_POLL_S = 0.2
+
+
+class LostError(Exception):
+    """The source cannot be opened or read now, and may be later; the message is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How a source is opened and held.
+
+    Attributes:
+        follow: a file is read on while it grows.
+        realtime: a file is played at its own rate.
+        reconnect: tries in a row before a lost source is given up; 0 for none, None without end.
+        timeout_s: how long to wait for a source to open or to say something; 10 s on the network
+            and without end elsewhere if None. A file that has not grown for so long is over.
+        transport: how RTSP brings its packets.
+        input_format: FFmpeg's name of the format, where it cannot be told from the content.
+        input_options: further options of FFmpeg, such as `{"video_size": "1280x720"}`.
+        clock: `stream` believes the source's timestamps, `arrival` takes the time of arrival;
+            `auto` does the former wherever the format has timestamps.
+        no_drop: wait for what cannot keep up instead of leaving out; for recordings, not cameras.
+
+    Raises:
+        QueryError: options that contradict each other or are out of range.
+    """
+
+    follow: bool = False
+    realtime: bool = False
+    reconnect: int | None = 10
+    timeout_s: float | None = None
+    transport: Transport = "tcp"
+    input_format: str | None = None
+    input_options: Mapping[str, str] = field(default_factory=dict)
+    clock: Literal["auto", "stream", "arrival"] = "auto"
+    no_drop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.follow and self.realtime:
+            raise QueryError("follow and realtime: one or the other; a file grows or is played")
+        if self.reconnect is not None and self.reconnect < 0:
+            raise QueryError(f"reconnect {self.reconnect}; expected 0 or more tries")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise QueryError(f"timeout {self.timeout_s} s; expected more than 0")
+
+
+class LiveSource:
+    """A source by its address: `rtsp://…`, `http://…`, `/dev/video0`, `-`, or a file.
+
+    Attributes:
+        name: what messages and results call it: the address without password and query.
+        kind: what it is.
+        options: how it is opened.
+
+    Raises:
+        SourceNotFoundError: no such file or device.
+        QueryError: a file without `follow` or `realtime`, or these with something else.
+    """
+
+    def __init__(self, address: str, options: SourceOptions | None = None) -> None:
+        self.options = options or SourceOptions()
+        self._address = address
+        self.kind: Kind = _kind(address, self.options)
+        self.name = _without_secrets(address) if self.kind == "network" else address
+        if self.kind == "pipe" and address == "-":
+            self.name = "<stdin>"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether pictures come when they are taken, and are lost when nobody reads them."""
+        return self.kind in ("network", "device")
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the writer waits for a reader who is ahead of real time."""
+        return self.kind in ("pipe", "growing")
+
+    def open(self, stopped: threading.Event, *, first: bool) -> Connection:
+        """Open the source.
+
+        Args:
+            stopped: set to end what waits for more to read.
+            first: it was never open before, so that what looks like a mistake is one.
+
+        Raises:
+            LostError: it cannot be opened now; try again.
+            SourceNotFoundError, NotAVideoError, NoVideoStreamError: no use in trying again.
+        """
+        import av
+        import av.error
+
+        waiting = self._reader(stopped)
+        began_s = time.monotonic()
+        try:
+            container = av.open(
+                self._address_for_ffmpeg() if waiting is None else waiting,
+                format=self._format(),
+                container_options=self._container_options(),
+                metadata_errors="replace",
+                timeout=self._timeouts(),
+                buffer_size=4096 if self.kind == "growing" else 32768,
+            )
+        except (av.error.FFmpegError, OSError, ValueError, NotImplementedError) as error:
+            if waiting is not None:
+                waiting.close()
+            timeout_s = self._timeouts()
+            if timeout_s is not None and time.monotonic() - began_s >= timeout_s:
+                raise LostError("no answer in time") from error  # FFmpeg may call it anything
+            raise self._refusal(error, first=first, stopped=stopped) from error
+        try:
+            return Connection(self, cast("InputContainer", container), waiting)
+        except BaseException:
+            container.close()
+            if waiting is not None:
+                waiting.close()
+            raise
+
+    def _reader(self, stopped: threading.Event) -> _Waiting | None:
+        if self.kind == "pipe":
+            path = None if self._address == "-" else self._address
+            return _Waiting(path, stopped, None, growing=False)
+        if self.kind == "growing":
+            return _Waiting(self._address, stopped, self.options.timeout_s, growing=True)
+        return None
+
+    def _address_for_ffmpeg(self) -> str:
+        return f"file:{self._address}" if self.kind == "file" else self._address
+
+    def _format(self) -> str | None:
+        if self.options.input_format is None and self.kind == "device":
+            return "v4l2"
+        return self.options.input_format
+
+    def _container_options(self) -> dict[str, str]:
+        # FFmpeg would read on for seconds to estimate a frame rate that nobody asks for.
+        options = {} if self.kind == "file" else {"fpsprobesize": "0"}
+        if self.kind == "network":
+            options["protocol_whitelist"] = _NETWORK_PROTOCOLS
+            if urlsplit(self._address).scheme in ("rtsp", "rtsps"):
+                options["rtsp_transport"] = self.options.transport
+        elif self.kind == "file":
+            options["protocol_whitelist"] = "file"
+        elif self.kind != "device":
+            # A playlist that comes through a pipe opens nothing.
+            options["protocol_whitelist"] = "data"
+        return options | dict(self.options.input_options)
+
+    def _timeouts(self) -> float | None:
+        if self.kind == "network":
+            return self.options.timeout_s or _NETWORK_TIMEOUT_S
+        return None
+
+    def _refusal(
+        self, error: Exception, *, first: bool, stopped: threading.Event
+    ) -> R2rtError | LostError:
+        import av.error
+
+        reason = _reason(error)
+        if self.kind in ("network", "device"):
+            mistakes = (
+                av.error.InvalidDataError,
+                av.error.ProtocolNotFoundError,
+                av.error.HTTPClientError,
+                ValueError,
+            )
+            if not first or not isinstance(error, mistakes):
+                return LostError(reason)
+            if isinstance(error, av.error.InvalidDataError):
+                return NotAVideoError(f"{self.name}: not a video that FFmpeg understands")
+            return SourceNotFoundError(
+                f"{self.name}: refused ({reason}); check the address, and user:password in it"
+            )
+        if stopped.is_set():
+            return LostError("stopped")
+        hint = (
+            "; a growing file must be readable from its head: MPEG-TS, Matroska, fragmented MP4"
+            if self.kind == "growing"
+            else ""
+        )
+        return NotAVideoError(f"{self.name}: not a video that FFmpeg understands ({reason}){hint}")
+
+
+class Connection:
+    """An open source: its container and its first video stream that is no cover art."""
+
+    def __init__(
+        self, source: LiveSource, container: InputContainer, waiting: _Waiting | None
+    ) -> None:
+        from av.stream import Discard, Disposition
+
+        pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+        self.container = container
+        self._waiting = waiting
+        streams = [item for item in container.streams.video if not item.disposition & pictures]
+        # PyAV's types promise a context; streams without a decoder have none.
+        if not streams or getattr(streams[0], "codec_context", None) is None:
+            raise NoVideoStreamError(f"{source.name}: no video stream that can be decoded")
+        self.stream = streams[0]
+        for stream in container.streams:
+            if stream is not self.stream:
+                stream.discard = Discard.all
+        # Decoding several pictures at once would hold each back until the others are there.
+        self.stream.codec_context.thread_type = "SLICE"
+        self.stream.codec_context.thread_count = 0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the container says how long it is, so that its end is the end."""
+        return bool(self.container.duration)
+
+    @property
+    def was_replaced(self) -> bool:
+        """Whether a growing file ended because another took its place."""
+        return self._waiting is not None and self._waiting.was_replaced
+
+    def close(self) -> None:
+        """Close the source."""
+        self.container.close()
+        if self._waiting is not None:
+            self._waiting.close()
+
+
+class _Waiting:
+    """A file object for PyAV that waits for more without becoming deaf to being stopped."""
+
+    def __init__(
+        self, path: str | None, stopped: threading.Event, timeout_s: float | None, *, growing: bool
+    ) -> None:
+        self._path = path
+        self._stopped = stopped
+        self._timeout_s = timeout_s
+        self._growing = growing
+        self.was_replaced = False
+        if path is None:
+            self._handle, self._owned = sys.stdin.fileno(), False
+            return
+        # A named pipe opens at once, whether somebody writes to it yet or not.
+        flags = os.O_RDONLY | (0 if growing else os.O_NONBLOCK)
+        try:
+            self._handle, self._owned = os.open(path, flags), True
+        except OSError as error:
+            raise SourceNotFoundError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes as soon as there are any, none at the end."""
+        read = self._read_growing if self._growing else self._read_pipe
+        while not self._stopped.is_set():
+            content = read(size)
+            if content is not None:
+                return content
+        return b""
+
+    def close(self) -> None:
+        """Close the file; standard input is left open."""
+        if self._owned:
+            os.close(self._handle)
+            self._owned = False
+
+    def _read_pipe(self, size: int) -> bytes | None:
+        ready, _, _ = select.select([self._handle], [], [], _POLL_S)
+        if not ready:
+            return None
+        try:
+            return os.read(self._handle, size)
+        except BlockingIOError:
+            return None
+
+    def _read_growing(self, size: int) -> bytes | None:
+        began = time.monotonic()
+        while not self._stopped.is_set():
+            if content := os.read(self._handle, size):
+                return content
+            if self._is_over():
+                self.was_replaced = True
+                return b""
+            if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+                return b""
+            self._stopped.wait(_POLL_S)
+        return b""
+
+    def _is_over(self) -> bool:
+        """Return whether another file has taken this one's place, or it was cut short."""
+        assert self._path is not None
+        here = os.fstat(self._handle)
+        try:
+            there = os.stat(self._path)  # noqa: PTH116
+        except OSError:
+            return False  # moved away: what is written on still comes
+        moved = (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
+        return moved or here.st_size < os.lseek(self._handle, 0, os.SEEK_CUR)
+
+
+def _kind(address: str, options: SourceOptions) -> Kind:
+    scheme = urlsplit(address).scheme.lower() if "://" in address else ""
+    plain_file = False
+    kind: Kind
+    if scheme in _SCHEMES:
+        kind = "network"
+    elif scheme:
+        raise QueryError(
+            f"{scheme}://: not among what can be watched: {', '.join(sorted(_SCHEMES))}"
+        )
+    elif address == "-":
+        kind = "pipe"
+    else:
+        try:
+            mode = Path(address).stat().st_mode
+        except OSError as error:
+            raise SourceNotFoundError(
+                f"{address}: {error.strerror or error}; expected an address such as rtsp://…, "
+                "a device, a file, or - for standard input"
+            ) from error
+        if stat.S_ISDIR(mode):
+            raise SourceNotFoundError(f"{address}: a folder; expected something that plays")
+        plain_file = stat.S_ISREG(mode)
+        kind = "device" if stat.S_ISCHR(mode) else "pipe"
+    if plain_file:
+        if not options.follow and not options.realtime:
+            raise QueryError(
+                f"{address}: a file; --realtime plays it at its own rate, --follow reads on while "
+                "it grows, and `r2rt ground` answers at once"
+            )
+        return "growing" if options.follow else "file"
+    if options.follow or options.realtime:
+        name = "follow" if options.follow else "realtime"
+        raise QueryError(f"--{name}: for files alone, and {_without_secrets(address)} is none")
+    return kind
+
+
+def _without_secrets(address: str) -> str:
+    """Return an address without user, password and query, which may hold a key."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _reason(error: Exception) -> str:
+    """Return what FFmpeg says without the address, which may hold a password."""
+    import av.error
+
+    if isinstance(error, av.error.ExitError):
+        return "no answer in time"
+    text = getattr(error, "strerror", None) or type(error).__name__
+    return str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__
