@@ -80,7 +80,7 @@ def class_embeddings(model: TinyClip) -> Tensor:
 @torch.no_grad()
 def image_embeddings(model: TinyClip, frames: NDArray[np.uint8]) -> Tensor:
     """Look at (N, S, S, 3) frames, some at a time; return (N, D) unit vectors."""
-    pieces = torch.from_numpy(frames).split(128)
+    pieces = [torch.from_numpy(frames[at : at + 128]) for at in range(0, len(frames), 128)]
     return torch.cat([model.see(piece).image for piece in pieces])
 
 
