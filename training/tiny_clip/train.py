@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 from r2rt.files import replacing
 from training.tiny_clip.data import IGNORED, Batch, Frames, settings_at
 from training.tiny_clip.model import TinyClip
+from training.tiny_clip.weights import write_weights
 from training.tiny_clip.zero_shot import (
     class_embeddings,
     compose_test_frames,
@@ -140,6 +141,7 @@ def train(sprites: Path, out: Path, settings: Settings, *, resume: bool = False)
     if resume and run.checkpoint.is_file():
         run.load()
     run.go()
+    write_weights(run.average, out / "final")
     return run.average
 
 

@@ -159,18 +159,14 @@ class TestColours:
         assert colour_of(image) is None
 
     @pytest.mark.parametrize("seed", range(6))
-    def test_an_asked_colour_is_kept_by_every_change(
-        self, toy_sprites: Sprites, seed: int
-    ) -> None:
+    def test_an_asked_colour_is_kept_by_every_change(self, toy_sprites: Sprites, seed: int) -> None:
         chosen = look(np.random.default_rng(seed), toy_sprites, "noto", "car", colour="red")
         assert chosen.colour == "red"
         seen = chosen.image[chosen.image[..., 3] > 200][:, :3].mean(axis=0)
         assert seen.argmax() == 0
 
     def test_line_drawings_are_filled(self, toy_sprites: Sprites) -> None:
-        chosen = look(
-            np.random.default_rng(0), toy_sprites, "fluent-line", "car", colour="green"
-        )
+        chosen = look(np.random.default_rng(0), toy_sprites, "fluent-line", "car", colour="green")
         assert chosen.colour == "green"
         assert (chosen.image[..., 3] >= toy_sprites.image("fluent-line", "car")[..., 3]).all()
 
@@ -195,5 +191,7 @@ def test_backgrounds_vary_and_repeat(size: int) -> None:
 
 
 def test_smaller_sprites_are_taken_for_smaller_objects(toy_sprites: Sprites) -> None:
-    sizes = [toy_sprites.image("noto", "dog", 0, wanted).shape[0] for wanted in (8, 24, 25, 60, 300)]
+    sizes = [
+        toy_sprites.image("noto", "dog", 0, wanted).shape[0] for wanted in (8, 24, 25, 60, 300)
+    ]
     assert sizes == [24, 24, 48, 96, 96]

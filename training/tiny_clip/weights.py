@@ -1,0 +1,78 @@
+"""The trained tiny CLIP as files that open_clip and `training.clip` load, and back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from r2rt.files import replacing
+from training.clip import ClipError, openai_name
+from training.tiny_clip.model import CONFIG_PATH, TinyClip
+from training.tiny_clip.rows import compact
+
+__all__ = ["WEIGHTS_NAME", "load_model", "write_weights"]
+
+WEIGHTS_NAME = "r2rt-tiny.safetensors"
+
+
+def write_weights(model: TinyClip, folder: Path) -> Path:
+    """Write the weights in open_clip's names (the embedding in full) and the configuration.
+
+    Returns:
+        The file of weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(CONFIG_PATH, folder / CONFIG_PATH.name)
+    path = folder / WEIGHTS_NAME
+    with replacing(path) as temporary:
+        save_file(model.open_clip_state(), temporary)
+    return path
+
+
+def load_model(path: Path) -> TinyClip:
+    """Read a model from its weights, or from a training's checkpoint.pt (averaged weights).
+
+    What only training has (the class matrix, the colour head) is left as it is made where the file
+    lacks it.
+
+    Raises:
+        ClipError: there is no such file, or its tensors are not this model's.
+    """
+    if not path.is_file():
+        raise ClipError(f"{path} is no file; train with python -m training.tiny_clip.train")
+    model = TinyClip()
+    if path.suffix == ".pt":
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["average"])
+        return model.eval()
+    tensors = load_file(path)
+    _fill(model, tensors)
+    return model.eval()
+
+
+def _fill(model: TinyClip, tensors: dict[str, Tensor]) -> None:
+    """Copy tensors of open_clip's names into the model."""
+    names = {
+        openai_name(prefix + name): prefix + name
+        for prefix, tower in (("vision.", model.vision), ("text.", model.text))
+        for name in tower.state_dict()
+    }
+    names |= {f"visual.ln_post.{kind}": f"ln_post.{kind}" for kind in ("weight", "bias")}
+    names |= {f"ln_final.{kind}": f"ln_final.{kind}" for kind in ("weight", "bias")}
+    names |= {"visual.proj": "proj", "text_projection": "text_projection"}
+    names |= {"logit_scale": "logit_scale"}
+    if names.keys() != tensors.keys():
+        odd = sorted(names.keys() ^ tensors.keys())
+        raise ClipError(f"these are not the tiny CLIP's weights: {', '.join(odd[:4])}")
+    state = {ours: tensors[theirs] for theirs, ours in names.items()}
+    key = "text.token_embedding.weight"
+    state[key] = compact(state[key])
+    expected = model.state_dict()
+    misshapen = [name for name in state if state[name].shape != expected[name].shape]
+    if misshapen:
+        raise ClipError(f"these are not the tiny CLIP's weights: {', '.join(misshapen[:4])}")
+    model.load_state_dict(state, strict=False)
