@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -44,7 +44,7 @@ from r2rt.models import checked_name, models_dir
 from r2rt.registry import CLIP_ARCHITECTURE
 from training.checkpoint import build_model, load_checkpoint
 from training.clip import ClipTowers, load_clip
-from training.recipes import recipe_for_sha256
+from training.recipes import Recipe, recipe_for_sha256
 
 if TYPE_CHECKING:
     from training.model import R2Tuning
@@ -123,9 +123,10 @@ def export_bundle(
     clip: str | Path | ClipTowers | None = None,
     clip_arch: str | None = None,
     name: str | None = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     fps: Fraction | None = None,
     unit_s: float | None = None,
+    known_words: Sequence[str] | None = None,
     verify_video: str | Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = _silent,
@@ -144,6 +145,8 @@ def export_bundle(
         recipe: see `export.settings.choose_settings`.
         fps: clips a second, in place of the recipe's.
         unit_s: rounding in seconds, in place of the recipe's.
+        known_words: the words that this CLIP was trained on, where they are few; the runtime tells
+            of others.
         verify_video: a video whose first frames are checked besides generated pictures.
         force: replace a bundle that stands at `output`.
         say: called with one line for each step.
@@ -215,6 +218,7 @@ def export_bundle(
                 random_weights=towers.config.weights_source.startswith("random"),
             ),
             verification=verification,
+            known_words=None if known_words is None else tuple(sorted(known_words)),
         )
         write_manifest(folder, manifest)
     say(f"wrote {destination}")

@@ -107,6 +107,8 @@ def quantize_bundle(
     output: str | Path | None = None,
     *,
     calibration: Sequence[str | Path],
+    calibration_queries: Sequence[str] = CALIBRATION_QUERIES,
+    queries: Sequence[str] = QUERIES,
     name: str | None = None,
     smooth: bool = True,
     leave_out: bool = True,
@@ -123,6 +125,8 @@ def quantize_bundle(
         origin: an installed model's name or the bundle's folder.
         output: the new bundle's folder; by default the one of model `name` in the models folder.
         calibration: videos, folders of images, or folders of videos.
+        calibration_queries: sentences to take the text encoder's ranges from.
+        queries: other sentences, which the gate asks.
         name: what the new bundle calls itself; by default the origin's name and `-int8`.
         smooth: whether channels may be scaled before they are rounded.
         leave_out: whether layers may stay in fp32.
@@ -163,7 +167,7 @@ def quantize_bundle(
         TEXT_ENCODER: _select(
             bundle,
             TEXT_ENCODER,
-            _query_runs(bundle),
+            _query_runs(bundle, calibration_queries),
             output="q",
             measured=None,
             smooth=smooth,
@@ -183,7 +187,7 @@ def quantize_bundle(
             ),
         )
         write_manifest(folder, quantized)
-        agreement = _compare(bundle, folder, videos, limits, say)
+        agreement = _compare(bundle, folder, videos, queries, limits, say)
         if not agreement.passed:
             raise RefusedError(
                 f"the int8 form of {manifest.name} departs too far from fp32: "
@@ -267,11 +271,11 @@ def _calibration_frames(videos: Sequence[Path], bundle: Bundle) -> NDArray[np.ui
     return np.stack(pixels)
 
 
-def _query_runs(bundle: Bundle) -> list[dict[str, NDArray[Any]]]:
+def _query_runs(bundle: Bundle, queries: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
     """Return the calibration queries, those of one length together: none is padded."""
     tokenizer = Tokenizer.load(bundle.file(TOKENIZER_NAME), bundle.dims.context_length)
     by_length: dict[int, list[NDArray[np.int64]]] = {}
-    for query in CALIBRATION_QUERIES:
+    for query in queries:
         ids = tokenizer.encode(query).ids
         by_length.setdefault(len(ids), []).append(ids)
     return [
@@ -295,6 +299,7 @@ def _compare(
     bundle: Bundle,
     folder: Path,
     videos: Sequence[Path],
+    queries: Sequence[str],
     limits: Limits,
     say: Callable[[str], None],
 ) -> Agreement:
@@ -304,7 +309,9 @@ def _compare(
         return Grounder.load(path, device="cpu", verify="never")
 
     sources: list[str | os.PathLike[str]] = [*videos]
-    return compare(load(bundle.path), load(folder), sources, limits=limits, say=say)
+    return compare(
+        load(bundle.path), load(folder), sources, queries=queries, limits=limits, say=say
+    )
 
 
 def _report(
@@ -318,7 +325,7 @@ def _report(
         calibration=tuple(Path(video).name for video in agreement.videos),
         frames=frames,
         clips=agreement.clips,
-        queries=len(QUERIES),
+        queries=agreement.queries,
         kept={graph: selection.kept for graph, selection in selections.items()},
         figures=agreement.figures,
     )

@@ -46,14 +46,14 @@ def choose_settings(
     checkpoint_sha256: str,
     *,
     has_offsets: bool,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     fps: Fraction | None = None,
     unit_s: float | None = None,
 ) -> Settings:
     """Choose a checkpoint's settings: what was asked for, else the recipe's.
 
-    The recipe is the one named, else the published one that the checkpoint's sha256 tells, else
-    QVHighlights' for a model with a coordinate head and TVSum's for one without.
+    The recipe is the one given or named, else the published one that the checkpoint's sha256 tells,
+    else QVHighlights' for a model with a coordinate head and TVSum's for one without.
 
     Raises:
         QueryError: there is no such recipe, or `fps` or `unit_s` is not positive.
@@ -63,7 +63,10 @@ def choose_settings(
     if unit_s is not None and unit_s <= 0:
         raise QueryError(f"unit must be positive, got {unit_s}")
     published = recipe_for_sha256(checkpoint_sha256)
-    if recipe is not None:
+    given = recipe if isinstance(recipe, Recipe) else None
+    if isinstance(recipe, Recipe):
+        name, reason = recipe.name, "given"
+    elif recipe is not None:
         name, reason = recipe, "named"
     elif published is not None:
         name, reason = published, "the checkpoint is the published one"
@@ -71,7 +74,7 @@ def choose_settings(
         name, reason = "qvhighlights", "not a published checkpoint, but it has a coordinate head"
     else:
         name, reason = "tvsum", "not a published checkpoint, and it has no coordinate head"
-    found = find_recipe(name)
+    found = find_recipe(name) if given is None else given
     return Settings(
         recipe=name,
         reason=reason,

@@ -190,6 +190,8 @@ class Manifest(
         verification: the report of the checks that ended the export; a quantised bundle has that of
             its origin.
         quantization: how the bundle was quantised; null where it was not.
+        known_words: the words that a model of few words was trained on, lower case; null for one
+            that has read of everything.
     """
 
     schema: int
@@ -211,6 +213,7 @@ class Manifest(
     provenance: Provenance
     verification: Verification
     quantization: QuantizationReport | None = None
+    known_words: tuple[str, ...] | None = None
 
 
 class Bundle:
@@ -291,7 +294,7 @@ class Bundle:
         can ground.
         """
         decisive = msgspec.structs.asdict(self.manifest)
-        for name in ("name", "provenance", "verification", "quantization"):
+        for name in ("name", "provenance", "verification", "quantization", "known_words"):
             del decisive[name]
         decisive["files"] = {
             name: entry.sha256

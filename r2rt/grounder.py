@@ -269,6 +269,16 @@ class Grounder:
             fps=self.bundle.fps,
         )
 
+    def unknown_words(self, query: str) -> tuple[str, ...]:
+        """Return the words of a query that the model has never read; none where it read all.
+
+        Only a model of few words, such as the demo model, says which they are.
+        """
+        from r2rt.vocabulary import unknown_words
+
+        known = self.bundle.manifest.known_words
+        return () if known is None else unknown_words(query, frozenset(known))
+
     def stream(self, *, name: str = "<stream>", start_s: Fraction | float | None = None) -> Stream:
         """Open a stream: push frames as they come, ask at any time; see `r2rt.stream.Stream`."""
         from r2rt.stream import Stream

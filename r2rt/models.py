@@ -159,7 +159,7 @@ def choose_default() -> DefaultModel:
         return DefaultModel(
             name="demo",
             path=_DEMO,
-            reason="the demo model of the package, "
+            reason="the demo model of the package, which knows a small world of emoji alone; "
             f"`r2rt models pull {DEFAULT_NAME}` fetches a full one",
         )
     raise ModelNotFoundError(

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from training.clip import Block, ClipTowers
     from training.model import R2Tuning
 
-__all__ = ["QueryTokens", "TextEncoder"]
+__all__ = ["QueryTokens", "RowEmbedding", "TextEncoder", "embedding_of"]
+
+# A table is kept whole unless sharing rows takes it below this share of its size.
+_WORTH_SHARING = 0.5
 
 
 class QueryTokens(nn.Module):
@@ -50,6 +53,35 @@ class QueryTokens(nn.Module):
         return q, self.key_map(q), pooled
 
 
+class RowEmbedding(nn.Module):
+    """An embedding that keeps equal rows once, and which of them each id has."""
+
+    row_of: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        rows, row_of = table.unique(dim=0, return_inverse=True)
+        self.rows = nn.Embedding(*rows.shape)
+        self.rows.weight = constant(rows)
+        smallest = torch.int16 if len(rows) <= torch.iinfo(torch.int16).max else torch.int32
+        self.register_buffer("row_of", row_of.to(smallest))
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Map ids (N, L) to their rows (N, L, Ct)."""
+        out: Tensor = self.rows(self.row_of[token_ids].long())
+        return out
+
+
+def embedding_of(token_embedding: nn.Embedding) -> nn.Module:
+    """Return what embeds tokens in the graph: by rows where most ids have the same as others.
+
+    A CLIP that was trained on few words has one row for all ids that it never read.
+    """
+    shared = RowEmbedding(token_embedding.weight.detach())
+    few = len(shared.rows.weight) < _WORTH_SHARING * token_embedding.num_embeddings
+    return shared if few else token_embedding
+
+
 class TextEncoder(nn.Module):
     """Token ids to q, q_key and the pooled query."""
 
@@ -58,7 +90,7 @@ class TextEncoder(nn.Module):
     def __init__(self, model: R2Tuning, clip: ClipTowers) -> None:
         super().__init__()
         self.layers = model.config.layers
-        self.embedding = clip.text.token_embedding
+        self.embedding = embedding_of(clip.text.token_embedding)
         self.positions = constant(clip.text.positional_embedding)
         self.blocks = nn.ModuleList(TowerBlock(cast("Block", block)) for block in clip.text.blocks)
         length = clip.config.context_length

@@ -15,7 +15,7 @@ from r2rt.cli.options import (
     verbose_option,
     window_options,
 )
-from r2rt.cli.session import encode_source, open_model, warn
+from r2rt.cli.session import encode_source, open_model, warn, warn_of_unknown_words
 from r2rt.errors import QueryError
 from r2rt.queries import Query, read_queries
 
@@ -106,6 +106,7 @@ def ground(
     grounder = open_model(model, device, quiet=quiet)
     grounder.window_size(window, overlap)  # a bad one is told before the video is read
     grounder.encode_queries([item.text for item in queries])
+    warn_of_unknown_words(grounder, [item.text for item in queries])
     encoded = _encoded(grounder, video, encoding, cache=cache, quiet=quiet)
     predictions = grounder.ground(
         encoded,

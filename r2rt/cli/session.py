@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from r2rt.engines import Device
     from r2rt.grounder import Grounder
 
-__all__ = ["encode_source", "note", "open_model", "warn"]
+__all__ = ["encode_source", "note", "open_model", "warn", "warn_of_unknown_words"]
 
 
 def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
     """Open the model asked for or the default one, and say which, and on what it runs."""
     from r2rt.grounder import Grounder
-    from r2rt.models import default_model
+    from r2rt.models import choose_default
 
-    grounder = Grounder.load(default_model() if model is None else model, device=device)
+    if model is None:
+        chosen = choose_default()
+        note(f"no --model was named, so this is {chosen.reason}", quiet=quiet)
+        model = str(chosen.path)
+    grounder = Grounder.load(model, device=device)
     manifest = grounder.bundle.manifest
     note(
         f"model {manifest.name} ({manifest.precision}) on {grounder.engine.name}"
@@ -36,6 +40,17 @@ def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
             "and its answers mean nothing"
         )
     return grounder
+
+
+def warn_of_unknown_words(grounder: Grounder, queries: Iterable[str]) -> None:
+    """Tell which words of the queries the model has never read, so that they mean nothing to it."""
+    words = dict.fromkeys(word for query in queries for word in grounder.unknown_words(query))
+    if words:
+        listed = ", ".join(repr(word) for word in words)
+        warn(
+            f"the model {grounder.bundle.manifest.name} does not know: {listed}; "
+            "its answers do not depend on what they mean"
+        )
 
 
 def encode_source(

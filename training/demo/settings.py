@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
+from r2rt.bundle import Nms
 from training.clip import ClipTowers
 from training.model import R2Config
+from training.recipes import Recipe
 from training.world.art import STYLES
 from training.world.videos import VideoSettings
 
@@ -16,13 +16,14 @@ __all__ = [
     "LAYERS",
     "NAME",
     "POOL_SEED",
+    "RECIPE",
     "SCENES",
     "TEST_SEED",
+    "TRAIN_SEED",
     "TRAIN_STYLES",
     "UNSEEN_STYLES",
     "WINDOW_S",
     "WORLD",
-    "Folders",
     "model_config",
 ]
 
@@ -41,27 +42,16 @@ WORLD = VideoSettings()
 SCENES = VideoSettings(grid_s=float(1 / FPS), varied=True)
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where the steps find one another's files.
-
-    Attributes:
-        root: folder of the demo model's own files.
-        art: holds `sprites.npz` of `training.world.art`.
-    """
-
-    root: Path
-    art: Path
-
-    @property
-    def sprites(self) -> Path:
-        """Pictures of all styles."""
-        return self.art / "sprites.npz"
-
-    @property
-    def pool(self) -> Path:
-        """Folder of the scenes to train on."""
-        return self.root / "scenes"
+# What the bundle says of itself; of training, `training.demo.train` decides.
+RECIPE = Recipe(
+    name=NAME,
+    dataset="emoji-world",
+    fps=FPS,
+    window_s=WINDOW_S,
+    nms=Nms(kind="normal", iou_threshold=0.7),
+    dropout=0.1,
+    lr=1e-3,
+)
 
 
 def model_config(towers: ClipTowers, *, layers: int = LAYERS) -> R2Config:
