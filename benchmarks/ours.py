@@ -13,7 +13,7 @@ _BEGAN = time.perf_counter()
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -57,7 +57,8 @@ class Ours:
         """Do everything, once; nothing that was kept is used."""
         began = time.perf_counter()
         encoded = self._grounder.encode(video, sampling=sampling)
-        predictions = self._grounder.ground(encoded, queries)
+        # As the baseline does, however long the video is.
+        predictions = self._grounder.ground(encoded, queries, window=None)
         seconds = time.perf_counter() - began
         return self._answer(seconds, encoded, predictions)
 
@@ -94,11 +95,20 @@ class Ours:
         self._grounder.encode_frames(self._pixels[video], self._grounder.bundle.fps)
         return {"seconds": time.perf_counter() - began}
 
-    def query(self, video: str, queries: list[str], sampling: Sampling = "exact") -> dict[str, Any]:
-        """Ask all queries in one batch about a video whose encoding is kept from the first call."""
+    def query(
+        self,
+        video: str,
+        queries: list[str],
+        sampling: Sampling = "exact",
+        window: Literal["auto"] | None = None,
+    ) -> dict[str, Any]:
+        """Ask all queries in one batch about a video whose encoding is kept from the first call.
+
+        The video is grounded as a whole, as the baseline does, or in the model's windows.
+        """
         encoded = self._kept(video, sampling)
         began = time.perf_counter()
-        predictions = self._grounder.ground(encoded, queries)
+        predictions = self._grounder.ground(encoded, queries, window=window)
         return self._answer(time.perf_counter() - began, encoded, predictions)
 
     def finalize(self, video: str) -> dict[str, Any]:

@@ -77,11 +77,15 @@ def _against_length(report: Report, worker: Worker, precision: str, minutes: lis
         )
         asked = [
             worker.ask(
-                "query", video=video, sampling="nearest", queries=queries(1, start=next(numbers))
+                "query",
+                video=video,
+                sampling="nearest",
+                window="auto",
+                queries=queries(1, start=next(numbers)),
             )
             for _ in range(1 + report.options.rounds(5))
         ]
-        # The first one also finalises the tokens.
+        # The first one also finalises the windows that are kept.
         for name, samples in (("first query", asked[:1]), ("further query", asked[1:])):
             answered = summarize([float(answer["seconds"]) for answer in samples])
             report.add(
