@@ -32,7 +32,7 @@ __all__ = ["Geometry", "Material", "PictureReader", "Span"]
 _EARLIER_S = (0, 1, 5, 30)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Span:
     """A part of a video in timestamps of its stream, half open."""
 
@@ -285,9 +285,7 @@ class PictureReader:
         packets: Iterator[Packet[VideoStream] | None] = itertools.chain(demuxer.packets(), (None,))
         for packet in packets:
             frames = (
-                drain(demuxer, counts)
-                if packet is None
-                else decode_packet(demuxer, packet, counts)
+                drain(demuxer, counts) if packet is None else decode_packet(demuxer, packet, counts)
             )
             for frame in frames:
                 pts = times.guess(frame)

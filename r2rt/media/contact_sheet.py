@@ -1,0 +1,198 @@
+"""A contact sheet: the moments of every query as a grid of pictures with times and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2rt.media.drawing import (
+    BLUE,
+    FAINT,
+    INK,
+    LINE,
+    PAPER,
+    QUIET,
+    font,
+    one_line,
+    require_pillow,
+    save_picture,
+    shortened,
+    wrapped,
+)
+from r2rt.media.material import Material
+from r2rt.media.peaks import peak_s
+from r2rt.media.stills import fitted_size, stills
+from r2rt.prediction import Moment, Prediction
+from r2rt.timecode import format_clock
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+__all__ = ["write_contact_sheet"]
+
+Update = Callable[[int, int | None], None]
+
+_MOST_PICTURES = 200  # a picture of more could be opened by few programs
+_MARGIN, _GAP = 40, 24
+_CAPTION, _HEADING = 58, 34
+# Width of a sheet by its columns; one or two pictures are shown larger, not in a corner.
+_WIDTHS = {1: 720, 2: 1120}
+_WIDTH = 1600
+
+
+def write_contact_sheet(
+    video: Path,
+    predictions: Sequence[Prediction],
+    path: Path,
+    *,
+    update: Update | None = None,
+) -> None:
+    """Draw the moments of a video as a grid, a heading a query, best moments first.
+
+    Args:
+        video: the file that was grounded.
+        predictions: what it was asked, and its moments; the first 200 moments are shown.
+        path: a .png, .jpg or .webp.
+        update: is told pictures decoded of all.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+        OutputError: disk full, no permission.
+        R2rtError: the video cannot be read.
+    """
+    require_pillow()
+    material = Material(video)
+    shown, left_out = _shown(predictions)
+    layout = _Layout.of(material, [len(moments) for _, moments in shown])
+    times_s = [peak_s(prediction, moment) for prediction, moments in shown for moment in moments]
+    pictures = stills(material, times_s, layout.picture, update=update)
+    save_picture(_draw(video, material, shown, left_out, layout, pictures), path)
+
+
+def _shown(
+    predictions: Sequence[Prediction],
+) -> tuple[list[tuple[Prediction, tuple[Moment, ...]]], int]:
+    """Return the moments to show, as many of each query as there is room for."""
+    room = _MOST_PICTURES
+    share = max(1, room // max(len(predictions), 1))
+    total = sum(len(prediction.moments) for prediction in predictions)
+    each = total if total <= room else share
+    shown = [(prediction, prediction.moments[:each]) for prediction in predictions[:room]]
+    return shown, total - sum(len(moments) for _, moments in shown)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in pixels: the sheet's width, its columns, and a picture's box."""
+
+    width: int
+    columns: int
+    picture: tuple[int, int]
+
+    @classmethod
+    def of(cls, material: Material, counts: Sequence[int]) -> _Layout:
+        display = material.geometry.display_size
+        shape = display[0] / display[1]
+        most = 3 if shape > 2.2 else 4 if shape > 1.2 else 5 if shape > 0.8 else 6
+        longest = max([*counts, 1])
+        columns = min(longest, most)
+        # The fewest columns that need no further row: 5 pictures are 3 and 2, not 4 and 1.
+        columns = -(-longest // -(-longest // columns))
+        if shape < 0.8:  # upright: as wide as its pictures, which are high enough
+            cell = {1: 480, 2: 400, 3: 340}.get(columns, 0)
+            width = 2 * _MARGIN + columns * cell + (columns - 1) * _GAP if cell else _WIDTH
+        else:
+            width = _WIDTHS.get(columns, _WIDTH)
+        cell = (width - 2 * _MARGIN - (columns - 1) * _GAP) // columns
+        return cls(width, columns, fitted_size(display, (cell, 2 * cell)))
+
+    def cell(self, place: int) -> tuple[int, int]:
+        row, column = divmod(place, self.columns)
+        width, height = self.picture
+        return _MARGIN + column * (width + _GAP), row * (height + _CAPTION + _GAP)
+
+    def rows_height(self, count: int) -> int:
+        return -(-count // self.columns) * (self.picture[1] + _CAPTION + _GAP)
+
+
+def _draw(
+    video: Path,
+    material: Material,
+    shown: Sequence[tuple[Prediction, tuple[Moment, ...]]],
+    left_out: int,
+    layout: _Layout,
+    pictures: Sequence[Image.Image],
+) -> Image.Image:
+    from PIL import Image, ImageDraw
+
+    room = layout.width - 2 * _MARGIN
+    headings = [_heading(prediction, room) for prediction, _ in shown]
+    height = _MARGIN + 62
+    for (_, moments), lines in zip(shown, headings, strict=True):
+        height += len(lines) * _HEADING + 14 + (layout.rows_height(len(moments)) or 44) + 12
+    sheet = Image.new("RGB", (layout.width, height + (40 if left_out else 0)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _title(draw, video, material, room)
+    y = _MARGIN + 62
+    remaining = iter(pictures)
+    for (prediction, moments), lines in zip(shown, headings, strict=True):
+        for line in lines:
+            draw.text((_MARGIN, y), line, INK, font(25, prediction.query))
+            y += _HEADING
+        y += 14
+        for place, moment in enumerate(moments):
+            x, below = layout.cell(place)
+            _cell(sheet, draw, (x, y + below), next(remaining), place + 1, moment)
+        if not moments:
+            draw.text((_MARGIN, y - 6), "No moment was found.", QUIET, font(20))
+        y += (layout.rows_height(len(moments)) or 44) + 12
+    if left_out:
+        draw.text((_MARGIN, y), f"{left_out} further moments are not shown.", QUIET, font(20))
+    return sheet
+
+
+def _heading(prediction: Prediction, room: int) -> list[str]:
+    text = one_line(prediction.query) or "(no query)"
+    return wrapped(text, font(25, text), room, 3)
+
+
+def _title(draw: ImageDraw.ImageDraw, video: Path, material: Material, room: int) -> None:
+    name, lasts = one_line(video.name), format_clock(material.duration_s)
+    letters = font(19, name)
+    width = letters.getlength(lasts)
+    draw.text((_MARGIN, _MARGIN - 10), shortened(name, letters, room - width - 24), QUIET, letters)
+    draw.text((_MARGIN + room - width, _MARGIN - 10), lasts, QUIET, font(19))
+    draw.line((_MARGIN, _MARGIN + 26, _MARGIN + room, _MARGIN + 26), LINE, 2)
+
+
+def _cell(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    picture: Image.Image,
+    rank: int,
+    moment: Moment,
+) -> None:
+    x, y = corner
+    width, height = picture.size
+    sheet.paste(picture, (x, y))
+    # A light picture must not run into the paper.
+    draw.rectangle((x, y, x + width - 1, y + height - 1), outline=LINE)
+    badge = font(20)
+    across = max(34, round(badge.getlength(str(rank))) + 20)
+    draw.rectangle((x, y, x + across, y + 32), INK)
+    draw.text((x + across / 2, y + 16), str(rank), PAPER, badge, anchor="mm")
+    times = f"{format_clock(moment.start_s)} to {format_clock(moment.end_s)}"
+    letters = font(21)
+    score = f"{moment.score:.2f}"
+    if letters.getlength(times + "  " + score) > width:
+        letters = font(15)
+    below = y + height + 10
+    draw.text((x, below), times, INK, letters)
+    draw.text((x + width, below), score, INK, letters, anchor="ra")
+    bar = below + 34
+    draw.rectangle((x, bar, x + width - 1, bar + 5), FAINT)
+    filled = round((width - 1) * min(max(moment.score, 0.0), 1.0))
+    draw.rectangle((x, bar, x + filled, bar + 5), BLUE)

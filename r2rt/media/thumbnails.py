@@ -1,0 +1,54 @@
+"""One picture a moment: its most salient clip's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from r2rt.media.drawing import require_pillow, save_picture
+from r2rt.media.material import Material
+from r2rt.media.names import make_folder, moment_names
+from r2rt.media.peaks import peak_s
+from r2rt.media.stills import stills
+from r2rt.prediction import Prediction
+
+__all__ = ["write_thumbnails"]
+
+Update = Callable[[int, int | None], None]
+
+
+def write_thumbnails(
+    video: Path,
+    predictions: Sequence[Prediction],
+    folder: Path,
+    *,
+    size: int = 640,
+    update: Update | None = None,
+) -> list[Path]:
+    """Write a JPEG of every moment, upright, of the picture that stands for its best clip.
+
+    Args:
+        video: the file that was grounded.
+        predictions: what it was asked, and its moments.
+        folder: where files go; made if it is not there.
+        size: longer side in pixels.
+        update: is told pictures decoded of all.
+
+    Returns:
+        What was written, queries in order, best moments first.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+        OutputError: disk full, no permission.
+        R2rtError: the video cannot be read.
+    """
+    require_pillow()
+    material = Material(video)
+    make_folder(folder)
+    names = moment_names(video, predictions)
+    times_s = [peak_s(prediction, moment) for _, (prediction, _, moment) in names]
+    paths = [folder / f"{name}.jpg" for name, _ in names]
+    pictures = stills(material, times_s, (size, size), update=update)
+    for path, picture in zip(paths, pictures, strict=True):
+        save_picture(picture, path)
+    return paths
