@@ -55,12 +55,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         width: width D of the R² block.
+        layers: CLIP layers K that are read, the last ones.
         heads: attention heads of its temporal layer. A checkpoint does not tell it and the export
             takes 8, as every published model has.
         padding: what padding in a batch means; see `training.model.Padding`.
     """
 
     width: _Whole = 256
+    layers: _Whole = 4
     heads: _Whole = 8
     padding: Padding = Padding.EXACT
 

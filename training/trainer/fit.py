@@ -90,6 +90,7 @@ def fit(
     _check_model(model, recipe)
     settings = ModelSettings(
         width=model.config.width,
+        layers=model.config.layers,
         heads=model.config.heads,
         padding=model.config.padding,
     )
