@@ -42,7 +42,7 @@ class RandomSamples:
         saliency = torch.zeros(clips).index_fill(0, relevant, 1.0)
         video = torch.randn(clips, 2, 5, 16, generator=generator)
         if self._drawing:
-            video += float(np.random.normal())  # noqa: NPY002: what a data set may do
+            video += float(np.random.normal())  # noqa: NPY002
         # The moment can be told from the frames.
         video[relevant] += 2.0
         return Sample(

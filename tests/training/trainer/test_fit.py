@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from export.exporter import export_bundle
+from tests.export.tiny import tiny_towers
 from tests.golden_data import GOLDEN
 from tests.training.trainer.material import (
     OPTIONS,
@@ -213,6 +215,18 @@ def test_checkpoints_have_the_published_layout(tmp_path: Path) -> None:
     for name, tensor in published["state_dict"].items():
         assert content["state_dict"][name].shape == tensor.shape
     assert isinstance(build_model(tmp_path / "last.pth"), R2Tuning)
+
+
+@pytest.mark.slow
+def test_a_trained_checkpoint_is_exported(tmp_path: Path) -> None:
+    recipe = golden_recipe("moment", epochs=3)
+    checkpoint = fit(
+        golden_model(), recipe, GoldenSamples(), out=tmp_path / "run", options=OPTIONS, quiet=True
+    )
+    exported = export_bundle(checkpoint, tmp_path / "bundle", clip=tiny_towers(), name="trained")
+    # Every graph, and the whole, gives what the checkpoint gives in PyTorch.
+    assert exported.manifest.verification.passed
+    assert exported.manifest.provenance.checkpoint_sha256 == load_checkpoint(checkpoint).sha256
 
 
 def test_learning_rate_and_gradient_are_those_of_the_recipe(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""Validation by the benchmarks' own metrics: answers to a split, held against its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from r2rt.moments import postprocess
+from training.data.dataset import GroundingDataset
+from training.data.sample import Sample, collate_inputs
+from training.evaluation.benchmarks import Benchmark, evaluate
+from training.metrics import Annotation, Prediction
+from training.model import R2Tuning, decode_boundaries
+from training.recipes import Recipe
+from training.trainer.order import Samples
+
+__all__ = ["MetricsValidation", "labels_of", "predict"]
+
+_BATCH_SIZE = 16
+
+
+class MetricsValidation:
+    """Gives the headline figures of a benchmark; `monitor` names the one that a run is chosen by.
+
+    Args:
+        samples: the split's samples.
+        annotations: its labels; samples without are not evaluated.
+        benchmark: what it is evaluated by.
+        recipe: rounding and suppression of moments.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        annotations: Sequence[Annotation],
+        benchmark: Benchmark,
+        recipe: Recipe,
+    ) -> None:
+        self._samples = samples
+        self._annotations = annotations
+        self._benchmark = benchmark
+        self._recipe = recipe
+        self.monitor = "all" if benchmark.labels is not None else "MR-full-mAP"
+
+    def __call__(self, model: R2Tuning) -> Mapping[str, float]:
+        """Answer every query and evaluate; the monitored figure comes first."""
+        labelled = {annotation.qid for annotation in self._annotations}
+        answers = predict(model, self._samples, self._recipe)
+        predictions = [answer for answer in answers if answer.qid in labelled]
+        headline = evaluate(self._benchmark, predictions, self._annotations).headline()
+        figures = {name: value for name, value in headline.items() if isinstance(value, float)}
+        return {self.monitor: figures[self.monitor]} | figures
+
+
+def labels_of(dataset: GroundingDataset) -> list[Annotation]:
+    """Return a data set's labels as the metrics read them, of the queries that have some.
+
+    Of TVSum, whose metric wants each annotator's own scores, there are none: read them from its
+    annotation file.
+    """
+    found = []
+    for annotation, duration_s in zip(dataset.annotations, dataset.durations_s, strict=True):
+        label, saliency = None, annotation.saliency
+        if annotation.labels == "youtube" and saliency is not None:
+            # -1, 0 or 1 a clip, of which training makes 0 to 1.
+            label = [[float(2 * value - 1)] for value in saliency]
+        windows = [(start, end) for start, end in annotation.moments_s or ()]
+        if windows or label:
+            found.append(
+                Annotation(
+                    qid=annotation.qid,
+                    vid=annotation.vid,
+                    query=annotation.query,
+                    duration=duration_s,
+                    relevant_windows=windows or None,
+                    label=label,
+                    domain=annotation.domain,
+                )
+            )
+    return found
+
+
+@torch.no_grad()
+def predict(model: R2Tuning, samples: Samples, recipe: Recipe) -> list[Prediction]:
+    """Return the model's answers as the runtime gives them, in the samples' order.
+
+    Args:
+        model: in evaluation mode, on any device.
+        samples: what is asked.
+        recipe: rounding and suppression of moments.
+    """
+    found: list[Prediction] = []
+    for start in range(0, len(samples), _BATCH_SIZE):
+        stop = min(start + _BATCH_SIZE, len(samples))
+        found += _predict_batch(model, [samples[index] for index in range(start, stop)], recipe)
+    return found
+
+
+def _predict_batch(model: R2Tuning, batch: Sequence[Sample], recipe: Recipe) -> list[Prediction]:
+    device = next(model.parameters()).device
+    inputs = collate_inputs(batch).to(device, dtype=torch.float32)
+    output = model(inputs.video, inputs.query, inputs.video_mask, inputs.query_mask)
+    # The clip rate is applied to each video by itself: YouTube's differ.
+    rows = decode_boundaries(output, fps=1.0) if output.offsets is not None else None
+    predictions = []
+    for index, sample in enumerate(batch):
+        windows = None
+        if rows is not None:
+            boundaries = rows[index].double().cpu().numpy()
+            boundaries[:, :2] /= sample.fps
+            moments = postprocess(
+                boundaries, duration_s=sample.duration_s, unit_s=recipe.unit_s, nms=recipe.nms
+            )
+            windows = [(float(s), float(e), float(score)) for s, e, score in moments]
+        saliency = output.saliency[index, : len(sample.video)].double().cpu().numpy()
+        predictions.append(
+            Prediction(
+                qid=sample.qid,
+                query=sample.text,
+                vid=sample.vid,
+                pred_relevant_windows=windows,
+                pred_saliency_scores=saliency.tolist(),
+            )
+        )
+    return predictions
