@@ -42,7 +42,7 @@ def options(**changes: Any) -> TrainOptions:
 
 def train(out: Path, **changes: Any) -> dict[str, torch.Tensor]:
     """Train the small model by 20 steps or as told; return weights and optimizer."""
-    settings = {
+    settings: dict[str, Any] = {
         "model": small_model(),
         "recipe": small_recipe(),
         "train_set": RandomSamples(),
