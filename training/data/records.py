@@ -53,7 +53,7 @@ def read_records(path: Path) -> tuple[list[Record], list[Problem]]:
         ) from error
     problems = _Problems(str(path))
     records = list(_read(path, content, problems))
-    if not records and not problems.found:
+    if not records and all(problem.severity == "warning" for problem in problems.found):
         problems.add("empty-file", None, "no annotations in it; write one JSON object a line")
     return records, problems.found
 

@@ -34,8 +34,9 @@ class VideoFolder:
                 for name in names:
                     self._files[name].append(path)
 
-    def __len__(self) -> int:
-        return len({path for paths in self._files.values() for path in paths})
+    def files(self) -> list[Path]:
+        """Return every video, in order."""
+        return sorted({path for paths in self._files.values() for path in paths})
 
     def candidates(self, vid: str) -> list[Path]:
         """Return the files that may be meant, in order; more than one is an ambiguity."""

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.training.extraction.material import write_clip, write_videos
+
+# Ray needs seconds to start on two idle cores, minutes on busy ones.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+VIDEOS = 10
+
+
+def command(videos: Path, clip: Path, out: Path, workers: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "training.extract", str(videos), "--model", str(clip)),
+        *("--out", str(out), "--fps", "10", "--workers", str(workers)),
+    ]
+
+
+def environment(mark: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(CHECKOUT), "R2RT_TEST_RUN": mark}
+
+
+def kill_all(mark: str) -> int:
+    """SIGKILL every process of a run, as a power cut would; return how many there were."""
+    killed = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if f"R2RT_TEST_RUN={mark}".encode() in (entry / "environ").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_killed_half_way_and_resumed_is_the_same_as_in_one_go(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", VIDEOS, frames=400)
+    clip = write_clip(tmp_path / "clip.safetensors")
+    out, whole = tmp_path / "out", tmp_path / "whole"
+
+    mark = uuid.uuid4().hex
+    with subprocess.Popen(command(videos, clip, out, 1), env=environment(mark)) as process:
+        try:
+            while not list(out.glob("*_vid_k4/v*.npy")):
+                assert process.poll() is None, "ended before it had made anything"
+                time.sleep(0.002)
+        finally:
+            # The driver, Ray's own processes and the worker.
+            assert kill_all(mark) >= 2
+            while kill_all(mark):
+                time.sleep(0.1)
+        assert process.wait() == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in out.glob("*_vid_k4/v*.npy")}
+    assert 0 < len(done) < VIDEOS
+
+    ended = subprocess.run(
+        command(videos, clip, out, 1), env=environment(mark), capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"{VIDEOS - len(done)} of {VIDEOS} jobs to do" in ended.stderr
+    # What was finished was not made again.
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+    ended = subprocess.run(
+        command(videos, clip, whole, 2), env=environment(mark), capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert digests(out) == digests(whole)
+    assert len(digests(out)) == VIDEOS + 1
+    assert not kill_all(mark), "processes were left behind"

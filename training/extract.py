@@ -1,0 +1,217 @@
+"""`python -m training.extract VIDEOS_OR_ANNOTATIONS`: features of videos and queries.
+
+What is there is kept, so a run that was killed goes on; what another model made is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from training._command import run
+
+if TYPE_CHECKING:
+    from training.extraction.jobs import Job
+    from training.extraction.store import FeatureStore
+
+_FAILURES_SHOWN = 20
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="A bundle (tokens), or a CLIP (authors).")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["authors", "tokens"]),
+    default="authors",
+    show_default=True,
+    help="Hidden states to train on, or what a bundle grounds in.",
+)
+@click.option(
+    "--videos",
+    type=click.Path(path_type=Path),
+    help="Folder of the annotations' videos.  [default: the annotations' own]",
+)
+@click.option("--recipe", help="Take the clip rate of this recipe.")
+@click.option(
+    "--fps", help="Clips a second, such as 1/2.  [default: the recipe's, the bundle's or 1/2]"
+)
+@click.option("--layers", default=4, show_default=True, help="CLIP layers to keep (authors).")
+@click.option("--clip-arch", help="open_clip's name of the architecture of a file of weights.")
+@click.option("--only", type=click.Choice(["videos", "queries"]), help="Leave out the others.")
+@click.option("--sampling", type=click.Choice(["exact", "nearest"]), default="exact")
+@click.option("--batch", default=32, show_default=True, help="Frames that CLIP takes at once.")
+@click.option("--shard", default="1/1", show_default=True, help="This machine's share, as 3/8.")
+@click.option("--workers", type=int, help="Worker processes.  [default: one a core]")
+@click.option("--threads", default=1, show_default=True, help="Threads of a worker.")
+@click.option("--address", help="A Ray cluster, such as auto.  [default: this machine alone]")
+@click.option("--gpus", default=0.0, help="GPUs of each worker; a fraction shares one.")
+@click.option("--quiet", is_flag=True, help="Print errors alone.")
+def extract(
+    source: Path,
+    model: str,
+    out: Path,
+    format_: Literal["authors", "tokens"],
+    videos: Path | None,
+    recipe: str | None,
+    fps: str | None,
+    layers: int,
+    clip_arch: str | None,
+    only: str | None,
+    sampling: Literal["exact", "nearest"],
+    batch: int,
+    shard: str,
+    workers: int | None,
+    threads: int,
+    address: str | None,
+    gpus: float,
+    quiet: bool,
+) -> None:
+    """Make features of SOURCE: a video, a folder of videos, or annotations and their videos.
+
+    Features are written below --out, a file each, whole or not at all. Exit code 63 if some could
+    not be made; those that could are there, and the same command tries the others again.
+    """
+    from r2rt.errors import QueryError
+    from training.extraction.encoders import Settings, make_manifest
+    from training.extraction.jobs import Shard, plan_jobs
+    from training.extraction.store import FeatureStore
+
+    if min(layers, batch, threads, 1 if workers is None else workers) < 1 or gpus < 0:
+        raise QueryError("--layers, --batch, --threads and --workers must be 1 or more")
+    share = Shard.parse(shard)
+    rate = _rate(fps, recipe, model if format_ == "tokens" else None)
+    settings = Settings(
+        format=format_,
+        model=_absolute(model),
+        clip_arch=clip_arch,
+        layers=layers,
+        fps=str(rate),
+        sampling=sampling,
+        batch=batch,
+        threads=threads,
+        device="cuda" if gpus else "cpu",
+    )
+    jobs, missing = plan_jobs(
+        source,
+        videos=videos,
+        fps=rate,
+        shard=share,
+        want_videos=only != "queries",
+        want_queries=only != "videos",
+    )
+    store = FeatureStore(out, make_manifest(settings))
+    store.prepare()
+    pending = [job for job in jobs if not store.is_done(job)]
+    store.sweep(pending)
+    if not quiet:
+        click.echo(
+            f"{store.manifest.model}, shard {share}: {len(pending)} of {len(jobs)} jobs to do",
+            err=True,
+        )
+    failures = [*missing, *_work(pending, settings, store, out, workers, address, gpus, quiet)]
+    _report(store, jobs, failures, quiet)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run(
+        extract,
+        "python -m training.extract",
+        arguments,
+        cut="what was made is kept; the same command goes on.",
+    )
+
+
+def _work(
+    jobs: list[Job],
+    settings: object,
+    store: FeatureStore,
+    out: Path,
+    workers: int | None,
+    address: str | None,
+    gpus: float,
+    quiet: bool,
+) -> list[str]:
+    """Do the jobs under a progress bar and return what failed."""
+    import os
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from training.extraction.encoders import Settings
+    from training.extraction.pipeline import run_jobs
+
+    assert isinstance(settings, Settings)
+    if not jobs:
+        return []
+    if workers is None:
+        workers = max(1, len(os.sched_getaffinity(0)) // settings.threads)
+    failures: list[str] = []
+    console = Console(stderr=True, highlight=False)
+    with Progress(console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("features", total=len(jobs))
+        for outcome in run_jobs(
+            jobs, settings, store, out, workers=workers, address=address, gpus=gpus
+        ):
+            failures.extend(outcome.failures)
+            bar.advance(task)
+    return failures
+
+
+def _report(store: FeatureStore, jobs: list[Job], failures: list[str], quiet: bool) -> None:
+    from training.extraction.errors import ExtractionError
+
+    for line in failures[:_FAILURES_SHOWN]:
+        click.echo(f"not made: {line}", err=True)
+    if len(failures) > _FAILURES_SHOWN:
+        click.echo(f"and {len(failures) - _FAILURES_SHOWN} more", err=True)
+    if failures:
+        raise ExtractionError(
+            f"{len(failures)} could not be made, the others are there; correct those and run the "
+            "same command again"
+        )
+    undone = sum(not store.is_done(job) for job in jobs)
+    if undone:
+        raise ExtractionError(f"{undone} jobs were not done; run the same command again")
+    if not quiet:
+        click.echo(f"features in {store.videos} and {store.queries.name}", err=True)
+
+
+def _rate(fps: str | None, recipe: str | None, bundle: str | None) -> Fraction:
+    """Clips a second: as asked for, else the recipe's, else the bundle's, else 1/2."""
+    from r2rt.bundle import Bundle
+    from r2rt.errors import QueryError
+    from r2rt.models import resolve
+    from training.recipes import RECIPES
+
+    if fps is not None:
+        try:
+            rate = Fraction(fps)
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if not 0 < rate <= 1000:
+            raise QueryError(f"--fps {fps!r}; expected clips a second, such as 0.5 or 1/2")
+        return rate
+    if recipe is not None:
+        if recipe not in RECIPES:
+            raise QueryError(f"no recipe {recipe!r}; there are {', '.join(sorted(RECIPES))}")
+        return RECIPES[recipe].fps
+    return Fraction(1, 2) if bundle is None else Bundle.open(resolve(bundle)).fps
+
+
+def _absolute(model: str) -> str:
+    """A model's path as workers, which start elsewhere, will find it; names stay as they are."""
+    path = Path(model)
+    return str(path.resolve()) if path.exists() else model
+
+
+if __name__ == "__main__":
+    sys.exit(main())

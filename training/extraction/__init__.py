@@ -1,0 +1,1 @@
+"""Features from videos and queries: resumable, in parallel, shared out over machines."""
