@@ -98,6 +98,32 @@ def test_start_and_end_answer_on_the_videos_clock() -> None:
     assert [item["start_s"] for item in document["results"][0]["saliency"]] == [8, 10, 12, 14]
 
 
+def test_windows_are_chosen_or_left_out() -> None:
+    found = [
+        json.loads(ground(DEMO_VIDEO, QUERY, "--format", "json", *options).stdout)["results"]
+        for options in ((), ("--window", "none"), ("--window", "12s", "--overlap", "6"))
+    ]
+    assert found[0] == found[1]  # as long as the model knows
+    assert found[0] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--window", "1"), "give at least a clip"),
+        (("--window", "10", "--overlap", "10"), "less than the window of 10 s"),
+        (("--window", "none", "--overlap", "2"), "of no use without windows"),
+        (("--window", "soon"), "'soon' is no time"),
+    ],
+)
+def test_windows_that_make_no_sense_are_told_in_a_line(
+    options: tuple[str, ...], message: str
+) -> None:
+    result = ground("/nowhere.mp4", QUERY, "--quiet", *options)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+
+
 def test_nearest_runs_and_says_so() -> None:
     result = ground(DEMO_VIDEO, QUERY, "--sampling", "nearest", "--format", "json")
     assert json.loads(result.stdout)["sampling"] == "nearest"
