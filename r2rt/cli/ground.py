@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from r2rt.cli.console import write_text
+from r2rt.cli.media import MediaOptions, best_of, check_media, deliver_media, media_options
 from r2rt.cli.options import (
     encoding_options,
     model_options,
@@ -43,7 +44,9 @@ Format = Literal["table", "json", "jsonl"]
 )
 @model_options
 @click.option(
-    "--top-k", type=click.IntRange(min=1), help="Moments a query.  [default: 5 in a table]"
+    "--top-k",
+    type=click.IntRange(min=1),
+    help="Moments a query.  [default: 5 in a table and in media]",
 )
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.0, help="Drop moments below this score."
@@ -61,6 +64,7 @@ Format = Literal["table", "json", "jsonl"]
 @click.option(
     "--output", "-o", type=click.Path(), help="Write the result here, whole or not at all."
 )
+@media_options
 @click.option(
     "--cache/--no-cache",
     default=True,
@@ -84,6 +88,7 @@ def ground(
     output: str | None,
     cache: bool,
     quiet: bool,
+    media: MediaOptions,
     **encoding: Any,
 ) -> None:
     """Find the moments of VIDEO that fit each QUERY.
@@ -103,6 +108,7 @@ def ground(
             raise QueryError(f"query {item.qid!r} is empty; write a sentence")
     if top_k is None and format_ == "table":
         top_k = 5
+    check_media(Path(video), media)
     grounder = open_model(model, device, quiet=quiet)
     grounder.window_size(window, overlap)  # a bad one is told before the video is read
     grounder.encode_queries([item.text for item in queries])
@@ -121,6 +127,8 @@ def ground(
             limit = grounder.bundle.dims.context_length
             warn(f"query over {limit} tokens, cut to its beginning: {prediction.query[:60]!r}…")
     write_text(Path(output) if output else None, _render(predictions, queries, format_, output))
+    shown = best_of(predictions, 5) if top_k is None else predictions
+    deliver_media(Path(encoded.source), shown, media, quiet)
 
 
 def _encoded(

@@ -56,6 +56,7 @@ def cut_clips(
     predictions: Sequence[Prediction],
     folder: Path,
     *,
+    label: str | None = None,
     copy: bool = False,
     padding_s: float = 0.0,
     update: Update | None = None,
@@ -70,6 +71,7 @@ def cut_clips(
         video: the file that was grounded.
         predictions: what it was asked, and its moments.
         folder: where files go; made if it is not there.
+        label: what stands for the video in the files' names; its own name by default.
         copy: copy packets instead of encoding.
         padding_s: seconds to add before and after each moment, as far as the video goes.
         update: is told moments done of all.
@@ -85,7 +87,7 @@ def cut_clips(
     material = Material(video)
     make_folder(folder)
     suffix = copy_suffix(material) if copy else ".mp4"
-    names = moment_names(video, predictions)
+    names = moment_names(label or video.stem, predictions)
     cuts: list[Cut] = []
     for name, (prediction, rank, moment) in names:
         start_s, end_s = padded(moment, padding_s, material.duration_s)

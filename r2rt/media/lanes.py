@@ -18,11 +18,15 @@ def lanes(spans: Sequence[tuple[float, float]], least_s: float) -> list[int]:
     placed: list[int] = []
     for start_s, end_s in spans:
         span = (start_s, max(end_s, start_s + least_s) + least_s)
-        for lane, others in enumerate(taken):
-            if all(span[1] <= other[0] or span[0] >= other[1] for other in others):
-                break
-        else:
-            lane = len(taken)
+        lane = next(
+            (
+                place
+                for place, others in enumerate(taken)
+                if all(span[1] <= other[0] or span[0] >= other[1] for other in others)
+            ),
+            len(taken),
+        )
+        if lane == len(taken):
             taken.append([])
         taken[lane].append(span)
         placed.append(lane)

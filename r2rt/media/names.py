@@ -33,14 +33,15 @@ def slug(text: str, max_bytes: int = _QUERY_BYTES, *, empty: str = "query") -> s
 
 
 def moment_names(
-    video: Path, predictions: Sequence[Prediction]
+    label: str, predictions: Sequence[Prediction]
 ) -> list[tuple[str, tuple[Prediction, int, Moment]]]:
     """Return a name without ending for every moment, and the moment, best first a query.
 
-    `video.a-dog-runs.02.00h01m15s500-00h01m23s000` is the second moment of a query. Queries
+    `video.a-dog-runs.02.00h01m15s500-00h01m23s000` is the second moment of a query, and `label`
+    is what stands for the video. Queries
     whose words are the same are told apart by a number.
     """
-    stem = slug(video.stem, _STEM_BYTES, empty="video")
+    stem = slug(label, _STEM_BYTES, empty="video")
     slugs = _told_apart([slug(prediction.query) for prediction in predictions])
     most = max((len(prediction.moments) for prediction in predictions), default=0)
     digits = max(2, len(str(most)))

@@ -173,18 +173,15 @@ class _Plot:
         """Draw the video's name, and what lines and bars mean."""
         pen, y = self._pen, 34
         x = float(self._x1)
-        for label, color, is_bar in (
-            ("moments, 1 is the best", ORANGE, True),
-            ("saliency", BLUE, False),
-        ):
+        for label in ("moments, 1 is the best", "saliency"):
             x -= pen.length(label, 18)
             pen.text((x, y), label, QUIET, 18, "lm")
             x -= 36
-            if is_bar:
-                pen.bar((x, y - 6, x + 28, y + 6), ORANGE)
+            if label == "saliency":
+                pen.polygon([(x, y + 7), (x, y), (x + 28, y - 6), (x + 28, y + 7)], BLUE, 0.22)
+                pen.line([(x, y), (x + 28, y - 6)], BLUE, 2.5)
             else:
-                pen.polygon([(x, y + 7), (x, y), (x + 28, y - 6), (x + 28, y + 7)], _under(color))
-                pen.line([(x, y), (x + 28, y - 6)], color, 2.5)
+                pen.bar((x, y - 6, x + 28, y + 6), ORANGE)
             x -= 26
         letters = font(22 * _SCALE, self._name)
         name = shortened(self._name, letters, (x - self._x0) * _SCALE)
@@ -275,10 +272,6 @@ class _Plot:
             pen.text((right + 5, middle), str(rank), INK, size, "lm")
         elif left - room > max((x for _, x in others if x <= left), default=self._x0):
             pen.text((left - 5, middle), str(rank), INK, size, "rm")
-
-
-def _under(color: str) -> str:
-    return mix(color, PAPER, 0.22)
 
 
 class _Pen:

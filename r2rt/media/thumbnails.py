@@ -22,6 +22,7 @@ def write_thumbnails(
     predictions: Sequence[Prediction],
     folder: Path,
     *,
+    label: str | None = None,
     size: int = 640,
     update: Update | None = None,
 ) -> list[Path]:
@@ -31,6 +32,7 @@ def write_thumbnails(
         video: the file that was grounded.
         predictions: what it was asked, and its moments.
         folder: where files go; made if it is not there.
+        label: what stands for the video in the files' names; its own name by default.
         size: longer side in pixels.
         update: is told pictures decoded of all.
 
@@ -45,7 +47,7 @@ def write_thumbnails(
     require_pillow()
     material = Material(video)
     make_folder(folder)
-    names = moment_names(video, predictions)
+    names = moment_names(label or video.stem, predictions)
     times_s = [peak_s(prediction, moment) for _, (prediction, _, moment) in names]
     paths = [folder / f"{name}.jpg" for name, _ in names]
     pictures = stills(material, times_s, (size, size), update=update)

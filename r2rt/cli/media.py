@@ -1,0 +1,320 @@
+"""Options that make clips, pictures and pages of moments, and what comes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from r2rt.cli.console import progress
+from r2rt.cli.options import TIME
+from r2rt.cli.session import note, warn
+from r2rt.errors import OutputError, QueryError
+
+if TYPE_CHECKING:
+    from r2rt.media import Cut
+    from r2rt.prediction import Prediction
+
+__all__ = [
+    "MediaOptions",
+    "best_of",
+    "check_media",
+    "deliver_media",
+    "deliver_reel",
+    "media_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaOptions:
+    """What to make of moments; None and False make nothing."""
+
+    clips: Path | None = None
+    copy: bool = False
+    padding_s: float = 0.0
+    reel: Path | None = None
+    thumbnails: Path | None = None
+    contact_sheet: Path | None = None
+    plot: Path | None = None
+    report: Path | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be made."""
+        return any((self.needs_video, self.plot, self.report))
+
+    @property
+    def needs_video(self) -> tuple[str, ...]:
+        """The options given that cannot do without the video itself."""
+        given = {
+            "--clips": self.clips,
+            "--reel": self.reel,
+            "--thumbnails": self.thumbnails,
+            "--contact-sheet": self.contact_sheet,
+        }
+        return tuple(option for option, path in given.items() if path is not None)
+
+
+def media_options(command: F) -> F:
+    """Add `--clips` to `--report`; the command gets them as one `media: MediaOptions`."""
+
+    @functools.wraps(command)
+    def with_media(
+        *arguments: Any,
+        clips: Path | None,
+        copy: bool,
+        padding_s: float,
+        reel: Path | None,
+        thumbnails: Path | None,
+        contact_sheet: Path | None,
+        plot: Path | None,
+        report: Path | None,
+        **others: Any,
+    ) -> Any:
+        media = MediaOptions(
+            clips=clips,
+            copy=copy,
+            padding_s=padding_s,
+            reel=reel,
+            thumbnails=thumbnails,
+            contact_sheet=contact_sheet,
+            plot=plot,
+            report=report,
+        )
+        return command(*arguments, media=media, **others)
+
+    # Applied from the inside out, so the last one here is the first one in the help.
+    for option in (
+        _path("--report", "Write a page of it all, to watch the moments in a browser."),
+        _path("--plot", "Draw saliency and moments over time, e.g. timeline.png."),
+        _path("--contact-sheet", "Draw the moments as a grid of pictures, e.g. sheet.png."),
+        _path("--thumbnails", "Write a picture of each moment into this folder.", "FOLDER"),
+        _path("--reel", "Join the moments, in the video's order, into one mp4."),
+        click.option(
+            "--padding",
+            "padding_s",
+            type=TIME,
+            default="0",
+            help="Begin clips and parts of the reel so much earlier, and end them later.",
+        ),
+        click.option(
+            "--copy", is_flag=True, help="Copy clips instead of encoding: fast, begins early."
+        ),
+        _path("--clips", "Cut each moment out, exact to the picture, into this folder.", "FOLDER"),
+    ):
+        with_media = option(with_media)
+    return with_media  # type: ignore[return-value]
+
+
+def check_media(video: Path | None, options: MediaOptions) -> None:
+    """Check options before anything costs time.
+
+    Args:
+        video: what was asked, or None where that is not known yet.
+        options: what to make of it.
+
+    Raises:
+        QueryError: options that make no sense, or that a folder of images cannot serve.
+        OutputError: a folder to write into is not there.
+        MissingExtraError: pictures are wanted and Pillow is not installed.
+    """
+    if options.copy and options.clips is None:
+        raise QueryError("--copy says how to cut clips; give --clips FOLDER too")
+    if options.padding_s and options.clips is None and options.reel is None:
+        raise QueryError("--padding is for clips and reels; give --clips or --reel too")
+    _check_ending("--reel", options.reel, (".mp4",))
+    _check_ending("--contact-sheet", options.contact_sheet, _PICTURES)
+    _check_ending("--plot", options.plot, _PICTURES)
+    _check_ending("--report", options.report, (".html", ".htm"))
+    for path in (options.reel, options.contact_sheet, options.plot, options.report):
+        if path is not None and not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+    if any((options.thumbnails, options.contact_sheet, options.plot, options.report)):
+        from r2rt.media.drawing import require_pillow
+
+        require_pillow()
+    if video is not None and options.needs_video and video.is_dir():
+        raise _no_video(video, options)
+
+
+def best_of(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
+    """Return predictions with their best moments only."""
+    return [
+        dataclasses.replace(prediction, moments=prediction.moments[:count])
+        for prediction in predictions
+    ]
+
+
+def deliver_media(
+    video_path: Path,
+    predictions: Sequence[Prediction],
+    options: MediaOptions,
+    quiet: bool,
+    *,
+    label: str | None = None,
+) -> None:
+    """Make of one video's moments what was asked for, under progress bars.
+
+    Args:
+        video_path: the file that was grounded. Where it is none, or none any more, timeline and
+            report go without its pictures.
+        predictions: what it was asked, at least one.
+        options: what to make.
+        quiet: show no progress and no notes.
+        label: given where there are several videos: tells their files apart, and leaves the reel
+            to `deliver_reel`.
+
+    Raises:
+        QueryError: the video itself is needed and is not there.
+        OutputError: something cannot be written.
+        R2rtError: the video cannot be read.
+    """
+    if not options.wanted:
+        return
+    video = video_path if video_path.is_file() else None
+    if video is None and options.needs_video:
+        raise _no_video(video_path, options)
+    if video is not None:
+        _deliver_clips(video, predictions, options, quiet, label)
+        if label is None:
+            deliver_reel([(video, predictions)], options, quiet)
+        _deliver_thumbnails(video, predictions, options, quiet, label)
+    _deliver_pages(video, video_path, predictions, options, quiet, label)
+
+
+def deliver_reel(
+    videos: Sequence[tuple[Path, Sequence[Prediction]]], options: MediaOptions, quiet: bool
+) -> None:
+    """Join the moments of all videos into the reel, where one is asked for."""
+    if options.reel is None:
+        return
+    if not any(prediction.moments for _, predictions in videos for prediction in predictions):
+        warn(f"no moment was found, so there is no {options.reel}")
+        return
+    from r2rt.media import write_reel
+
+    with progress("joining", unit="pictures", quiet=quiet) as update:
+        reel = write_reel(videos, options.reel, padding_s=options.padding_s, update=update)
+    parts = f"{reel.parts} part" + ("s" if reel.parts > 1 else "")
+    note(f"{reel.path}: {parts}, {reel.duration_s:.2f} s", quiet=quiet)
+
+
+def _deliver_clips(
+    video: Path,
+    predictions: Sequence[Prediction],
+    options: MediaOptions,
+    quiet: bool,
+    label: str | None,
+) -> None:
+    if options.clips is None:
+        return
+    from r2rt.media import cut_clips
+
+    with progress("cutting", unit="clips", quiet=quiet) as update:
+        cuts = cut_clips(
+            video,
+            predictions,
+            options.clips,
+            label=label,
+            copy=options.copy,
+            padding_s=options.padding_s,
+            update=update,
+        )
+    if options.copy:
+        for cut in cuts:
+            note(f"{cut.path.name}: {_off(cut)}", quiet=quiet)
+    note(f"{options.clips}: {len(cuts)} clip" + ("" if len(cuts) == 1 else "s"), quiet=quiet)
+
+
+def _deliver_thumbnails(
+    video: Path,
+    predictions: Sequence[Prediction],
+    options: MediaOptions,
+    quiet: bool,
+    label: str | None,
+) -> None:
+    if options.thumbnails is not None:
+        from r2rt.media import write_thumbnails
+
+        with progress("thumbnails", unit="pictures", quiet=quiet) as update:
+            paths = write_thumbnails(
+                video, predictions, options.thumbnails, label=label, update=update
+            )
+        plural = "" if len(paths) == 1 else "s"
+        note(f"{options.thumbnails}: {len(paths)} thumbnail{plural}", quiet=quiet)
+    if options.contact_sheet is not None:
+        from r2rt.media import write_contact_sheet
+
+        path = _labelled(options.contact_sheet, label)
+        with progress("contact sheet", unit="pictures", quiet=quiet) as update:
+            write_contact_sheet(video, predictions, path, update=update)
+        note(f"{path}: contact sheet", quiet=quiet)
+
+
+def _deliver_pages(
+    video: Path | None,
+    video_path: Path,
+    predictions: Sequence[Prediction],
+    options: MediaOptions,
+    quiet: bool,
+    label: str | None,
+) -> None:
+    if video is None and (options.plot or options.report):
+        warn(f"{video_path} is no video file here, so there are no pictures of it")
+    if options.plot is not None:
+        from r2rt.media import write_plot
+
+        path = _labelled(options.plot, label)
+        with progress("timeline", unit="pictures", quiet=quiet) as update:
+            write_plot(video, predictions, path, update=update)
+        note(f"{path}: timeline", quiet=quiet)
+    if options.report is not None:
+        from r2rt.media import write_report
+
+        path = _labelled(options.report, label)
+        with progress("report", unit="pictures", quiet=quiet) as update:
+            write_report(video, predictions, path, update=update)
+        note(f"{path}: report", quiet=quiet)
+
+
+def _path(name: str, help_: str, metavar: str = "FILE") -> Callable[[Any], Any]:
+    return click.option(name, type=click.Path(path_type=Path), metavar=metavar, help=help_)
+
+
+def _check_ending(option: str, path: Path | None, endings: Sequence[str]) -> None:
+    if path is not None and path.suffix.lower() not in endings:
+        raise QueryError(f"{option} {path}: expected a name that ends in {' or '.join(endings)}")
+
+
+def _labelled(path: Path, label: str | None) -> Path:
+    """Return `sheet.LABEL.png` for `sheet.png`, where there are several videos."""
+    if label is None:
+        return path
+    from r2rt.media.names import slug
+
+    return path.with_name(f"{path.stem}.{slug(label, empty='video')}{path.suffix}")
+
+
+def _off(cut: Cut) -> str:
+    return f"starts {_gap(cut.start_off_s)}, ends {_gap(cut.end_off_s)}"
+
+
+def _gap(off_s: float) -> str:
+    if abs(off_s) < 0.0005:
+        return "where asked"
+    return f"{abs(off_s):.3f} s {'late' if off_s > 0 else 'early'}"
+
+
+def _no_video(path: Path, options: MediaOptions) -> QueryError:
+    return QueryError(
+        f"{', '.join(options.needs_video)}: {path} is no video file here; ask the video itself"
+    )
