@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from r2rt.live.events import Reconnected, Retrying
 
-__all__ = ["Backlog", "ClipItem", "End", "GapItem", "Item"]
+__all__ = ["Backlog", "ClipItem", "End", "Item", "SegmentEnd"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +30,7 @@ class ClipItem:
             have no part in these clips.
         arrival_s: when the picture arrived, by `time.monotonic`.
         is_live: it came in its own time; else the source is read ahead of real time.
+        inherited: how many of `count` are clips whose own picture was left out.
     """
 
     pixels: NDArray[np.uint8]
@@ -39,11 +40,20 @@ class ClipItem:
     edge_s: float
     arrival_s: float
     is_live: bool
+    inherited: int = 0
 
 
-@dataclass(frozen=True)
-class GapItem:
-    """The segment is over: what comes next does not follow without a gap."""
+@dataclass(frozen=True, kw_only=True)
+class SegmentEnd:
+    """The segment is over: what comes next, if anything, does not follow without a gap.
+
+    Attributes:
+        edge_s: where it ended, from its beginning, in seconds.
+        is_gap: something may come next.
+    """
+
+    edge_s: float
+    is_gap: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class End:
 
 
 Notice: TypeAlias = Retrying | Reconnected
-Item: TypeAlias = ClipItem | GapItem | Notice | End
+Item: TypeAlias = ClipItem | SegmentEnd | Notice | End
 
 # What is told of a source that is away for days while nobody listens.
 _NOTICES_KEPT = 256
@@ -121,10 +131,14 @@ class Backlog:
         ]
         (place, oldest), (next_place, heir) = clips[:2]
         if heir.segment == oldest.segment:
-            self._items[next_place] = replace(heir, count=heir.count + oldest.count)
+            self._items[next_place] = replace(
+                heir,
+                count=heir.count + oldest.count,
+                inherited=heir.inherited + oldest.count,
+            )
         del self._items[place]
         self._clips -= 1
-        self._dropped += oldest.count
+        self._dropped += oldest.count - oldest.inherited
 
     def _forget_oldest_notice(self) -> None:
         for place, item in enumerate(self._items):

@@ -70,13 +70,14 @@ class LiveClock:
         self._broken = False
         self._last: Placed | None = None
         self._last_arrival_s = 0.0
+        self._latest_s = 0.0
         self._step = 0
         self._shift = 0
 
     @property
     def time_s(self) -> float:
-        """How far the stream has come, in seconds: the time of the newest picture."""
-        return 0.0 if self._last is None else self._last.time_s
+        """How far the stream has come, in seconds: the latest time of a picture."""
+        return self._latest_s
 
     @property
     def end_pts(self) -> int:
@@ -124,6 +125,7 @@ class LiveClock:
             self._step = 0
         self._broken = False
         self._last, self._last_arrival_s = placed, arrival_s
+        self._latest_s = max(self._latest_s, placed.time_s)
         return placed
 
     def _after(
@@ -182,7 +184,7 @@ class LiveClock:
         self._shift = 0
         first = pts or 0
         return _begin(
-            first, duration, time_base, first, last.time_s + step_s, gap_s=gap_s, leapt=True
+            first, duration, time_base, first, self._latest_s + step_s, gap_s=gap_s, leapt=True
         )
 
     def _usual_step(self, last: Placed) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import av.error
 
 from r2rt.errors import NoFramesError, SourceLostError
-from r2rt.live.backlog import Backlog, ClipItem, End, GapItem
+from r2rt.live.backlog import Backlog, ClipItem, End, SegmentEnd
 from r2rt.live.clock import LiveClock, Placed
 from r2rt.live.events import Reconnected, Retrying
 from r2rt.live.pace import Pace
@@ -109,7 +109,9 @@ class Reader:
     @property
     def time_s(self) -> float:
         """How far the stream has come, in seconds."""
-        return self._clock.time_s
+        if self._duration_s is None:
+            return self._clock.time_s
+        return min(self._clock.time_s, self._duration_s)
 
     def start(self) -> None:
         """Start reading."""
@@ -169,6 +171,8 @@ class Reader:
                 reason = lost_reason
                 failures = failures if self.counts.frames == before else 0
                 waits = 0 if time.monotonic() - began_s > _GOOD_S else waits
+            if self._stopped.is_set():
+                return
             self._clock.interrupt()
             self._lost_reason = self._lost_reason or reason
             limit = self._source.options.reconnect
@@ -331,8 +335,9 @@ class Reader:
         self._selector = None
         if rest is not None:
             self._hand_on(rest.frame, rest.count, self._end_pts)
-        if is_gap:
-            self._backlog.put(GapItem())
+        assert self._clip_clock is not None
+        edge_s = self._clip_clock.time_s(self._end_pts)
+        self._backlog.put(SegmentEnd(edge_s=edge_s, is_gap=is_gap))
 
     def _hand_on(self, held: _Held, count: int, edge_pts: int) -> None:
         assert self._clip_clock is not None

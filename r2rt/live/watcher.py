@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from r2rt.errors import QueryError
-from r2rt.live.backlog import Backlog, ClipItem, End, GapItem, Item
+from r2rt.live.backlog import Backlog, ClipItem, End, Item, SegmentEnd
 from r2rt.live.events import Changed, Closed, CloseReason, Dropped, DroppedKind, Event, Opened
 from r2rt.live.reader import Reader
 from r2rt.live.source import LiveSource, SourceOptions
@@ -229,8 +230,10 @@ class Watcher:
                     error, ended = item.error, True
                 elif isinstance(item, ClipItem):
                     yield from self._take_clip(item, items[place + 1 :])
-                elif isinstance(item, GapItem):
-                    yield from self._end_segment("gap")
+                elif isinstance(item, SegmentEnd):
+                    self._see_end(item.edge_s)
+                    if item.is_gap:
+                        yield from self._end_segment("gap")
                 else:
                     yield item
             yield from self._tell_drops()
@@ -258,6 +261,11 @@ class Watcher:
             self._skipped += 1  # the answer would be old before it is there
             return
         yield from self._answer(item)
+
+    def _see_end(self, edge_s: float) -> None:
+        """A segment ended a little after its last clip was complete: the last answer knows it."""
+        if self._newest is not None and edge_s > self._newest.edge_s:
+            self._newest, self._is_answered = replace(self._newest, edge_s=edge_s), False
 
     def _is_due(self, item: ClipItem) -> bool:
         edge_s = item.segment_s + item.edge_s

@@ -1,0 +1,89 @@
+"""What can be watched is told from its address, and what cannot is refused in one line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
+from r2rt.live import LiveSource, SourceOptions
+from r2rt.live.source import LostError
+
+
+def test_kinds(tmp_path: Path) -> None:
+    file = tmp_path / "a.ts"
+    file.write_bytes(b"x")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    assert LiveSource("rtsp://camera/1").kind == "network"
+    assert LiveSource("HTTP://camera/1").kind == "network"
+    assert LiveSource("-").kind == "pipe"
+    assert LiveSource(str(fifo)).kind == "pipe"
+    assert LiveSource("/dev/null").kind == "device"
+    assert LiveSource(str(file), SourceOptions(follow=True)).kind == "growing"
+    assert LiveSource(str(file), SourceOptions(realtime=True)).kind == "file"
+
+
+def test_what_cannot_be_watched(tmp_path: Path) -> None:
+    file = tmp_path / "a.mp4"
+    file.write_bytes(b"x")
+    with pytest.raises(QueryError, match="--realtime"):
+        LiveSource(str(file))
+    with pytest.raises(QueryError, match="for files alone"):
+        LiveSource("rtsp://camera/1", SourceOptions(follow=True))
+    with pytest.raises(QueryError, match="gopher"):
+        LiveSource("gopher://camera/1")
+    with pytest.raises(SourceNotFoundError, match=r"none\.ts"):
+        LiveSource(str(tmp_path / "none.ts"), SourceOptions(follow=True))
+    with pytest.raises(SourceNotFoundError, match="folder"):
+        LiveSource(str(tmp_path))
+    for options in ({"follow": True, "realtime": True}, {"reconnect": -1}, {"timeout_s": 0.0}):
+        with pytest.raises(QueryError):
+            SourceOptions(**options)  # type: ignore[arg-type]
+
+
+def test_passwords_and_keys_are_not_told() -> None:
+    source = LiveSource("rtsp://user:secret@127.0.0.1:9/live/1?key=hidden")
+    assert source.name == "rtsp://127.0.0.1:9/live/1"
+    with pytest.raises(LostError) as caught:
+        source.open(threading.Event(), first=True)
+    assert str(caught.value) == "Connection refused"
+
+
+def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        address = f"rtsp://127.0.0.1:{server.getsockname()[1]}/x"
+        source = LiveSource(address, SourceOptions(timeout_s=0.3))
+        with pytest.raises(LostError, match="no answer in time"):
+            source.open(threading.Event(), first=True)
+
+
+def test_what_is_no_video(tmp_path: Path) -> None:
+    text = tmp_path / "a.ts"
+    text.write_text("not a video\n" * 50_000)
+    with pytest.raises(NotAVideoError, match=r"a\.ts"):
+        LiveSource(str(text), SourceOptions(realtime=True)).open(threading.Event(), first=True)
+    growing = SourceOptions(follow=True, timeout_s=0.2)
+    with pytest.raises(NotAVideoError, match="MPEG-TS"):
+        LiveSource(str(text), growing).open(threading.Event(), first=True)
+
+
+def test_a_playlist_through_a_pipe_opens_no_file(tmp_path: Path, video: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:12\n#EXTINF:12,\n{video}\n#EXT-X-ENDLIST\n"
+
+    def write() -> None:
+        fifo.write_text(playlist)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with pytest.raises(NotAVideoError):
+        LiveSource(str(fifo)).open(threading.Event(), first=True)
+    thread.join()
