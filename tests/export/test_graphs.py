@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from export.exporter import Exported, build_graphs, export_bundle
 from export.graphs import FrameTokens, Grounder, QueryTokens, VideoFinalizer
+from export.graphs.text import RowEmbedding, embedding_of
 from export.onnx_writer import graph_to_onnx
 from r2rt.contract import (
     GROUNDER,
@@ -254,3 +255,20 @@ def test_the_frame_half_of_the_video_map_splits_exactly() -> None:
 def test_graphs_leave_out_what_the_model_has_not() -> None:
     model = build_model(HIGHLIGHT)
     assert VIDEO_FINALIZER not in build_graphs(model, tiny_towers())
+
+
+class TestRowEmbedding:
+    def test_equal_rows_are_kept_once_and_every_id_has_its_own(self) -> None:
+        torch.manual_seed(0)
+        table = torch.randn(300, 8)
+        table[torch.randperm(300)[:250]] = table[7].clone()
+        embedding = torch.nn.Embedding.from_pretrained(table)
+        shared = embedding_of(embedding)
+        assert isinstance(shared, RowEmbedding)
+        assert len(shared.rows.weight) <= 51
+        ids = torch.arange(300).reshape(3, 100)
+        assert torch.equal(shared(ids), embedding(ids))
+
+    def test_a_table_of_different_rows_stays_as_it_is(self) -> None:
+        embedding = torch.nn.Embedding(300, 8)
+        assert embedding_of(embedding) is embedding
