@@ -279,11 +279,17 @@ class Grounder:
         known = self.bundle.manifest.known_words
         return () if known is None else unknown_words(query, frozenset(known))
 
-    def stream(self, *, name: str = "<stream>", start_s: Fraction | float | None = None) -> Stream:
+    def stream(
+        self,
+        *,
+        name: str = "<stream>",
+        start_s: Fraction | float | None = None,
+        window_s: Fraction | float | None = None,
+    ) -> Stream:
         """Open a stream: push frames as they come, ask at any time; see `r2rt.stream.Stream`."""
         from r2rt.stream import Stream
 
-        return Stream(self, name=name, start_s=start_s)
+        return Stream(self, name=name, start_s=start_s, window_s=window_s)
 
     def warm_up(self, text: str = "warm up") -> None:
         """Open every graph and run it once, so that the next call is as fast as any later one."""

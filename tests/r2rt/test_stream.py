@@ -81,6 +81,39 @@ def test_at_any_time_the_answer_is_that_of_the_frames_so_far(
             assert got.duration_s == pytest.approx(want.duration_s)
 
 
+@pytest.mark.parametrize("sizes", [[1] * 40, [3, 1, 30, 6]])
+def test_a_window_is_the_cut_of_the_last_seconds(tiny_grounder: Grounder, sizes: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 256, (sum(sizes), 40, 56, 3), dtype=np.uint8)
+    fps, seconds = Fraction(1), 12
+    stream = tiny_grounder.stream(window_s=seconds)
+    pushed = 0
+    for size in sizes:
+        stream.push_frames(frames[pushed : pushed + size], fps)
+        pushed += size
+        if pushed % 2:
+            continue  # an odd second ends in the middle of a clip
+        start = max(pushed - seconds, 0)
+        cut = tiny_grounder.encode_frames(frames[start:pushed], fps)
+        encoded = stream.encoded()
+        np.testing.assert_allclose(encoded.tokens, cut.tokens, atol=1e-5)
+        assert (encoded.start_s, encoded.duration_s) == (start, pushed - start)
+        want, got = tiny_grounder.ground(cut, QUERY), stream.ground(QUERY)
+        np.testing.assert_allclose(moments(got), moments(want) + [start, start, 0], atol=1e-5)
+        np.testing.assert_allclose(got.saliency, want.saliency, atol=1e-5)
+
+
+def test_a_window_stays_bounded_whatever_stands_still(tmp_path: Path, tokenizer_file: Path) -> None:
+    stream = fake_grounder(tmp_path, tokenizer_file).stream(window_s=20)
+    for index, red in enumerate((10, 20, 30)):
+        stream.push_frames(frames_with_red([red]), 1)
+        # A camera that froze for an hour: one picture stands for 1800 clips.
+        stream.push(frames_with_red([red + 1])[0], 3600.0 * (index + 1), duration_s=1.0)
+        encoded = stream.encoded()
+        assert encoded.num_clips == 10
+        assert encoded.start_s + encoded.duration_s == stream.duration_s
+
+
 def test_the_callers_buffer_may_be_filled_again(tmp_path: Path, tokenizer_file: Path) -> None:
     grounder = fake_grounder(tmp_path, tokenizer_file)
     stream = grounder.stream()

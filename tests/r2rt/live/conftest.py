@@ -43,6 +43,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frames=VIDEO_S * RATE,
         rate=Fraction(RATE),
         options={"g": str(RATE), "bf": "2"},
+        muxer_options={"movflags": "+faststart"},
     )
 
 

@@ -43,7 +43,7 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
         LiveSource(str(tmp_path))
     for options in ({"follow": True, "realtime": True}, {"reconnect": -1}, {"timeout_s": 0.0}):
         with pytest.raises(QueryError):
-            SourceOptions(**options)  # type: ignore[arg-type]
+            SourceOptions(**options)
 
 
 def test_passwords_and_keys_are_not_told() -> None:

@@ -219,4 +219,4 @@ def test_what_is_refused() -> None:
         {"iou": 0.0},
     ):
         with pytest.raises(QueryError):
-            TrackerRules(**wrong)  # type: ignore[arg-type]
+            TrackerRules(**wrong)
