@@ -171,7 +171,9 @@ class _Run:
 
     def go(self) -> None:
         settings = self.settings
-        shared = multiprocessing.Value("d", self.progress)
+        # A forked worker would inherit locks of OpenCV's and OpenMP's threads, and may hang on them.
+        context = multiprocessing.get_context("spawn")
+        shared = context.Value("d", self.progress)
         frames = Frames(
             self.sprites,
             seed=settings.seed,
@@ -184,7 +186,7 @@ class _Run:
             batch_size=None,
             num_workers=1,
             prefetch_factor=6,
-            multiprocessing_context="fork",
+            multiprocessing_context=context,
         )
         saved = evaluated = self.elapsed_s
         for batch in loader:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.tiny_clip.data import make_batch, settings_at
+from training.tiny_clip.model import TinyClip
+from training.tiny_clip.train import Settings, losses, train
+from training.tiny_clip.weights import WEIGHTS_NAME, load_model
+from training.tiny_clip.zero_shot import (
+    class_embeddings,
+    compose_test_frames,
+    image_embeddings,
+    score_images,
+)
+from training.world.sprites import Sprites
+
+
+@pytest.mark.parametrize("term", ["class", "patch", "colour", "word", "match"])
+def test_each_loss_falls_when_trained_alone(toy_sprites: Sprites, term: str) -> None:
+    torch.manual_seed(0)
+    model = TinyClip()
+    batch = make_batch(np.random.default_rng(0), toy_sprites, settings_at(0.1), 16)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    seen = []
+    for _ in range(12):
+        loss = losses(model, batch, text=1.0)[term]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        seen.append(loss.item())
+    assert min(seen[-3:]) < 0.8 * seen[0]
+
+
+def test_without_text_the_text_tower_is_left_alone(toy_sprites: Sprites) -> None:
+    model = TinyClip()
+    batch = make_batch(np.random.default_rng(0), toy_sprites, settings_at(0.0), 8)
+    terms = losses(model, batch, text=0.0)
+    assert set(terms) == {"class", "patch", "colour"}
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None for parameter in model.text.parameters())
+    assert model.vision.conv1.weight.grad is not None
+
+
+def test_a_run_goes_on_from_its_checkpoint(toy_file: Path, tmp_path: Path) -> None:
+    def run(steps: int, resume: bool) -> None:
+        # An hour's schedule, so that the few seconds of the test leave it where it was.
+        settings = Settings(minutes=60, batch=8, max_steps=steps, half=False)
+        train(toy_file, tmp_path, settings, resume=resume)
+
+    run(3, False)
+    first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    run(5, True)
+    second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert (first["step"], first["images"]) == (3, 24)
+    assert (second["step"], second["images"]) == (5, 40)
+    assert second["elapsed_s"] > first["elapsed_s"]
+    steps = [int(state["step"]) for state in second["optimizer"]["state"].values()]
+    assert max(steps) == 5  # the optimiser's moments went on, they did not start anew
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "top-1, top-5" in record] == [3, 5]
+    assert (
+        load_model(tmp_path / "final" / WEIGHTS_NAME)
+        .see(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+        .image.isfinite()
+        .all()
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_a_whole_checkpoint(toy_file: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from training.tiny_clip.train import *; "
+        "train(Path(sys.argv[1]), Path(sys.argv[2]), "
+        "Settings(minutes=60, batch=8, checkpoint_s=0.01))"
+    )
+    command = [sys.executable, "-c", script, str(toy_file), str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        checkpoint = tmp_path / "checkpoint.pt"
+        while not checkpoint.exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1.5)  # in the middle of a step, or of writing the next one
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["step"] >= 1
+    train(
+        toy_file,
+        tmp_path,
+        Settings(minutes=60, batch=8, max_steps=state["step"] + 1),
+        resume=True,
+    )
+    assert torch.load(checkpoint, weights_only=True)["step"] == state["step"] + 1
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_names_an_unseen_style(toy_file: Path, tmp_path: Path) -> None:
+    """From nothing to far above chance: 8 of 165 concepts are ever shown, 1 in 165 is chance."""
+    settings = Settings(minutes=1.2, batch=32, rate=1e-3, text_from=0.15, average=0.98)
+    model = train(toy_file, tmp_path, settings)
+    frames, labels = compose_test_frames(Sprites(toy_file), "twemoji", each=10, size=64)
+    score = score_images(image_embeddings(model, frames), class_embeddings(model), labels)
+    assert score.frames == 80
+    assert score.top1 > 0.3
+
+
+def test_scores_count_ranks() -> None:
+    classes = torch.eye(165)[:, :165]
+    images = torch.stack([classes[3], 0.9 * classes[4] + classes[9], -classes[7]])
+    score = score_images(images, classes, np.array([3, 4, 7]))
+    assert (score.top1, score.top5, score.frames) == (1 / 3, 2 / 3, 3)
+    assert list(score.by_concept.values()) == [1.0, 0.0, 0.0]
