@@ -49,6 +49,7 @@ class Finalizer:
         """Return v (T, K, P, D) of a window, where the engine runs; the next call may void it."""
         tokens = video.tokens[window.start_clip : window.end_clip]
         if not self._dims.use_tef:
+            forget(tokens)  # what the last window read of them
             return tokens
         if self._video is None or self._video() is not video:
             # Frees the last video's memory before this one's is taken.
