@@ -1,16 +1,35 @@
-"""Times as people write and read them."""
+"""Times as people and editing programs write and read them: clock time, and SMPTE timecode.
+
+Timecode names pictures, not seconds: `01:00:00:12` is the thirteenth picture of the hour's first
+second. It counts whole pictures a second, 30 where there are 29.97, so it would fall behind the
+clock by 3.6 s an hour. Drop-frame timecode (SMPTE ST 12-1; a semicolon before the pictures) leaves
+out the names of the first two pictures of every minute but each tenth, of four at 59.94, and so
+keeps step. No picture is dropped, only names are.
+"""
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from r2rt.errors import QueryError
 
-__all__ = ["format_clock", "parse_time"]
+__all__ = [
+    "drops_frames",
+    "format_clock",
+    "format_clock_ms",
+    "format_timecode",
+    "parse_time",
+    "parse_timecode",
+]
 
 _CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+(?:\.\d*)?)")
 _UNITS = re.compile(r"(?P<value>\d+(?:\.\d*)?|\.\d+)(?P<unit>ms|s|m|h)?")
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+_TIMECODE = re.compile(r"(\d{1,2}):(\d{2}):(\d{2})([:;.,])(\d{2,3})")
+# Names that drop-frame timecode leaves out at the start of a minute.
+_DROPPED = {Fraction(30000, 1001): 2, Fraction(60000, 1001): 4}
 
 
 def parse_time(text: str) -> float:
@@ -36,3 +55,82 @@ def format_clock(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     clock = f"{rest // 10:02d}.{rest % 10}"
     return f"{hours}:{minutes:02d}:{clock}" if hours else f"{minutes}:{clock}"
+
+
+def format_clock_ms(seconds: float, *, mark: str = ".") -> str:
+    """Return `00:01:15.500`: clock time of fixed form, to a thousandth of a second.
+
+    Args:
+        seconds: 0 or more.
+        mark: what stands before the thousandths.
+    """
+    seconds_whole, thousandths = divmod(round(seconds * 1000), 1000)
+    minutes, rest = divmod(seconds_whole, 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}{mark}{thousandths:03d}"
+
+
+def drops_frames(rate: Fraction) -> bool:
+    """Return whether there is drop-frame timecode at this rate: at 29.97 and 59.94 alone."""
+    return rate in _DROPPED
+
+
+def format_timecode(frame: int, rate: Fraction, *, drop: bool) -> str:
+    """Return the timecode of a picture, `01:00:00:00`, or `01:00:00;00` if names are dropped.
+
+    Args:
+        frame: number of the picture, 0 or more; after 24 hours timecode begins anew.
+        rate: pictures a second.
+        drop: whether to count in drop-frame timecode.
+
+    Raises:
+        ValueError: the frame is negative, or drop-frame is asked for where there is none.
+    """
+    if frame < 0:
+        raise ValueError(f"frame {frame}; expected 0 or more")
+    count = _count(rate)
+    dropped = _dropped(rate, drop=drop)
+    per_ten_minutes = count * 600 - 9 * dropped
+    frame %= 144 * per_ten_minutes
+    tens, rest = divmod(frame, per_ten_minutes)
+    frame += 9 * dropped * tens
+    if rest >= dropped:
+        frame += dropped * ((rest - dropped) // (count * 60 - dropped))
+    seconds, pictures = divmod(frame, count)
+    minutes, seconds = divmod(seconds, 60)
+    mark = ";" if drop else ":"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{mark}{pictures:02d}"
+
+
+def parse_timecode(text: str, rate: Fraction) -> tuple[int, bool]:
+    """Return the number of the picture that a timecode names, and whether it is drop-frame.
+
+    Raises:
+        QueryError: no timecode, or one that names no picture at this rate.
+    """
+    match = _TIMECODE.fullmatch(text.strip())
+    if match is None:
+        raise QueryError(f"{text!r} is no timecode; write 01:00:00:00, or 01:00:00;00")
+    hours, minutes, seconds, pictures = (int(match[group]) for group in (1, 2, 3, 5))
+    drop = match[4] != ":"
+    count = _count(rate)
+    if minutes > 59 or seconds > 59 or pictures >= count or (drop and not drops_frames(rate)):
+        raise QueryError(f"{text!r} names no picture at {float(rate):.6g} a second")
+    dropped = _dropped(rate, drop=drop)
+    if pictures < dropped and seconds == 0 and minutes % 10:
+        raise QueryError(f"{text!r}: drop-frame timecode leaves this name out")
+    minutes += 60 * hours
+    names = (minutes * 60 + seconds) * count + pictures
+    return names - dropped * (minutes - minutes // 10), drop
+
+
+def _count(rate: Fraction) -> int:
+    """Return how many pictures timecode counts a second: the whole number next to the rate."""
+    return max(1, round(rate))
+
+
+def _dropped(rate: Fraction, *, drop: bool) -> int:
+    if not drop:
+        return 0
+    if rate not in _DROPPED:
+        raise ValueError(f"no drop-frame timecode at {rate} pictures a second")
+    return _DROPPED[rate]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from r2rt.cli.console import write_text
 from r2rt.cli.media import MediaOptions, best_of, check_media, deliver_media, media_options
 from r2rt.cli.options import (
     encoding_options,
@@ -16,6 +15,7 @@ from r2rt.cli.options import (
     verbose_option,
     window_options,
 )
+from r2rt.cli.outputs import Delivery, OutputOptions, output_options
 from r2rt.cli.session import encode_source, open_model, warn, warn_of_unknown_words
 from r2rt.errors import QueryError
 from r2rt.queries import Query, read_queries
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from r2rt.encoded import EncodedVideo
     from r2rt.engines import Device
     from r2rt.grounder import Grounder
-    from r2rt.prediction import Prediction
     from r2rt.windows import WindowLength
 
 __all__ = ["ground"]
-
-Format = Literal["table", "json", "jsonl"]
 
 
 @click.command()
@@ -46,24 +43,14 @@ Format = Literal["table", "json", "jsonl"]
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    help="Moments a query.  [default: 5 in a table and in media]",
+    help="Moments a query.  [default: all in json, jsonl and csv, else 5]",
 )
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.0, help="Drop moments below this score."
 )
 @window_options
 @encoding_options
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json", "jsonl"]),
-    default="table",
-    show_default=True,
-    help="jsonl writes QVHighlights submission lines.",
-)
-@click.option(
-    "--output", "-o", type=click.Path(), help="Write the result here, whole or not at all."
-)
+@output_options
 @media_options
 @click.option(
     "--cache/--no-cache",
@@ -84,8 +71,7 @@ def ground(
     min_score: float,
     window: WindowLength,
     overlap: float | None,
-    format_: Format,
-    output: str | None,
+    outputs: OutputOptions,
     cache: bool,
     quiet: bool,
     media: MediaOptions,
@@ -106,8 +92,7 @@ def ground(
     for item in queries:
         if not item.text.strip():
             raise QueryError(f"query {item.qid!r} is empty; write a sentence")
-    if top_k is None and format_ == "table":
-        top_k = 5
+    delivery = Delivery(outputs, [video], top_k=top_k or "usual", quiet=quiet)
     check_media(Path(video), media)
     grounder = open_model(model, device, quiet=quiet)
     grounder.window_size(window, overlap)  # a bad one is told before the video is read
@@ -126,7 +111,14 @@ def ground(
         if prediction.query_truncated:
             limit = grounder.bundle.dims.context_length
             warn(f"query over {limit} tokens, cut to its beginning: {prediction.query[:60]!r}…")
-    write_text(Path(output) if output else None, _render(predictions, queries, format_, output))
+    delivery.add(
+        outputs.answers(
+            video,
+            predictions=tuple(predictions),
+            qids=tuple(item.qid for item in queries),
+        )
+    )
+    delivery.finish()
     shown = best_of(predictions, 5) if top_k is None else predictions
     deliver_media(Path(encoded.source), shown, media, quiet)
 
@@ -150,20 +142,3 @@ def _encoded(
     if given:
         raise QueryError(f"{', '.join(given)}: of no use with {video}, which is encoded already")
     return EncodedVideo.load(video)
-
-
-def _render(
-    predictions: list[Prediction], queries: list[Query], format_: Format, output: str | None
-) -> str:
-    from r2rt.cli import results
-
-    if format_ == "json":
-        return results.as_json(predictions, queries)
-    if format_ == "jsonl":
-        return results.as_jsonl(predictions, queries)
-    import shutil
-    import sys
-
-    color = output is None and sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if color else 100
-    return results.as_table(predictions, width=width, color=color)

@@ -1,0 +1,290 @@
+"""Where answers go and in which formats: the options, and what carries them out.
+
+A command that answers about videos takes `outputs: OutputOptions` from `@output_options`, and hands
+its answers to a `Delivery`, or those about one video to `deliver`.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from r2rt.cli.console import write_text
+from r2rt.cli.session import note, warn
+from r2rt.errors import OutputError, QueryError
+from r2rt.outputs.answers import Answers
+from r2rt.outputs.formats import FORMATS, Format
+from r2rt.outputs.names import output_stems
+
+__all__ = ["Delivery", "OutputOptions", "deliver", "output_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What the user asked for.
+
+    Attributes:
+        formats: in the order given, each once.
+        output: the file to write; None for stdout or `folder`.
+        folder: where to write a file a video and format; None for `output` or stdout.
+        skip_existing: leave out videos whose files are all there and newer than they are.
+        rank: one table of the best moments of all videos.
+        frame_rate: pictures a second that timecodes count; None for the video's own.
+        drop_frame: whether to use drop-frame timecode where there is such; None for as usual.
+    """
+
+    formats: tuple[Format, ...]
+    output: Path | None
+    folder: Path | None
+    skip_existing: bool
+    rank: bool
+    frame_rate: Fraction | None
+    drop_frame: bool | None
+
+    def answers(self, video: str, **fields: Any) -> Answers:
+        """Return answers about a video whose timecodes count as the user asked."""
+        return Answers(
+            video=video, frame_rate=self.frame_rate, drop_frame=self.drop_frame, **fields
+        )
+
+
+class _FrameRate(click.ParamType[Fraction]):
+    name = "rate"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Fraction:
+        from r2rt.outputs.source import simple_rate
+
+        try:
+            rate = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if not 1 <= rate <= 1000:
+            self.fail(f"{value!r} is no frame rate; write 25, 29.97 or 30000/1001", param, ctx)
+        return simple_rate(rate)
+
+
+def output_options(command: F) -> F:
+    """Add how answers are written; the command gets them as `outputs`."""
+
+    @functools.wraps(command)
+    def with_outputs(
+        *arguments: Any,
+        formats: tuple[str, ...],
+        output: str | None,
+        output_dir: str | None,
+        **options: Any,
+    ) -> Any:
+        names = tuple(dict.fromkeys(formats))
+        taken = {
+            name: options.pop(name)
+            for name in ("skip_existing", "rank", "frame_rate", "drop_frame")
+        }
+        outputs = OutputOptions(
+            formats=tuple(FORMATS[name] for name in names),
+            output=None if output is None else Path(output),
+            folder=None if output_dir is None else Path(output_dir),
+            **taken,
+        )
+        _check(outputs)
+        return command(*arguments, outputs=outputs, **options)
+
+    for option in reversed(
+        (
+            click.option(
+                "--format",
+                "-f",
+                "formats",
+                type=click.Choice(list(FORMATS)),
+                multiple=True,
+                default=("table",),
+                show_default="table",
+                help="How to write the result; repeatable with --output-dir.",
+            ),
+            click.option(
+                "--output", "-o", type=click.Path(), help="Write the result here, whole or not."
+            ),
+            click.option(
+                "--output-dir",
+                type=click.Path(),
+                help="Write a file for each video and format here: VIDEO.srt, VIDEO.edl, …",
+            ),
+            click.option(
+                "--skip-existing",
+                is_flag=True,
+                help="Leave out videos whose files in --output-dir are newer than they are.",
+            ),
+            click.option(
+                "--rank", is_flag=True, help="One table of the best moments of all videos."
+            ),
+            click.option(
+                "--frame-rate",
+                type=_FrameRate(),
+                help="Pictures a second that timecodes count.  [default: the video's own]",
+            ),
+            click.option(
+                "--drop-frame/--no-drop-frame",
+                default=None,
+                help="Drop-frame timecode at 29.97, 59.94.  [default: as the video has it, or on]",
+            ),
+        )
+    ):
+        with_outputs = option(with_outputs)
+    return with_outputs  # type: ignore[return-value]
+
+
+class Delivery:
+    """Delivers answers as they come: into a folder at once, elsewhere when all are there.
+
+    Args:
+        options: where to, and in which formats.
+        videos: every video that is asked, in order; their names decide those of the files.
+        several: whether the user named several videos, even if that came to one.
+        top_k: moments a query that are written; `usual` leaves it to each format, None takes all.
+        quiet: write no notes.
+
+    Raises:
+        QueryError: a format cannot hold several videos.
+    """
+
+    def __init__(
+        self,
+        options: OutputOptions,
+        videos: Sequence[str],
+        *,
+        several: bool = False,
+        top_k: int | Literal["usual"] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self._options = options
+        self._several = several
+        self._top_k = top_k
+        self._quiet = quiet
+        self._waiting: list[Answers] = []
+        if several and options.folder is None:
+            for item in options.formats:
+                if not item.holds_several:
+                    raise QueryError(
+                        f"{item.name} is of one video; for several, write a file for each: "
+                        "--output-dir FOLDER"
+                    )
+        self._stems = dict(zip(videos, output_stems(videos), strict=True))
+
+    def paths(self, video: str) -> list[Path]:
+        """Return the files that are written about a video; none without `--output-dir`."""
+        folder = self._options.folder
+        if folder is None:
+            return []
+        return [folder / (self._stems[video] + item.suffix) for item in self._options.formats]
+
+    def is_done(self, video: str) -> bool:
+        """Return whether the user wants a video left out, since its files are there and newer."""
+        if not self._options.skip_existing:
+            return False
+        try:
+            made = min(path.stat().st_mtime_ns for path in self.paths(video))
+            return made >= Path(video).stat().st_mtime_ns
+        except OSError:
+            return False
+
+    def add(self, answers: Answers) -> None:
+        """Take the answers about one video; into a folder they are written at once.
+
+        Raises:
+            OutputError: a file cannot be written.
+            R2rtError: a format counts pictures, and the video cannot be read.
+        """
+        if self._options.folder is None:
+            self._waiting.append(answers)
+        elif answers.error is None:
+            self._write(answers, self._options.folder)
+
+    def finish(self) -> None:
+        """Write what has not been written yet.
+
+        Raises:
+            OutputError, R2rtError: as `add`.
+        """
+        options = self._options
+        if options.folder is not None:
+            return
+        (chosen,) = options.formats
+        waiting = [self._trimmed(answers, chosen) for answers in self._waiting]
+        if chosen.counts_frames:
+            _warn_of_rate(waiting[0])
+        write_text(options.output, self._text(chosen, waiting))
+
+    def _write(self, answers: Answers, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be made a folder ({error.strerror}); choose another place"
+            ) from error
+        if any(item.counts_frames for item in self._options.formats):
+            _warn_of_rate(answers)
+        paths = self.paths(answers.video)
+        for item, path in zip(self._options.formats, paths, strict=True):
+            write_text(path, item.render(self._trimmed(answers, item)))
+        note(f"wrote {', '.join(map(str, paths))}", quiet=self._quiet)
+
+    def _trimmed(self, answers: Answers, item: Format) -> Answers:
+        return answers.best(item.top_k if self._top_k == "usual" else self._top_k)
+
+    def _text(self, chosen: Format, answers: list[Answers]) -> str:
+        if chosen.name != "table":
+            return chosen.render(answers if self._several else answers[0])
+        from r2rt.outputs import table_format
+
+        color = self._options.output is None and sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if color else 100
+        if self._options.rank:
+            return table_format.render_ranking(answers, width=width, color=color)
+        if self._several:
+            return table_format.render_all(answers, width=width, color=color)
+        return table_format.render(answers[0], width=width, color=color)
+
+
+def deliver(answers: Answers, options: OutputOptions, *, quiet: bool) -> None:
+    """Write all moments of the answers about one video where and how the user asked.
+
+    Raises:
+        OutputError: a result cannot be written.
+        R2rtError: a format counts pictures, and the video cannot be read.
+    """
+    delivery = Delivery(options, [answers.video], quiet=quiet)
+    delivery.add(answers)
+    delivery.finish()
+
+
+def _check(options: OutputOptions) -> None:
+    if options.folder is not None and options.output is not None:
+        raise QueryError("--output and --output-dir: give one of them")
+    if len(options.formats) > 1 and options.folder is None:
+        raise QueryError("several formats need --output-dir FOLDER, to write a file each")
+    if options.skip_existing and options.folder is None:
+        raise QueryError("--skip-existing looks for files in --output-dir FOLDER; give that too")
+    if options.rank and (options.formats != (FORMATS["table"],) or options.folder is not None):
+        raise QueryError("--rank is a table of all videos: no other --format, no --output-dir")
+
+
+def _warn_of_rate(answers: Answers) -> None:
+    """Say which rate stands in where the video's own varies; it is read again for no one."""
+    source = answers.source
+    if source.variable and source.rate_is_own:
+        warn(
+            f"{answers.video}: its frame rate varies; timecodes count {float(source.rate):.6g} "
+            "pictures a second (--frame-rate chooses another), and moments begin and end within "
+            "one of these"
+        )

@@ -1,0 +1,71 @@
+"""CMX 3600 edit decision list: the moments of a video one after another, from 01:00:00:00 on.
+
+Events come in the order of the video, whichever query they answer. Query, score and exact seconds
+stand in comments under each.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+from r2rt.outputs.answers import Answers
+from r2rt.outputs.source import SourceFacts
+from r2rt.timecode import format_timecode, parse_timecode
+
+__all__ = ["reel_name", "render"]
+
+_REEL_LETTERS = 8
+# Tracks of an event by channels of sound: picture alone, with one, with two.
+_TRACKS = ("V", "B", "AA/V")
+
+
+def render(answers: Answers) -> str:
+    """Return the edit list of a video's moments.
+
+    Raises:
+        R2rtError: the video cannot be read; see `Answers.source`.
+    """
+    source = answers.source
+    path = Path(answers.video)
+    lines = [
+        f"TITLE: {_one_line(path.stem)}",
+        f"FCM: {'DROP FRAME' if source.drop else 'NON-DROP FRAME'}",
+        "",
+    ]
+    tracks = _TRACKS[min(source.sound_channels, 2)]
+    record, _ = parse_timecode("01:00:00:00", source.rate)
+    if source.drop:
+        record, _ = parse_timecode("01:00:00;00", source.rate)
+    for number, found in enumerate(answers.found, start=1):
+        first, end = source.span(found.moment.start_s, found.moment.end_s)
+        times = (
+            *(source.timecode(first), source.timecode(end)),
+            *(_record(record, source), _record(record + end - first, source)),
+        )
+        lines += [
+            f"{number:03d}  {reel_name(path):<8} {tracks:<5} C        {' '.join(times)}",
+            f"* FROM CLIP NAME: {_one_line(path.name)}",
+            f"* LOC: {times[2]} GREEN   {_one_line(found.title)}",
+            f"* QUERY: {_one_line(found.query)}",
+            f"* SCORE: {found.moment.score:.4f}",
+            f"* SECONDS: {found.moment.start_s:.3f} TO {found.moment.end_s:.3f}",
+            "",
+        ]
+        record += end - first
+    return "\n".join(lines)
+
+
+def reel_name(path: Path) -> str:
+    """Return what stands for a video in eight letters and digits: `AX` if its name has none."""
+    plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Z0-9_]", "", plain.upper())[:_REEL_LETTERS] or "AX"
+
+
+def _record(frame: int, source: SourceFacts) -> str:
+    return format_timecode(frame, source.rate, drop=source.drop)
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

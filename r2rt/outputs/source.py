@@ -1,0 +1,220 @@
+"""What a format that counts pictures must know of the video: rate, timecode, length, size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.errors import NoFramesError, QueryError
+from r2rt.timecode import drops_frames, format_timecode, parse_timecode
+
+if TYPE_CHECKING:
+    from r2rt.video.demux import Demuxer
+    from r2rt.video.index import PacketIndex
+
+__all__ = ["SourceFacts", "assumed_source_facts", "read_source_facts"]
+
+_NTSC = (24000, 30000, 48000, 60000, 120000)
+STANDARD_RATES = tuple(
+    sorted(
+        [Fraction(n, 1001) for n in _NTSC]
+        + [Fraction(n) for n in (10, 12, 15, 24, 25, 30, 48, 50, 60, 90, 100, 120)]
+    )
+)
+# 24 and 23.976 differ by 1e-3; what containers of coarse clocks say differs by less than this.
+_SAME_RATE = Fraction(3, 10_000)
+# A picture is on the grid of a rate if it is off by no more than this share of a picture, or by
+# what the container's clock cannot tell.
+_OFF_GRID = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFacts:
+    """A video as an editing program sees it: pictures counted from its first.
+
+    Attributes:
+        path: the file.
+        rate: pictures a second that timecodes count.
+        variable: whether the video's own rate varies, so that `rate` stands in for it.
+        rate_is_own: whether `rate` is the video's own, or one that was asked for.
+        first_picture_s: when the first picture is shown, on the source's clock.
+        frames: how many pictures the video lasts at `rate`; at least 1.
+        start_frame: number that the video's own timecode gives its first picture, 0 without one.
+        drop: whether timecodes are drop-frame.
+        width: width in square pixels, upright; None if unknown.
+        height: height in square pixels, upright; None if unknown.
+        sound_rate: samples a second of the first sound; None if silent or unknown.
+        sound_channels: channels of it; 0 if silent or unknown.
+    """
+
+    path: Path
+    rate: Fraction
+    variable: bool
+    rate_is_own: bool
+    first_picture_s: Fraction
+    frames: int
+    start_frame: int
+    drop: bool
+    width: int | None
+    height: int | None
+    sound_rate: int | None
+    sound_channels: int
+
+    def span(self, start_s: float, end_s: float) -> tuple[int, int]:
+        """Return the pictures [first, end) of a span on the source's clock, at least one.
+
+        Cuts move to the nearest boundary of pictures, inside the video.
+        """
+        first, end = (
+            min(max(round((Fraction(time_s) - self.first_picture_s) * self.rate), 0), self.frames)
+            for time_s in (start_s, end_s)
+        )
+        first = min(first, self.frames - 1)
+        return first, max(end, first + 1)
+
+    def timecode(self, frame: int) -> str:
+        """Return the source's timecode of its picture `frame`, counted from 0."""
+        return format_timecode(self.start_frame + frame, self.rate, drop=self.drop)
+
+    def seconds(self, frame: int) -> Fraction:
+        """Return how long `frame` pictures last."""
+        return frame / self.rate
+
+
+def read_source_facts(
+    path: Path, *, frame_rate: Fraction | None = None, drop_frame: bool | None = None
+) -> SourceFacts:
+    """Read all packets of a video, decode its first picture, and return what they tell.
+
+    Args:
+        path: the video.
+        frame_rate: the rate to count at; None takes the video's own.
+        drop_frame: whether to use drop-frame timecode where there is such; None does, unless the
+            video's own timecode does not.
+
+    Raises:
+        SourceNotFoundError: there is no such file.
+        NotAVideoError: FFmpeg does not understand it.
+        NoVideoStreamError: it has no picture.
+        NoFramesError: not one picture can be decoded.
+    """
+    from r2rt.video.demux import Demuxer
+    from r2rt.video.file import FirstPicture
+    from r2rt.video.index import index_packets
+    from r2rt.video.pixels import display_size
+
+    demuxer = Demuxer(path, threads=1)
+    try:
+        first = FirstPicture(demuxer)
+        index = index_packets(demuxer, see=first.see)
+        picture = first.found()
+        if picture is None or not index.shown.any():
+            raise NoFramesError(f"{path}: not one picture could be decoded")
+        width, height = display_size(picture, demuxer.stream.sample_aspect_ratio)
+        own_rate, variable = _rate(demuxer, index)
+        rate = frame_rate or own_rate
+        start_frame, declared_drop = _start(demuxer, rate)
+        sounds = demuxer.container.streams.audio
+        begin = int(index.pts[index.shown].min())
+        lasts_s = (index.end_pts - begin) * index.time_base
+        return SourceFacts(
+            path=path,
+            rate=rate,
+            variable=variable,
+            rate_is_own=frame_rate is None,
+            first_picture_s=(begin - index.start_pts) * index.time_base,
+            frames=max(1, round(lasts_s * rate)),
+            start_frame=start_frame,
+            drop=_drop(rate, drop_frame, declared_drop),
+            width=width,
+            height=height,
+            sound_rate=sounds[0].rate if sounds else None,
+            sound_channels=sounds[0].channels if sounds else 0,
+        )
+    finally:
+        demuxer.close()
+
+
+def assumed_source_facts(
+    path: Path, rate: Fraction, *, duration_s: float, drop_frame: bool | None = None
+) -> SourceFacts:
+    """Return the facts of a video that is not there, at a rate that was asked for."""
+    return SourceFacts(
+        path=path,
+        rate=rate,
+        variable=False,
+        rate_is_own=False,
+        first_picture_s=Fraction(0),
+        frames=max(1, round(Fraction(duration_s) * rate)),
+        start_frame=0,
+        drop=_drop(rate, drop_frame, None),
+        width=None,
+        height=None,
+        sound_rate=None,
+        sound_channels=0,
+    )
+
+
+def _drop(rate: Fraction, asked: bool | None, declared: bool | None) -> bool:
+    wanted = next((value for value in (asked, declared) if value is not None), True)
+    return wanted and drops_frames(rate)
+
+
+def _rate(demuxer: Demuxer, index: PacketIndex) -> tuple[Fraction, bool]:
+    """Return the video's rate and whether it varies; then it is the rate that most of it has."""
+    stream = demuxer.stream
+    told = [stream.average_rate, stream.base_rate, stream.guessed_rate]
+    rates = [simple_rate(rate) for rate in told if rate]
+    pts = np.sort(index.pts[index.shown])
+    if len(pts) < 2 or (np.diff(pts) <= 0).any():
+        return (rates or [Fraction(25)])[0], False  # no times to judge by
+    usual = _usual_rate(pts, index.time_base)
+    by_nearness = sorted(STANDARD_RATES, key=lambda rate: abs(rate / usual - 1))
+    for rate in (*rates, *by_nearness[:3]):
+        if _on_grid(pts, index.time_base, rate):
+            return rate, False
+    nearest = by_nearness[0]
+    return (nearest if abs(nearest / usual - 1) < 0.05 else Fraction(max(1, round(usual)))), True
+
+
+def simple_rate(rate: Fraction) -> Fraction:
+    """Return the standard rate that is meant by one measured by a coarse clock, or a plain one."""
+    nearest = min(STANDARD_RATES, key=lambda standard: abs(standard / rate - 1))
+    return nearest if abs(nearest / rate - 1) < _SAME_RATE else rate.limit_denominator(1001)
+
+
+def _usual_rate(pts: NDArray[np.int64], time_base: Fraction) -> Fraction:
+    """Return the rate of those pictures that last about as long as the median one."""
+    gaps = np.diff(pts)
+    middle = float(np.median(gaps))
+    usual = gaps[np.abs(gaps - middle) <= 0.25 * middle]
+    lasts = Fraction(int(usual.sum()), len(usual)) if len(usual) else Fraction(middle)
+    return 1 / (lasts * time_base)
+
+
+def _on_grid(pts: NDArray[np.int64], time_base: Fraction, rate: Fraction) -> bool:
+    """Return whether every picture is at a whole number of pictures of this rate."""
+    if rate <= 0:
+        return False
+    places = (pts - pts[0]) * float(time_base * rate)
+    off = np.abs(places - np.round(places)).max()
+    return bool(off <= max(_OFF_GRID, 1.01 * float(time_base * rate)) and off < 0.45)
+
+
+def _start(demuxer: Demuxer, rate: Fraction) -> tuple[int, bool | None]:
+    """Return the picture that the file's own timecode begins with, and whether it drops names."""
+    places = [demuxer.stream.metadata, demuxer.container.metadata]
+    places += [stream.metadata for stream in demuxer.container.streams]
+    for metadata in places:
+        text = metadata.get("timecode")
+        if text:
+            try:
+                return parse_timecode(text, rate)
+            except QueryError:
+                return 0, None  # of another rate than this one
+    return 0, None
