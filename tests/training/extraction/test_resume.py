@@ -31,6 +31,15 @@ def environment(mark: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(CHECKOUT), "R2RT_TEST_RUN": mark}
 
 
+def run(arguments: list[str], mark: str) -> str:
+    """Run to the end and return what was said on stderr."""
+    ended = subprocess.run(
+        arguments, env=environment(mark), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
 def kill_all(mark: str) -> int:
     """SIGKILL every process of a run, as a power cut would; return how many there were."""
     killed = 0
@@ -72,18 +81,12 @@ def test_killed_half_way_and_resumed_is_the_same_as_in_one_go(tmp_path: Path) ->
     done = {path: path.stat().st_mtime_ns for path in out.glob("*_vid_k4/v*.npy")}
     assert 0 < len(done) < VIDEOS
 
-    ended = subprocess.run(
-        command(videos, clip, out, 1), env=environment(mark), capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert f"{VIDEOS - len(done)} of {VIDEOS} jobs to do" in ended.stderr
+    said = run(command(videos, clip, out, 1), mark)
+    assert f"{VIDEOS - len(done)} of {VIDEOS} jobs to do" in said
     # What was finished was not made again.
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
-    ended = subprocess.run(
-        command(videos, clip, whole, 2), env=environment(mark), capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
+    run(command(videos, clip, whole, 2), mark)
     assert digests(out) == digests(whole)
     assert len(digests(out)) == VIDEOS + 1
     assert not kill_all(mark), "processes were left behind"
