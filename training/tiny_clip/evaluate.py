@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import click
 import torch
 
 from r2rt.files import replacing
+from training._command import run
 from training.tiny_clip.model import TinyClip
 from training.tiny_clip.weights import load_model
 from training.tiny_clip.zero_shot import (
@@ -45,39 +48,48 @@ def evaluate_styles(model: TinyClip, sprites: Sprites, each: int) -> dict[str, S
     return scores
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, required=True, help="safetensors or checkpoint.pt")
-    parser.add_argument("--sprites", type=Path, required=True, help="sprites.npz of world.art")
-    parser.add_argument("--each", type=int, default=10, help="frames a concept")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    model, sprites = load_model(arguments.weights), Sprites(arguments.sprites)
-    scores = evaluate_styles(model, sprites, arguments.each)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(help=(__doc__ or "").splitlines()[0])
+@click.option("--weights", type=_FILE, required=True, help="Weights, or a run's checkpoint.pt.")
+@click.option("--sprites", type=_FILE, required=True, help="sprites.npz of training.world.art.")
+@click.option("--each", default=10, show_default=True, help="Frames a concept.")
+@click.option("--threads", default=1, show_default=True)
+@click.option("--json", "json_path", type=_FILE, help="Write every figure.")
+def command(weights: Path, sprites: Path, each: int, threads: int, json_path: Path | None) -> None:
+    """Print shares named right, in percent, by style."""
+    torch.set_num_threads(threads)
+    model, pictures = load_model(weights), Sprites(sprites)
+    scores = evaluate_styles(model, pictures, each)
+    size = model.config.image_size
     colours = {
-        style: colour_score(model, sprites, style, count=_COLOUR_FRAMES, size=64)
+        style: colour_score(model, pictures, style, count=_COLOUR_FRAMES, size=size)
         for style, kind in STYLES.items()
         if kind.role == "held_out"
     }
-    print(f"{'style':12} {'role':9} {'top-1':>6} {'top-5':>6} {'frames':>7}")
+    click.echo(f"{'style':12} {'role':9} {'top-1':>6} {'top-5':>6} {'frames':>7}")
     for style, score in scores.items():
-        print(
+        click.echo(
             f"{style:12} {STYLES[style].role:9} {100 * score.top1:6.1f} {100 * score.top5:6.1f} "
             f"{score.frames:7}"
         )
     for style, share in colours.items():
-        print(f"{style}: the right one of nine colours {100 * share:.1f} % of {_COLOUR_FRAMES}")
-    if arguments.json is not None:
+        click.echo(f"{style}: right of nine colours {100 * share:.1f} % of {_COLOUR_FRAMES}")
+    if json_path is not None:
         found = {
             "styles": {style: asdict(score) for style, score in scores.items()},
             "colours": colours,
         }
-        with replacing(arguments.json) as temporary:
+        with replacing(json_path) as temporary:
             temporary.write_text(json.dumps(found, indent=1))
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; errors become one line on stderr."""
+    name = "python -m training.tiny_clip.evaluate"
+    return run(command, name, arguments, cut="nothing was evaluated.")
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

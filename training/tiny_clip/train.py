@@ -14,16 +14,18 @@ the last one. Per step:
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
 import multiprocessing
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from r2rt.files import replacing
+from training._command import run
 from training.tiny_clip.data import IGNORED, Batch, Frames, settings_at
 from training.tiny_clip.model import TinyClip
 from training.tiny_clip.weights import write_weights
@@ -137,12 +140,12 @@ def train(sprites: Path, out: Path, settings: Settings, *, resume: bool = False)
         The model with averaged weights.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(sprites, out, settings)
-    if resume and run.checkpoint.is_file():
-        run.load()
-    run.go()
-    write_weights(run.average, out / "final")
-    return run.average
+    state = _Run(sprites, out, settings)
+    if resume and state.checkpoint.is_file():
+        state.load()
+    state.go()
+    write_weights(state.average, out / "final")
+    return state.average
 
 
 class _Run:
@@ -171,7 +174,7 @@ class _Run:
 
     def go(self) -> None:
         settings = self.settings
-        # A forked worker would inherit locks of OpenCV's and OpenMP's threads, and may hang on them.
+        # A forked worker inherits locks of OpenCV's and OpenMP's threads, and may hang on them.
         context = multiprocessing.get_context("spawn")
         shared = context.Value("d", self.progress)
         frames = Frames(
@@ -306,29 +309,50 @@ def _rate(progress: float, warm_up: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sprites", type=Path, required=True, help="sprites.npz of world.art")
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and metrics")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=Settings.rate)
-    parser.add_argument("--batch", type=int, default=Settings.batch)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--evaluate-s", type=float, default=Settings.evaluate_s)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    settings = Settings(
-        minutes=arguments.minutes,
-        seed=arguments.seed,
-        rate=arguments.rate,
-        batch=arguments.batch,
-        evaluate_s=arguments.evaluate_s,
-    )
-    train(arguments.sprites, arguments.out, settings, resume=arguments.resume)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command(help=(__doc__ or "").splitlines()[0])
+@click.option("--sprites", type=_FILE, required=True, help="sprites.npz of training.world.art.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of checkpoints and metrics.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Budget of time.",
+)
+@click.option("--seed", default=Settings.seed, show_default=True)
+@click.option("--rate", default=Settings.rate, show_default=True, help="Peak learning rate.")
+@click.option("--batch", default=Settings.batch, show_default=True, help="Frames a step.")
+@click.option("--threads", default=1, show_default=True, help="Of the model; frames have one more.")
+@click.option(
+    "--evaluate-s", default=Settings.evaluate_s, show_default=True, help="Between evaluations."
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint, if there is one.")
+def command(
+    sprites: Path,
+    out: Path,
+    minutes: float,
+    seed: int,
+    rate: float,
+    batch: int,
+    threads: int,
+    evaluate_s: float,
+    resume: bool,
+) -> None:
+    """Train the tiny CLIP."""
+    torch.set_num_threads(threads)
+    settings = Settings(minutes=minutes, seed=seed, rate=rate, batch=batch, evaluate_s=evaluate_s)
+    train(sprites, out, settings, resume=resume)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; errors become one line on stderr."""
+    cut = "everything up to the last checkpoint is kept; --resume goes on from it."
+    return run(command, "python -m training.tiny_clip.train", arguments, cut=cut)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,21 +7,23 @@ refused. Licences stand in LICENSES.md beside this file.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
 import subprocess
+import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.files import replacing
+from training._command import run
 from training.world.concepts import CONCEPTS
 from training.world.errors import ArtError
 from training.world.slugs import FXEMOJI, STREAMLINE
@@ -320,17 +322,29 @@ def _centred(picture: Image) -> Image:
     return np.asarray(resized)
 
 
-def main() -> None:
-    """Command line: fetch the art and write the sprites."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of packages and sprites")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    counts = build_sprites(arguments.out, arguments.out / "sprites.npz")
+@click.command(help=(__doc__ or "").splitlines()[0])
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of the packages and of sprites.npz.",
+)
+def command(out: Path) -> None:
+    """Fetch the art and write the sprites."""
+    out.mkdir(parents=True, exist_ok=True)
+    counts = build_sprites(out, out / "sprites.npz")
     for name, count in counts.items():
         style = STYLES[name]
-        print(f"{name:12} {count:4} pictures  {style.role:8}  {style.licence}  ({style.credit})")
+        click.echo(
+            f"{name:12} {count:4} pictures  {style.role:9} {style.licence:13} {style.credit}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; errors become one line on stderr."""
+    cut = "sprites.npz is not written; packages that were fetched stay."
+    return run(command, "python -m training.world.art", arguments, cut=cut)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,3 +9,5 @@ __all__ = ["ArtError"]
 
 class ArtError(R2rtError):
     """Art that cannot be fetched, is not the pinned one, or lacks a picture."""
+
+    exit_code = 64
