@@ -1,0 +1,55 @@
+"""A miniature of the demo model, from nothing to answers above chance: data, CLIP, R², bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from r2rt.grounder import Grounder
+from tests.training.world.toy_art import write_toy_sprites
+from training.demo.answers import BundleAnswerer, RandomAnswerer
+from training.demo.clip import load_tiny_clip
+from training.demo.evaluate import evaluate, prepare
+from training.demo.scenes import Pool, draw_pool, encode_pool, sample_pool
+from training.demo.ship import ship
+from training.demo.testset import sample_test_videos
+from training.demo.train import Budget
+from training.demo.train import train as train_block
+from training.demo.videos import Shape
+from training.tiny_clip.train import Settings
+from training.tiny_clip.train import train as train_clip
+from training.world.sprites import Sprites
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    torch.set_num_threads(2)
+    art = write_toy_sprites(tmp_path / "sprites.npz")
+    sprites = Sprites(art)
+
+    train_clip(art, tmp_path / "clip", Settings(minutes=0.6, batch=32, evaluate_s=1e9))
+    clip_file = tmp_path / "clip" / "checkpoint.pt"
+    towers = load_tiny_clip(clip_file)
+
+    draw_pool(tmp_path / "scenes", sample_pool(0, 200, sprites), sprites, 64)
+    encode_pool(tmp_path / "scenes", towers)
+    pool = Pool.open(tmp_path / "scenes")
+    shape = Shape(videos=4, queries=6, clips=(12, 30))
+    train_block(pool, towers, tmp_path / "r2", Budget(minutes=0.7, warmup_steps=10), shape=shape)
+
+    bundle = ship(tmp_path / "r2" / "model.pth", clip_file, sprites, tmp_path / "bundle")
+    assert time.perf_counter() - began < 600
+
+    # In a style that neither was trained on, from pixels to moments.
+    videos = sample_test_videos("twemoji", 12, sprites, lengths_s=(30.0, 60.0))
+    material = prepare(videos, sprites, towers)
+    ours = evaluate(BundleAnswerer(Grounder.load(bundle, device="cpu")), material)
+    chance = evaluate(RandomAnswerer(), material)
+    assert ours.queries > 40
+    assert ours.mean_iou > 1.4 * chance.mean_iou
+    assert ours.hd_map > 1.2 * chance.hd_map

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.clip import ClipTowers
+from training.demo import scenes as scenes_module
+from training.demo.scenes import Pool, draw_pool, encode_frames, encode_pool, sample_pool
+from training.world.sprites import Sprites
+from training.world.videos import Painter
+
+
+def test_a_pool_is_its_seed_s(toy_sprites: Sprites) -> None:
+    assert sample_pool(3, 5, toy_sprites) == sample_pool(3, 5, toy_sprites)
+    assert sample_pool(3, 5, toy_sprites) == sample_pool(3, 9, toy_sprites)[:5]
+    assert sample_pool(3, 5, toy_sprites) != sample_pool(4, 5, toy_sprites)
+
+
+def test_a_scene_s_hidden_states_are_those_of_its_frames(
+    pool: Pool, towers: ClipTowers, toy_sprites: Sprites
+) -> None:
+    painter = Painter(toy_sprites, 64)
+    for index in (0, 17, 39):
+        scene = pool.scenes[index]
+        clips = round(scene.duration_s / 2)
+        frames = np.stack([painter.draw(scene, 2.0 * clip + 1.0) for clip in range(clips)])
+        with torch.no_grad():
+            expected = towers.encode_video(torch.from_numpy(frames), 4)
+        torch.testing.assert_close(
+            torch.from_numpy(np.array(pool.hidden_of(index))).float(),
+            expected,
+            rtol=2e-3,
+            atol=5e-3,
+        )
+
+
+def test_encoding_goes_on_where_it_was_stopped(
+    toy_sprites: Sprites,
+    towers: ClipTowers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenes = sample_pool(1, 6, toy_sprites)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        draw_pool(folder, scenes, toy_sprites, 64)
+    encode_pool(whole, towers, parts=4)
+    calls = 0
+
+    def failing(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return encode_frames(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scenes_module, "encode_frames", failing)
+    with pytest.raises(KeyboardInterrupt):
+        encode_pool(stopped, towers, parts=4)
+    assert not (stopped / "hidden.npy").exists()
+    encode_pool(stopped, towers, parts=4)
+    assert calls == 5  # two parts, the one that failed, and the other two
+    np.testing.assert_array_equal(Pool.open(stopped).hidden, Pool.open(whole).hidden)
