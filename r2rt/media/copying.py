@@ -13,7 +13,7 @@ import numpy as np
 from av.stream import Discard
 
 from r2rt.errors import OutputError
-from r2rt.media.material import Material, Span
+from r2rt.media.material import Material, PictureReader, Span
 from r2rt.video.demux import Demuxer
 
 if TYPE_CHECKING:
@@ -71,27 +71,25 @@ def copy_span(material: Material, span: Span, path: Path) -> Span:
     whole = Span(start_pts=start_pts, end_pts=end_pts)
     format_ = "mp4" if copy_suffix(material) == ".mp4" else "matroska"
     options = {"movflags": "+faststart"} if format_ == "mp4" else {}
-    demuxer = Demuxer(material.path, threads=1)
     try:
-        with av.open(str(path), "w", format=format_, options=options) as container:
-            _copy(demuxer, material, whole, (first, last), container)
+        with (
+            PictureReader(material, threads=1) as reader,
+            av.open(str(path), "w", format=format_, options=options) as container,
+        ):
+            _copy(reader, material, whole, (first, last), container)
     except OSError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
         raise OutputError(
             f"{material.path}: FFmpeg cannot copy it ({error}); leave --copy out"
         ) from error
-    finally:
-        demuxer.close()
     return whole
 
 
 def _packets(material: Material, span: Span) -> tuple[int, int]:
     """Return the first and the last packet to copy, in decoding order."""
     index = material.index
-    first_shown = material.shown_at(span.start_pts)
-    entries = material.entries[index.pts[material.entries] <= first_shown]
-    first = int(entries[-1]) if len(entries) else 0
+    first = material.entry_before(material.shown_at(span.start_pts))
     wanted = np.flatnonzero(index.shown & (index.pts < span.end_pts))
     last = max(int(wanted[wanted >= first].max(initial=first)), first)
     # Packets come in decoding order: go on until no picture is missing before the latest one.
@@ -106,25 +104,24 @@ def _packets(material: Material, span: Span) -> tuple[int, int]:
 
 
 def _copy(
-    demuxer: Demuxer, material: Material, span: Span, packets: tuple[int, int], container: Any
+    reader: PictureReader,
+    material: Material,
+    span: Span,
+    packets: tuple[int, int],
+    container: Any,
 ) -> None:
-    sound = _sound(demuxer)
-    picture_out = container.add_stream_from_template(demuxer.stream)
-    sound_out = None if sound is None else container.add_stream_from_template(sound)
     start_s = span.start_pts * material.time_base
     end_s = span.end_pts * material.time_base
-    sounds = iter(())
-    other: Demuxer | None = None
-    if sound_out is not None:
-        other = Demuxer(material.path, threads=1)
-        sounds = _sound_packets(other, start_s, end_s)
+    picture_out = container.add_stream_from_template(reader.stream)
+    heard = Demuxer(material.path, threads=1)
     try:
-        waiting = next(sounds, None)
-        for packet in _picture_packets(demuxer, material, span.start_pts, packets):
-            time_s = (packet.dts if packet.dts is not None else packet.pts or 0) * (
-                material.time_base
-            )
-            while waiting is not None and _time_s(waiting) <= time_s + _INTERLEAVE_S:
+        sound = _sound(heard)
+        sound_out = None if sound is None else container.add_stream_from_template(sound)
+        sounds = iter(()) if sound is None else _sound_packets(heard, sound, start_s, end_s)
+        waiting: Packet[Any] | None = next(sounds, None)
+        for packet in _picture_packets(reader, material, span.start_pts, packets):
+            due_s = _time_s(packet) + _INTERLEAVE_S
+            while waiting is not None and _time_s(waiting) <= due_s:
                 _mux(container, waiting, sound_out, start_s)
                 waiting = next(sounds, None)
             _mux(container, packet, picture_out, start_s)
@@ -132,46 +129,29 @@ def _copy(
             _mux(container, waiting, sound_out, start_s)
             waiting = next(sounds, None)
     finally:
-        if other is not None:
-            other.close()
+        heard.close()
 
 
 def _picture_packets(
-    demuxer: Demuxer, material: Material, start_pts: int, packets: tuple[int, int]
+    reader: PictureReader, material: Material, start_pts: int, packets: tuple[int, int]
 ) -> Iterator[Packet[Any]]:
     first, last = packets
-    target = start_pts
-    for earlier_s in (0, 1, 5, 30, None):
-        if earlier_s is None:
-            target = int(material.pts[0]) - round(1 / material.time_base)
-        demuxer.container.seek(
-            target - round((earlier_s or 0) / material.time_base), stream=demuxer.stream
-        )
-        begun = False
-        for packet in demuxer.packets():
-            place = material.place_of(packet.pts)
-            if not begun:
-                if place is None or place < first:
-                    continue
-                if place > first:
-                    break  # passed over: seek to an earlier place
-                begun = True
-            # Pictures shown before the keyframe depend on what is not copied.
-            if packet.pts is not None and packet.pts >= start_pts:
-                yield packet
-            if place == last:
-                return
-        if begun:
+    for packet in reader.packets_from(first):
+        place = material.place_of(packet.pts)  # whoever takes the packet changes its times
+        # Pictures shown before the keyframe depend on what is not copied.
+        if packet.pts is None or packet.pts >= start_pts:
+            yield packet
+        if place == last:
             return
 
 
-def _sound_packets(demuxer: Demuxer, start_s: Fraction, end_s: Fraction) -> Iterator[Packet[Any]]:
+def _sound_packets(
+    demuxer: Demuxer, stream: Any, start_s: Fraction, end_s: Fraction
+) -> Iterator[Packet[Any]]:
     """Yield the packets of sound that begin in the span, and the one before them.
 
     That one is needed to decode the first; the edit list hides what it says itself.
     """
-    stream = _sound(demuxer)
-    assert stream is not None
     demuxer.stream.discard = Discard.all
     stream.discard = Discard.default
     before_s = max(start_s - 1, Fraction(demuxer.container.start_time or 0, 1_000_000) - 1)

@@ -154,6 +154,11 @@ class Material:
         found = place < len(self.pts) and self.pts[place] == pts
         return int(self._order[place]) if found else None
 
+    def entry_before(self, pts: int) -> int:
+        """Return the number of the packet from which the picture shown at `pts` can be decoded."""
+        before = self.entries[self.index.pts[self.entries] <= pts]
+        return int(before[-1]) if len(before) else 0
+
     def span(self, start_s: float, end_s: float) -> Span:
         """Return the cut that is asked for, on the boundaries of pictures where they are close.
 
@@ -207,15 +212,14 @@ class PictureReader:
             return
         needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < span.end_pts))
         last = int(index.pts[needed[-1]])  # the last one that must be fed, in decoding order
-        demuxer = self._open()
         counts = DecodeCounts()
-        for packet in self._packets_for(first):
-            for frame in decode_packet(demuxer, packet, counts):
+        for packet in self.packets_from(material.entry_before(first)):
+            for frame in decode_packet(self._open(), packet, counts):
                 if frame.pts is not None and first <= frame.pts < span.end_pts:
                     yield frame, frame.pts
             if packet.pts == last:
                 break
-        for frame in drain(demuxer, counts):
+        for frame in drain(self._open(), counts):
             if frame.pts is not None and first <= frame.pts < span.end_pts:
                 yield frame, frame.pts
 
@@ -241,38 +245,47 @@ class PictureReader:
     def _open(self) -> Demuxer:
         if self._demuxer is None:
             self._demuxer = Demuxer(self._material.path, threads=self._threads)
-        self._demuxer.stream.codec_context.flush_buffers()
         return self._demuxer
 
-    def _packets_for(self, first: int) -> Iterator[Packet[VideoStream]]:
-        """Return the packets from an entry point on from which the picture `first` can be had."""
-        material = self._material
-        entries = material.entries
-        before = entries[material.index.pts[entries] <= first]
-        if len(before) and before[-1] > 0:
-            entry = int(before[-1])
+    def packets_from(self, place: int) -> Iterator[Packet[VideoStream]]:
+        """Return the packets of pictures from one on, in decoding order.
+
+        Args:
+            place: its number; 0, or that of a picture that is shown.
+        """
+        self.stream.codec_context.flush_buffers()
+        if place:
             for earlier_s in _EARLIER_S:
-                packets = self._seek(entry, earlier_s)
+                packets = self._seek(place, earlier_s)
                 if packets is not None:
                     return packets
-        self.close()  # the whole file from its beginning
-        return self._open().packets()
+        self.close()  # read on from the beginning, which always works
+        packets = self._open().packets()
+        return itertools.dropwhile(lambda packet: self._is_before(packet, place), packets)
 
-    def _seek(self, entry: int, earlier_s: int) -> Iterator[Packet[VideoStream]] | None:
-        """Return the packets from the entry point on; None if it was passed over."""
+    @property
+    def stream(self) -> VideoStream:
+        """The stream that is read."""
+        return self._open().stream
+
+    def _is_before(self, packet: Packet[VideoStream], place: int) -> bool:
+        return bool(place) and self._material.place_of(packet.pts) != place
+
+    def _seek(self, place: int, earlier_s: int) -> Iterator[Packet[VideoStream]] | None:
+        """Return the packets from one on; None if the container went to a later one."""
         material = self._material
         demuxer = self._open()
-        target = int(material.index.pts[entry]) - round(earlier_s / material.time_base)
+        target = int(material.index.pts[place]) - round(earlier_s / material.time_base)
         try:
             demuxer.container.seek(target, stream=demuxer.stream)
         except OSError:
             return None
         packets = demuxer.packets()
         for packet in packets:
-            place = material.place_of(packet.pts)
-            if place == entry:
+            found = material.place_of(packet.pts)
+            if found == place:
                 return itertools.chain((packet,), packets)
-            if place is not None and place > entry:
+            if found is not None and found > place:
                 return None
         return None
 

@@ -148,10 +148,10 @@ class _Plot:
         sheet = Image.new("RGB", (_WIDTH * _SCALE, height * _SCALE), PAPER)
         self._pen = _Pen(sheet)
         self._header()
-        y = _TOP
+        y = float(_TOP)
         for middle, picture in strip:
             left = round(middle * _SCALE - picture.width / 2)
-            sheet.paste(picture, (left, y * _SCALE + (_STRIP * _SCALE - picture.height) // 2))
+            sheet.paste(picture, (left, _TOP * _SCALE + (_STRIP * _SCALE - picture.height) // 2))
         y += strip_height
         self._axis(y)
         y += _AXIS

@@ -160,7 +160,10 @@ def _frames(demuxer: Demuxer, stream: AudioStream, start_s: Fraction) -> Iterato
         first = next(frames, None)
         if first is None:
             continue
-        early = first.pts is not None and first.pts * first.time_base <= start_s
+        if first.pts is None or first.time_base is None:
+            early = False
+        else:
+            early = first.pts * first.time_base <= start_s
         if early or warm_up_s is None:
             yield first
             yield from frames

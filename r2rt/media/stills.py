@@ -100,4 +100,5 @@ def _image(
         format="rgb24",
         interpolation=Interpolation.AREA if smaller else Interpolation.BICUBIC,
     )
-    return Image.fromarray(np.ascontiguousarray(turn.apply(scaled.to_ndarray())))
+    pixels = np.asarray(scaled.to_ndarray(), np.uint8)
+    return Image.fromarray(np.ascontiguousarray(turn.apply(pixels)))
