@@ -210,6 +210,8 @@ def _without_cuts(placed: Sequence[Float], spans_s: Float, clip_s: float) -> lis
 
 def _settle(earlier: _Rows, later: _Rows) -> None:
     """Settle what the end of one window and the start of a later one cut."""
+    if not (earlier.cut_end.any() or later.cut_start.any()):
+        return
     same = _agreement(earlier, later) >= _SAME_IOU
     a, b = earlier.rows, later.rows
     for i in _by_score(earlier, earlier.cut_end & same.any(axis=1)):
