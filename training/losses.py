@@ -220,9 +220,10 @@ def calibration_loss(clip_emb: Tensor, query_emb: Tensor) -> Tensor:
     cosine = F.normalize(clip_emb, dim=-1) @ F.normalize(query_emb, dim=-1).transpose(1, 2)
     similarity = cosine / _TEMPERATURE
     groups, entries = similarity.shape[:2]
-    truth = torch.arange(entries, device=similarity.device).expand(groups, entries)
-    by_clip = F.cross_entropy(similarity.transpose(1, 2), truth)
-    by_query = F.cross_entropy(similarity, truth)
+    # One long list: of images, the way PyTorch has for more dimensions, sums on a GPU vary.
+    truth = torch.arange(entries, device=similarity.device).repeat(groups)
+    by_clip = F.cross_entropy(similarity.flatten(0, 1), truth)
+    by_query = F.cross_entropy(similarity.transpose(1, 2).flatten(0, 1), truth)
     return (by_clip + by_query) / 2
 
 

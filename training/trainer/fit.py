@@ -287,7 +287,7 @@ class _Run:
         rate = learning_rate(self.recipe, step, self.batches.epoch_steps)
         for group in self.plain_optimizer.param_groups:
             group["lr"] = rate
-        seed_everything(self.options.seed, Purpose.STEP, step, fabric.global_rank)
+        seed_everything(self.options.seed, Purpose.STEP, (step, fabric.global_rank))
         size = self.batches.size(step)
         losses, share = self.losses(module, batch, size)
         total = torch.stack(list(losses.values())).sum()

@@ -46,19 +46,19 @@ class Purpose(enum.IntEnum):
     STEP = 2
 
 
-def seed_everything(seed: int, purpose: Purpose, *place: int) -> None:
+def seed_everything(seed: int, purpose: Purpose, place: tuple[int, int]) -> None:
     """Seed the global generators of torch (all devices), numpy and Python for one place."""
-    words = np.random.SeedSequence([seed, purpose, *place]).generate_state(3, np.uint64)
+    words = _words(seed, purpose, place)
     torch.manual_seed(int(words[0]))
     np.random.seed(int(words[1]) % 2**32)  # noqa: NPY002
     random.seed(int(words[2]))
 
 
 @contextlib.contextmanager
-def own_randomness(seed: int, purpose: Purpose, *place: int) -> Iterator[None]:
+def own_randomness(seed: int, purpose: Purpose, place: tuple[int, int]) -> Iterator[None]:
     """Seed torch's CPU generator, numpy and Python for the block; restore them after it."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    words = np.random.SeedSequence([seed, purpose, *place]).generate_state(3, np.uint64)
+    words = _words(seed, purpose, place)
     torch.default_generator.manual_seed(int(words[0]))
     np.random.seed(int(words[1]) % 2**32)  # noqa: NPY002
     random.seed(int(words[2]))
@@ -131,18 +131,24 @@ class Batches(Dataset[Batch]):
         drawn = []
         for offset in range(self._rank * share, (self._rank + 1) * share):
             place = index * self._batch_size + min(offset, size - 1)
-            with own_randomness(self._seed, Purpose.SAMPLE, epoch, place):
+            with own_randomness(self._seed, Purpose.SAMPLE, (epoch, place)):
                 drawn.append(_with_one_clip(self._samples[int(order[place])]))
-        return collate(drawn)
+        # Each has one clip left to draw.
+        return collate(drawn, torch.Generator())
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
             orders = []
             for turn in range(self._passes):
-                words = np.random.SeedSequence([self._seed, Purpose.ORDER, epoch, turn])
+                words = _words(self._seed, Purpose.ORDER, (epoch, turn))
                 orders.append(np.random.default_rng(words).permutation(self._usable))
             self._order = epoch, np.concatenate(orders)
         return self._order[1]
+
+
+def _words(seed: int, purpose: Purpose, place: tuple[int, int]) -> np.ndarray:
+    """Three words to seed generators with, uint64."""
+    return np.random.SeedSequence([seed, purpose, *place]).generate_state(3, np.uint64)
 
 
 def _with_one_clip(sample: Sample) -> Sample:

@@ -256,6 +256,27 @@ def test_bf16_trains_in_fp32_weights(tmp_path: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], rel=0.05)
 
 
+@pytest.mark.slow
+def test_the_triton_kernels_train_by_the_same_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("R2RT_KERNELS", backend)
+        fit(
+            golden_model(dropout=0.0, drop_path=0.0),
+            golden_recipe("moment"),
+            GoldenSamples(),
+            out=tmp_path / backend,
+            options=options(precision="bf16", max_steps=2),
+            quiet=True,
+        )
+    plain, kernels = lines(tmp_path / "torch"), lines(tmp_path / "triton")
+    assert plain != kernels
+    for a, b in zip(plain, kernels, strict=True):
+        for name in ("loss", "loss_reg", "loss_cls", "loss_sal", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], rel=0.05), name
+
+
 def test_time_that_is_up_saves_and_returns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
