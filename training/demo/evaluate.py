@@ -90,7 +90,9 @@ def prepare(videos: Sequence[TestVideo], sprites: Sprites, towers: ClipTowers) -
 def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
     """Let all queries be answered and compare with the truth."""
     annotations = [x for item in material for x in item.video.annotations()]
-    predictions, present, absent = [], [], []
+    predictions: list[Prediction] = []
+    present: list[float] = []
+    absent: list[float] = []
     kinds: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     for item in material:
         video = item.video

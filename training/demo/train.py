@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from r2rt.files import replacing
 from training.clip import ClipTowers
+from training.data.sample import Batch
 from training.demo.clip import load_tiny_clip
 from training.demo.scenes import Pool
 from training.demo.settings import TRAIN_SEED, model_config
@@ -30,6 +32,7 @@ from training.model import R2Tuning
 __all__ = ["Budget", "train"]
 
 _CHECKPOINT_S = 120.0
+_FIRST_SCALE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,8 @@ class _Run:
         self.out, self.budget, self.layer_order = out, budget, list(layer_order)
         self.checkpoint = out / "checkpoint.pt"
         self.model = R2Tuning(model_config(towers, layers=len(layer_order))).train()
+        # What is asked for is seldom what CLS tells of: patches are read from the beginning.
+        torch.nn.init.constant_(self.model.adapter.scale, _FIRST_SCALE)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, weight_decay=budget.weight_decay, fused=True
@@ -128,23 +133,27 @@ class _Run:
         return self.before_s + time.monotonic() - self.started
 
     def go(self) -> None:
+        """Train until the budget is used; the next batch is composed beside each step."""
         saved = self.elapsed_s
-        while (progress := self.budget.progress(self.step, self.elapsed_s)) < 1:
-            terms = self.learn(progress)
-            if self.step % 20 == 0:
-                self.log(terms)
-            if self.elapsed_s - saved > _CHECKPOINT_S:
-                saved = self.elapsed_s
-                self.save()
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            coming = ahead.submit(self.composer.batch, self.step)
+            while (progress := self.budget.progress(self.step, self.elapsed_s)) < 1:
+                batch = coming.result()
+                coming = ahead.submit(self.composer.batch, self.step + 1)
+                terms = self.learn(batch, progress)
+                if self.step % 20 == 0:
+                    self.log(terms)
+                if self.elapsed_s - saved > _CHECKPOINT_S:
+                    saved = self.elapsed_s
+                    self.save()
         self.save()
 
-    def learn(self, progress: float) -> dict[str, Tensor]:
+    def learn(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Take one step and return the loss terms."""
         # Linear up, then linear down to nothing.
         warm = min(1.0, (self.step + 1) / self.budget.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.budget.lr * warm * (1 - progress)
-        batch = self.composer.batch(self.step)
         video = batch.video[:, :, self.layer_order].float()
         query = batch.query[:, :, self.layer_order]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.budget.half):
@@ -190,7 +199,7 @@ class _Run:
 
     def log(self, terms: dict[str, Tensor]) -> None:
         record = {"minutes": round(self.elapsed_s / 60, 2), "step": self.step}
-        losses = {name: round(float(term), 4) for name, term in terms.items()}
+        losses = {name: round(float(term.detach()), 4) for name, term in terms.items()}
         with (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record | losses) + "\n")
 
