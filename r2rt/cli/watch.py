@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
-from r2rt.cli.console import printable
+from r2rt.cli.console import printable, write_text
 from r2rt.cli.options import TIME, model_options, quiet_option, verbose_option
 from r2rt.cli.session import note, open_model, warn
 from r2rt.errors import OutputError, QueryError
@@ -278,7 +277,7 @@ def watch(
 
 
 class _Teller:
-    """Prints, writes and posts events; only those of moments leave the machine or are data."""
+    """Prints, writes and posts events; what befalls the source is a warning as well."""
 
     def __init__(
         self,
@@ -303,14 +302,14 @@ class _Teller:
         record = as_record(event, source=self._source)
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
         if self._file is not None:
-            _write(self._file, line, name=self._file.name)
+            _write(self._file, line)
         if self._webhook is not None:
             self._webhook.post(record)
             self._warn_of_webhook(self._webhook)
         if self._format == "jsonl":
-            _write(sys.stdout, line, name="stdout")
+            write_text(None, line + "\n")
         elif isinstance(event, MomentEvent):
-            _write(sys.stdout, _line(event), name="stdout")
+            write_text(None, _line(event) + "\n")
         if isinstance(event, Dropped):
             warn(f"cannot keep up: {event.count} {_WHAT[event.what]} ({event.total} in all)")
         elif isinstance(event, Retrying):
@@ -348,14 +347,12 @@ def _line(event: MomentEvent) -> str:
     )
 
 
-def _write(file: IO[str], line: str, *, name: str) -> None:
+def _write(file: IO[str], line: str) -> None:
     try:
         file.write(line + "\n")
         file.flush()
     except OSError as error:
-        if file is sys.stdout and isinstance(error, BrokenPipeError):
-            raise
-        raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{file.name}: cannot be written ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ _ERRORS_IN_A_ROW = 64
 _UNTIMED_KEPT = 16
 # Pictures come out of order and in bursts: less is not behind, however short the clips are.
 _LATE_S = 1.0
+# Timestamps farther apart say nothing about the pace at which they come.
+_LEAP_S = 60.0
 # Arrival times of packets whose pictures are still in the decoder.
 _ARRIVALS_KEPT = 512
 # Formats whose timestamps are made up by FFmpeg from a rate that nobody promised.
@@ -65,6 +67,10 @@ class _EndedError(Exception):
 
 class Reader:
     """Reads a source in a thread of its own and puts clips into a backlog.
+
+    Attributes:
+        counts: what has been read so far.
+        pace: how timely the connection's packets come.
 
     Args:
         source: what to read.
@@ -100,7 +106,7 @@ class Reader:
         self._segment = -1
         self._place: Placed | None = None
         self._end_pts = 0
-        self._pace = Pace()
+        self.pace = Pace()
         self._lost_reason: str | None = None
         self._jitter = random.Random()
         self._stopped = threading.Event()
@@ -206,15 +212,14 @@ class Reader:
         until_s = time.monotonic() + wait_s
         while (rest_s := until_s - time.monotonic()) > 0 and not self._stopped.is_set():
             self._stopped.wait(min(rest_s, 0.2))
+            # What was on is told to be over, however long this takes.
             if self._clock.silent_s(time.monotonic()) > self._bridge_s:
-                self._end_segment(
-                    is_gap=True
-                )  # what was on is told to be over, however long this takes
+                self._end_segment(is_gap=True)
 
     def _read(self, connection: Connection) -> str | None:
         """Read a connection to its end; return why it was lost, None where the source has ended."""
         container, stream = connection.container, connection.stream
-        self._pace = Pace()
+        self.pace = Pace()
         if self._place is None and container.format.name in _FORMATS_WITHOUT_TIME:
             auto = self._source.options.clock == "auto"
             self._clock = self._new_clock(
@@ -239,6 +244,11 @@ class Reader:
                 decoding.drain()
                 return self._why_lost("it said nothing in time")
             except (av.error.FFmpegError, OSError) as error:
+                if self._source.kind in ("file", "pipe"):
+                    # Opened again, it would begin anew or not at all: what is left is read.
+                    self.counts.packets_lost += 1
+                    errors += 1
+                    continue
                 decoding.drain()
                 return self._why_lost(str(error.strerror or type(error).__name__))
             else:
@@ -253,7 +263,7 @@ class Reader:
             return "the device ended"
         return None
 
-    def _why_lost(self, reason: str) -> str | None:
+    def _why_lost(self, reason: str) -> str:
         if self._stopped.is_set():
             raise _EndedError
         return reason
@@ -279,7 +289,6 @@ class Reader:
             arrival_s,
             origin_pts=self._origin(connection, time_base),
         )
-        self._pace.see(arrival_s, placed.time_s)
         if placed.is_new or self._selector is None:
             self._end_segment(is_gap=True)
             self._begin_segment(placed)
@@ -344,7 +353,7 @@ class Reader:
         assert self._place is not None
         pixels = self._prepare(held.frame, sample_aspect_ratio=held.sample_aspect_ratio)
         waits = self._source.options.no_drop or (
-            self._source.may_wait and self._pace.lead_s > self._clip_s
+            self._source.may_wait and self.pace.lead_s > self._clip_s
         )
         if waits:
             self._backlog.wait_for_room(self._stopped.is_set)
@@ -364,11 +373,6 @@ class Reader:
     def source(self) -> LiveSource:
         """What is read."""
         return self._source
-
-    @property
-    def lag_s(self) -> float:
-        """How much later than at best the newest picture came out."""
-        return self._pace.lag_s
 
     @property
     def clip_s(self) -> float:
@@ -395,12 +399,14 @@ class _Decoding:
         self._unbegun = 0
         self._origin: tuple[float, float] | None = None
         self._skipping = "DEFAULT"
+        self._last_time_s = float("-inf")
         self._may_skip = not reader.source.may_wait and not reader.source.options.no_drop
 
     def take(self, packet: Packet[VideoStream]) -> None:
         """Decode a packet, at its time if a file is played."""
         self._sleep_until_due(packet)
         arrival_s = time.monotonic()
+        self._see_pace(packet, arrival_s)
         if not self._began and not self._may_begin(packet):
             return
         if self._may_skip and not self._keep_up(packet):
@@ -418,6 +424,10 @@ class _Decoding:
             self._reader.counts.frames_skipped += 1
         for frame in frames:
             self._pass_on(frame, arrival_s)
+        if self._skipping == "KEYS":
+            # What would put this picture in order with those that are skipped never comes.
+            self.drain()
+            self._context.flush_buffers()
 
     def drain(self) -> None:
         """Take what the decoder still holds."""
@@ -446,6 +456,17 @@ class _Decoding:
         arrival_s = self._arrivals.pop(pts, arrival_s) if pts is not None else arrival_s
         self._reader.take_frame(frame, pts, arrival_s, self._connection)
 
+    def _see_pace(self, packet: Packet[VideoStream], arrival_s: float) -> None:
+        """Tell how timely packets come; their decoding order is free of disorder."""
+        ticks = packet.dts if packet.dts is not None else packet.pts
+        if ticks is None or packet.time_base is None:
+            return
+        time_s = float(ticks * packet.time_base)
+        if not 0 <= time_s - self._last_time_s <= _LEAP_S:
+            self._reader.pace = Pace()
+        self._last_time_s = time_s
+        self._reader.pace.see(arrival_s, time_s)
+
     def _may_begin(self, packet: Packet[VideoStream]) -> bool:
         """Return whether decoding can begin here: pictures before a keyframe are grey mush."""
         self._unbegun += 1
@@ -454,7 +475,7 @@ class _Decoding:
 
     def _keep_up(self, packet: Packet[VideoStream]) -> bool:
         """Skip what decoding can do without while it is behind; return whether to decode this."""
-        lag_s, late_s = self._reader.lag_s, max(self._reader.clip_s, _LATE_S)
+        lag_s, late_s = self._reader.pace.lag_s, max(self._reader.clip_s, _LATE_S)
         if self._skipping == "KEYS":
             if not packet.is_keyframe:
                 self._reader.counts.frames_skipped += 1

@@ -122,7 +122,7 @@ class Watcher:
         self._trackers = [
             MomentTracker(self._rules, clip_s=self._clip_s, ids=ids) for _ in self._queries
         ]
-        self._stopping = False
+        self._has_begun = self._stopping = False
         self._window: ClipWindow | None = None
         self._newest: ClipItem | None = None
         self._is_answered = True
@@ -187,9 +187,13 @@ class Watcher:
         """Watch until the source ends, `stop` is called, or the end that was asked for comes.
 
         Raises:
+            QueryError: the watcher was iterated before.
             SourceLostError: a live source is lost for good.
             NotAVideoError, NoVideoStreamError, NoFramesError: it is no video that can be decoded.
         """
+        if self._has_begun:
+            raise QueryError("a watcher is iterated once; make another to watch again")
+        self._has_begun = True
         self._reader.start()
         try:
             yield from self._watch()

@@ -103,6 +103,25 @@ def test_duration_ends_it_and_quiet_is_quiet() -> None:
     assert "watched" not in result.stderr
 
 
+def test_who_reads_may_have_had_enough(transport_stream: Path) -> None:
+    with (
+        transport_stream.open("rb") as stdin,
+        subprocess.Popen(
+            command("-", QUERY, "a dog", "--min-score", "0"),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        stderr = process.stderr.read()
+    assert process.returncode == 0, stderr
+    assert "error" not in stderr
+
+
 def test_what_is_wrong_is_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ from r2rt.live import (
     Watcher,
     as_record,
 )
+from r2rt.live.pace import Pace
 from tests.r2rt.live.conftest import FPS, VIDEO_S, WINDOW_S, quick_grounder
 
 QUERIES = ["a dog", "a red ball rolls to the right"]
@@ -280,6 +281,33 @@ def test_who_is_too_slow_is_told_what_was_left_out(video: Path) -> None:
     assert summary.stream_s == pytest.approx(8.0)
 
 
+def test_decoding_that_falls_behind_skips_to_keyframes_and_recovers(
+    grounder: Grounder, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LatePace(Pace):
+        """Two seconds of the stream arrive as if decoding had fallen far behind."""
+
+        def see(self, arrival_s: float, time_s: float) -> None:
+            super().see(arrival_s, time_s)
+            self.lag_s = 10.0 if 1.0 <= time_s < 3.0 else 0.0
+
+    monkeypatch.setattr("r2rt.live.reader.Pace", LatePace)
+    watcher = Watcher(
+        grounder, str(video), QUERIES[0], options=REALTIME, rules=ANYTHING, duration_s=5.5
+    )
+    told = sum(
+        item.count for item in watcher if isinstance(item, Dropped) and item.what == "frames"
+    )
+    summary = watcher.summary
+    # Of two to three seconds at 12 pictures a second, the keyframes remain, one a second.
+    assert 18 <= summary.frames_skipped <= 33
+    assert told == summary.frames_skipped
+    assert summary.frames + summary.frames_skipped == pytest.approx(5.5 * 12, abs=3)
+    # Clips keep their number, and nothing is damaged: decoding goes on at a keyframe.
+    assert summary.packets_lost == 0
+    assert summary.clips == 5.5 * FPS
+
+
 def test_no_drop_waits_instead(transport_stream: Path) -> None:
     watcher = Watcher(
         slow_grounder(0.05),
@@ -360,3 +388,7 @@ def test_what_is_refused(grounder: Grounder, video: Path) -> None:
         Watcher(grounder, str(video), QUERIES, options=REALTIME, depth=0)
     with pytest.raises(SourceNotFoundError):
         Watcher(grounder, "none.mp4", QUERIES)
+    watcher = Watcher(grounder, str(video), QUERIES, options=REALTIME, duration_s=0.1)
+    list(watcher)
+    with pytest.raises(QueryError, match="once"):
+        list(watcher)
