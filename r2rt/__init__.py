@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from r2rt.encoded import EncodedVideo
     from r2rt.errors import R2rtError
     from r2rt.grounder import Grounder
+    from r2rt.many import find_videos, ground_many
     from r2rt.prediction import Moment, Prediction, Timings
     from r2rt.stream import Stream
 
@@ -33,6 +34,8 @@ __all__ = [
     "R2rtError",
     "Stream",
     "Timings",
+    "find_videos",
+    "ground_many",
 ]
 
 _HOMES = {
@@ -45,6 +48,8 @@ _HOMES = {
     "R2rtError": "r2rt.errors",
     "Stream": "r2rt.stream",
     "Timings": "r2rt.prediction",
+    "find_videos": "r2rt.many",
+    "ground_many": "r2rt.many",
 }
 
 

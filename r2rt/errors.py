@@ -26,6 +26,7 @@ __all__ = [
     "OutputError",
     "QueryError",
     "R2rtError",
+    "SomeVideosFailedError",
     "SourceLostError",
     "SourceNotFoundError",
     "exit_codes",
@@ -42,6 +43,12 @@ class QueryError(R2rtError, ValueError):
     """A query or another argument that cannot be used, such as an empty sentence."""
 
     exit_code = 2
+
+
+class SomeVideosFailedError(R2rtError):
+    """Some videos of several failed; the others were answered."""
+
+    exit_code = 4
 
 
 class SourceNotFoundError(R2rtError, FileNotFoundError):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from r2rt.cli.media import MediaOptions, best_of, check_media, deliver_media, media_options
+from r2rt.cli.media import (
+    MediaOptions,
+    best_of,
+    check_media,
+    deliver_media,
+    deliver_reel,
+    media_options,
+)
 from r2rt.cli.options import (
     encoding_options,
     model_options,
@@ -17,6 +25,7 @@ from r2rt.cli.options import (
 )
 from r2rt.cli.outputs import Delivery, OutputOptions, output_options
 from r2rt.cli.session import encode_source, open_model, warn, warn_of_unknown_words
+from r2rt.cli.videos import answer_videos, choose_videos, videos_options
 from r2rt.errors import QueryError
 from r2rt.queries import Query, read_queries
 
@@ -24,14 +33,15 @@ if TYPE_CHECKING:
     from r2rt.encoded import EncodedVideo
     from r2rt.engines import Device
     from r2rt.grounder import Grounder
+    from r2rt.prediction import Prediction
     from r2rt.windows import WindowLength
 
 __all__ = ["ground"]
 
 
 @click.command()
-@click.argument("video")
-@click.argument("query", nargs=-1)
+@click.argument("arguments", nargs=-1, metavar="VIDEO QUERY...")
+@videos_options
 @click.option("--query", "-q", "more_queries", multiple=True, help="A further query; repeatable.")
 @click.option(
     "--queries",
@@ -61,8 +71,9 @@ __all__ = ["ground"]
 @quiet_option
 @verbose_option
 def ground(
-    video: str,
-    query: tuple[str, ...],
+    arguments: tuple[str, ...],
+    named_videos: tuple[str, ...],
+    videos_from: str | None,
     more_queries: tuple[str, ...],
     queries_file: str | None,
     model: str | None,
@@ -79,12 +90,67 @@ def ground(
 ) -> None:
     """Find the moments of VIDEO that fit each QUERY.
 
-    VIDEO is a video file, a folder of images in order, or what `r2rt encode` wrote. The result goes
-    to stdout (or --output), everything else to stderr.
+    VIDEO is a video file, a folder of images in order, what `r2rt encode` wrote, a folder of
+    videos, or a glob in quotes. Several videos may be given where queries are given by -q; or name
+    videos by --video and --videos-from. A video that fails does not stop the others.
+
+    The result goes to stdout (or --output, --output-dir), everything else to stderr.
     """
-    queries = [
-        Query(text=text, qid=number) for number, text in enumerate((*query, *more_queries), start=1)
-    ]
+    videos, texts = choose_videos(
+        arguments,
+        named=named_videos,
+        list_file=videos_from,
+        queries_given=bool(more_queries or queries_file),
+    )
+    queries = _queries([*texts, *more_queries], queries_file)
+    delivery = Delivery(
+        outputs, videos.paths, several=videos.several, top_k=top_k or "usual", quiet=quiet
+    )
+    waiting = delivery.waiting(videos.paths)
+    if not waiting:
+        return
+    check_media(None if videos.several else Path(videos.paths[0]), media)
+    grounder = open_model(model, device, quiet=quiet)
+    grounder.window_size(window, overlap)  # a bad one is told before a video is read
+    sentences = [item.text for item in queries]
+    grounder.encode_queries(sentences)
+    warn_of_unknown_words(grounder, sentences)
+    told: set[str] = set()
+    shown: list[tuple[Path, list[Prediction]]] = []
+
+    def answer(video: str) -> None:
+        label = videos.label(video, "encoding")
+        encoded = _encoded(grounder, video, encoding, cache=cache, quiet=quiet, label=label)
+        predictions = grounder.ground(
+            encoded, sentences, top_k=top_k, min_score=min_score, window=window, overlap=overlap
+        )
+        _warn_of_cut_queries(predictions, told, grounder.bundle.dims.context_length)
+        delivery.add(
+            outputs.answers(
+                video,
+                predictions=tuple(predictions),
+                qids=tuple(item.qid for item in queries),
+            )
+        )
+        best = best_of(predictions, 5) if top_k is None else predictions
+        source = Path(encoded.source)
+        deliver_media(source, best, media, quiet, label=delivery.label(video))
+        if media.reel is not None:
+            shown.append((source, best))
+
+    answer_videos(
+        videos,
+        waiting,
+        delivery,
+        outputs,
+        answer,
+        then=lambda: deliver_reel(shown, media, quiet),
+        quiet=quiet,
+    )
+
+
+def _queries(texts: Sequence[str], queries_file: str | None) -> list[Query]:
+    queries = [Query(text=text, qid=number) for number, text in enumerate(texts, start=1)]
     if queries_file is not None:
         queries += read_queries(queries_file)
     if not queries:
@@ -92,39 +158,27 @@ def ground(
     for item in queries:
         if not item.text.strip():
             raise QueryError(f"query {item.qid!r} is empty; write a sentence")
-    delivery = Delivery(outputs, [video], top_k=top_k or "usual", quiet=quiet)
-    check_media(Path(video), media)
-    grounder = open_model(model, device, quiet=quiet)
-    grounder.window_size(window, overlap)  # a bad one is told before the video is read
-    grounder.encode_queries([item.text for item in queries])
-    warn_of_unknown_words(grounder, [item.text for item in queries])
-    encoded = _encoded(grounder, video, encoding, cache=cache, quiet=quiet)
-    predictions = grounder.ground(
-        encoded,
-        [item.text for item in queries],
-        top_k=top_k,
-        min_score=min_score,
-        window=window,
-        overlap=overlap,
-    )
+    return queries
+
+
+def _warn_of_cut_queries(
+    predictions: Sequence[Prediction], told: set[str], context_length: int
+) -> None:
     for prediction in predictions:
-        if prediction.query_truncated:
-            limit = grounder.bundle.dims.context_length
-            warn(f"query over {limit} tokens, cut to its beginning: {prediction.query[:60]!r}…")
-    delivery.add(
-        outputs.answers(
-            video,
-            predictions=tuple(predictions),
-            qids=tuple(item.qid for item in queries),
-        )
-    )
-    delivery.finish()
-    shown = best_of(predictions, 5) if top_k is None else predictions
-    deliver_media(Path(encoded.source), shown, media, quiet)
+        if prediction.query_truncated and prediction.query not in told:
+            told.add(prediction.query)
+            text = f"{prediction.query[:60]!r}…"
+            warn(f"query over {context_length} tokens, cut to its beginning: {text}")
 
 
 def _encoded(
-    grounder: Grounder, video: str, encoding: dict[str, Any], *, cache: bool, quiet: bool
+    grounder: Grounder,
+    video: str,
+    encoding: dict[str, Any],
+    *,
+    cache: bool,
+    quiet: bool,
+    label: str,
 ) -> EncodedVideo:
     from r2rt.encoded import EncodedVideo, is_encoded_video
 
@@ -132,7 +186,7 @@ def _encoded(
         from r2rt.cache import EncodingCache
 
         kept = EncodingCache() if cache else None
-        return encode_source(grounder, video, encoding, cache=kept, quiet=quiet)
+        return encode_source(grounder, video, encoding, cache=kept, quiet=quiet, label=label)
     context = click.get_current_context()
     given = [
         name

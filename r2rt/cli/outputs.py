@@ -188,15 +188,20 @@ class Delivery:
             return []
         return [folder / (self._stems[video] + item.suffix) for item in self._options.formats]
 
-    def is_done(self, video: str) -> bool:
-        """Return whether the user wants a video left out, since its files are there and newer."""
+    def label(self, video: str) -> str | None:
+        """Return what tells a video's files from those of others; None where it is the only one."""
+        return self._stems[video] if self._several else None
+
+    def waiting(self, videos: Sequence[str]) -> list[str]:
+        """Return the videos that are to be answered: all, or those without newer files."""
         if not self._options.skip_existing:
-            return False
-        try:
-            made = min(path.stat().st_mtime_ns for path in self.paths(video))
-            return made >= Path(video).stat().st_mtime_ns
-        except OSError:
-            return False
+            return list(videos)
+        waiting = [video for video in videos if not self._is_done(video)]
+        if len(waiting) < len(videos):
+            done = len(videos) - len(waiting)
+            plural = "s have" if done > 1 else " has"
+            note(f"{done} video{plural} newer files already, left out", quiet=self._quiet)
+        return waiting
 
     def add(self, answers: Answers) -> None:
         """Take the answers about one video; into a folder they are written at once.
@@ -224,6 +229,13 @@ class Delivery:
         if chosen.counts_frames:
             _warn_of_rate(waiting[0])
         write_text(options.output, self._text(chosen, waiting))
+
+    def _is_done(self, video: str) -> bool:
+        try:
+            made = min(path.stat().st_mtime_ns for path in self.paths(video))
+            return made >= Path(video).stat().st_mtime_ns
+        except OSError:
+            return False
 
     def _write(self, answers: Answers, folder: Path) -> None:
         try:

@@ -60,15 +60,25 @@ def encode_source(
     *,
     cache: EncodingCache | None = None,
     quiet: bool,
+    label: str = "encoding",
 ) -> EncodedVideo:
-    """Encode a video under a progress bar, or take it from the cache, and warn of what was lost."""
+    """Encode a video under a progress bar, or take it from the cache, and warn of what was lost.
+
+    Args:
+        grounder: the session.
+        video: the source.
+        options: keyword arguments of `Grounder.encode`.
+        cache: where encoded videos are kept; None keeps none.
+        quiet: show no progress and no notes.
+        label: what the progress bar says.
+    """
     if cache is None or not Path(video).is_file():
-        encoded = _encode(grounder, video, options, quiet=quiet)
+        encoded = _encode(grounder, video, options, quiet=quiet, label=label)
     else:
         key = cache.key(Path(video), grounder.bundle.fingerprint, options)
         kept = cache.get(key, video)
         if kept is None:
-            encoded = _encode(grounder, video, options, quiet=quiet)
+            encoded = _encode(grounder, video, options, quiet=quiet, label=label)
             # Written while the query is answered; the process ends when both are done.
             threading.Thread(target=cache.put, args=(key, encoded)).start()
         else:
@@ -84,9 +94,9 @@ def encode_source(
 
 
 def _encode(
-    grounder: Grounder, video: str, options: Mapping[str, Any], *, quiet: bool
+    grounder: Grounder, video: str, options: Mapping[str, Any], *, quiet: bool, label: str
 ) -> EncodedVideo:
-    with progress("encoding", unit="clips", quiet=quiet) as update:
+    with progress(label, unit="clips", quiet=quiet) as update:
         encoded = grounder.encode(video, update, **options)
     note(
         f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s in {encoded.encode_s:.2f} s",

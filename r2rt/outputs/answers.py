@@ -88,6 +88,11 @@ class Answers:
             drop_frame=drop_frame,
         )
 
+    @property
+    def path(self) -> Path:
+        """The video itself, also where `video` is an encoded one."""
+        return Path(self.predictions[0].video if self.predictions else self.video)
+
     @cached_property
     def source(self) -> SourceFacts:
         """The video's rate, timecode and size, read from the file when they are first needed.
@@ -95,12 +100,12 @@ class Answers:
         Raises:
             R2rtError: the video is not there or cannot be read, and no `frame_rate` was given.
         """
-        path = Path(self.video)
+        path = self.path
         if path.is_file():
             return read_source_facts(path, frame_rate=self.frame_rate, drop_frame=self.drop_frame)
         if self.frame_rate is None:
             raise QueryError(
-                f"{self.video}: timecodes count pictures, and there is no video file by that name "
+                f"{path}: timecodes count pictures, and there is no video file by that name "
                 "to count in; put it there, or give --frame-rate"
             )
         ends = [p.clip_starts_s[0] + p.duration_s for p in self.predictions]

@@ -37,7 +37,7 @@ def render_all(answers: Sequence[Answers]) -> str:
 def _rows(answers: Answers) -> list[list[object]]:
     return [
         [
-            *(answers.video, qid, prediction.query, rank),
+            *(prediction.video, qid, prediction.query, rank),
             *(round(moment.start_s, 6), round(moment.end_s, 6), round(moment.score, 6)),
             *(format_clock_ms(moment.start_s), format_clock_ms(moment.end_s), ""),
         ]

@@ -28,7 +28,7 @@ def render(answers: Answers) -> str:
         R2rtError: the video cannot be read; see `Answers.source`.
     """
     source = answers.source
-    path = Path(answers.video)
+    path = answers.path
     lines = [
         f"TITLE: {_one_line(path.stem)}",
         f"FCM: {'DROP FRAME' if source.drop else 'NON-DROP FRAME'}",

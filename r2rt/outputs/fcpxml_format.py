@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from fractions import Fraction
-from pathlib import Path
 
 from r2rt.outputs.answers import Answers, Found
 from r2rt.outputs.source import SourceFacts
@@ -25,10 +24,10 @@ def render(answers: Answers) -> str:
         R2rtError: the video cannot be read; see `Answers.source`.
     """
     source = answers.source
-    name = _clean(Path(answers.video).stem)
+    name = _clean(answers.path.stem)
     root = ET.Element("fcpxml", version="1.10")
-    _add_resources(ET.SubElement(root, "resources"), source, name)
-    event = ET.SubElement(ET.SubElement(root, "library"), "event", name=f"{name} moments")
+    _add_resources(_add(root, "resources"), source, name)
+    event = _add(_add(root, "library"), "event", name=f"{name} moments")
     found = answers.found
     _add_whole(event, found, source, name)
     if found:  # a project must last
@@ -43,13 +42,13 @@ def _add_resources(resources: ET.Element, source: SourceFacts, name: str) -> Non
     if source.width and source.height:
         size = {"width": str(source.width), "height": str(source.height)}
     lasts = _time(1, source.rate)
-    ET.SubElement(resources, "format", id="r1", frameDuration=lasts, **size)
+    _add(resources, "format", id="r1", frameDuration=lasts, **size)
     sound = {}
     if source.sound_channels:
         sound = {"hasAudio": "1", "audioSources": "1"}
         sound |= {"audioChannels": str(source.sound_channels)}
         sound |= {"audioRate": str(source.sound_rate)}
-    asset = ET.SubElement(
+    asset = _add(
         resources,
         "asset",
         id="r2",
@@ -62,11 +61,11 @@ def _add_resources(resources: ET.Element, source: SourceFacts, name: str) -> Non
         **sound,
     )
     path = source.path.absolute().as_uri()
-    ET.SubElement(asset, "media-rep", kind="original-media", src=path)
+    _add(asset, "media-rep", kind="original-media", src=path)
 
 
 def _add_whole(event: ET.Element, found: list[Found], source: SourceFacts, name: str) -> None:
-    clip = ET.SubElement(
+    clip = _add(
         event,
         "asset-clip",
         ref="r2",
@@ -77,17 +76,15 @@ def _add_whole(event: ET.Element, found: list[Found], source: SourceFacts, name:
         tcFormat=_timecode_format(source),
     )
     for item in found:
-        ET.SubElement(
-            clip, "keyword", value=_keyword(item), note=_note(item), **_span(item, source)
-        )
+        _add(clip, "keyword", value=_keyword(item), note=_note(item), **_span(item, source))
 
 
 def _add_project(event: ET.Element, found: list[Found], source: SourceFacts, name: str) -> None:
     spans = [source.span(item.moment.start_s, item.moment.end_s) for item in found]
     total = sum(end - first for first, end in spans)
-    project = ET.SubElement(event, "project", name=f"{name} moments")
+    project = _add(event, "project", name=f"{name} moments")
     hour, _ = parse_timecode("01:00:00;00" if source.drop else "01:00:00:00", source.rate)
-    sequence = ET.SubElement(
+    sequence = _add(
         project,
         "sequence",
         format="r1",
@@ -95,10 +92,10 @@ def _add_project(event: ET.Element, found: list[Found], source: SourceFacts, nam
         tcStart=_time(hour, source.rate),
         tcFormat=_timecode_format(source),
     )
-    spine = ET.SubElement(sequence, "spine")
+    spine = _add(sequence, "spine")
     offset = hour
     for item, (first, end) in zip(found, spans, strict=True):
-        clip = ET.SubElement(
+        clip = _add(
             spine,
             "asset-clip",
             ref="r2",
@@ -108,7 +105,7 @@ def _add_project(event: ET.Element, found: list[Found], source: SourceFacts, nam
             tcFormat=_timecode_format(source),
             **_span(item, source),
         )
-        ET.SubElement(
+        _add(
             clip,
             "marker",
             start=_time(source.start_frame + first, source.rate),
@@ -140,6 +137,10 @@ def _keyword(found: Found) -> str:
 
 def _timecode_format(source: SourceFacts) -> str:
     return "DF" if source.drop else "NDF"
+
+
+def _add(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
+    return ET.SubElement(parent, tag, attributes)
 
 
 def _time(frames: int, rate: Fraction) -> str:

@@ -7,7 +7,6 @@ that every version since 0.15 reads.
 from __future__ import annotations
 
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,7 +34,7 @@ def render(answers: Answers) -> str:
     timeline = {
         "OTIO_SCHEMA": "Timeline.1",
         "metadata": {"r2rt": _facts(answers)},
-        "name": f"{Path(answers.video).stem} moments",
+        "name": f"{answers.path.stem} moments",
         "global_start_time": _time(begin, source.rate),
         "tracks": {
             "OTIO_SCHEMA": "Stack.1",
@@ -54,7 +53,7 @@ def render(answers: Answers) -> str:
 def _facts(answers: Answers) -> dict[str, Any]:
     source = answers.source
     return {
-        "video": answers.video,
+        "video": str(answers.path),
         "model": answers.predictions[0].model if answers.predictions else None,
         "frame_rate": str(source.rate),
         "variable_frame_rate": source.variable,

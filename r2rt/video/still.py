@@ -27,7 +27,7 @@ from r2rt.video.plan import PlanCost
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-__all__ = ["ArraySource", "ImageFolder"]
+__all__ = ["IMAGE_SUFFIXES", "ArraySource", "ImageFolder", "natural_key"]
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
@@ -241,13 +241,13 @@ def _images(folder: Path) -> list[Path]:
                 and not path.name.startswith(".")
                 and path.is_file()
             ),
-            key=lambda path: _natural_key(path.name),
+            key=lambda path: natural_key(path.name),
         )
     except OSError as error:
         raise SourceNotFoundError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
-def _natural_key(name: str) -> list[tuple[int, int, str]]:
+def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Compare runs of digits as numbers; the name itself settles 1.png and 01.png."""
     runs = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
     keyed = [(0, int(run), "") if run[0] in "0123456789" else (1, 0, run) for run in runs]

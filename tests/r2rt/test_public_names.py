@@ -18,6 +18,8 @@ def test_the_public_names() -> None:
         "R2rtError",
         "Stream",
         "Timings",
+        "find_videos",
+        "ground_many",
     ]
     for name in r2rt.__all__:
         assert getattr(r2rt, name).__name__ == name
