@@ -26,7 +26,7 @@ SOURCES: dict[str, tuple[str, float, dict[str, Any]]] = {
     "23.976": (".mp4", 1 / 23.9, {"rate": RATES["23.976"], "frames": 150}),
     "29.97": (".mp4", 1 / 29.9, {"rate": RATES["29.97"], "frames": 180}),
     "50": (".mp4", 1 / 50, {"rate": RATES["50"], "frames": 300}),
-    "vfr": (".mp4", 0.12, {"times": vfr_times(100)}),
+    "vfr": (".mp4", 0.12, {"times": vfr_times(100), "frames": 100}),
     "no B-frames": (".mp4", 1 / 25, {"options": {"g": "40", "bf": "0"}}),
     "non-zero start, mpegts": (".ts", 1 / 25, {"start_s": Fraction(7)}),
     "non-zero start, mp4": (".mp4", 1 / 25, {"start_s": Fraction(7)}),

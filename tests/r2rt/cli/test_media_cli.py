@@ -1,0 +1,146 @@
+"""`r2rt ground --clips` to `--report` as a user runs them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from r2rt.cli.main import cli
+from r2rt.cli.media import MediaOptions, best_of, deliver_media, deliver_reel
+from r2rt.errors import MissingExtraError, OutputError, QueryError, R2rtError
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+from tests.r2rt.media.footage import prediction, write_footage
+
+QUERY = "a red ball rolls to the right"
+
+
+def ground(*arguments: object) -> str:
+    """Run the command in this process and return what it says; errors are raised."""
+    everything = ["ground", *map(str, arguments), "--model", str(DEMO_BUNDLE)]
+    result = CliRunner().invoke(cli, everything, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    video = Path(shutil.copy(DEMO_VIDEO, tmp_path))
+    said = ground(
+        *(video, QUERY, "-q", "a ring", "--top-k", 2),
+        *("--clips", tmp_path / "clips", "--copy"),
+        *("--reel", tmp_path / "reel.mp4", "--padding", "0.5s"),
+        *("--thumbnails", tmp_path / "thumbs"),
+        *("--contact-sheet", tmp_path / "sheet.png", "--plot", tmp_path / "plot.png"),
+        *("--report", tmp_path / "out.html"),
+    )
+    assert len(list((tmp_path / "clips").iterdir())) == 4
+    assert len(list((tmp_path / "thumbs").iterdir())) == 4
+    for clip in (tmp_path / "clips").iterdir():
+        assert clip.name in said  # how far it is off
+    with av.open(str(tmp_path / "reel.mp4")) as container:
+        assert container.duration
+        assert f"{container.duration / 1e6:.2f} s" in said
+    for name in ("sheet.png", "plot.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+    assert '<video src="./shapes.mp4"' in (tmp_path / "out.html").read_text()
+
+
+def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
+    plain = ground(DEMO_VIDEO, QUERY, "--format", "jsonl", "--quiet", "-o", tmp_path / "a.jsonl")
+    thumbs = tmp_path / "thumbs"
+    more = ground(
+        *(DEMO_VIDEO, QUERY, "--format", "jsonl", "--quiet", "-o", tmp_path / "b.jsonl"),
+        *("--thumbnails", thumbs),
+    )
+    assert plain == more
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert 0 < len(list(thumbs.iterdir())) <= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["--copy"], QueryError, "give --clips"),
+        (["--padding", "1s"], QueryError, "give --clips or --reel"),
+        (["--reel", "film.avi"], QueryError, "ends in .mp4"),
+        (["--plot", "plot.pdf"], QueryError, "ends in .png"),
+        (["--report", "page.txt"], QueryError, "ends in .html"),
+        (["--report", "no/such/page.html"], OutputError, "make it first"),
+    ],
+)
+def test_what_makes_no_sense_is_told_before_anything_is_done(
+    arguments: list[str], error: type[R2rtError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        ground("there-is-no-such-video.mp4", QUERY, *arguments)
+
+
+def test_without_pillow_pictures_are_refused_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        ground("there-is-no-such-video.mp4", QUERY, "--plot", tmp_path / "plot.png")
+
+
+def test_clips_need_the_video_itself(tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="--clips: .* is no video file here"):
+        ground(tmp_path, QUERY, "--clips", tmp_path / "clips")
+    options = MediaOptions(thumbnails=tmp_path / "thumbs", reel=tmp_path / "reel.mp4")
+    with pytest.raises(QueryError, match="--reel, --thumbnails"):
+        deliver_media(tmp_path / "gone.mp4", [prediction((1, 2, 0.5))], options, True)
+
+
+def test_a_timeline_goes_without_the_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = MediaOptions(plot=tmp_path / "plot.png", report=tmp_path / "out.html")
+    deliver_media(tmp_path / "gone.mp4", [prediction((1, 2, 0.5))], options, True)
+    assert "no pictures of it" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"plot.png", "out.html"}
+
+
+def test_several_videos_share_folders_and_a_reel(tmp_path: Path) -> None:
+    options = MediaOptions(
+        clips=tmp_path / "clips", reel=tmp_path / "reel.mp4", plot=tmp_path / "plot.png"
+    )
+    asked = [prediction((0.2, 0.8, 0.9), duration_s=2, fps=Fraction(1))]
+    videos = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        video = write_footage(tmp_path / folder / "film.mp4", frames=50, sound=None)
+        deliver_media(video, asked, options, True, label=f"{folder} film")
+        videos.append((video, asked))
+    deliver_reel(videos, options, True)
+    assert sorted(path.name.split(".")[0] for path in options.clips.iterdir()) == [  # type: ignore[union-attr]
+        "one-film",
+        "two-film",
+    ]
+    assert (tmp_path / "plot.one-film.png").exists()
+    assert (tmp_path / "plot.two-film.png").exists()
+    with av.open(str(tmp_path / "reel.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 30
+
+
+def test_no_moment_makes_no_reel_and_is_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = MediaOptions(reel=tmp_path / "reel.mp4", clips=tmp_path / "clips")
+    deliver_media(DEMO_VIDEO, [prediction()], options, False)
+    said = capsys.readouterr().err
+    assert "no moment was found" in said
+    assert "0 clips" in said
+    assert not (tmp_path / "reel.mp4").exists()
+
+
+def test_the_best_of_predictions() -> None:
+    (answer,) = best_of([prediction((0, 1, 0.9), (1, 2, 0.8), (2, 3, 0.7))], 2)
+    assert [moment.score for moment in answer.moments] == [0.9, 0.8]

@@ -1,0 +1,165 @@
+"""The report: one page that is whole, safe, and points at the video beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from PIL import Image
+
+from r2rt.media import write_report
+from r2rt.prediction import Prediction
+from tests.r2rt.media.footage import prediction, write_footage
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" '&' \u202egnp"
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and the text of each kind of element."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, str] = {}
+        self._open: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in {"meta", "img", "rect", "polygon", "polyline"}:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.text[self._open[-1]] = self.text.get(self._open[-1], "") + data
+
+    def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
+        return [
+            attributes
+            for name, attributes in self.elements
+            if name == tag and kind in [*(attributes.get("class") or "").split(), ""]
+        ]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "film.mp4"
+    return write_footage(path, frames=75, sound=None)
+
+
+def report(video: Path | None, asked: list[Prediction], path: Path) -> Page:
+    write_report(video, asked, path)
+    return Page(path)
+
+
+def test_every_moment_can_be_played_and_has_a_picture(video: Path, tmp_path: Path) -> None:
+    film = Path(shutil.copy(video, tmp_path))
+    asked = [
+        prediction((1.0, 2.5, 0.9), (0.0, 1.0, 0.4), duration_s=3, video=str(film)),
+        prediction(query="nothing", duration_s=3, video=str(film)),
+    ]
+    page = report(film, asked, tmp_path / "out.html")
+    (player,) = page.all("video")
+    assert player["src"] == "./film.mp4"
+    assert "controls" in player
+    moments = page.all("a", "moment")
+    assert [(item["data-start"], item["data-end"]) for item in moments] == [
+        ("1.000", "2.500"),
+        ("0.000", "1.000"),
+    ]
+    # Without scripts the same links open the video at the moment.
+    assert [item["href"] for item in moments] == [
+        "./film.mp4#t=1.000,2.500",
+        "./film.mp4#t=0.000,1.000",
+    ]
+    assert len(page.all("a", "bar")) == 2
+    for image in page.all("img"):
+        kind, _, content = (image["src"] or "").partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+            assert picture.size == (int(image["width"] or 0), int(image["height"] or 0))
+    assert len(page.all("img")) == 2
+    assert len(page.all("svg")) == len(page.all("polyline")) == 2
+    assert "No moment was found." in page.text["p"]
+
+
+def test_nothing_outside_of_the_page_is_loaded_but_the_video(video: Path, tmp_path: Path) -> None:
+    film = Path(shutil.copy(video, tmp_path))
+    page = report(film, [prediction((1, 2, 0.9), duration_s=3)], tmp_path / "out.html")
+    assert not page.all("link")
+    assert not page.all("iframe")
+    assert all("src" not in script for script in page.all("script"))
+    for _, attributes in page.elements:
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/jpeg", "./film.mp4"))
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"https?:|url\(|@import", page.source)
+    (policy,) = (item["content"] or "" for item in page.all("meta") if "http-equiv" in item)
+    assert "default-src 'none'" in policy
+    digest = base64.b64encode(hashlib.sha256(page.text["script"].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_queries_and_names_are_text_and_never_markup(video: Path, tmp_path: Path) -> None:
+    film = tmp_path / 'a"><script>alert(3)<.mp4'
+    shutil.copy(video, film)
+    answer = prediction((1, 2, 0.9), query=EVIL, duration_s=3, video=str(film))
+    page = report(film, [answer], tmp_path / "out.html")
+    assert len(page.all("script")) == 1
+    assert "alert" not in page.text["script"]
+    assert page.text["h2"] == EVIL.replace("\u202e", " ").replace("  ", " ")
+    assert page.text["h1"] == film.name
+    assert all((image["src"] or "").startswith("data:") for image in page.all("img"))
+
+
+@pytest.mark.parametrize("name", ["#1 ?a=b %41.mp4", "http:x.mp4", "ü 狗.mp4", "a&amp;b'.mp4"])
+def test_the_video_is_found_whatever_its_name(name: str, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "reports").mkdir()
+    film = tmp_path / "videos" / name
+    shutil.copy(video, film)
+    page = report(film, [prediction((1, 2, 0.9), duration_s=3)], tmp_path / "reports" / "o.html")
+    address = page.all("video")[0]["src"] or ""
+    assert address.startswith("./../videos/")
+    assert not set(address) & set('#?"<>: ')
+    assert (tmp_path / "reports" / unquote(address)).resolve() == film.resolve()
+
+
+def test_without_the_video_there_are_neither_player_nor_links(tmp_path: Path) -> None:
+    page = report(None, [prediction((1, 2, 0.9), duration_s=3)], tmp_path / "out.html")
+    assert not page.all("video")
+    assert not page.all("a")
+    assert not page.all("img")
+    assert len(page.all("span", "moment")) == 1
+
+
+def test_a_part_of_a_video_keeps_the_videos_clock(tmp_path: Path) -> None:
+    answer = prediction((65, 70, 0.9), duration_s=20, start_s=60)
+    page = report(None, [answer], tmp_path / "out.html")
+    (line,) = page.all("div", "timeline")
+    assert (line["data-from"], line["data-to"]) == ("60.000", "80.000")
+    (bar,) = page.all("span", "bar")
+    assert "left:25.000%;width:25.000%" in (bar["style"] or "")
+
+
+def test_long_videos_do_not_make_large_pages(tmp_path: Path) -> None:
+    answer = prediction((65, 70, 0.9), duration_s=6 * 3600)
+    assert len(answer.saliency) == 10_800
+    page = report(None, [answer], tmp_path / "out.html")
+    assert len(page.source) < 100_000
