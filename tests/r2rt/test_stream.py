@@ -99,7 +99,8 @@ def test_a_window_is_the_cut_of_the_last_seconds(tiny_grounder: Grounder, sizes:
         np.testing.assert_allclose(encoded.tokens, cut.tokens, atol=1e-5)
         assert (encoded.start_s, encoded.duration_s) == (start, pushed - start)
         want, got = tiny_grounder.ground(cut, QUERY), stream.ground(QUERY)
-        np.testing.assert_allclose(moments(got), moments(want) + [start, start, 0], atol=1e-5)
+        shift = np.array([start, start, 0])
+        np.testing.assert_allclose(moments(got), moments(want) + shift, atol=1e-5)
         np.testing.assert_allclose(got.saliency, want.saliency, atol=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,10 @@ class RtspServer:
     @property
     def url(self) -> str:
         return f"rtsp://127.0.0.1:{self.port}/video"
+
+    def freeze(self) -> None:
+        """Hang: connections stay open and nothing comes."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """Die as a server does whose machine loses power."""

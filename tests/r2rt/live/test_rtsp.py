@@ -128,3 +128,15 @@ def test_a_server_that_goes_silent_is_lost_in_time(grounder: Grounder) -> None:
         options = SourceOptions(reconnect=1, timeout_s=0.3)
         with pytest.raises(SourceLostError, match="no answer in time"):
             list(Watcher(grounder, address, QUERIES, options=options))
+
+
+def test_a_stream_that_hangs_is_lost_in_time(grounder: Grounder, server: RtspServer) -> None:
+    options = SourceOptions(reconnect=0, timeout_s=1.0)
+    watcher = Watcher(grounder, server.url, QUERIES, rules=ANYTHING, options=options)
+    threading.Timer(1.5, server.freeze).start()
+    began = time.monotonic()
+    events: list[Event] = []
+    with pytest.raises(SourceLostError, match="said nothing in time"):
+        events.extend(watcher)
+    assert 2.0 < time.monotonic() - began < 20.0
+    assert watcher.summary.frames > 6
