@@ -92,8 +92,11 @@ def test_without_pillow_pictures_are_refused_before_anything_is_done(
 
 
 def test_clips_need_the_video_itself(tmp_path: Path) -> None:
-    with pytest.raises(QueryError, match="--clips: .* is no video file here"):
-        ground(tmp_path, QUERY, "--clips", tmp_path / "clips")
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (64, 48)).save(images / "0001.png")
+    with pytest.raises(QueryError, match=r"--clips: .* is no video file here"):
+        ground(images, QUERY, "--clips", tmp_path / "clips")
     options = MediaOptions(thumbnails=tmp_path / "thumbs", reel=tmp_path / "reel.mp4")
     with pytest.raises(QueryError, match="--reel, --thumbnails"):
         deliver_media(tmp_path / "gone.mp4", [prediction((1, 2, 0.5))], options, True)

@@ -128,6 +128,7 @@ def watch(path: Path, *, read: Any = picture_number) -> Watched:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             assert frame.time is not None
+            assert frame.time_base is not None
             numbers.append(read(frame))
             times.append(frame.time)
             ends = frame.time + float((frame.duration or 0) * frame.time_base)

@@ -51,7 +51,8 @@ def test_moments_that_overlap_are_shown_once(tmp_path: Path) -> None:
     asked = [prediction((0.0, 1.0, 0.9), (0.6, 2.0, 0.8), (2.0, 2.4, 0.7), (3.0, 3.2, 0.1))]
     reel = write_reel([(video, asked)], tmp_path / "reel.mp4")
     assert watch(reel.path).numbers == [*range(60), *range(75, 80)]
-    assert (reel.parts, reel.duration_s) == (2, pytest.approx(2.6))
+    assert reel.parts == 2
+    assert reel.duration_s == pytest.approx(2.6)
 
 
 def test_padding_widens_the_parts(tmp_path: Path) -> None:
@@ -76,8 +77,8 @@ def test_videos_of_different_shapes_are_fitted_into_the_largest(tmp_path: Path) 
         pictures = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
     assert {picture.shape for picture in pictures} == {(96, 192)}
     first, last = pictures[2], pictures[-1]
-    assert first[:, :60].max() < 24  # black on both sides of the upright one
-    assert first[:, -60:].max() < 24
+    assert int(first[:, :60].max()) < 24  # black on both sides of the upright one
+    assert int(first[:, -60:].max()) < 24
     assert np.ptp(first[:, 64:128]) > 150
     assert np.ptp(last[:, :60]) > 150
     film = watch(reel.path, read=lambda _: 0)
