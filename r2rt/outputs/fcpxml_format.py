@@ -12,7 +12,6 @@ from fractions import Fraction
 
 from r2rt.outputs.answers import Answers, Found
 from r2rt.outputs.source import SourceFacts
-from r2rt.timecode import parse_timecode
 
 __all__ = ["render"]
 
@@ -83,17 +82,16 @@ def _add_project(event: ET.Element, found: list[Found], source: SourceFacts, nam
     spans = [source.span(item.moment.start_s, item.moment.end_s) for item in found]
     total = sum(end - first for first, end in spans)
     project = _add(event, "project", name=f"{name} moments")
-    hour, _ = parse_timecode("01:00:00;00" if source.drop else "01:00:00:00", source.rate)
     sequence = _add(
         project,
         "sequence",
         format="r1",
         duration=_time(total, source.rate),
-        tcStart=_time(hour, source.rate),
+        tcStart="0s",
         tcFormat=_timecode_format(source),
     )
     spine = _add(sequence, "spine")
-    offset = hour
+    offset = 0
     for item, (first, end) in zip(found, spans, strict=True):
         clip = _add(
             spine,

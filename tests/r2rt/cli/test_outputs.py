@@ -1,0 +1,162 @@
+"""`r2rt ground` in several formats and over several videos, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import opentimelineio as otio
+import pytest
+
+from r2rt.cli.main import run
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+
+QUERY = "a red ball rolls to the right"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path_factory.getbasetemp() / "outputs-cache"))
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("clip 2.mp4", "clip 10.mp4", "more/clip 2.mp4"):
+        shutil.copy(DEMO_VIDEO, folder / name)
+    (folder / "broken.mp4").write_text("no video at all")
+    return folder
+
+
+def ground(*arguments: object) -> int:
+    return run(["ground", *map(str, arguments), "--model", str(DEMO_BUNDLE), "--quiet"])
+
+
+def test_every_format_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "out"
+    formats = "table json jsonl csv srt vtt chapters edl otio fcpxml".split()
+    options = [word for name in formats for word in ("-f", name)]
+    assert ground(DEMO_VIDEO, QUERY, "--output-dir", out, *options) == 0
+    assert capsys.readouterr().out == ""
+    endings = "txt json jsonl csv srt vtt chapters.txt edl otio fcpxml".split()
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"shapes.{x}" for x in endings)
+    clips = list(otio.adapters.read_from_file(str(out / "shapes.otio")).find_clips())
+    assert len(clips) == 5  # the best; data has them all
+    assert len(json.loads((out / "shapes.json").read_text())["results"][0]["moments"]) > 5
+    assert ground(DEMO_VIDEO, QUERY, "-f", "edl", "--top-k", 2, "--frame-rate", "29.97") == 0
+    text = capsys.readouterr().out
+    assert "FCM: DROP FRAME" in text
+    assert len([line for line in text.splitlines() if line[:3].isdigit()]) == 2
+    assert ground(DEMO_VIDEO, QUERY, "-f", "edl", "--frame-rate", "29.97", "--no-drop-frame") == 0
+    assert "NON-DROP" in capsys.readouterr().out
+
+
+def test_a_folder_with_one_bad_file(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ground(videos, QUERY, "-f", "json", "--top-k", 1) == 4
+    out, err = capsys.readouterr()
+    documents = json.loads(out)["videos"]
+    names = ["broken.mp4", "clip 2.mp4", "clip 10.mp4", "more/clip 2.mp4"]
+    assert [item["video"] for item in documents] == [str(videos / name) for name in names]
+    assert documents[0]["error"]["code"] == 11
+    assert documents[1]["results"] == documents[2]["results"]
+    errors = [line for line in err.splitlines() if line.startswith("r2rt: error: ")]
+    assert len(errors) == 2
+    assert "broken.mp4" in errors[0]
+    assert "1 of 4 videos failed" in errors[1]
+
+
+def test_the_best_of_all_videos(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ground(str(videos / "clip*.mp4"), QUERY, "--rank", "--top-k", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split("│")[2]) for line in lines if "clip" in line]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_finished_videos_are_left_out(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ("--output-dir", out, "-f", "srt", "-f", "csv", "--skip-existing")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{videos / 'clip 2.mp4'}\n# and\n{videos / 'more'}\n")
+    assert ground("--videos-from", listed, QUERY, *options) == 0
+    files = sorted(out.iterdir())
+    assert len(files) == 4
+    assert len({path.name for path in files}) == 4  # though both videos have one name
+    for path in files:
+        path.write_text("kept")
+        os.utime(path, ns=(2**62, 2**62))
+    assert ground("--videos-from", listed, QUERY, *options) == 0
+    assert {path.read_text() for path in files} == {"kept"}
+    os.utime(files[0], ns=(1, 1))
+    assert ground("--videos-from", listed, QUERY, *options) == 0
+    assert [path.read_text() == "kept" for path in files].count(False) == 2  # one video's
+    assert ground("--videos-from", listed, QUERY, *options[:-1]) == 0
+    assert "kept" not in {path.read_text() for path in files}
+
+
+def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = videos / "clip 2.mp4", videos / "clip 10.mp4"
+
+    def asked(*arguments: object) -> list[tuple[str, list[str]]]:
+        assert ground(*arguments, "-f", "json", "--top-k", 1) == 0
+        document = json.loads(capsys.readouterr().out)
+        found = document.get("videos", [document])
+        return [(x["video"], [y["query"] for y in x["results"]]) for x in found]
+
+    assert asked(one, "a", "b") == [(str(one), ["a", "b"])]
+    assert asked(one, "a", "-q", "b") == [(str(one), ["a", "b"])]
+    assert asked(one, two, "-q", "b") == [(str(one), ["b"]), (str(two), ["b"])]
+    assert asked(one, two, "a", "-q", "b") == [(str(one), ["a", "b"]), (str(two), ["a", "b"])]
+    assert asked("a", "-v", two, "-v", one) == [(str(two), ["a"]), (str(one), ["a"])]
+    assert asked("a", "-v", one) == [(str(one), ["a"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["{one}", "{two}", "a"], 2, "is a file, not a query"),
+        (["{one}", "-v", "{two}", "a"], 2, "is a file, not a query"),
+        ([], 2, "no video"),
+        (["{one}"], 2, "no query"),
+        (["{folder}", "a", "-f", "edl"], 2, "--output-dir"),
+        (["{one}", "a", "-f", "edl", "-f", "srt"], 2, "--output-dir"),
+        (["{one}", "a", "-o", "x", "--output-dir", "y"], 2, "give one of them"),
+        (["{one}", "a", "--skip-existing"], 2, "--output-dir"),
+        (["{one}", "a", "--rank", "-f", "csv"], 2, "--rank is a table"),
+        (["{one}", "a", "--frame-rate", "0"], 2, "is no frame rate"),
+        (["{folder}/*.avi", "a"], 10, "fits no video"),
+        (["-v", "{folder}/none.mp4", "-q", "a"], 10, "none.mp4"),
+        (["{one}", "{folder}/none.mp4", "-q", "a"], 4, "1 of 2 videos failed"),
+        (["--videos-from", "{folder}/none.txt", "a"], 10, "none.txt"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    videos: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = {"one": videos / "clip 2.mp4", "two": videos / "clip 10.mp4", "folder": videos}
+    assert ground(*(text.format(**names) for text in arguments)) == code
+    assert words in capsys.readouterr().err
+
+
+def test_an_encoded_video_counts_in_its_sources_pictures(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = videos / "clip 2.mp4"
+    encoded = tmp_path / "kept.r2rt"
+    assert run(["encode", str(source), str(encoded), "-m", str(DEMO_BUNDLE), "--quiet"]) == 0
+    assert ground(encoded, QUERY, "-f", "edl") == 0
+    assert "* FROM CLIP NAME: clip 2.mp4" in capsys.readouterr().out
+    source.unlink()
+    assert ground(encoded, QUERY, "-f", "edl") == 2
+    assert "--frame-rate" in capsys.readouterr().err
+    assert ground(encoded, QUERY, "-f", "edl", "--frame-rate", "25") == 0
+    assert ground(encoded, QUERY, "-f", "srt") == 0

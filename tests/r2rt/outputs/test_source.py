@@ -1,0 +1,134 @@
+"""What files tell of their rate, timecode, size and sound."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
+from r2rt.outputs import read_source_facts
+from r2rt.outputs.source import simple_rate
+from tests.r2rt.conftest import DEMO_VIDEO
+from tests.r2rt.outputs.material import (
+    FILM,
+    NTSC,
+    NTSC_60,
+    PAL_50,
+    RATES,
+    SECONDS,
+    answers_about,
+    make_video,
+    variable_times,
+)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "mov", "avi"])
+@pytest.mark.parametrize("rate", [FILM, NTSC, PAL_50])
+def test_the_rate_is_the_sources_own_whatever_the_containers_clock(
+    tmp_path: Path, rate: Fraction, container: str
+) -> None:
+    facts = read_source_facts(make_video(tmp_path / f"a.{container}", rate))
+    assert (facts.rate, facts.variable) == (rate, False)
+    assert facts.frames == round(SECONDS * rate)
+    assert facts.drop is (rate == NTSC)
+    assert (facts.width, facts.height, facts.start_frame) == (64, 48, 0)
+    assert (facts.sound_rate, facts.sound_channels) == (None, 0)
+
+
+@pytest.mark.parametrize("rate", [Fraction(12), Fraction(15), Fraction(100), Fraction(25, 2)])
+def test_unusual_rates_are_rates_too(tmp_path: Path, rate: Fraction) -> None:
+    facts = read_source_facts(make_video(tmp_path / "a.mp4", rate))
+    assert (facts.rate, facts.variable) == (rate, False)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_rate_that_varies_is_told_and_the_usual_one_stands_in(
+    tmp_path: Path, container: str
+) -> None:
+    path = make_video(tmp_path / f"a.{container}", Fraction(30), times=variable_times())
+    facts = read_source_facts(path)
+    assert facts.variable
+    assert facts.rate == 30
+    assert facts.frames == pytest.approx(30 * SECONDS, abs=2)
+    asked = read_source_facts(path, frame_rate=Fraction(25))
+    assert (asked.rate, asked.rate_is_own) == (25, False)
+
+
+def test_missing_pictures_leave_the_others_on_their_places(tmp_path: Path) -> None:
+    times = [Fraction(number, 25) for number in range(200) if number not in {50, 51, 120}]
+    facts = read_source_facts(make_video(tmp_path / "a.mp4", Fraction(25), times=times))
+    assert (facts.rate, facts.variable, facts.frames) == (25, False, 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "frame", "drop"),
+    [
+        ("00:00:59;20", NTSC, 1790, True),
+        ("10:00:00:00", NTSC, 1_080_000, False),
+        ("01:00:00:00", PAL_50, 180_000, False),
+        ("09:59:59:23", FILM, 863_999, False),
+    ],
+)
+def test_a_files_own_timecode(
+    tmp_path: Path, text: str, rate: Fraction, frame: int, drop: bool
+) -> None:
+    facts = read_source_facts(make_video(tmp_path / "a.mov", rate, timecode=text))
+    assert (facts.start_frame, facts.drop) == (frame, drop)
+    assert facts.timecode(0) == text
+
+
+def test_drop_frame_as_asked_where_there_is_such(tmp_path: Path) -> None:
+    ntsc = make_video(tmp_path / "a.mp4", NTSC)
+    pal = make_video(tmp_path / "b.mp4", PAL_50)
+    assert not read_source_facts(ntsc, drop_frame=False).drop
+    assert not read_source_facts(pal, drop_frame=True).drop
+    declared = make_video(tmp_path / "c.mov", NTSC, timecode="00:00:00:00")
+    assert read_source_facts(declared, drop_frame=True).drop
+
+
+def test_sound_and_the_demo(tmp_path: Path) -> None:
+    facts = read_source_facts(make_video(tmp_path / "a.mp4", Fraction(25), sound=True))
+    assert (facts.sound_rate, facts.sound_channels) == (48000, 2)
+    assert read_source_facts(DEMO_VIDEO).rate == 24
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_spans_are_whole_pictures_inside_the_video(tmp_path: Path, rate: Fraction) -> None:
+    facts = read_source_facts(make_video(tmp_path / "a.mp4", rate))
+    for start_s, end_s in ((0.0, 1e-9), (2.345, 2.346), (7.999, 8.5), (9, 10), (1.5, 6.5)):
+        first, end = facts.span(start_s, end_s)
+        assert 0 <= first < end <= facts.frames
+    first, end = facts.span(1.503, 6.511)
+    assert abs(float(facts.seconds(first)) - 1.503) <= 0.5 / rate
+    assert abs(float(facts.seconds(end)) - 6.511) <= 0.5 / rate
+
+
+def test_pictures_count_from_the_first_also_where_sound_begins_before(tmp_path: Path) -> None:
+    times = [Fraction(1, 2) + Fraction(number, 25) for number in range(100)]
+    path = make_video(tmp_path / "a.mkv", Fraction(25), times=times, sound=True)
+    facts = read_source_facts(path)
+    assert float(facts.first_picture_s) == pytest.approx(0.5, abs=0.002)
+    assert facts.span(0.5, 1.5) == (0, 25)
+
+
+def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("nothing")
+    with pytest.raises(NotAVideoError, match="bad"):
+        read_source_facts(bad)
+    with pytest.raises(SourceNotFoundError, match="none"):
+        read_source_facts(tmp_path / "none.mp4")
+    with pytest.raises(QueryError, match="--frame-rate"):
+        _ = answers_about("gone.mp4").source
+    assert answers_about("gone.mp4", frame_rate=NTSC_60).source.frames == round(8 * NTSC_60)
+
+
+def test_measured_rates_become_those_that_are_meant() -> None:
+    assert simple_rate(Fraction("23.976")) == FILM
+    assert simple_rate(Fraction("29.97")) == NTSC
+    assert simple_rate(Fraction("59.94")) == NTSC_60
+    assert simple_rate(Fraction("24")) == 24
+    assert simple_rate(Fraction(19001, 317)) == NTSC_60
+    assert simple_rate(Fraction("12.5")) == Fraction(25, 2)
