@@ -182,6 +182,7 @@ def quantize_bundle(
             name=name,
             precision="int8",
             files=list_files(folder),
+            presence=None,  # calibrated on the answers of fp32
             provenance=msgspec.structs.replace(
                 manifest.provenance, exporter=f"r2rt {r2rt_version()}"
             ),

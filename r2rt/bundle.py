@@ -32,6 +32,7 @@ __all__ = [
     "Manifest",
     "Nms",
     "Preprocessing",
+    "Presence",
     "Provenance",
     "QuantizationReport",
     "Verification",
@@ -163,6 +164,32 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     figures: tuple[Figure, ...]
 
 
+class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the model tells that what is asked for is not in the video; see `r2rt.presence`.
+
+    Attributes:
+        statistic: which of the numbers that a window gives is compared.
+        false_alarm: share of queries that do not belong which the threshold lets through.
+        quantiles: of the statistic in windows that hold nothing of what is asked, at 0, 5, … 95 %.
+        tail: mean excess of the exponential tail beyond them.
+        areas: area under the ROC curve of every candidate.
+        kept: share of the queries that belong which exceed the threshold.
+        kept_interval: its 95 % interval, by bootstrap.
+        positives: queries that belong which it was calibrated on.
+        negatives: queries that do not belong which it was calibrated on.
+    """
+
+    statistic: Literal["score", "saliency", "contrast", "similarity"]
+    false_alarm: float
+    quantiles: tuple[float, ...]
+    tail: float
+    areas: dict[str, float]
+    kept: float
+    kept_interval: tuple[float, float]
+    positives: int
+    negatives: int
+
+
 # What has its default is not written: manifests without a report read as they always did.
 class Manifest(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
@@ -192,6 +219,8 @@ class Manifest(
         quantization: how the bundle was quantised; null where it was not.
         known_words: the words that a model of few words was trained on, lower case; null for one
             that has read of everything.
+        presence: how the model tells that what is asked for is not in the video; null where it was
+            not calibrated.
     """
 
     schema: int
@@ -214,6 +243,7 @@ class Manifest(
     verification: Verification
     quantization: QuantizationReport | None = None
     known_words: tuple[str, ...] | None = None
+    presence: Presence | None = None
 
 
 class Bundle:
@@ -294,7 +324,14 @@ class Bundle:
         can ground.
         """
         decisive = msgspec.structs.asdict(self.manifest)
-        for name in ("name", "provenance", "verification", "quantization", "known_words"):
+        for name in (
+            "name",
+            "provenance",
+            "verification",
+            "quantization",
+            "known_words",
+            "presence",
+        ):
             del decisive[name]
         decisive["files"] = {
             name: entry.sha256
@@ -397,6 +434,10 @@ def _inconsistency(manifest: Manifest) -> str | None:
         return f"std must be positive, got {manifest.preprocessing.std}"
     if not 0 <= manifest.nms.iou_threshold <= 1 or manifest.nms.sigma <= 0:
         return f"nms needs an iou_threshold in 0..1 and a positive sigma, got {manifest.nms}"
+    if manifest.presence is not None and not _is_sound(manifest.presence):
+        return (
+            "presence needs 20 ascending quantiles, a false alarm in 0..1 and a tail of 0 or more"
+        )
     for name, entry in manifest.files.items():
         if not _SAFE_NAME.fullmatch(name) or name == MANIFEST_NAME:
             return f"{name!r} is not a file name that a bundle may list"
@@ -407,6 +448,16 @@ def _inconsistency(manifest: Manifest) -> str | None:
     wanted = {f"{graph}.onnx" for graph in graph_specs(dims)} | {TOKENIZER_NAME}
     missing = sorted(wanted - manifest.files.keys())
     return f"the files {', '.join(missing)} are not listed" if missing else None
+
+
+def _is_sound(presence: Presence) -> bool:
+    quantiles = presence.quantiles
+    return (
+        len(quantiles) == 20
+        and list(quantiles) == sorted(quantiles)
+        and 0 < presence.false_alarm < 1
+        and presence.tail >= 0
+    )
 
 
 def _is_positive_fraction(text: str) -> bool:

@@ -23,6 +23,7 @@ from r2rt.finalizer import Finalizer
 from r2rt.moments import boundaries_from_points
 from r2rt.prediction import Moment, Prediction, Timings
 from r2rt.prefetch import prefetch
+from r2rt.presence import confidence, evidence_of
 from r2rt.texts import TextEncoder, TextFeatures, batches
 from r2rt.tokens import TokenBuffer
 from r2rt.video import Sampling, open_source
@@ -370,6 +371,9 @@ class Grounder:
             boundaries[:, :2] += window.start_clip / float(fps)
         answer.boundaries.append(boundaries)
         answer.saliency.append(out["saliency"])
+        answer.evidence.append(
+            evidence_of(out["class_logits"], out["saliency"], dims, merged=manifest.merge_cls_sal)
+        )
 
     def _prediction(
         self,
@@ -389,6 +393,10 @@ class Grounder:
         boundaries = np.concatenate(answer.boundaries)
         boundaries = boundaries[np.argsort(-boundaries[:, 2], kind="stable")]
         shift = np.array([encoded.start_s, encoded.start_s, 0.0])
+        evidence = np.stack(answer.evidence)
+        present, sure = (
+            (None, None) if manifest.presence is None else confidence(manifest.presence, evidence)
+        )
         return Prediction(
             query=text.query,
             moments=tuple(
@@ -406,15 +414,22 @@ class Grounder:
             model=manifest.name,
             timings=timings,
             windows_s=spans_s + encoded.start_s,
+            present=present,
+            presence_score=sure,
+            evidence=evidence,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """What every window said of one query: boundaries (M, 3) from the video's start, saliency."""
+    """What every window said of one query.
+
+    Boundaries (M, 3) from the video's start, saliency (T,), and evidence (S,).
+    """
 
     boundaries: list[NDArray[np.float64]] = field(default_factory=list)
     saliency: list[Floats] = field(default_factory=list)
+    evidence: list[NDArray[np.float64]] = field(default_factory=list)
 
 
 def _best(prediction: Prediction, top_k: int | None, min_score: float) -> Prediction:

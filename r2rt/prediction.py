@@ -61,6 +61,12 @@ class Prediction:
         timings: seconds a stage.
         windows_s: (W, 2) float64, where each window starts and ends that was grounded, on the
             source's clock; a single one where the video was grounded as a whole.
+        present: whether what was asked for is in the video at all; None where the model is not
+            calibrated to tell. Moments are there either way.
+        presence_score: how sure that is: the share of queries that do not belong to the video whose
+            answer would be weaker, in [0, 1]; None where the model is not calibrated.
+        evidence: (W, S) float64, what speaks for it in every window, in the order of
+            `r2rt.presence.STATISTICS`.
     """
 
     query: str
@@ -76,3 +82,6 @@ class Prediction:
     model: str
     timings: Timings
     windows_s: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 2)))
+    present: bool | None = None
+    presence_score: float | None = None
+    evidence: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 4)))

@@ -1,16 +1,19 @@
-"""`r2rt models`: list, info, pull, verify, remove."""
+"""`r2rt models`: list, info, pull, verify, calibrate, remove."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from r2rt.cli.console import print_table, printable, progress, stderr_console, write_text
 from r2rt.cli.options import quiet_option
+from r2rt.engines.choice import DEVICES
 
 if TYPE_CHECKING:
     from r2rt.bundle import Bundle, Figure, Manifest, QuantizationReport
+    from r2rt.engines import Device
 
 __all__ = ["models"]
 
@@ -170,6 +173,40 @@ def verify(
 
 
 @models.command()
+@click.argument("model")
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE.jsonl",
+    help='Lines {"video": ..., "query": ..., "belongs": true or false}, 20 of each at least.',
+)
+@click.option(
+    "--false-alarm",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of queries that do not belong which may be let through.",
+)
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Run on this."
+)
+@click.option("--cache/--no-cache", default=True, help="Keep the encoded videos.")
+@quiet_option
+def calibrate(
+    model: str, pairs: Path, false_alarm: float, device: Device, cache: bool, quiet: bool
+) -> None:
+    """Teach a model to say "not in this video"; MODEL is a name or a bundle's folder.
+
+    Videos are asked what is in them and what is not. The number that tells the two apart best, and
+    its threshold, are written into the bundle's manifest.
+    """
+    from r2rt.cli.calibrate import calibrate_model
+
+    calibrate_model(model, pairs, false_alarm=false_alarm, device=device, cache=cache, quiet=quiet)
+
+
+@models.command()
 @click.argument("name")
 @quiet_option
 def remove(name: str, quiet: bool) -> None:
@@ -239,6 +276,7 @@ def _described(bundle: Bundle, pin: str) -> list[tuple[str, str]]:
         ("exporter", origin.exporter),
         ("verified", _verification(manifest)),
         *(_quantization(manifest.quantization) if manifest.quantization else ()),
+        *_presence(manifest),
         ("fingerprint", bundle.fingerprint),
         ("pin", f"{bundle.path.absolute().name}@{pin}"),
     ]
@@ -270,6 +308,14 @@ def _quantization(report: QuantizationReport) -> list[tuple[str, str]]:
         ),
         *((figure.name, f"{figure.value:.4g}, {_limit(figure)}") for figure in report.figures),
     ]
+
+
+def _presence(manifest: Manifest) -> list[tuple[str, str]]:
+    from r2rt.cli.calibrate import described_presence
+
+    if manifest.presence is None:
+        return [("honest no", "not calibrated: answers moments whatever is asked")]
+    return described_presence(manifest.presence)
 
 
 def _megabytes(size: int | None) -> str:

@@ -1,0 +1,68 @@
+"""`r2rt models calibrate`: ask every pair, fit the threshold, write the manifest, tell of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2rt.cli.console import print_table
+from r2rt.cli.session import encode_source, note, open_model
+
+if TYPE_CHECKING:
+    from r2rt.bundle import Presence
+    from r2rt.engines import Device
+
+__all__ = ["calibrate_model", "described_presence"]
+
+
+def calibrate_model(
+    model: str, pairs: Path, *, false_alarm: float, device: Device, cache: bool, quiet: bool
+) -> None:
+    """Calibrate a bundle on pairs of videos and queries, and write that into its manifest.
+
+    Every video is encoded once and asked all its queries in one batch.
+    """
+    from r2rt.cache import EncodingCache
+    from r2rt.calibration import Pair, calibrate, read_pairs, store_presence
+    from r2rt.models import resolve
+    from r2rt.prediction import Prediction
+
+    by_video: dict[str, list[Pair]] = {}
+    for pair in read_pairs(pairs):
+        by_video.setdefault(pair.video, []).append(pair)
+    folder = resolve(model)
+    grounder = open_model(str(folder), device, quiet=quiet)
+    grounder.encode_queries([pair.query for asked in by_video.values() for pair in asked])
+    kept = EncodingCache() if cache else None
+    answers: dict[bool, list[Prediction]] = {True: [], False: []}
+    for number, (video, asked) in enumerate(by_video.items(), start=1):
+        label = f"encoding {number}/{len(by_video)}"
+        encoded = encode_source(grounder, video, {}, cache=kept, quiet=quiet, label=label)
+        predictions = grounder.ground(encoded, [pair.query for pair in asked])
+        for pair, prediction in zip(asked, predictions, strict=True):
+            answers[pair.belongs].append(prediction)
+    presence = calibrate(answers[True], answers[False], false_alarm)
+    store_presence(folder, presence)
+    print_table(("", ""), [*described_presence(presence)])
+    note(f"{folder.name} is calibrated", quiet=quiet)
+
+
+def described_presence(presence: Presence) -> list[tuple[str, str]]:
+    """Return the rows that tell people of a calibration."""
+    from r2rt.presence import threshold
+
+    low, high = presence.kept_interval
+    areas = ", ".join(f"{name} {area:.3f}" for name, area in presence.areas.items())
+    return [
+        ("honest no", f"by {presence.statistic}, above {threshold(presence):.4g} in one window"),
+        (
+            "let through",
+            f"{presence.false_alarm:.3g} of those that do not belong, {presence.negatives} asked",
+        ),
+        (
+            "kept",
+            f"{presence.kept:.3f} of those that belong ({low:.3f} to {high:.3f} at 95 %), "
+            f"{presence.positives} asked",
+        ),
+        ("area under ROC", areas),
+    ]
