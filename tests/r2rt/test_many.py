@@ -48,13 +48,8 @@ def test_a_folder_of_images_is_one_video(tree: Path) -> None:
 def test_globs_files_and_repeats(tree: Path) -> None:
     pattern = str(tree / "clip *")
     assert relative(find_videos([pattern]), tree) == ["clip 2.MOV", "clip 10.mp4"]
-    assert (
-        relative(find_videos([str(tree / "**/*.[mw]*")]), tree)[-2:]
-        == [
-            *("sub/a.mkv", "sub/deep/b.webm"),
-        ]
-        or True
-    )
+    deep = find_videos([str(tree / "**" / "*.[mw][ke][vb]*")])
+    assert {"sub/a.mkv", "sub/deep/b.webm"} <= set(relative(deep, tree))
     twice = find_videos([str(tree / "clip 10.mp4"), pattern, str(tree / "." / "clip 10.mp4")])
     assert relative(twice, tree) == ["clip 10.mp4", "clip 2.MOV"]
     assert find_videos(["gone.mp4"]) == ["gone.mp4"]

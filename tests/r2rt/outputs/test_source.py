@@ -53,13 +53,13 @@ def test_a_rate_that_varies_is_told_and_the_usual_one_stands_in(
     assert facts.rate == 30
     assert facts.frames == pytest.approx(30 * SECONDS, abs=2)
     asked = read_source_facts(path, frame_rate=Fraction(25))
-    assert (asked.rate, asked.rate_is_own) == (25, False)
+    assert (asked.rate, asked.rate_is_own) == (Fraction(25), False)
 
 
 def test_missing_pictures_leave_the_others_on_their_places(tmp_path: Path) -> None:
     times = [Fraction(number, 25) for number in range(200) if number not in {50, 51, 120}]
     facts = read_source_facts(make_video(tmp_path / "a.mp4", Fraction(25), times=times))
-    assert (facts.rate, facts.variable, facts.frames) == (25, False, 200)
+    assert (facts.rate, facts.variable, facts.frames) == (Fraction(25), False, 200)
 
 
 @pytest.mark.parametrize(
