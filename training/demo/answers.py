@@ -17,6 +17,7 @@ from r2rt.bundle import Nms
 from r2rt.moments import boundaries_from_points, postprocess
 from training.demo.settings import FPS
 from training.demo.videos import encode_queries
+from training.demo.warm_start import project_image, project_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,20 +162,12 @@ class CosineAnswerer:
         texts: Sequence[str],
     ) -> list[Answer]:
         """See `Answerer`."""
-        image = self._project(
-            torch.from_numpy(hidden[:, -1, 0]).float(), "visual.ln_post", "visual.proj"
-        )
+        image = project_image(torch.from_numpy(hidden[:, -1, 0]), self._tensors)
         ends = torch.stack([words[-1, -1] for words in encode_queries(self._towers, texts)])
-        text = self._project(ends, "ln_final", "text_projection")
+        text = project_text(ends, self._tensors)
+        image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
         cosines = (text @ image.T).double().numpy()
         return [self._moments(row, video.video.duration_s) for row in cosines]
-
-    def _project(self, x: Tensor, norm: str, projection: str) -> Tensor:
-        weights = self._tensors
-        x = F.layer_norm(
-            x.float(), x.shape[-1:], weights[f"{norm}.weight"], weights[f"{norm}.bias"]
-        )
-        return F.normalize(x @ weights[projection], dim=-1)
 
     def _moments(self, cosine: NDArray[np.float64], duration_s: float) -> Answer:
         padded = np.pad(cosine, 1, mode="edge")

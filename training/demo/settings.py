@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from r2rt.bundle import Nms
 from training.clip import ClipTowers
+from training.losses import LossWeights
 from training.model import R2Config
 from training.recipes import Recipe
 from training.world.art import STYLES
@@ -50,6 +51,8 @@ RECIPE = Recipe(
     window_s=WINDOW_S,
     nms=Nms(kind="normal", iou_threshold=0.7),
     dropout=0.1,
+    # Of the published weights but for the class head's: in so short a training it needs more.
+    loss_weights=LossWeights(cls=4.0),
     lr=1e-3,
 )
 

@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +23,17 @@ from torch import Tensor
 from r2rt.files import replacing
 from training.clip import ClipTowers
 from training.data.sample import Batch
-from training.demo.clip import load_tiny_clip
+from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.scenes import Pool
-from training.demo.settings import TRAIN_SEED, model_config
+from training.demo.settings import RECIPE, TRAIN_SEED, model_config
 from training.demo.videos import Composer, Shape
-from training.losses import LossWeights, compute_losses
+from training.demo.warm_start import warm_start
+from training.losses import compute_losses
 from training.model import R2Tuning
 
 __all__ = ["Budget", "train"]
 
 _CHECKPOINT_S = 120.0
-_FIRST_SCALE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ def train(
     budget: Budget,
     *,
     shape: Shape | None = None,
+    clip: Mapping[str, Tensor] | None = None,
     layer_order: tuple[int, ...] = (0, 1, 2, 3),
     seed: int = TRAIN_SEED,
     resume: bool = False,
@@ -85,6 +87,7 @@ def train(
         out: folder of the results.
         budget: how long.
         shape: of batches.
+        clip: CLIP's tensors, for a warm start; without them the block starts from nothing.
         layer_order: CLIP layers as the block is given them; it reads the last one first.
         seed: of weights and of videos.
         resume: whether to go on from `checkpoint.pt`.
@@ -93,6 +96,8 @@ def train(
         The model with averaged weights, in eval mode.
     """
     run = _Run(pool, towers, out, budget, shape or Shape(), layer_order, seed)
+    if clip is not None and not (resume and run.checkpoint.is_file()):
+        run.warm_up(pool, towers, clip, seed)
     if resume and run.checkpoint.is_file():
         run.load()
     run.go()
@@ -117,14 +122,12 @@ class _Run:
         self.out, self.budget, self.layer_order = out, budget, list(layer_order)
         self.checkpoint = out / "checkpoint.pt"
         self.model = R2Tuning(model_config(towers, layers=len(layer_order))).train()
-        # What is asked for is seldom what CLS tells of: patches are read from the beginning.
-        torch.nn.init.constant_(self.model.adapter.scale, _FIRST_SCALE)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, weight_decay=budget.weight_decay, fused=True
         )
         self.composer = Composer(pool, towers, shape, seed)
-        self.weights = LossWeights()
+        self.weights = RECIPE.loss_weights
         self.step = 0
         self.before_s, self.started = 0.0, time.monotonic()
 
@@ -147,6 +150,16 @@ class _Run:
                     saved = self.elapsed_s
                     self.save()
         self.save()
+
+    def warm_up(
+        self, pool: Pool, towers: ClipTowers, clip: Mapping[str, Tensor], seed: int
+    ) -> None:
+        """Fit the maps to CLIP's projections."""
+        patches, sentences = warm_start(
+            self.model, pool, towers, clip, layers=tuple(self.layer_order), seed=seed
+        )
+        self.average.load_state_dict(self.model.state_dict())
+        self.log({"patches": torch.tensor(patches), "sentences": torch.tensor(sentences)})
 
     def learn(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Take one step and return the loss terms."""
@@ -226,6 +239,7 @@ def main() -> None:
         load_tiny_clip(arguments.clip),
         arguments.out,
         Budget(minutes=arguments.minutes, steps=arguments.steps, lr=arguments.lr),
+        clip=clip_tensors(arguments.clip)[0],
         layer_order=tuple(int(layer) for layer in arguments.layers.split(",")),
         seed=arguments.seed,
         resume=arguments.resume,

@@ -137,4 +137,35 @@ def collate_shared(
     # What all samples of a video share is not copied for each of them.
     bare = [replace(s, video=s.video[..., :1, :1]) for group in samples for s in group]
     batch = collate(bare, generator)
-    return replace(batch, video=videos.video, video_mask=videos.video_mask)
+    saliency, pos_clip = _contrasts(batch.targets.saliency, len(samples), generator)
+    targets = replace(batch.targets, saliency=saliency, pos_clip=pos_clip)
+    return replace(batch, video=videos.video, video_mask=videos.video_mask, targets=targets)
+
+
+def _contrasts(
+    saliency: Tensor, videos: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Choose positive clips that contrast, and mark what is no negative of them.
+
+    Queries of one video are often true at the same time, and a query in many clips. The losses take
+    every clip for a negative whose saliency is no higher than the positive's, and every other query
+    of the batch. So a query's positive clip is one at which the fewest other queries of its video
+    are true, and the query's other clips get a higher saliency than it.
+
+    Args:
+        saliency: (B, T), 0 where a query is not true.
+        videos: number of videos; each has as many queries, one after another.
+        generator: what draws among equals.
+
+    Returns:
+        Saliency for the losses, (B, T): 0, 1/2 at the positive clip, 1; positive clips, (B,).
+    """
+    true = saliency > 0
+    # (V, 1, T): how many queries of the video are true at a clip.
+    crowd = true.unflatten(0, (videos, -1)).sum(dim=1, keepdim=True)
+    crowd = crowd.expand(-1, len(true) // videos, -1).flatten(0, 1)
+    chance = torch.rand(true.shape, generator=generator)
+    pos_clip = (crowd + chance).masked_fill(~true, torch.inf).argmin(dim=1)
+    marked = true.to(saliency.dtype)
+    marked[torch.arange(len(marked)), pos_clip] = 0.5
+    return marked, pos_clip
