@@ -173,9 +173,11 @@ class _Page:
         if not self._address:
             return ""
         address = _escaped(self._address)
+        # Until it plays it shows the best moment; the first picture of many videos is black.
+        poster = next((f'poster="{picture}" ' for picture, _ in self._pictures.values()), "")
         return (
             '<div class="player">'
-            f'<video src="{address}" controls preload="metadata" '
+            f'<video src="{address}" {poster}controls preload="metadata" '
             f'aria-label="The video {_escaped(self._name)}"></video>'
             '<p class="quiet no-video" hidden>The video is not beside this page, or this browser '
             "cannot play it. It is looked for at "
