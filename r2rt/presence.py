@@ -18,7 +18,7 @@ resemble each other, so fewer false alarms come through than that, not more.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from r2rt.bundle import Presence
     from r2rt.contract import ModelDims
 
-__all__ = ["LEVELS", "STATISTICS", "confidence", "evidence_of", "threshold"]
+__all__ = ["LEVELS", "STATISTICS", "Statistic", "confidence", "evidence_of", "threshold"]
 
 Float = NDArray[np.float64]
 
@@ -39,7 +39,8 @@ Float = NDArray[np.float64]
 # - contrast: how far that is above the median clip;
 # - similarity: the saliency of that clip over its class score, which is the cosine of clip and
 #   query where the model multiplies the two.
-STATISTICS = ("score", "saliency", "contrast", "similarity")
+Statistic: TypeAlias = Literal["score", "saliency", "contrast", "similarity"]
+STATISTICS: tuple[Statistic, ...] = ("score", "saliency", "contrast", "similarity")
 # Shares of the queries that do not belong at which the manifest tells the statistic.
 LEVELS = np.arange(20) / 20.0
 _REST = 1 / 20  # beyond the last of them
