@@ -42,7 +42,7 @@ __all__ = ["ground"]
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="VIDEO QUERY...")
 @videos_options
-@click.option("--query", "-q", "more_queries", multiple=True, help="A further query; repeatable.")
+@click.option("--query", "-q", "more_queries", multiple=True, help="A query; repeatable.")
 @click.option(
     "--queries",
     "queries_file",

@@ -109,11 +109,13 @@ def output_options(command: F) -> F:
                 type=click.Choice(list(FORMATS)),
                 multiple=True,
                 default=("table",),
-                show_default="table",
-                help="How to write the result; repeatable with --output-dir.",
+                help="How to write the result; repeatable with --output-dir.  [default: table]",
             ),
             click.option(
-                "--output", "-o", type=click.Path(), help="Write the result here, whole or not."
+                "--output",
+                "-o",
+                type=click.Path(),
+                help="Write the result here, whole or not at all.",
             ),
             click.option(
                 "--output-dir",

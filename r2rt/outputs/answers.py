@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -50,6 +50,7 @@ class Answers:
         frame_rate: pictures a second that timecodes count; None counts at the video's own rate.
         drop_frame: whether to use drop-frame timecode where there is such; None does, unless the
             video's own timecode does not.
+        anyway: whether to tell the moments of queries that the model says are not in the video.
     """
 
     video: str
@@ -58,6 +59,7 @@ class Answers:
     error: R2rtError | None = None
     frame_rate: Fraction | None = None
     drop_frame: bool | None = None
+    anyway: bool = False
 
     def __post_init__(self) -> None:
         if len(self.predictions) != len(self.qids):
@@ -127,11 +129,25 @@ class Answers:
         """Return the answers with at most `count` moments a query; all of them if None."""
         if count is None:
             return self
-        kept = tuple(
+        return self._with(
             dataclasses.replace(prediction, moments=prediction.moments[:count])
             for prediction in self.predictions
         )
-        answers = dataclasses.replace(self, predictions=kept)
+
+    @property
+    def told(self) -> Answers:
+        """The answers without moments of what is not in the video, unless told `anyway`."""
+        if self.anyway or all(prediction.present is not False for prediction in self.predictions):
+            return self
+        return self._with(
+            dataclasses.replace(prediction, moments=())
+            if prediction.present is False
+            else prediction
+            for prediction in self.predictions
+        )
+
+    def _with(self, predictions: Iterable[Prediction]) -> Answers:
+        answers = dataclasses.replace(self, predictions=tuple(predictions))
         if "source" in self.__dict__:  # read once, not once a format
             answers.__dict__["source"] = self.source
         return answers

@@ -30,6 +30,7 @@ class Format:
         holds_several: whether one text can hold the answers about several videos.
         counts_frames: whether times are timecodes, for which the video's rate must be known.
         top_k: moments a query unless told otherwise; None for all.
+        complete: whether moments of what is not in the video are told too; see `Answers.told`.
     """
 
     name: FormatName
@@ -38,6 +39,7 @@ class Format:
     holds_several: bool = False
     counts_frames: bool = False
     top_k: int | None = _FEW
+    complete: bool = False
 
     def render(self, answers: Answers | Sequence[Answers]) -> str:
         """Return the text of a file about one video, or of one about any number of them.
@@ -47,6 +49,11 @@ class Format:
             R2rtError: the video must be looked at, and cannot be read.
         """
         module = importlib.import_module(f"r2rt.outputs.{self.name}_format")
+        if not self.complete:
+            if isinstance(answers, Answers):
+                answers = answers.told
+            else:
+                answers = [item.told for item in answers]
         if isinstance(answers, Answers):
             text: str = module.render(answers)
         elif self.holds_several:
@@ -71,6 +78,7 @@ _ALL = (
         summary="everything, one document",
         holds_several=True,
         top_k=None,
+        complete=True,
     ),
     Format(
         name="jsonl",
@@ -78,6 +86,7 @@ _ALL = (
         summary="lines of a QVHighlights submission",
         holds_several=True,
         top_k=None,
+        complete=True,
     ),
     Format(
         name="csv",

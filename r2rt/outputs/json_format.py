@@ -57,6 +57,8 @@ def _result(prediction: Prediction, qid: int | str) -> dict[str, Any]:
         "qid": qid,
         "query": prediction.query,
         "query_truncated": prediction.query_truncated,
+        "present": prediction.present,
+        "presence_score": prediction.presence_score,
         "moments": prediction.moments,
         "saliency": [
             {"start_s": start, "score": round(score, 6)}

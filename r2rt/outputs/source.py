@@ -31,6 +31,8 @@ _SAME_RATE = Fraction(3, 10_000)
 # A picture is on the grid of a rate if it is off by no more than this share of a picture, or by
 # what the container's clock cannot tell.
 _OFF_GRID = 0.1
+# Everything is on a grid that is fine enough, such as the 1000 a second that some files claim.
+_FINEST_GRID = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +178,7 @@ def _rate(demuxer: Demuxer, index: PacketIndex) -> tuple[Fraction, bool]:
     usual = _usual_rate(pts, index.time_base)
     by_nearness = sorted(STANDARD_RATES, key=lambda rate: abs(rate / usual - 1))
     for rate in (*rates, *by_nearness[:3]):
-        if _on_grid(pts, index.time_base, rate):
+        if rate <= _FINEST_GRID * usual and _on_grid(pts, index.time_base, rate):
             return rate, False
     nearest = by_nearness[0]
     return (nearest if abs(nearest / usual - 1) < 0.05 else Fraction(max(1, round(usual)))), True

@@ -113,7 +113,11 @@ def _print_query(console: Console, prediction: Prediction) -> None:
             format_clock(moment.end_s),
             f"{moment.score:.3f}",
         )
-    console.print(table if prediction.moments else Text(f"{prediction.query}: no moments"))
+    if prediction.moments:
+        console.print(table)
+    nothing = "not in this video" if prediction.present is False else "no moments"
+    if prediction.present is False or not prediction.moments:
+        console.print(Text(f"{prediction.query}: {nothing}"))
     first, last = prediction.clip_starts_s[0], prediction.clip_starts_s[-1]
     bars = _sparkline(prediction, console.width - _BESIDE_BARS)
     end = format_clock(last + 1 / float(prediction.fps))

@@ -126,7 +126,8 @@ def test_drop_frame_timecode_keeps_step_with_the_clock(frame: int) -> None:
     clock = re.split("[:;]", format_timecode(frame, NTSC, drop=True))
     hours, minutes, seconds, pictures = map(int, clock)
     named_s = hours * 3600 + minutes * 60 + seconds + pictures / 30
-    assert abs(named_s - frame / NTSC) < 0.1  # without dropping it is 86 s behind at a day's end
+    # 2.6 pictures a day and the two of a minute; without dropping it is 86 s behind by then.
+    assert abs(named_s - frame / NTSC) < 0.16
 
 
 @pytest.mark.parametrize(

@@ -249,8 +249,8 @@ def read_chapters(path: Path, form: str | None = None) -> list[tuple[float, floa
     with av.open(str(path), format=form) as container:
         return [
             (
-                float(chapter["start"] * chapter["time_base"]),
-                float(chapter["end"] * chapter["time_base"]),
+                float(chapter["start"] * (chapter["time_base"] or 0)),
+                float(chapter["end"] * (chapter["time_base"] or 0)),
                 chapter["metadata"].get("title", ""),
             )
             for chapter in container.chapters()

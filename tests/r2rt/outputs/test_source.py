@@ -56,6 +56,14 @@ def test_a_rate_that_varies_is_told_and_the_usual_one_stands_in(
     assert (asked.rate, asked.rate_is_own) == (Fraction(25), False)
 
 
+def test_a_grid_that_everything_is_on_is_no_rate(tmp_path: Path) -> None:
+    """As in recordings of screens: whole thousandths, and a file that claims 1000 a second."""
+    times = [Fraction(33 * number + (number * number) % 29, 1000) for number in range(200)]
+    facts = read_source_facts(make_video(tmp_path / "a.mkv", Fraction(1000), times=times))
+    assert facts.variable
+    assert 20 <= facts.rate <= 60
+
+
 def test_missing_pictures_leave_the_others_on_their_places(tmp_path: Path) -> None:
     times = [Fraction(number, 25) for number in range(200) if number not in {50, 51, 120}]
     facts = read_source_facts(make_video(tmp_path / "a.mp4", Fraction(25), times=times))
