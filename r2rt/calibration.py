@@ -78,7 +78,7 @@ def calibrate(
         raise QueryError("answers without evidence; calibrate on answers of Grounder.ground")
     inside = np.stack([answer.evidence.max(axis=0) for answer in positives])
     outside = np.stack([answer.evidence.max(axis=0) for answer in negatives])
-    areas = {
+    areas: dict[str, float] = {
         name: roc_area(inside[:, column], outside[:, column])
         for column, name in enumerate(STATISTICS)
     }

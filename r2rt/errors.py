@@ -23,6 +23,7 @@ __all__ = [
     "NoFramesError",
     "NoVideoStreamError",
     "NotAVideoError",
+    "NotInVideoError",
     "OutputError",
     "QueryError",
     "R2rtError",
@@ -43,6 +44,12 @@ class QueryError(R2rtError, ValueError):
     """A query or another argument that cannot be used, such as an empty sentence."""
 
     exit_code = 2
+
+
+class NotInVideoError(R2rtError):
+    """Nothing that was asked for is in the video, or in any of several."""
+
+    exit_code = 3
 
 
 class SomeVideosFailedError(R2rtError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import time
@@ -238,10 +237,8 @@ class Grounder:
         timings = Timings(encode_s=encode_s, text_s=text_s, ground_s=time.perf_counter() - began)
         suppression = self.bundle.manifest.nms if nms == "model" else None if nms == "none" else nms
         predictions = [
-            _best(
-                self._prediction(encoded, windows, text, answer, suppression, timings),
-                top_k,
-                min_score,
+            self._prediction(encoded, windows, text, answer, suppression, timings).best(
+                top_k, min_score
             )
             for text, answer in zip(texts, answers, strict=True)
         ]
@@ -430,11 +427,6 @@ class _Answer:
     boundaries: list[NDArray[np.float64]] = field(default_factory=list)
     saliency: list[Floats] = field(default_factory=list)
     evidence: list[NDArray[np.float64]] = field(default_factory=list)
-
-
-def _best(prediction: Prediction, top_k: int | None, min_score: float) -> Prediction:
-    moments = tuple(moment for moment in prediction.moments if moment.score >= min_score)
-    return dataclasses.replace(prediction, moments=moments[:top_k])
 
 
 def _log_plan(frames: FrameSource) -> None:

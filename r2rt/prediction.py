@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -85,3 +86,11 @@ class Prediction:
     present: bool | None = None
     presence_score: float | None = None
     evidence: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 4)))
+
+    def best(self, top_k: int | None = None, min_score: float = 0.0) -> Prediction:
+        """Return the answer with the first `top_k` of the moments that score `min_score` or more.
+
+        None keeps all of these.
+        """
+        moments = tuple(moment for moment in self.moments if moment.score >= min_score)
+        return dataclasses.replace(self, moments=moments[:top_k])

@@ -88,7 +88,8 @@ def parse_sequence(text: str) -> SequenceQuery:
         QueryError: the text is no sequence.
     """
     first, *rest = _THEN.split(text.strip())
-    queries, gaps = [first], []
+    queries = [first]
+    gaps: list[float | None] = []
     for piece in rest:
         found = _WITHIN.fullmatch(piece)
         if found is None:

@@ -24,15 +24,14 @@ from r2rt.cli.options import (
     window_options,
 )
 from r2rt.cli.outputs import Delivery, OutputOptions, output_options
-from r2rt.cli.session import encode_source, open_model, warn, warn_of_unknown_words
+from r2rt.cli.presence import Verdict, presence_option
+from r2rt.cli.sequences import Asked, sequence_options
+from r2rt.cli.session import open_model, read_video, warn, warn_of_unknown_words
 from r2rt.cli.videos import answer_videos, choose_videos, videos_options
-from r2rt.errors import QueryError
 from r2rt.queries import Query, read_queries
 
 if TYPE_CHECKING:
-    from r2rt.encoded import EncodedVideo
     from r2rt.engines import Device
-    from r2rt.grounder import Grounder
     from r2rt.prediction import Prediction
     from r2rt.windows import WindowLength
 
@@ -58,6 +57,8 @@ __all__ = ["ground"]
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.0, help="Drop moments below this score."
 )
+@presence_option
+@sequence_options
 @window_options
 @encoding_options
 @output_options
@@ -80,6 +81,10 @@ def ground(
     device: Device,
     top_k: int | None,
     min_score: float,
+    anyway: bool,
+    then: tuple[str, ...],
+    within_s: float | None,
+    sequences: tuple[str, ...],
     window: WindowLength,
     overlap: float | None,
     outputs: OutputOptions,
@@ -94,15 +99,17 @@ def ground(
     videos, or a glob in quotes. Several videos may be given where queries are given by -q; or name
     videos by --video and --videos-from. A video that fails does not stop the others.
 
-    The result goes to stdout (or --output, --output-dir), everything else to stderr.
+    The result goes to stdout (or --output, --output-dir), everything else to stderr. The exit code
+    is 3 if nothing that was asked for is in any of the videos, or no moment reaches --min-score.
     """
     videos, texts = choose_videos(
         arguments,
         named=named_videos,
         list_file=videos_from,
-        queries_given=bool(more_queries or queries_file),
+        queries_given=bool(more_queries or queries_file or sequences),
     )
     queries = _queries([*texts, *more_queries], queries_file)
+    asked = Asked.of(queries, then=then, within_s=within_s, sequences=sequences)
     delivery = Delivery(
         outputs, videos.paths, several=videos.several, top_k=top_k or "usual", quiet=quiet
     )
@@ -112,27 +119,29 @@ def ground(
     check_media(None if videos.several else Path(videos.paths[0]), media)
     grounder = open_model(model, device, quiet=quiet)
     grounder.window_size(window, overlap)  # a bad one is told before a video is read
-    sentences = [item.text for item in queries]
+    sentences = asked.sentences
     grounder.encode_queries(sentences)
     warn_of_unknown_words(grounder, sentences)
+    verdict = Verdict(anyway=anyway, moments=grounder.bundle.dims.has_offsets)
     told: set[str] = set()
     shown: list[tuple[Path, list[Prediction]]] = []
 
     def answer(video: str) -> None:
         label = videos.label(video, "encoding")
-        encoded = _encoded(grounder, video, encoding, cache=cache, quiet=quiet, label=label)
-        predictions = grounder.ground(
-            encoded, sentences, top_k=top_k, min_score=min_score, window=window, overlap=overlap
-        )
-        _warn_of_cut_queries(predictions, told, grounder.bundle.dims.context_length)
+        encoded = read_video(grounder, video, encoding, cache=cache, quiet=quiet, label=label)
+        whole = grounder.ground(encoded, sentences, window=window, overlap=overlap)
+        _warn_of_cut_queries(whole, told, grounder.bundle.dims.context_length)
+        predictions = asked.answers(whole, top_k=top_k, min_score=min_score)
         delivery.add(
             outputs.answers(
                 video,
                 predictions=tuple(predictions),
-                qids=tuple(item.qid for item in queries),
+                qids=asked.qids,
+                anyway=anyway,
             )
         )
-        best = best_of(predictions, 5) if top_k is None else predictions
+        present = verdict.take(predictions)
+        best = best_of(present, 5) if top_k is None else present
         source = Path(encoded.source)
         deliver_media(source, best, media, quiet, label=delivery.label(video))
         if media.reel is not None:
@@ -147,17 +156,13 @@ def ground(
         then=lambda: deliver_reel(shown, media, quiet),
         quiet=quiet,
     )
+    verdict.conclude()
 
 
 def _queries(texts: Sequence[str], queries_file: str | None) -> list[Query]:
     queries = [Query(text=text, qid=number) for number, text in enumerate(texts, start=1)]
     if queries_file is not None:
         queries += read_queries(queries_file)
-    if not queries:
-        raise QueryError("no query: give a sentence, -q SENTENCE or --queries FILE.jsonl")
-    for item in queries:
-        if not item.text.strip():
-            raise QueryError(f"query {item.qid!r} is empty; write a sentence")
     return queries
 
 
@@ -169,30 +174,3 @@ def _warn_of_cut_queries(
             told.add(prediction.query)
             text = f"{prediction.query[:60]!r}…"
             warn(f"query over {context_length} tokens, cut to its beginning: {text}")
-
-
-def _encoded(
-    grounder: Grounder,
-    video: str,
-    encoding: dict[str, Any],
-    *,
-    cache: bool,
-    quiet: bool,
-    label: str,
-) -> EncodedVideo:
-    from r2rt.encoded import EncodedVideo, is_encoded_video
-
-    if not is_encoded_video(video):
-        from r2rt.cache import EncodingCache
-
-        kept = EncodingCache() if cache else None
-        return encode_source(grounder, video, encoding, cache=kept, quiet=quiet, label=label)
-    context = click.get_current_context()
-    given = [
-        name
-        for name in encoding
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    ]
-    if given:
-        raise QueryError(f"{', '.join(given)}: of no use with {video}, which is encoded already")
-    return EncodedVideo.load(video)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from r2rt.errors import R2rtError, exit_codes
+from r2rt.errors import NotInVideoError, R2rtError, exit_codes
 
 __all__ = ["cli", "run"]
 
@@ -67,6 +67,9 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return 130
+    except NotInVideoError as answer:
+        _complain(str(answer))  # no fault: an answer
+        return answer.exit_code
     except R2rtError as error:
         _complain(f"error: {error}")
         return error.exit_code

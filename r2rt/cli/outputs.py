@@ -254,7 +254,8 @@ class Delivery:
         note(f"wrote {', '.join(map(str, paths))}", quiet=self._quiet)
 
     def _trimmed(self, answers: Answers, item: Format) -> Answers:
-        return answers.best(item.top_k if self._top_k == "usual" else self._top_k)
+        told = answers if item.complete else answers.told
+        return told.best(item.top_k if self._top_k == "usual" else self._top_k)
 
     def _text(self, chosen: Format, answers: list[Answers]) -> str:
         if chosen.name != "table":

@@ -1,4 +1,4 @@
-"""What `ground` and `encode` share: opening the model, reading the video, telling of it."""
+"""What commands share: opening the model, reading the video, telling of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from r2rt.cli.console import progress, stderr_console
+from r2rt.errors import QueryError
 
 if TYPE_CHECKING:
     from r2rt.cache import EncodingCache
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from r2rt.engines import Device
     from r2rt.grounder import Grounder
 
-__all__ = ["encode_source", "note", "open_model", "warn", "warn_of_unknown_words"]
+__all__ = ["encode_source", "note", "open_model", "read_video", "warn", "warn_of_unknown_words"]
 
 
 def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
@@ -91,6 +94,39 @@ def encode_source(
             "the nearest frames stand in for what they held"
         )
     return encoded
+
+
+def read_video(
+    grounder: Grounder,
+    video: str,
+    encoding: dict[str, Any],
+    *,
+    cache: bool,
+    quiet: bool,
+    label: str,
+) -> EncodedVideo:
+    """Read a video, or what `r2rt encode` wrote of one, for which options to read by are of no use.
+
+    Raises:
+        QueryError: such options were given for a video that is encoded already.
+        R2rtError: the video cannot be read.
+    """
+    from r2rt.encoded import EncodedVideo, is_encoded_video
+
+    if not is_encoded_video(video):
+        from r2rt.cache import EncodingCache
+
+        kept = EncodingCache() if cache else None
+        return encode_source(grounder, video, encoding, cache=kept, quiet=quiet, label=label)
+    context = click.get_current_context()
+    given = [
+        name
+        for name in encoding
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        raise QueryError(f"{', '.join(given)}: of no use with {video}, which is encoded already")
+    return EncodedVideo.load(video)
 
 
 def _encode(

@@ -16,6 +16,8 @@ from tests.conftest import CHECKOUT
 CODES = {
     "R2rtError": 1,
     "QueryError": 2,
+    "NotInVideoError": 3,
+    "SomeVideosFailedError": 4,
     "SourceNotFoundError": 10,
     "NotAVideoError": 11,
     "NoVideoStreamError": 12,
