@@ -16,7 +16,7 @@ from training.data.sample import Batch, Sample, collate
 from training.demo.scenes import Pool
 from training.demo.settings import FPS, LAYERS
 from training.tiny_clip.rows import encode
-from training.world.videos import Query, Video, sample_queries
+from training.world.videos import Query, Video, sample_absent, sample_queries
 
 __all__ = ["Composer", "collate_shared", "encode_queries", "samples_of"]
 
@@ -27,12 +27,14 @@ class Shape:
 
     Attributes:
         videos: videos in a batch.
-        queries: queries that each of them is asked.
+        queries: true queries that each of them is asked.
+        absent: queries besides that are true nowhere in it.
         clips: the fewest and the most clips that the videos of a batch have, about.
     """
 
     videos: int = 5
     queries: int = 8
+    absent: int = 2
     clips: tuple[int, int] = (15, 75)
 
 
@@ -57,11 +59,18 @@ class Composer:
         while len(samples) < self._shape.videos:
             chosen, video = self._compose(rng, clips)
             queries = sample_queries(rng, video, self._shape.queries)
-            if len(queries) < self._shape.queries:
+            absent = sample_absent(rng, video, self._concepts, self._shape.absent)
+            if len(queries) < self._shape.queries or len(absent) < self._shape.absent:
                 continue
             hidden = np.concatenate([self._pool.hidden_of(index) for index in chosen])
             samples.append(
-                samples_of(video, queries, hidden, self._towers, vid=f"{number}/{len(samples)}")
+                samples_of(
+                    video,
+                    [*queries, *absent],
+                    hidden,
+                    self._towers,
+                    vid=f"{number}/{len(samples)}",
+                )
             )
         return collate_shared(samples, torch.Generator().manual_seed(int(rng.integers(2**31))))
 
@@ -108,7 +117,10 @@ def samples_of(
                 duration_s=video.duration_s,
                 moments_s=torch.tensor(query.spans_s, dtype=torch.float32).reshape(-1, 2),
                 saliency=saliency,
-                relevant_clips=saliency.nonzero().flatten(),
+                # A query that is true nowhere has a clip that no loss looks at.
+                relevant_clips=saliency.nonzero().flatten()
+                if query.spans_s
+                else torch.zeros(1).long(),
                 qid=f"{vid}/{number}",
                 vid=vid,
                 text=query.text,
@@ -158,7 +170,8 @@ def _contrasts(
         generator: what draws among equals.
 
     Returns:
-        Saliency for the losses, (B, T): 0, 1/2 at the positive clip, 1; positive clips, (B,).
+        Saliency for the losses, (B, T): 0, 1/2 at the positive clip, 1; positive clips, (B,), which
+        mean nothing for a query that is true nowhere.
     """
     true = saliency > 0
     # (V, 1, T): how many queries of the video are true at a clip.
@@ -167,5 +180,5 @@ def _contrasts(
     chance = torch.rand(true.shape, generator=generator)
     pos_clip = (crowd + chance).masked_fill(~true, torch.inf).argmin(dim=1)
     marked = true.to(saliency.dtype)
-    marked[torch.arange(len(marked)), pos_clip] = 0.5
+    marked[torch.arange(len(marked)), pos_clip] /= 2
     return marked, pos_clip

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import fields
-
-import pytest
 import torch
 
 from training.clip import ClipTowers
 from training.demo.scenes import Pool
 from training.demo.settings import model_config
-from training.demo.videos import Composer, Shape, collate_shared, encode_queries
-from training.losses import compute_losses
+from training.demo.train import losses
+from training.demo.videos import Composer, Shape, encode_queries
+from training.losses import LossTargets, LossWeights, compute_losses
 from training.model import R2Tuning
 from training.tiny_clip.rows import encode
 
-SHAPE = Shape(videos=2, queries=3, clips=(12, 24))
+SHAPE = Shape(videos=2, queries=3, absent=0, clips=(12, 24))
 
 
 def test_a_batch_is_its_seed_s_and_its_number_s(pool: Pool, towers: ClipTowers) -> None:
@@ -65,10 +63,39 @@ def test_queries_are_encoded_as_alone(towers: ClipTowers) -> None:
         torch.testing.assert_close(states, alone)
 
 
-def test_nothing_to_collate_is_refused() -> None:
-    with pytest.raises((ValueError, IndexError)):
-        collate_shared([])
+def test_queries_that_are_true_nowhere_have_one_loss_and_change_no_other(
+    pool: Pool, towers: ClipTowers
+) -> None:
+    shape = Shape(videos=2, queries=3, absent=2, clips=(12, 24))
+    batch = Composer(pool, towers, shape, seed=2).batch(1)
+    torch.manual_seed(0)
+    model = R2Tuning(model_config(towers)).eval()
+    output = model(batch.video.float(), batch.query, batch.video_mask, batch.query_mask)
+    terms = losses(model, output, batch.targets, LossWeights())
+    absent = terms.pop("loss_absent")
+    assert absent > 0
+    rows = [0, 1, 2, 5, 6, 7]
+    assert (batch.targets.saliency > 0).any(dim=1).nonzero().flatten().tolist() == rows
+    targets = batch.targets
+    assert targets.boundary_s is not None
+    assert targets.fps is not None
+    alone = model(batch.video.float(), batch.query[rows], batch.video_mask, batch.query_mask[rows])
+    kept = LossTargets(
+        saliency=targets.saliency[rows],
+        pos_clip=targets.pos_clip[rows],
+        boundary_s=targets.boundary_s[rows],
+        fps=targets.fps[rows],
+    )
+    for name, loss in compute_losses(model, alone, kept).items():
+        torch.testing.assert_close(terms[name], loss, msg=name)
 
 
-def test_shape_is_frozen() -> None:
-    assert {field.name for field in fields(Shape)} == {"videos", "queries", "clips"}
+def test_a_positive_clip_has_no_other_clip_of_its_query_for_a_negative(
+    pool: Pool, towers: ClipTowers
+) -> None:
+    targets = Composer(pool, towers, SHAPE, seed=4).batch(2).targets
+    for saliency, clip in zip(targets.saliency, targets.pos_clip, strict=True):
+        others = saliency.clone()
+        others[clip] = 0
+        assert set(others.tolist()) <= {0.0, 1.0}
+        assert saliency[clip] == 0.5
