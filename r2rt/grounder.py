@@ -229,7 +229,7 @@ class Grounder:
         else:
             encoded = self.encode(video, **encoding)
             encode_s = encoded.encode_s
-        self._check_model(encoded)
+        self.check_encoded(encoded)
         began = time.perf_counter()
         windows = plan_windows(encoded.num_clips, size)
         _log.info("%d windows of %d clips", len(windows), windows[0].num_clips)
@@ -311,7 +311,8 @@ class Grounder:
             raise NoFramesError(f"{frames.info.name}: not one frame could be decoded")
         return tokens
 
-    def _check_model(self, encoded: EncodedVideo) -> None:
+    def check_encoded(self, encoded: EncodedVideo) -> None:
+        """Raise `ModelMismatchError` if another model encoded this video."""
         dims = self.bundle.dims
         shape = (dims.layers, dims.patches, dims.token_width)
         if (
