@@ -50,7 +50,7 @@ RECIPE = Recipe(
     fps=FPS,
     window_s=WINDOW_S,
     nms=Nms(kind="normal", iou_threshold=0.7),
-    dropout=0.1,
+    dropout=0.0,
     # Of the published weights but for the class head's: in so short a training it needs more.
     loss_weights=LossWeights(cls=4.0),
     lr=1e-3,
@@ -66,6 +66,6 @@ def model_config(towers: ClipTowers, *, layers: int = LAYERS) -> R2Config:
         text_width=towers.config.text_width,
         heads=8,
         strides=(1, 2, 4, 8),
-        dropout=0.1,
+        dropout=0.0,
         drop_path=0.1,
     )
