@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from r2rt.encoded import EncodedVideo
     from r2rt.errors import R2rtError
     from r2rt.grounder import Grounder
+    from r2rt.highlights import find_highlights
     from r2rt.many import find_videos, ground_many
     from r2rt.prediction import Moment, Prediction, Timings
+    from r2rt.sequences import find_sequences
     from r2rt.stream import Stream
+    from r2rt.summary import summarize
 
 __all__ = [
     "Bundle",
@@ -34,8 +37,11 @@ __all__ = [
     "R2rtError",
     "Stream",
     "Timings",
+    "find_highlights",
+    "find_sequences",
     "find_videos",
     "ground_many",
+    "summarize",
 ]
 
 _HOMES = {
@@ -48,8 +54,11 @@ _HOMES = {
     "R2rtError": "r2rt.errors",
     "Stream": "r2rt.stream",
     "Timings": "r2rt.prediction",
+    "find_highlights": "r2rt.highlights",
+    "find_sequences": "r2rt.sequences",
     "find_videos": "r2rt.many",
     "ground_many": "r2rt.many",
+    "summarize": "r2rt.summary",
 }
 
 

@@ -22,7 +22,14 @@ from r2rt.timecode import parse_time
 if TYPE_CHECKING:
     from r2rt.grounder import Grounder, Source
 
-__all__ = ["best_subset", "budget_clips", "choose_shots", "choose_summary", "summarize"]
+__all__ = [
+    "best_subset",
+    "budget_clips",
+    "choose_shots",
+    "choose_summary",
+    "parse_length",
+    "summarize",
+]
 
 Span: TypeAlias = tuple[int, int]
 Ints = NDArray[np.int64]
@@ -81,13 +88,34 @@ def choose_summary(
     )
 
 
+def parse_length(length: float | str) -> tuple[float | None, float]:
+    """Return the seconds that `60s`, `1:30` or a number say and 1, or None and the share of `10%`.
+
+    Raises:
+        QueryError: it is no length above 0, or no share up to 100%.
+    """
+    if isinstance(length, str) and length.strip().endswith("%"):
+        try:
+            share = float(length.strip()[:-1]) / 100
+        except ValueError:
+            share = math.nan
+        if not 0 < share <= 1:
+            raise QueryError(f"a summary of {length!r}: write 10%, above 0 and up to 100%")
+        return None, share
+    seconds = parse_time(length) if isinstance(length, str) else float(length)
+    if not 0 < seconds < math.inf:
+        raise QueryError(f"a summary of {seconds:g} s: give a length above 0, such as 60s or 10%")
+    return seconds, 1.0
+
+
 def budget_clips(length: float | str, duration_s: float, fps: Fraction) -> int:
     """Return how many whole clips fit into `60s`, `1:30`, `10%` or a number of seconds.
 
     Raises:
         QueryError: it is no length, or no clip fits.
     """
-    seconds = _seconds(length, duration_s)
+    seconds, share = parse_length(length)
+    seconds = share * duration_s if seconds is None else seconds
     # Floats such as 0.1 · 20 fall short of what they mean.
     clips = math.floor(seconds * float(fps) + 1e-6)
     if clips < 1:
@@ -144,24 +172,6 @@ def best_subset(lengths: Sequence[int], values: Sequence[int], budget: int) -> l
             chosen.append(index)
             left -= lengths[index]
     return chosen[::-1]
-
-
-def _seconds(length: float | str, duration_s: float) -> float:
-    if not isinstance(length, str):
-        seconds = float(length)
-    elif length.strip().endswith("%"):
-        try:
-            share = float(length.strip()[:-1]) / 100
-        except ValueError:
-            share = math.nan
-        if not 0 < share <= 1:
-            raise QueryError(f"a summary of {length!r}: write 10%, above 0 and up to 100%")
-        seconds = share * duration_s
-    else:
-        seconds = parse_time(length)
-    if not 0 < seconds < math.inf:
-        raise QueryError(f"a summary of {seconds:g} s: give a length above 0, such as 60s or 10%")
-    return seconds
 
 
 def _worth(saliency: NDArray[np.floating[Any]]) -> Ints:

@@ -16,6 +16,8 @@ __all__ = ["cli", "run"]
 # A command's module is imported when the command is run, not before.
 _COMMANDS = {
     "ground": "r2rt.cli.ground",
+    "highlights": "r2rt.cli.highlights",
+    "summarize": "r2rt.cli.summarize",
     "watch": "r2rt.cli.watch",
     "encode": "r2rt.cli.encode",
     "models": "r2rt.cli.models",
@@ -24,6 +26,8 @@ _COMMANDS = {
 }
 _SUMMARIES = {
     "ground": "Find the moments of a video that fit a sentence.",
+    "highlights": "Find what stands out in a video.",
+    "summarize": "Choose the shots that summarise a video.",
     "watch": "Tell when moments open and close in live video.",
     "encode": "Encode a video once, to ask it many times.",
     "models": "List, fetch, check and remove models.",

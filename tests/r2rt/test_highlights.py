@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from r2rt import Grounder
 from r2rt.errors import QueryError
@@ -23,7 +24,7 @@ from tests.r2rt.fakes import fake_bundle, fake_grounder, frames_with_red
 _SALIENCY = st.lists(st.integers(-3, 9).map(lambda x: x / 8), min_size=1, max_size=30)
 
 
-def saliency(*values: float) -> np.ndarray:  # type: ignore[type-arg]
+def saliency(*values: float) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
@@ -87,8 +88,7 @@ def test_highlights_are_moments_best_first(tmp_path: Path, tokenizer_file: Path)
     grounder = fake_grounder(tmp_path, tokenizer_file)
     video = grounder.encode_frames(frames_with_red([0, 0, 90, 0, 0, 200, 0, 0]), 0.5)
     answer = grounder.ground(video, "a dog")
-    values = np.array([0, 0, 0.5, 0, 0, 1, 0, 0], np.float32)
-    answer = prediction(values, duration_s=16.0)
+    answer = prediction([0, 0, 0.5, 0, 0, 1, 0, 0])
     found = choose_highlights(grounder, video, answer, top=2)
     assert [(m.start_s, m.end_s, m.score) for m in found.moments] == [(10, 12, 1.0), (4, 6, 0.5)]
     found = choose_highlights(grounder, video, answer, top=2, length_s=4.0)

@@ -18,8 +18,11 @@ def test_the_public_names() -> None:
         "R2rtError",
         "Stream",
         "Timings",
+        "find_highlights",
+        "find_sequences",
         "find_videos",
         "ground_many",
+        "summarize",
     ]
     for name in r2rt.__all__:
         assert getattr(r2rt, name).__name__ == name

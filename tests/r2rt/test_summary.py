@@ -49,13 +49,13 @@ def test_of_equal_items_the_first_are_taken() -> None:
 
 
 @st.composite
-def _videos(draw: st.DrawFn) -> tuple[np.ndarray, list[int]]:  # type: ignore[type-arg]
+def _videos(draw: st.DrawFn) -> tuple[np.ndarray, list[int]]:
     values = draw(st.lists(st.integers(-4, 8).map(lambda x: x / 8), min_size=1, max_size=24))
     inner = draw(st.sets(st.integers(1, len(values))))
     return np.array(values, np.float32), sorted({0, len(values), *inner})
 
 
-def worth(saliency: np.ndarray, spans: list[tuple[int, int]]) -> float:  # type: ignore[type-arg]
+def worth(saliency: np.ndarray, spans: list[tuple[int, int]]) -> float:
     """What a selection is worth, in units of saliency above the lowest clip's."""
     return sum(float((saliency[a:b] - saliency.min()).sum()) for a, b in spans)
 
@@ -63,7 +63,7 @@ def worth(saliency: np.ndarray, spans: list[tuple[int, int]]) -> float:  # type:
 @settings(deadline=None)
 @given(_videos())
 def test_selections_keep_to_every_budget_and_grow_in_worth(
-    video: tuple[np.ndarray, list[int]],  # type: ignore[type-arg]
+    video: tuple[np.ndarray, list[int]],
 ) -> None:
     saliency, borders = video
     before = 0.0

@@ -1,0 +1,61 @@
+"""`r2rt highlights`: the few spans of a video that stand out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from r2rt.cli.options import TIME
+from r2rt.cli.selection import Selection, selection_options
+
+if TYPE_CHECKING:
+    from r2rt.encoded import EncodedVideo
+    from r2rt.grounder import Grounder
+    from r2rt.highlights import HighlightLength
+    from r2rt.prediction import Prediction
+
+__all__ = ["highlights"]
+
+
+class _Length(click.ParamType["HighlightLength"]):
+    name = "SECONDS|auto"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> HighlightLength:
+        if value == "auto":
+            return "auto"
+        seconds = TIME.convert(value, param, ctx)
+        if seconds == 0:
+            self.fail("give a length above 0, or auto", param, ctx)
+        return seconds
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="VIDEO [QUERY]")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many at most."
+)
+@click.option(
+    "--length",
+    "length_s",
+    type=_Length(),
+    default="auto",
+    show_default=True,
+    help="How long each is; auto: while saliency stays halfway up to its peak, within the shot.",
+)
+@selection_options
+def highlights(selection: Selection, top: int, length_s: HighlightLength) -> None:
+    """Find the highlights of VIDEO: the spans whose saliency stands out, best first.
+
+    QUERY says what they are of. Without one, models of a domain (TVSum, YouTube) are asked what
+    they were trained with, and with others clips are scored by how typical they are of the video.
+    """
+
+    def choose(grounder: Grounder, video: EncodedVideo, answer: Prediction) -> Prediction:
+        from r2rt.highlights import choose_highlights
+
+        return choose_highlights(grounder, video, answer, top=top, length_s=length_s)
+
+    selection.run(choose)

@@ -1,0 +1,42 @@
+"""`r2rt summarize`: a video in less time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from r2rt.cli.selection import Selection, selection_options
+
+if TYPE_CHECKING:
+    from r2rt.encoded import EncodedVideo
+    from r2rt.grounder import Grounder
+    from r2rt.prediction import Prediction
+
+__all__ = ["summarize"]
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="VIDEO [QUERY]")
+@click.option(
+    "--length",
+    metavar="TIME|PERCENT",
+    default="10%",
+    show_default=True,
+    help="The most that it may last, such as 60s, 1:30 or 10%.",
+)
+@selection_options
+def summarize(selection: Selection, length: str) -> None:
+    """Choose the shots that summarise VIDEO in no more than --length; --reel FILE joins them.
+
+    QUERY says what the summary is about. Without one, models of a domain (TVSum, YouTube) are asked
+    what they were trained with, and with others clips are scored by how typical they are.
+    """
+    from r2rt.summary import choose_summary, parse_length
+
+    parse_length(length)  # a bad one is told before a video is read
+
+    def choose(grounder: Grounder, video: EncodedVideo, answer: Prediction) -> Prediction:
+        return choose_summary(grounder, video, answer, length=length)
+
+    selection.run(choose)
