@@ -267,7 +267,7 @@ def test_the_triton_kernels_train_by_the_same_module(
             golden_recipe("moment"),
             GoldenSamples(),
             out=tmp_path / backend,
-            options=options(precision="bf16", max_steps=2),
+            options=options(precision="bf16", max_steps=1),
             quiet=True,
         )
     plain, kernels = lines(tmp_path / "torch"), lines(tmp_path / "triton")
