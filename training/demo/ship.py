@@ -16,6 +16,7 @@ import numpy as np
 from export.exporter import export_bundle
 from export.quantizer import quantize_bundle
 from r2rt.bundle import Bundle
+from r2rt.calibration import calibrate, store_presence
 from r2rt.errors import R2rtError
 from training.demo.clip import load_tiny_clip
 from training.demo.settings import FPS, NAME, RECIPE, TRAIN_STYLES
@@ -30,6 +31,10 @@ LARGEST_BYTES = 12_000_000
 # Videos that ranges of int8 are taken from and that the gate compares on, one a style.
 _CALIBRATION_SEED = 3_000_000
 _CALIBRATION_S = (60.0, 60.0)
+# Videos a style that "not in this video" is learned from.
+_PRESENCE_SEED = 5_000_000
+_CALIBRATION_VIDEOS = 6
+_FALSE_ALARM = 0.2
 
 
 class TooLargeError(R2rtError):
@@ -92,11 +97,35 @@ def ship(
             force=True,
             say=say,
         )
+    _teach_no(output, sprites, say)
     size = sum(entry.size for entry in Bundle.open(output).manifest.files.values())
     if size > LARGEST_BYTES:
         raise TooLargeError(f"{output} takes {size} bytes, at most {LARGEST_BYTES} may be shipped")
     say(f"{output}: {size / 1e6:.2f} MB at {FPS} clips a second")
     return output
+
+
+def _teach_no(bundle: Path, sprites: Sprites, say: Callable[[str], None]) -> None:
+    """Calibrate "not in this video" on new videos in the styles that were trained on."""
+    from r2rt.grounder import Grounder
+
+    grounder = Grounder.load(bundle.resolve(), device="cpu")
+    size = grounder.bundle.dims.image_size
+    belong, others = [], []
+    for style in TRAIN_STYLES:
+        for test in sample_test_videos(style, _CALIBRATION_VIDEOS, sprites, seed=_PRESENCE_SEED):
+            video = grounder.encode_frames(test.frames(sprites, size), FPS)
+            texts = [query.text for query in (*test.queries, *test.absent)]
+            answers = grounder.ground(video, texts)
+            belong += answers[: len(test.queries)]
+            others += answers[len(test.queries) :]
+    presence = calibrate(belong, others, _FALSE_ALARM)
+    store_presence(bundle, presence)
+    say(
+        f"told apart by {presence.statistic}: area {presence.areas[presence.statistic]:.3f}, "
+        f"{100 * presence.kept:.0f} % of what is there is kept at {100 * _FALSE_ALARM:.0f} % false "
+        "alarms"
+    )
 
 
 def main() -> None:
