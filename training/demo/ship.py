@@ -57,13 +57,15 @@ def ship(
         model: `model.pth` of `training.demo.train`.
         clip: the tiny CLIP.
         sprites: pictures, for videos to calibrate on.
-        output: the bundle's folder; what is there is replaced.
+        output: the bundle's folder; what is there is replaced, but for its README.md.
         say: called with one line for each step.
 
     Raises:
         TooLargeError: it takes more than 12 MB.
         R2rtError: as `export_bundle` and `quantize_bundle`.
     """
+    card = output / "README.md"
+    text = card.read_text() if card.is_file() else None
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         exact = export_bundle(
@@ -97,6 +99,8 @@ def ship(
             force=True,
             say=say,
         )
+    if text is not None:
+        card.write_text(text)
     _teach_no(output, sprites, say)
     size = sum(entry.size for entry in Bundle.open(output).manifest.files.values())
     if size > LARGEST_BYTES:
