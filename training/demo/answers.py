@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from r2rt.grounder import Grounder
     from training.clip import ClipTowers
-    from training.demo.testset import TestVideo
+    from training.demo.testset import AskedVideo
     from training.model import R2Tuning
 
 __all__ = [
@@ -56,7 +56,7 @@ class Answerer(Protocol):
 
     def answer(
         self,
-        video: TestVideo,
+        video: AskedVideo,
         frames: NDArray[np.uint8],
         hidden: NDArray[np.float16],
         texts: Sequence[str],
@@ -81,7 +81,7 @@ class ModelAnswerer:
 
     def answer(
         self,
-        video: TestVideo,
+        video: AskedVideo,
         frames: NDArray[np.uint8],
         hidden: NDArray[np.float16],
         texts: Sequence[str],
@@ -122,7 +122,7 @@ class BundleAnswerer:
 
     def answer(
         self,
-        video: TestVideo,
+        video: AskedVideo,
         frames: NDArray[np.uint8],
         hidden: NDArray[np.float16],
         texts: Sequence[str],
@@ -156,7 +156,7 @@ class CosineAnswerer:
 
     def answer(
         self,
-        video: TestVideo,
+        video: AskedVideo,
         frames: NDArray[np.uint8],
         hidden: NDArray[np.float16],
         texts: Sequence[str],
@@ -199,7 +199,7 @@ class RandomAnswerer:
 
     def answer(
         self,
-        video: TestVideo,
+        video: AskedVideo,
         frames: NDArray[np.uint8],
         hidden: NDArray[np.float16],
         texts: Sequence[str],

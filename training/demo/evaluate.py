@@ -28,7 +28,7 @@ from training.demo.answers import (
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.scenes import encode_frames
 from training.demo.settings import model_config
-from training.demo.testset import TestVideo, sample_test_videos
+from training.demo.testset import AskedVideo, sample_test_videos
 from training.metrics import Prediction, highlight_metrics, moment_metrics
 from training.model import R2Tuning
 from training.world.sprites import Sprites
@@ -73,12 +73,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 class Material:
     """A test video with its frames (T, S, S, 3) and their hidden states (T, K, P, Cv)."""
 
-    video: TestVideo
+    video: AskedVideo
     frames: NDArray[np.uint8]
     hidden: NDArray[np.float16]
 
 
-def prepare(videos: Sequence[TestVideo], sprites: Sprites, towers: ClipTowers) -> list[Material]:
+def prepare(videos: Sequence[AskedVideo], sprites: Sprites, towers: ClipTowers) -> list[Material]:
     """Draw and encode test videos."""
     found = []
     for video in videos:

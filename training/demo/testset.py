@@ -21,14 +21,14 @@ from training.world.videos import (
     sample_video,
 )
 
-__all__ = ["TestVideo", "sample_test_videos"]
+__all__ = ["AskedVideo", "sample_test_videos"]
 
 # Lengths in seconds, whole clips.
 _LENGTHS_S = (30.0, 150.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestVideo:
+class AskedVideo:
     """A video and what is asked of it.
 
     Attributes:
@@ -80,7 +80,7 @@ def sample_test_videos(
     seed: int = TEST_SEED,
     lengths_s: tuple[float, float] = _LENGTHS_S,
     concepts: Sequence[str] | None = None,
-) -> list[TestVideo]:
+) -> list[AskedVideo]:
     """Draw test videos in one style: the same for the same seed, none of them trained on."""
     names = tuple(sprites.concepts(style) if concepts is None else concepts)
     place = list(STYLES).index(style)
@@ -91,7 +91,7 @@ def sample_test_videos(
         length_s = round(rng.uniform(*lengths_s) / clip_s) * clip_s
         video = sample_video(rng, sprites, style, length_s, WORLD, concepts=names)
         found.append(
-            TestVideo(
+            AskedVideo(
                 vid=f"{style}-{number}",
                 video=video,
                 queries=tuple(sample_queries(rng, video)),

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from training.clip import ClipTowers
+from training.demo.answers import Answer, CosineAnswerer, ModelAnswerer, RandomAnswerer
+from training.demo.clip import clip_tensors
+from training.demo.evaluate import Material, evaluate, prepare, table
+from training.demo.settings import FPS, model_config
+from training.demo.testset import AskedVideo, sample_test_videos
+from training.model import R2Tuning
+from training.world.sprites import Sprites
+
+
+class Knowing:
+    """Answers with the truth, `late_s` seconds too late, and scores what is not there lower."""
+
+    def __init__(self, late_s: float = 0.0) -> None:
+        self.late_s = late_s
+
+    def answer(
+        self,
+        video: AskedVideo,
+        frames: NDArray[np.uint8],
+        hidden: NDArray[np.float16],
+        texts: Sequence[str],
+    ) -> list[Answer]:
+        found = []
+        for text, query in zip(texts, (*video.queries, *video.absent), strict=True):
+            assert text == query.text
+            rows = [(s + self.late_s, e + self.late_s, 0.9) for s, e in query.spans_s]
+            saliency = video.video.saliency(query.claim, float(FPS)).astype(np.float64)
+            found.append(Answer(moments=np.array(rows or [(0.0, 2.0, 0.1)]), saliency=saliency))
+        return found
+
+
+@pytest.fixture(scope="module")
+def material(toy_sprites: Sprites, towers: ClipTowers) -> list[Material]:
+    videos = sample_test_videos("twemoji", 5, toy_sprites, lengths_s=(30.0, 50.0))
+    return prepare(videos, toy_sprites, towers)
+
+
+def test_the_truth_is_right(material: list[Material]) -> None:
+    figures = evaluate(Knowing(), material)
+    assert figures.queries == sum(len(item.video.queries) for item in material)
+    for value in (figures.r1_50, figures.r1_70, figures.mean_ap, figures.mean_iou):
+        assert value == pytest.approx(100)
+    assert figures.hd_map == pytest.approx(100)
+    assert figures.hd_hit1 == pytest.approx(100)
+    assert figures.told_apart == pytest.approx(100)
+    assert set(figures.by_kind.values()) == {100.0}
+
+
+def test_being_late_costs(material: list[Material]) -> None:
+    assert evaluate(Knowing(4.0), material).r1_70 < 60
+    assert evaluate(Knowing(60.0), material).mean_iou < 20
+
+
+def test_a_guess_is_no_better_than_chance(material: list[Material]) -> None:
+    figures = evaluate(RandomAnswerer(), material)
+    assert figures.r1_70 < 40
+    assert figures.mean_iou < 50
+
+
+def test_test_videos_are_their_seed_s(toy_sprites: Sprites) -> None:
+    one, two = (sample_test_videos("noto", 2, toy_sprites) for _ in range(2))
+    assert one == two
+    other = sample_test_videos("twemoji", 2, toy_sprites)
+    assert other[0].video != one[0].video
+    assert all(actor.thing.style == "twemoji" for s in other[0].video.scenes for actor in s.actors)
+
+
+def test_everyone_answers_every_sentence(
+    material: list[Material], towers: ClipTowers, clip_file: Path
+) -> None:
+    answerers = {
+        "R²": ModelAnswerer(R2Tuning(model_config(towers)), towers),
+        "last": ModelAnswerer(R2Tuning(model_config(towers, layers=1)), towers, (3,)),
+        "cosine": CosineAnswerer(towers, clip_tensors(clip_file)[0]),
+    }
+    rows = {"toy": {name: evaluate(who, material) for name, who in answerers.items()}}
+    lines = table(rows).splitlines()
+    assert len(lines) == 2 + len(answerers)
+    assert len({line.count("|") for line in lines}) == 1
+    item = material[0]
+    texts = [query.text for query in item.video.queries]
+    for who in answerers.values():
+        for answer in who.answer(item.video, item.frames, item.hidden, texts):
+            assert len(answer.saliency) == len(item.hidden)
+            assert np.all(answer.moments[:, 1] > answer.moments[:, 0])
+            assert np.all(np.diff(answer.moments[:, 2]) <= 0)
+            assert answer.moments[:, :2].max() <= item.video.video.duration_s
