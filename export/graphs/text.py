@@ -60,7 +60,7 @@ class RowEmbedding(nn.Module):
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
-        rows, row_of = table.unique(dim=0, return_inverse=True)
+        rows, row_of = torch.unique(table, dim=0, return_inverse=True)
         self.rows = nn.Embedding(*rows.shape)
         self.rows.weight = constant(rows)
         smallest = torch.int16 if len(rows) <= torch.iinfo(torch.int16).max else torch.int32

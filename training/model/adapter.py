@@ -135,7 +135,7 @@ class R2Block(nn.Module):
         from kernels.frame_pool import frame_pool
 
         def by_video(x: Tensor) -> Tensor:
-            return x.unflatten(0, (len(v), -1))
+            return x.reshape(len(v), -1, *x.shape[1:])
 
         f = frame_pool(
             v,
@@ -199,7 +199,8 @@ class R2Block(nn.Module):
         keys = self._keys_of_patches(q).view(videos, 1, -1, width)
         attention = (keys @ v.transpose(-1, -2)).softmax(dim=-1)
         # (V, T, N, L, D)
-        attended = (attention @ v).unflatten(2, (-1, length)) + q.view(videos, 1, -1, length, width)
+        attended = (attention @ v).view(videos, -1, len(q) // videos, length, width)
+        attended = attended + q.view(videos, 1, -1, length, width)
         if query_mask is not None:
             real = query_mask.view(videos, 1, -1, length, 1)
             attended = attended.masked_fill(~real, -math.inf)
