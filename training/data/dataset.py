@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 
@@ -92,6 +92,17 @@ class GroundingDataset(Dataset[Sample]):
                 duration_s = self._duration_s(annotation, self._videos.length(name), fps)
             found.append(duration_s)
         return tuple(found)
+
+    def measured(self) -> Iterator[tuple[Annotation, float]]:
+        """Yield the annotations of unknown duration, and how long their videos can be, in seconds.
+
+        A last clip that is cut short may have been left out of the features.
+        """
+        for annotation in self.annotations:
+            if annotation.duration_s is None:
+                name = self._names[annotation.vid] or annotation.vid
+                fps = float(annotation.fps or self._fps)
+                yield annotation, (self._videos.length(name) + 1) / fps
 
     def _video_name(self, vid: str) -> str | None:
         names = [f"{vid}{ending}" for ending in _ENDINGS]

@@ -107,13 +107,16 @@ def open_data(
         )
     video_folder = find_feature_folder(root, "vid", layers) if videos is None else Path(videos)
     query_folder = find_feature_folder(root, "txt", layers) if queries is None else Path(queries)
-    return GroundingDataset(
+    dataset = GroundingDataset(
         found,
         videos=FeatureFolder(video_folder, dims=4, layers=layers),
         queries=FeatureFolder(query_folder, dims=3, layers=layers),
         fps=fps,
         skip_missing=skip_missing,
     )
+    if annotations is not None:
+        _check_ends(dataset, Path(annotations))
+    return dataset
 
 
 def load_annotations(
@@ -163,6 +166,23 @@ def find_annotations(folder: Path, dataset: str, split: Split) -> Path:
             return folder / name
     expected = " or ".join(dict.fromkeys(names))
     raise AnnotationError(f"{folder}: no annotations of {dataset}, {split}; expected {expected}")
+
+
+def _check_ends(dataset: GroundingDataset, path: Path) -> None:
+    """Refuse moments behind the end of their video, where only its features tell its length."""
+    beyond = [
+        (annotation, end_s, length_s)
+        for annotation, length_s in dataset.measured()
+        for end_s in [max((end for _, end in annotation.moments_s or ()), default=0.0)]
+        if end_s > length_s
+    ]
+    if beyond:
+        annotation, end_s, length_s = beyond[0]
+        raise AnnotationError(
+            f"{path}:{annotation.place}: error: relevant_windows: ends at {end_s:g} s, the "
+            f"features of {annotation.vid!r} by {length_s:g} s; correct it, or extract features of "
+            f"the whole video ({len(beyond)} such errors in all)"
+        )
 
 
 def _split_names(dataset: str, split: Split) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ import msgspec
 import torch
 from torch.utils.data import DataLoader
 
+from r2rt.errors import R2rtError
 from r2rt.files import replacing
 from training.config import ModelSettings, RunConfig, TrainOptions, validated, write_config
 from training.data.sample import Batch
@@ -31,8 +32,15 @@ from training.errors import TrainingError, TrainingInterruptedError
 from training.model import R2Tuning
 from training.recipes import Recipe
 from training.trainer.history import History, StepsBar, plot_losses, steps_bar
-from training.trainer.machine import Signals, ignore_interrupts, make_fabric, reproducible
-from training.trainer.order import Batches, Purpose, Samples, seed_everything, usable_samples
+from training.trainer.machine import Signals, ignore_signals, make_fabric, reproducible
+from training.trainer.order import (
+    Batches,
+    BatchesOrErrors,
+    Purpose,
+    Samples,
+    seed_everything,
+    usable_samples,
+)
 from training.trainer.schedule import learning_rate
 from training.trainer.sharing import ShareModule, batch_losses, connected, largest, padded
 from training.trainer.state import Progress, RunFolder
@@ -238,6 +246,12 @@ class _Run:
             f"{self.batches.epoch_steps} steps an epoch, {progress.total_steps} in all, "
             f"{processes} on {fabric.device}, {self.options.precision}; {self.folder.path}"
         )
+        if self.recipe.warmup_steps >= progress.total_steps > 0:
+            bar.say(
+                f"the learning rate never reaches {self.recipe.lr:g}: its warm-up takes "
+                f"{self.recipe.warmup_steps} steps; for few samples set a shorter one "
+                "(warmup_steps), a smaller batch_size or more epochs"
+            )
         if progress.step:
             bar.say(f"resumed {self._where(progress)}")
 
@@ -256,6 +270,8 @@ class _Run:
         if progress.step >= progress.total_steps:
             return
         for batch in self._loader(progress.step):
+            if isinstance(batch, R2rtError):
+                raise batch
             numbers = self._step(module, optimizer, batch)
             minutes = (time.monotonic() - started_s) / 60
             progress.step += 1
@@ -398,17 +414,17 @@ class _Run:
     def _where(self, progress: Progress) -> str:
         return f"at step {progress.step} of {progress.total_steps}"
 
-    def _loader(self, step: int) -> DataLoader[Batch]:
+    def _loader(self, step: int) -> DataLoader[Batch | R2rtError]:
         """This process's shares of the batches from a step on, loaded ahead by the workers."""
         return DataLoader(
-            self.batches,
+            BatchesOrErrors(self.batches),
             batch_size=None,
             sampler=range(step, self.progress.total_steps),
             num_workers=self.options.workers,
             # Loaders draw a seed for their workers, which nothing here uses, from this one.
             generator=torch.Generator(),
             pin_memory=self.fabric.device.type == "cuda",
-            worker_init_fn=ignore_interrupts,
+            worker_init_fn=ignore_signals,
         )
 
 

@@ -18,7 +18,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from training.config import TrainOptions
 from training.errors import TrainingError
 
-__all__ = ["Signals", "ignore_interrupts", "make_fabric", "reproducible"]
+__all__ = ["Signals", "ignore_signals", "make_fabric", "reproducible"]
 
 
 def make_fabric(options: TrainOptions) -> Fabric:
@@ -91,9 +91,13 @@ class Signals:
         self._before.clear()
 
 
-def ignore_interrupts(_worker: int) -> None:
-    """Leave Ctrl-C, which all processes of a terminal get, to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_signals(_worker: int) -> None:
+    """Leave to the main process what all processes get: Ctrl-C, and a scheduler's SIGTERM.
+
+    A worker ends when the main process tells it to, or is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Mixed(MixedPrecision):

@@ -20,11 +20,21 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from r2rt.errors import R2rtError
 from training.data.sample import Batch, Sample, collate
+from training.errors import TrainingError
 from training.recipes import Recipe
 from training.trainer.schedule import steps_per_epoch
 
-__all__ = ["Batches", "Purpose", "Samples", "own_randomness", "seed_everything", "usable_samples"]
+__all__ = [
+    "Batches",
+    "BatchesOrErrors",
+    "Purpose",
+    "Samples",
+    "own_randomness",
+    "seed_everything",
+    "usable_samples",
+]
 
 
 class Samples(Protocol):
@@ -133,8 +143,11 @@ class Batches(Dataset[Batch]):
             place = index * self._batch_size + min(offset, size - 1)
             with own_randomness(self._seed, Purpose.SAMPLE, (epoch, place)):
                 drawn.append(_with_one_clip(self._samples[int(order[place])]))
-        # Each has one clip left to draw.
-        return collate(drawn, torch.Generator())
+        try:
+            # Each has one clip left to draw.
+            return collate(drawn, torch.Generator())
+        except ValueError as error:
+            raise TrainingError(f"step {step + 1}: {error}; correct the data") from error
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
@@ -144,6 +157,23 @@ class Batches(Dataset[Batch]):
                 orders.append(np.random.default_rng(words).permutation(self._usable))
             self._order = epoch, np.concatenate(orders)
         return self._order[1]
+
+
+class BatchesOrErrors(Dataset[Batch | R2rtError]):
+    """Batches for worker processes: an error is handed over as it is, not raised.
+
+    What a worker raises reaches the training process as a traceback of many lines.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> Batch | R2rtError:
+        """Load a step's share, or say what keeps it from being loaded."""
+        try:
+            return self._batches[step]
+        except R2rtError as error:
+            return error
 
 
 def _words(seed: int, purpose: Purpose, place: tuple[int, int]) -> np.ndarray:

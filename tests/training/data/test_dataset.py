@@ -189,6 +189,24 @@ def test_published_errors_are_repaired_and_ones_own_refused(
     assert error.value.exit_code == 60
 
 
+def test_ones_own_moments_lie_within_the_features_where_nothing_else_tells(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"qid": 1, "video": "a.mp4", "query": "x", "relevant_windows": [[2, 21.5]]},
+        {"qid": 2, "video": "a.mp4", "query": "y", "relevant_windows": [[2, 4], [50, 60]]},
+    ]
+    layout(tmp_path, "mine.jsonl", rows, {"a": 10})
+    recipe, mine = RECIPES["qvhighlights"], tmp_path / "mine.jsonl"
+    with pytest.raises(AnnotationError) as caught:
+        open_data(recipe, tmp_path, "train", annotations=mine)
+    # The clip that was cut off at the video's end may hold a moment's end.
+    assert str(caught.value).startswith(
+        f"{mine}:2: error: relevant_windows: ends at 60 s, the features of 'a' by 22 s;"
+    )
+    assert "(1 such errors in all)" in str(caught.value)
+
+
 def test_a_test_split_needs_no_labels(tmp_path: Path) -> None:
     row = {"qid": 1, "vid": "a", "query": "x", "duration": 20}
     layout(tmp_path, "highlight_test_release.jsonl", [row], {"a": 10})

@@ -296,6 +296,15 @@ def test_time_that_is_up_saves_and_returns(
     assert_same_run(tmp_path, tmp_path / "whole")
 
 
+def test_a_run_that_ends_within_its_warm_up_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, told in ((5, True), (4, False)):
+        recipe = small_recipe(warmup_steps=steps, epochs=1)
+        train(tmp_path / str(steps), recipe=recipe, quiet=False)
+        assert ("warm-up takes" in capsys.readouterr().err) is told
+
+
 def test_short_videos_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = small_recipe(min_video_s=20.0)
     fit(small_model(), recipe, RandomSamples(), out=tmp_path, options=options(max_steps=1))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.training.trainer.material import RandomSamples, small_recipe
 from training.data.sample import Batch, Sample
+from training.errors import TrainingError
 from training.recipes import RECIPES
 from training.trainer.order import Batches, Purpose, own_randomness, usable_samples
 from training.trainer.schedule import learning_rate, steps_per_epoch
@@ -148,3 +149,14 @@ def test_an_epoch_of_qvhighlights_is_four_passes() -> None:
     # 7,218 queries to train on.
     assert steps_per_epoch(RECIPES["qvhighlights"], 7218) == 226
     assert steps_per_epoch(RECIPES["tvsum_bk"], 4) == 1
+
+
+def test_features_of_different_widths_are_named() -> None:
+    class Mixed(RandomSamples):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return replace(sample, video=sample.video[..., :8]) if index else sample
+
+    batches = Batches(Mixed(2), [0, 1], small_recipe(batch_size=2, passes=1), seed=0)
+    with pytest.raises(TrainingError, match=r"step 1: videos of a batch have different sizes"):
+        batches[0]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tests.conftest import CHECKOUT
 from tests.training.trainer.material import OPTIONS, RandomSamples, small_model, small_recipe
 from tests.training.trainer.runner import CASES, train_golden
+from training.data.errors import FeatureError
 from training.data.sample import Sample
 from training.errors import TrainingError, TrainingInterruptedError
 from training.trainer import fit, read_progress
@@ -111,6 +112,34 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     train(out, RandomSamples(drawing=True), resume=True)
     train(tmp_path / "whole", RandomSamples(drawing=True))
     assert_same_run(out, tmp_path / "whole")
+
+
+class _AllSignalled(RandomSamples):
+    """A worker and the training process get SIGTERM at once, as from a scheduler."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if torch.utils.data.get_worker_info() is not None and index == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getppid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def test_a_signal_to_all_processes_saves(tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterruptedError, match=r"SIGTERM: saved at step \d+ of 20"):
+        train(tmp_path, _AllSignalled(), workers=1)
+
+
+class _Damaged(RandomSamples):
+    def __getitem__(self, index: int) -> Sample:
+        if index == 5 and torch.utils.data.get_worker_info() is not None:
+            raise FeatureError("a.npy: damaged; remove it")
+        return super().__getitem__(index)
+
+
+def test_what_a_worker_cannot_load_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FeatureError) as caught:
+        train(tmp_path, _Damaged(), workers=1)
+    assert str(caught.value) == "a.npy: damaged; remove it"
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
