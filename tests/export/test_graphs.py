@@ -262,7 +262,8 @@ class TestRowEmbedding:
         torch.manual_seed(0)
         table = torch.randn(300, 8)
         table[torch.randperm(300)[:250]] = table[7].clone()
-        embedding = torch.nn.Embedding(*table.shape, _weight=table)
+        embedding = torch.nn.Embedding(300, 8)
+        embedding.weight = torch.nn.Parameter(table)
         shared = embedding_of(embedding)
         assert isinstance(shared, RowEmbedding)
         assert len(shared.rows.weight) <= 51

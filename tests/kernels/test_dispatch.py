@@ -86,6 +86,9 @@ def test_the_model_in_training_gives_the_same_gradients_either_way(
         expected = gradients["torch"][name]
         assert actual is not None
         assert expected is not None
+        if name.endswith(".k.bias"):
+            assert max(actual.abs().max(), expected.abs().max()) <= largest * 1e-6, name
+            continue
         size = torch.maximum(expected.abs().max(), largest * 1e-4)
         assert_golden(actual / size, (expected / size).numpy(), GRADIENTS_OF_SIZE, name)
 
