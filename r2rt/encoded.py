@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import EncodedVideoError, QueryError, SourceNotFoundError
-from r2rt.files import replacing
+from r2rt.files import as_text, replacing
 from r2rt.spill import forget, read_mapped
 from r2rt.video import Sampling
 
@@ -103,7 +103,7 @@ class EncodedVideo:
             schema=_SCHEMA,
             model=self.model,
             model_fingerprint=self.model_fingerprint,
-            source=self.source,
+            source=as_text(self.source),
             source_fingerprint=self.source_fingerprint,
             duration_s=self.duration_s,
             start_s=self.start_s,

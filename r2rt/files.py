@@ -10,7 +10,15 @@ from pathlib import Path
 
 from r2rt.errors import OutputError
 
-__all__ = ["replacing"]
+__all__ = ["as_text", "replacing"]
+
+# A name has 255 bytes at most; so many of it tell whose a temporary file is.
+_TOLD_BYTES = 100
+
+
+def as_text(name: str | os.PathLike[str]) -> str:
+    """Return a path as text that can be written; a byte that is not UTF-8 becomes a mark."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 @contextlib.contextmanager
@@ -24,7 +32,8 @@ def replacing(destination: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{destination.name}.", dir=destination.parent)
+        told = os.fsencode(destination.name)[:_TOLD_BYTES].decode(errors="ignore")
+        handle, name = tempfile.mkstemp(prefix=f".{told}.", dir=destination.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary

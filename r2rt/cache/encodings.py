@@ -116,7 +116,7 @@ class EncodingCache:
         try:
             status = video.stat()
             identity = (
-                str(video.resolve()),
+                os.fsencode(video.resolve()).hex(),  # a name need not be text
                 status.st_size,
                 status.st_mtime_ns,
                 status.st_ctime_ns,

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import ProgressColumn
 
-__all__ = ["print_table", "printable", "progress", "stderr_console", "write_text"]
+__all__ = [
+    "is_terminal",
+    "print_table",
+    "printable",
+    "progress",
+    "stderr_console",
+    "write_text",
+]
 
 Update = Callable[[int, int | None], None]
 
@@ -38,6 +45,11 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
+def is_terminal() -> bool:
+    """Return whether stdout is a terminal; one that was closed (`>&-`) is none."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout: ruled on a terminal, else aligned columns of plain text.
 
@@ -45,7 +57,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         OutputError: stdout cannot be written.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
-    text = _ruled(columns, cells) if sys.stdout.isatty() else _aligned(columns, cells)
+    text = _ruled(columns, cells) if is_terminal() else _aligned(columns, cells)
     write_text(None, text)
 
 
@@ -101,6 +113,8 @@ def printable(text: str) -> str:
 
 
 def _write_stdout(text: str) -> None:
+    if sys.stdout is None:
+        raise OutputError("standard output is closed; write to a file by --output")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from r2rt.errors import QueryError
+from r2rt.files import as_text
 from r2rt.outputs.answers import Answers
 
 __all__ = ["FORMATS", "Format", "FormatName", "render"]
@@ -62,7 +63,7 @@ class Format:
             raise QueryError(
                 f"{self.name} is of one video; for several, write a file for each: --output-dir"
             )
-        return text
+        return as_text(text)
 
 
 _ALL = (

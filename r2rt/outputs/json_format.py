@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from r2rt.files import as_text
 from r2rt.outputs.answers import Answers
 from r2rt.prediction import Prediction
 
@@ -27,7 +28,7 @@ def error_record(answers: Answers) -> dict[str, Any]:
     """Return what is told of a video that failed: kind of error, exit code and message."""
     error = answers.error
     assert error is not None
-    return {"kind": type(error).__name__, "code": error.exit_code, "message": str(error)}
+    return {"kind": type(error).__name__, "code": error.exit_code, "message": as_text(str(error))}
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -36,10 +37,10 @@ def _text(document: dict[str, Any]) -> str:
 
 def _document(answers: Answers) -> dict[str, Any]:
     if answers.error is not None:
-        return {"video": answers.video, "error": error_record(answers)}
+        return {"video": as_text(answers.video), "error": error_record(answers)}
     first = answers.predictions[0]
     return {
-        "video": first.video,
+        "video": as_text(first.video),
         "duration_s": first.duration_s,
         "fps": str(first.fps),
         "sampling": first.sampling,

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from r2rt.files import as_text
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.json_format import error_record
 from r2rt.prediction import Prediction
@@ -21,7 +22,7 @@ __all__ = ["render", "render_all"]
 def render(answers: Answers) -> str:
     """Return a line a query; of a video that failed, one line with `vid` and `error`."""
     if answers.error is not None:
-        return _line({"vid": Path(answers.video).stem, "error": error_record(answers)})
+        return _line({"vid": as_text(Path(answers.video).stem), "error": error_record(answers)})
     return "".join(
         _line(_submission(prediction, qid))
         for prediction, qid in zip(answers.predictions, answers.qids, strict=True)
@@ -41,7 +42,7 @@ def _submission(prediction: Prediction, qid: int | str) -> dict[str, Any]:
     return {
         "qid": qid,
         "query": prediction.query,
-        "vid": Path(prediction.video).stem,
+        "vid": as_text(Path(prediction.video).stem),
         "pred_relevant_windows": [
             [round(m.start_s, 4), round(m.end_s, 4), round(m.score, 4)] for m in prediction.moments
         ],

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 __all__ = ["output_stems"]
+
+# A name has 255 bytes at most in every usual file system; endings and numbers need some.
+_MOST_BYTES = 200
 
 
 def output_stems(videos: Sequence[str]) -> list[str]:
@@ -14,7 +18,7 @@ def output_stems(videos: Sequence[str]) -> list[str]:
 
     It is the video's own without ending, or with it where that is the same for several, or with
     the folders that lead there, or with a number. Capitals tell no files apart, as on most discs
-    of cameras and people.
+    of cameras and people. Very long names are cut.
     """
     paths = [Path(video).absolute() for video in videos]
     ways: tuple[Callable[[Path], str], ...] = (
@@ -29,7 +33,14 @@ def output_stems(videos: Sequence[str]) -> list[str]:
             name if count[name.casefold()] == 1 else way(path)
             for name, path in zip(names, paths, strict=True)
         ]
-    return _numbered(names)
+    return _numbered([_cut(name) for name in names])
+
+
+def _cut(name: str) -> str:
+    bytes_ = os.fsencode(name)
+    if len(bytes_) <= _MOST_BYTES:
+        return name
+    return bytes_[:_MOST_BYTES].decode(errors="ignore").rstrip()
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from r2rt.files import as_text
 from r2rt.outputs.answers import Answers, Found
 from r2rt.outputs.source import SourceFacts
 from r2rt.timecode import parse_timecode
@@ -34,7 +35,7 @@ def render(answers: Answers) -> str:
     timeline = {
         "OTIO_SCHEMA": "Timeline.1",
         "metadata": {"r2rt": _facts(answers)},
-        "name": f"{answers.path.stem} moments",
+        "name": f"{as_text(answers.path.stem)} moments",
         "global_start_time": _time(begin, source.rate),
         "tracks": {
             "OTIO_SCHEMA": "Stack.1",
@@ -53,7 +54,7 @@ def render(answers: Answers) -> str:
 def _facts(answers: Answers) -> dict[str, Any]:
     source = answers.source
     return {
-        "video": str(answers.path),
+        "video": as_text(answers.path),
         "model": answers.predictions[0].model if answers.predictions else None,
         "frame_rate": str(source.rate),
         "variable_frame_rate": source.variable,
@@ -113,7 +114,7 @@ def _media(source: SourceFacts) -> dict[str, Any]:
     return {
         "OTIO_SCHEMA": "ExternalReference.1",
         "metadata": {},
-        "name": source.path.name,
+        "name": as_text(source.path.name),
         "available_range": _range(source.start_frame, source.frames, source.rate),
         "available_image_bounds": None,
         "target_url": source.path.absolute().as_uri(),
