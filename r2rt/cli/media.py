@@ -138,6 +138,9 @@ def check_media(video: Path | None, options: MediaOptions) -> None:
     for path in (options.reel, options.contact_sheet, options.plot, options.report):
         if path is not None and not path.parent.is_dir():
             raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+    for folder in (options.clips, options.thumbnails):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: a file, not a folder; choose another place")
     if any((options.thumbnails, options.contact_sheet, options.plot, options.report)):
         from r2rt.media.drawing import require_pillow
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from r2rt.cli.console import write_text
+from r2rt.cli.console import is_terminal, write_text
 from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 from r2rt.outputs.answers import Answers
@@ -262,7 +261,7 @@ class Delivery:
             return chosen.render(answers if self._several else answers[0])
         from r2rt.outputs import table_format
 
-        color = self._options.output is None and sys.stdout.isatty()
+        color = self._options.output is None and is_terminal()
         width = shutil.get_terminal_size().columns if color else 100
         if self._options.rank:
             return table_format.render_ranking(answers, width=width, color=color)
@@ -292,6 +291,16 @@ def _check(options: OutputOptions) -> None:
         raise QueryError("--skip-existing looks for files in --output-dir FOLDER; give that too")
     if options.rank and (options.formats != (FORMATS["table"],) or options.folder is not None):
         raise QueryError("--rank is a table of all videos: no other --format, no --output-dir")
+    counted = options.frame_rate is not None or options.drop_frame is not None
+    if counted and not any(item.counts_frames for item in options.formats):
+        names = ", ".join(name for name, item in FORMATS.items() if item.counts_frames)
+        raise QueryError(f"--frame-rate and --drop-frame are for timecodes: --format {names}")
+    # What cannot be written is told before hours of video are read.
+    if options.output is not None and not options.output.parent.is_dir():
+        folder = options.output.parent
+        raise OutputError(f"{options.output}: there is no folder {folder}; make it first")
+    if options.folder is not None and options.folder.exists() and not options.folder.is_dir():
+        raise OutputError(f"{options.folder}: a file, not a folder; choose another place")
 
 
 def _warn_of_rate(answers: Answers) -> None:

@@ -132,6 +132,11 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
         (["{one}", "a", "--skip-existing"], 2, "--output-dir"),
         (["{one}", "a", "--rank", "-f", "csv"], 2, "--rank is a table"),
         (["{one}", "a", "--frame-rate", "0"], 2, "is no frame rate"),
+        (["{one}", "a", "--frame-rate", "25"], 2, "edl, otio, fcpxml"),
+        (["{one}", "a", "-f", "srt", "--no-drop-frame"], 2, "edl, otio, fcpxml"),
+        (["{folder}/none.mp4", "a", "-o", "{folder}/none/x.txt"], 40, "make it first"),
+        (["{folder}/none.mp4", "a", "--output-dir", "{one}"], 40, "not a folder"),
+        (["{folder}/none.mp4", "a", "--clips", "{one}"], 40, "not a folder"),
         (["{folder}/*.avi", "a"], 10, "fits no video"),
         (["-v", "{folder}/none.mp4", "-q", "a"], 10, "none.mp4"),
         (["{one}", "{folder}/none.mp4", "-q", "a"], 4, "1 of 2 videos failed"),
@@ -163,3 +168,38 @@ def test_an_encoded_video_counts_in_its_sources_pictures(
     assert "--frame-rate" in capsys.readouterr().err
     assert ground(encoded, QUERY, "-f", "edl", "--frame-rate", "25") == 0
     assert ground(encoded, QUERY, "-f", "srt") == 0
+
+
+def test_names_that_are_no_text_or_very_long(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / os.fsdecode(b"bad \xff.mp4")
+    try:
+        shutil.copy(DEMO_VIDEO, odd)
+    except OSError:
+        pytest.skip("this file system has names of text alone")
+    long = tmp_path / ("n" * 250 + ".mp4")
+    shutil.copy(DEMO_VIDEO, long)
+    out = tmp_path / "out"
+    options = [word for name in FORMATS for word in ("-f", name)]
+    assert ground(odd, long, "-q", QUERY, "--output-dir", out, *options) == 0
+    assert len(list(out.iterdir())) == 2 * len(FORMATS)
+    for name in FORMATS:
+        assert ground(odd, QUERY, "-f", name) == 0
+        assert QUERY in capfd.readouterr().out
+    kept = str(tmp_path / "kept.r2rt")
+    assert run(["encode", str(odd), kept, "-m", str(DEMO_BUNDLE), "--quiet"]) == 0
+    assert ground(odd, QUERY, "-f", "json", "--top-k", 1) == 0
+    assert (
+        json.loads(capfd.readouterr().out)["video"]
+        == f"{tmp_path}/bad \N{REPLACEMENT CHARACTER}.mp4"
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["-f", "json"]])
+def test_a_closed_stdout_is_said(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert ground(DEMO_VIDEO, QUERY, *options) == 40
+    assert "standard output is closed" in capsys.readouterr().err
