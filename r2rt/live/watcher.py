@@ -104,6 +104,10 @@ class Watcher:
         self._window_s = (
             window_s or grounder.bundle.manifest.window_s or (_WINDOW_CLIPS * self._clip_s)
         )
+        if self._window_s < self._clip_s:
+            raise QueryError(
+                f"window of {self._window_s:g} s: give at least a clip, {self._clip_s:g} s"
+            )
         self._every_s = every_s or 0.0
         self._rules = rules or TrackerRules()
         self._top_k = top_k

@@ -384,6 +384,8 @@ def test_what_is_refused(grounder: Grounder, video: Path) -> None:
         Watcher(grounder, str(video), ["  "], options=REALTIME)
     with pytest.raises(QueryError, match="window"):
         Watcher(grounder, str(video), QUERIES, options=REALTIME, window_s=0)
+    with pytest.raises(QueryError, match="at least a clip"):
+        Watcher(grounder, str(video), QUERIES, options=REALTIME, window_s=0.01)
     with pytest.raises(QueryError, match="depth"):
         Watcher(grounder, str(video), QUERIES, options=REALTIME, depth=0)
     with pytest.raises(SourceNotFoundError):
