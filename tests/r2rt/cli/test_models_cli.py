@@ -190,11 +190,10 @@ class TestPull:
 def read_to_the_end(terminal: int) -> str:
     """Read and close a terminal's near side until nobody holds its far side."""
     shown = b""
-    with open(terminal, "rb", buffering=0) as stream:
-        # Linux tells the end of a terminal by an error.
-        with contextlib.suppress(OSError):
-            while part := stream.read(1 << 16):
-                shown += part
+    # Linux tells the end of a terminal by an error.
+    with open(terminal, "rb", buffering=0) as stream, contextlib.suppress(OSError):
+        while part := stream.read(1 << 16):
+            shown += part
     return shown.decode()
 
 
