@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ from r2rt.models import checked_name, models_dir
 from r2rt.registry import CLIP_ARCHITECTURE
 from training.checkpoint import build_model, load_checkpoint
 from training.clip import ClipTowers, load_clip
+from training.config import recorded_config
 from training.recipes import Recipe, recipe_for_sha256
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def export_bundle(
             checkpoint's widths tell.
         clip_arch: architecture of a file of CLIP weights, where its shapes do not tell.
         name: what the bundle calls itself; by default the published name, else the file's.
-        recipe: see `export.settings.choose_settings`.
+        recipe: see `export.settings.choose_settings`; by default, and where it has the same name,
+            what the checkpoint says that it was trained by, with all its changed settings.
         fps: clips a second, in place of the recipe's.
         unit_s: rounding in seconds, in place of the recipe's.
         known_words: the words that this CLIP was trained on, where they are few; the runtime tells
@@ -158,9 +160,17 @@ def export_bundle(
     checkpoint = Path(checkpoint)
     weights = load_checkpoint(checkpoint)
     has_offsets = any(key.startswith("coord_head.") for key in weights.state_dict)
+    trained = recorded_config(weights.meta)
+    own = trained is not None and recipe in (None, trained.recipe.name)
     settings = choose_settings(
-        weights.sha256, has_offsets=has_offsets, recipe=recipe, fps=fps, unit_s=unit_s
+        weights.sha256,
+        has_offsets=has_offsets,
+        recipe=trained.recipe if trained is not None and own else recipe,
+        fps=fps,
+        unit_s=unit_s,
     )
+    if own:
+        settings = replace(settings, reason="the checkpoint was trained by it")
     if settings.has_offsets != has_offsets:
         raise ExportError(
             f"{checkpoint.name} has {'a' if has_offsets else 'no'} coordinate head, models of "
@@ -173,7 +183,10 @@ def export_bundle(
     say(f"recipe {settings.recipe}: {settings.reason}")
 
     model = build_model(
-        weights.state_dict, use_tef=settings.use_tef, merge_cls_sal=settings.merge_cls_sal
+        weights.state_dict,
+        heads=8 if trained is None else trained.model.heads,
+        use_tef=settings.use_tef,
+        merge_cls_sal=settings.merge_cls_sal,
     ).requires_grad_(False)
     if isinstance(clip, ClipTowers):
         towers = clip

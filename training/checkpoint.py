@@ -70,6 +70,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def build_model(
     source: str | os.PathLike[str] | Mapping[str, Tensor],
     *,
+    heads: int = 8,
     use_tef: bool | None = None,
     merge_cls_sal: bool | None = None,
     dropout: float = 0.5,
@@ -80,6 +81,7 @@ def build_model(
 
     Args:
         source: a checkpoint's path, or its state dict.
+        heads: see `R2Config.from_state_dict`.
         use_tef: see `R2Config.from_state_dict`.
         merge_cls_sal: see `R2Config.from_state_dict`.
         dropout: for further training.
@@ -95,6 +97,7 @@ def build_model(
     try:
         config = R2Config.from_state_dict(
             state_dict,
+            heads=heads,
             use_tef=use_tef,
             merge_cls_sal=merge_cls_sal,
             dropout=dropout,

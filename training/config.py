@@ -38,6 +38,7 @@ __all__ = [
     "find_recipe",
     "parse_overrides",
     "read_settings",
+    "recorded_config",
     "validated",
     "with_overrides",
     "write_config",
@@ -56,8 +57,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         width: width D of the R² block.
         layers: CLIP layers K that are read, the last ones.
-        heads: attention heads of its temporal layer. A checkpoint does not tell it and the export
-            takes 8, as every published model has.
+        heads: attention heads of its temporal layer; 8 in every published model. Weights do not
+            tell it, the settings beside them do.
         padding: what padding in a batch means; see `training.model.Padding`.
     """
 
@@ -206,6 +207,18 @@ def read_settings(path: Path) -> tuple[str | None, dict[str, object]]:
 def write_config(config: RunConfig) -> str:
     """Return the configuration as JSON, as a run keeps it."""
     return json.dumps(_plain(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def recorded_config(meta: Mapping[str, Any]) -> RunConfig | None:
+    """Return the configuration that a checkpoint was trained by, if this package trained it.
+
+    Args:
+        meta: what the checkpoint says beside its tensors.
+    """
+    try:
+        return _checked(meta.get("config"), RunConfig)
+    except TrainingError:
+        return None
 
 
 def validated(value: _T) -> _T:

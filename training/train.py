@@ -132,6 +132,7 @@ def new_model(config: RunConfig, train_set: GroundingDataset, *, init: Path | No
     if init is not None:
         model = build_model(
             init,
+            heads=config.model.heads,
             use_tef=recipe.use_tef,
             merge_cls_sal=recipe.merge_cls_sal,
             dropout=recipe.dropout,

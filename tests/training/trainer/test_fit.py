@@ -4,6 +4,7 @@ import json
 import math
 import os
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import export.verify
 from export.exporter import export_bundle
 from tests.export.tiny import tiny_towers
 from tests.golden_data import GOLDEN
@@ -25,11 +27,11 @@ from tests.training.trainer.material import (
     small_recipe,
 )
 from training.checkpoint import build_model, load_checkpoint
-from training.config import TrainOptions
+from training.config import TrainOptions, recorded_config
 from training.data.sample import Sample, collate
 from training.errors import TrainingError
 from training.losses import LossWeights
-from training.model import R2Tuning, decode_boundaries
+from training.model import R2Config, R2Tuning, decode_boundaries
 from training.trainer import fit, read_progress
 
 OFF = {"cls": 0.0, "reg": 0.0, "sal": 0.0, "video_cal": 0.0, "layer_cal": 0.0}
@@ -211,6 +213,10 @@ def test_checkpoints_have_the_published_layout(tmp_path: Path) -> None:
     published = torch.load(GOLDEN / "moment.pth", weights_only=True)
     assert content.keys() == published.keys() == {"meta", "state_dict"}
     assert content["meta"]["recipe"] == "qvhighlights"
+    kept = recorded_config(content["meta"])
+    assert kept is not None
+    assert kept.recipe == golden_recipe("moment", epochs=2)
+    assert recorded_config(published["meta"]) is None
     assert content["state_dict"].keys() == published["state_dict"].keys()
     for name, tensor in published["state_dict"].items():
         assert content["state_dict"][name].shape == tensor.shape
@@ -218,15 +224,32 @@ def test_checkpoints_have_the_published_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_checkpoint_is_exported(tmp_path: Path) -> None:
-    recipe = golden_recipe("moment", epochs=3)
-    checkpoint = fit(
-        golden_model(), recipe, GoldenSamples(), out=tmp_path / "run", options=OPTIONS, quiet=True
+def test_a_trained_checkpoint_is_exported_by_its_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = golden_recipe("moment", epochs=1, fps=Fraction(1), unit_s=None)
+    sample = GoldenSamples()[0]
+    torch.manual_seed(0)
+    config = R2Config(
+        width=32,
+        layers=sample.video.shape[1],
+        vision_width=sample.video.shape[3],
+        text_width=sample.query.shape[2],
+        heads=4,
     )
+    run: dict[str, Any] = {"out": tmp_path / "run", "options": OPTIONS, "quiet": True}
+    checkpoint = fit(R2Tuning(config), recipe, GoldenSamples(), **run)
+    # The graphs are those of any checkpoint, which the export's own tests try at every length.
+    monkeypatch.setattr(export.verify, "_CLIPS", (1, 8))
+    monkeypatch.setattr(export.verify, "_QUERIES", (3,))
+    monkeypatch.setattr(export.verify, "_LENGTHS", (9,))
     exported = export_bundle(checkpoint, tmp_path / "bundle", clip=tiny_towers(), name="trained")
+    manifest = exported.manifest
     # Every graph, and the whole, gives what the checkpoint gives in PyTorch.
-    assert exported.manifest.verification.passed
-    assert exported.manifest.provenance.checkpoint_sha256 == load_checkpoint(checkpoint).sha256
+    assert manifest.verification.passed
+    assert manifest.provenance.checkpoint_sha256 == load_checkpoint(checkpoint).sha256
+    # What its weights do not tell: nobody has to repeat what the run was given.
+    assert (manifest.heads, manifest.fps, manifest.unit_s) == (4, "1", None)
 
 
 def test_learning_rate_and_gradient_are_those_of_the_recipe(tmp_path: Path) -> None:
