@@ -223,7 +223,7 @@ class Delivery:
             OutputError, R2rtError: as `add`.
         """
         options = self._options
-        if options.folder is not None:
+        if options.folder is not None or not self._waiting:
             return
         (chosen,) = options.formats
         waiting = [self._trimmed(answers, chosen) for answers in self._waiting]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,23 +133,33 @@ def answer_videos(
         SomeVideosFailedError: of several videos some failed. All else has been delivered.
         R2rtError: the only video failed, or nothing can be written.
     """
-    if not videos.several:
-        for video in waiting:
-            answer(video)
-        delivery.finish()
-        return
     failed = 0
-    for video, result in answer_each(waiting, answer):
-        if isinstance(result, R2rtError):
-            failed += 1
-            _tell(video, result)
-            delivery.add(outputs.answers(video, error=result))
-    delivery.finish()
+    with _finished(delivery):
+        if not videos.several:
+            for video in waiting:
+                answer(video)
+            return
+        for video, result in answer_each(waiting, answer):
+            if isinstance(result, R2rtError):
+                failed += 1
+                _tell(video, result)
+                delivery.add(outputs.answers(video, error=result))
     if then is not None:
         then()
     note(f"{len(waiting) - failed} of {len(waiting)} videos answered", quiet=quiet)
     if failed:
         raise SomeVideosFailedError(f"{failed} of {len(waiting)} videos failed, as told above")
+
+
+@contextlib.contextmanager
+def _finished(delivery: Delivery) -> Iterator[None]:
+    """Write what was answered, also where something else then failed, such as a clip."""
+    try:
+        yield
+    except R2rtError:
+        delivery.finish()
+        raise
+    delivery.finish()
 
 
 def _split(

@@ -203,3 +203,15 @@ def test_a_closed_stdout_is_said(
     monkeypatch.setattr("sys.stdout", None)
     assert ground(DEMO_VIDEO, QUERY, *options) == 40
     assert "standard output is closed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_answers_are_not_lost_where_clips_fail(
+    several: bool, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = videos / "clip 2.mp4"
+    asked = [videos if several else one, "-q", QUERY]
+    assert ground(*asked, "-f", "csv", "--top-k", 1, "--clips", one / "below a file") == 40
+    streams = capsys.readouterr()
+    assert QUERY in streams.out
+    assert "cannot be made a folder" in streams.err
