@@ -12,6 +12,7 @@ from r2rt.cli.media import (
     MediaOptions,
     best_of,
     check_media,
+    check_reel,
     deliver_media,
     deliver_reel,
     media_options,
@@ -110,6 +111,7 @@ def ground(
     )
     queries = _queries([*texts, *more_queries], queries_file)
     asked = Asked.of(queries, then=then, within_s=within_s, sequences=sequences)
+    check_reel(media, skips=outputs.skip_existing)
     delivery = Delivery(
         outputs, videos.paths, several=videos.several, top_k=top_k or "usual", quiet=quiet
     )

@@ -24,6 +24,7 @@ __all__ = [
     "MediaOptions",
     "best_of",
     "check_media",
+    "check_reel",
     "deliver_media",
     "deliver_reel",
     "media_options",
@@ -147,6 +148,20 @@ def check_media(video: Path | None, options: MediaOptions) -> None:
         require_pillow()
     if video is not None and options.needs_video and video.is_dir():
         raise _no_video(video, options)
+
+
+def check_reel(options: MediaOptions, *, skips: bool) -> None:
+    """Check that a reel will have the moments of all videos.
+
+    Args:
+        options: what to make.
+        skips: whether videos that were answered before are left out.
+
+    Raises:
+        QueryError: it would replace the reel of all by one of some.
+    """
+    if skips and options.reel is not None:
+        raise QueryError("--reel joins moments of all videos; leave --skip-existing out")
 
 
 def best_of(predictions: Sequence[Prediction], count: int) -> list[Prediction]:

@@ -16,6 +16,7 @@ import click
 from r2rt.cli.media import (
     MediaOptions,
     check_media,
+    check_reel,
     deliver_media,
     deliver_reel,
     media_options,
@@ -86,6 +87,7 @@ class Selection:
             R2rtError: see `answer_videos`.
         """
         videos, quiet = self.videos, self.quiet
+        check_reel(self.media, skips=self.outputs.skip_existing)
         delivery = Delivery(self.outputs, videos.paths, several=videos.several, quiet=quiet)
         waiting = delivery.waiting(videos.paths)
         if not waiting:

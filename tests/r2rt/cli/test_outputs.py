@@ -130,6 +130,10 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
         (["{one}", "a", "-f", "edl", "-f", "srt"], 2, "--output-dir"),
         (["{one}", "a", "-o", "x", "--output-dir", "y"], 2, "give one of them"),
         (["{one}", "a", "--skip-existing"], 2, "--output-dir"),
+        (
+            ["{folder}", "a", "--output-dir", "{folder}/x", "--skip-existing", "--reel", "r.mp4"],
+            *(2, "all videos"),
+        ),
         (["{one}", "a", "--rank", "-f", "csv"], 2, "--rank is a table"),
         (["{one}", "a", "--frame-rate", "0"], 2, "is no frame rate"),
         (["{one}", "a", "--frame-rate", "25"], 2, "edl, otio, fcpxml"),
