@@ -103,6 +103,8 @@ def train(
         val = build_validation(config, data, annotations=val_annotations, skip=skip_missing)
         if val is None and not quiet:
             click.echo("no split to validate on: the last checkpoint is the one to use", err=True)
+    if val is not None and config.options.monitor is not None:
+        val.check_monitor(config.options.monitor)
     fit(
         new_model(config, train_set, init=init),
         config.recipe,

@@ -100,6 +100,19 @@ def test_a_recipe_is_trained_validated_and_resumed(
     assert (progress.step, progress.finished) == (5, True)
 
 
+def test_a_figure_to_monitor_is_checked_before_training(
+    charades: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["charades", "--data", charades, "--out", out]
+    assert run(*command, *small("monitor=MR-full-map")) == 62
+    told = capsys.readouterr().err
+    assert "no figure 'MR-full-map'; monitor one of MR-full-mAP, MR-full-R1@0.3" in told
+    assert not out.exists()
+    assert run(*command, *small("monitor=MR-full-R1@0.7", "max_steps=2")) == 0
+    assert (out / "best.pth").exists()
+
+
 def test_weights_to_start_from_and_settings_of_a_run(charades: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert run("charades", "--data", charades, "--out", first, *small(), "--no-val") == 0
@@ -121,7 +134,7 @@ def test_highlights_are_trained_and_validated(tmp_path: Path) -> None:
         "tvsum_val.jsonl": ratings(2, parts["val"][:1], 12),
     }
     data, out = layout(tmp_path / "tvsum", files, clips=12), tmp_path / "run"
-    assert run("tvsum_bk", "--data", data, "--out", out, *small(), "--quiet") == 0
+    assert run("tvsum_bk", "--data", data, "--out", out, *small("monitor=all"), "--quiet") == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert not any("loss_reg" in line for line in lines)
     figures = [line["validation"] for line in lines if "validation" in line]

@@ -9,6 +9,7 @@ import torch
 from r2rt.moments import postprocess
 from training.data.dataset import GroundingDataset
 from training.data.sample import Sample, collate_inputs
+from training.errors import TrainingError
 from training.evaluation.benchmarks import Benchmark, evaluate
 from training.metrics import Annotation, Prediction
 from training.model import R2Tuning, decode_boundaries
@@ -47,7 +48,30 @@ class MetricsValidation:
         """Answer every query and evaluate; the monitored figure comes first."""
         labelled = {annotation.qid for annotation in self._annotations}
         answers = predict(model, self._samples, self._recipe)
-        predictions = [answer for answer in answers if answer.qid in labelled]
+        return self._figures([answer for answer in answers if answer.qid in labelled])
+
+    def check_monitor(self, name: str) -> None:
+        """Refuse a figure that there will be none of, before an epoch is trained for it.
+
+        Raises:
+            TrainingError: there is no such figure; the message names those that there are.
+        """
+        figures = self._figures(
+            [
+                Prediction(
+                    qid=annotation.qid,
+                    pred_relevant_windows=[],
+                    pred_saliency_scores=[0.0] * len(annotation.label or ()),
+                )
+                for annotation in self._annotations
+            ]
+        )
+        if name not in figures:
+            raise TrainingError(
+                f"the validation gives no figure {name!r}; monitor one of {', '.join(figures)}"
+            )
+
+    def _figures(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         headline = evaluate(self._benchmark, predictions, self._annotations).headline()
         figures = {name: value for name, value in headline.items() if isinstance(value, float)}
         return {self.monitor: figures[self.monitor]} | figures
