@@ -92,7 +92,7 @@ def output_options(command: F) -> F:
         }
         outputs = OutputOptions(
             formats=tuple(FORMATS[name] for name in names),
-            output=None if output is None else Path(output),
+            output=None if output in (None, "-") else Path(output),
             folder=None if output_dir is None else Path(output_dir),
             **taken,
         )
@@ -114,7 +114,7 @@ def output_options(command: F) -> F:
                 "--output",
                 "-o",
                 type=click.Path(),
-                help="Write the result here, whole or not at all.",
+                help="Write the result here, whole or not at all; - is standard output.",
             ),
             click.option(
                 "--output-dir",

@@ -219,3 +219,12 @@ def test_answers_are_not_lost_where_clips_fail(
     streams = capsys.readouterr()
     assert QUERY in streams.out
     assert "cannot be made a folder" in streams.err
+
+
+def test_a_dash_is_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ground(DEMO_VIDEO, QUERY, "-f", "csv", "-o", "-") == 0
+    assert QUERY in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
