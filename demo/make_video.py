@@ -33,25 +33,23 @@ STYLE = "twemoji"
 CREDIT = "Pictures: Twemoji, Copyright Twitter, Inc and other contributors, CC-BY 4.0"
 DURATION_S = 80.0
 # Things that the model knows well in this style, by its own evaluation.
-THINGS = tuple(
-    [
-        "panda",
-        "fox",
-        "guitar",
-        "pizza",
-        "rocket",
-        "strawberry",
-        "dolphin",
-        "bus",
-        "butterfly",
-        "pumpkin",
-        "penguin",
-        "banana",
-        "piano",
-        "crab",
-        "watermelon",
-        "snail",
-    ]
+THINGS = (
+    "panda",
+    "fox",
+    "guitar",
+    "pizza",
+    "rocket",
+    "strawberry",
+    "dolphin",
+    "bus",
+    "butterfly",
+    "pumpkin",
+    "penguin",
+    "banana",
+    "piano",
+    "crab",
+    "watermelon",
+    "snail",
 )
 SETTINGS = VideoSettings(things=(0.0, 0.4, 0.45, 0.15), scene_s=(8.0, 16.0), returns=2)
 

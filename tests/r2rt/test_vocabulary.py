@@ -4,7 +4,22 @@ import pytest
 
 from r2rt.vocabulary import unknown_words
 
-KNOWN = frozenset("a an the dog red ice cream jack-o-lantern to left moving and".split())
+KNOWN = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "dog",
+        "red",
+        "ice",
+        "cream",
+        "jack-o-lantern",
+        "to",
+        "left",
+        "moving",
+        "and",
+    ]
+)
 
 
 @pytest.mark.parametrize(
