@@ -4,7 +4,8 @@ import pytest
 
 from r2rt.vocabulary import unknown_words
 
-KNOWN = frozenset(
+KNOWN = frozenset({"a", "an", "and", "cream", "dog", "ice", "jack-o-lantern", "left", "moving"})
+KNOWN |= {"red", "the", "to"}
     [
         "a",
         "an",
