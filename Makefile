@@ -13,10 +13,12 @@ CODE := r2rt training export kernels benchmarks tests demo
 help:            ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-demo: $(DEMO_VENV)/installed   ## ground a sentence in a video of this repository, without PyTorch
-	@echo '$$ r2rt ground demo/shapes.mp4 "a red ball rolls to the right" --model demo/random-tiny'
-	@$(DEMO_VENV)/bin/r2rt ground demo/shapes.mp4 "a red ball rolls to the right" \
-		--model demo/random-tiny
+demo: $(DEMO_VENV)/installed   ## find sentences in a video of this repository, without PyTorch
+	@echo '$$ r2rt ground demo/emoji.mp4 "a panda"'
+	@$(DEMO_VENV)/bin/r2rt ground demo/emoji.mp4 "a panda"
+	@echo
+	@echo '$$ python demo/compare.py'
+	@$(DEMO_VENV)/bin/python demo/compare.py
 
 test: format lint types pytest   ## everything that must hold: format, lint, strict types, tests
 
@@ -44,7 +46,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
-$(DEMO_VENV)/installed: pyproject.toml constraints.txt $(shell find r2rt -name '*.py')
+$(DEMO_VENV)/installed: pyproject.toml constraints.txt $(shell find r2rt -type f -not -name '*.pyc')
 	@echo 'installing the runtime into $(DEMO_VENV)'
 	@$(PYTHON) -m venv $(DEMO_VENV)
 	@$(DEMO_VENV)/bin/python $(PIP_INSTALL) .

@@ -1,6 +1,6 @@
 """Compose `emoji.mp4` and `emoji.json`: a video of the emoji world, and when what is on screen.
 
-    python demo/make_video.py --art DIR --seed 0
+    python demo/make_video.py --art DIR
 
 The art is Twemoji (CC-BY 4.0, Twitter, Inc and other contributors), a style that the demo model was
 never trained on; DIR is where `python -m training.world.art --out DIR` put the sprites.
@@ -69,7 +69,7 @@ def main() -> None:
     """Write both files beside this one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--art", type=Path, required=True, help="folder with sprites.npz")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=45)
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder to write to"
     )

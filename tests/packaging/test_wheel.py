@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -39,23 +40,31 @@ def test_the_wheel_holds_the_runtime_alone(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"r2rt"}
     assert "r2rt/py.typed" in names
+    assert {"r2rt/demo/bundle.json", "r2rt/demo/README.md"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
 def test_it_grounds_without_the_sources_and_without_torch(
     environment: Path, tmp_path: Path
 ) -> None:
-    for name in ("shapes.mp4", "random-tiny"):
-        (tmp_path / name).symlink_to(CHECKOUT / "demo" / name)
-    command = [environment / "r2rt", "ground", "shapes.mp4", "a red ball", "--model", "random-tiny"]
+    truth = json.loads((CHECKOUT / "demo" / "emoji.json").read_text())["queries"][0]
+    (tmp_path / "emoji.mp4").symlink_to(CHECKOUT / "demo" / "emoji.mp4")
+    command = [environment / "r2rt", "ground", "emoji.mp4", truth["query"]]
     result = subprocess.run(
         [*map(str, command), "--format", "json", "--no-cache"],
         cwd=tmp_path,
+        env=os.environ | {"R2RT_HOME": str(tmp_path / "home")},
         check=True,
         capture_output=True,
         text=True,
     )
-    assert json.loads(result.stdout)["results"][0]["moments"]
+    # The demo model that the wheel holds, and its answer is right.
+    best = json.loads(result.stdout)["results"][0]["moments"][0]
+    assert any(
+        min(best["end_s"], end_s) - max(best["start_s"], start_s)
+        > 0.5 * (max(best["end_s"], end_s) - min(best["start_s"], start_s))
+        for start_s, end_s in truth["true_s"]
+    )
     program = (
         "import importlib.util as u, r2rt, pathlib\n"
         "assert u.find_spec('torch') is None\n"

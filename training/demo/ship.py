@@ -35,6 +35,8 @@ _CALIBRATION_S = (60.0, 60.0)
 _PRESENCE_SEED = 5_000_000
 _CALIBRATION_VIDEOS = 6
 _FALSE_ALARM = 0.2
+# A model that would deny more than this of what is there is not taught to say no.
+_LEAST_KEPT = 0.8
 
 
 class TooLargeError(R2rtError):
@@ -110,7 +112,7 @@ def ship(
 
 
 def _teach_no(bundle: Path, sprites: Sprites, say: Callable[[str], None]) -> None:
-    """Calibrate "not in this video" on new videos in the styles that were trained on."""
+    """Calibrate "not in this video" on new videos in styles trained on; keep it if it is of use."""
     from r2rt.grounder import Grounder
 
     grounder = Grounder.load(bundle.resolve(), device="cpu")
@@ -124,11 +126,12 @@ def _teach_no(bundle: Path, sprites: Sprites, say: Callable[[str], None]) -> Non
             belong += answers[: len(test.queries)]
             others += answers[len(test.queries) :]
     presence = calibrate(belong, others, _FALSE_ALARM)
-    store_presence(bundle, presence)
+    worth = presence.kept >= _LEAST_KEPT
+    store_presence(bundle, presence if worth else None)
     say(
         f"told apart by {presence.statistic}: area {presence.areas[presence.statistic]:.3f}, "
         f"{100 * presence.kept:.0f} % of what is there is kept at {100 * _FALSE_ALARM:.0f} % false "
-        "alarms"
+        f"alarms: {'' if worth else 'not '}stored"
     )
 
 

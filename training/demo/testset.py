@@ -61,7 +61,8 @@ class AskedVideo:
             found.append(
                 Annotation(
                     qid=self.qid(number),
-                    duration=self.video.duration_s,
+                    # Whole clips, which sums of lengths miss by a rounding.
+                    duration=round(self.video.duration_s, 6),
                     query=query.text,
                     vid=self.vid,
                     relevant_windows=list(query.spans_s),
