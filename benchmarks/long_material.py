@@ -17,7 +17,7 @@ import numpy as np
 from r2rt.encoded import EncodedVideo
 from r2rt.grounder import Grounder
 from r2rt.spill import GrowingArray, forget
-from training.demo.testset import TestVideo, sample_test_videos
+from training.demo.testset import AskedVideo, sample_test_videos
 from training.world.claims import spans_of
 from training.world.sprites import Sprites
 from training.world.videos import Query, Video
@@ -32,7 +32,7 @@ _EVERY = 2
 class Segment:
     """A short video, encoded."""
 
-    test: TestVideo
+    test: AskedVideo
     encoded: EncodedVideo
 
 
@@ -118,7 +118,7 @@ def _asked(index: int, segment: Segment, video: Video, start_s: float) -> list[A
     return found
 
 
-def _encode(grounder: Grounder, sprites: Sprites, tests: Sequence[TestVideo]) -> list[Segment]:
+def _encode(grounder: Grounder, sprites: Sprites, tests: Sequence[AskedVideo]) -> list[Segment]:
     size, fps = grounder.bundle.dims.image_size, grounder.bundle.fps
     return [
         Segment(test=test, encoded=grounder.encode_frames(test.frames(sprites, size), fps))
