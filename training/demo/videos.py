@@ -175,7 +175,7 @@ def _contrasts(
     """
     true = saliency > 0
     # (V, 1, T): how many queries of the video are true at a clip.
-    crowd = true.unflatten(0, (videos, -1)).sum(dim=1, keepdim=True)
+    crowd = true.view(videos, -1, true.shape[-1]).sum(dim=1, keepdim=True)
     crowd = crowd.expand(-1, len(true) // videos, -1).flatten(0, 1)
     chance = torch.rand(true.shape, generator=generator)
     pos_clip = (crowd + chance).masked_fill(~true, torch.inf).argmin(dim=1)

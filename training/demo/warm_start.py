@@ -113,7 +113,7 @@ def _fit(mapping: nn.Module, inputs: Tensor, targets: Tensor) -> float:
         cosine = F.cosine_similarity(mapped, targets[rows][:, None], dim=-1).mean()
         size = mapped.norm(dim=-1) / math.sqrt(mapped.shape[-1])
         loss = 1 - cosine + 0.1 * (size - 1).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return float(cosine.detach())
@@ -133,7 +133,7 @@ def _words(
     rng: Generator, pool: Pool, towers: ClipTowers, clip: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return states (N, K, C) of tokens of random sentences, and the sentences' directions."""
-    texts = []
+    texts: list[str] = []
     while len(texts) < _SENTENCES:
         scene = pool.scenes[rng.integers(len(pool.scenes))]
         claims = claims_of([Timed(start_s=0.0, scene=scene)])
