@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from training.clip import ClipTowers
-from training.demo.answers import Answer, CosineAnswerer, ModelAnswerer, RandomAnswerer
+from training.demo.answers import Answerer, Answer, CosineAnswerer, ModelAnswerer, RandomAnswerer
 from training.demo.clip import clip_tensors
 from training.demo.evaluate import Material, evaluate, prepare, table
 from training.demo.settings import FPS, model_config
@@ -78,7 +78,7 @@ def test_test_videos_are_their_seed_s(toy_sprites: Sprites) -> None:
 def test_everyone_answers_every_sentence(
     material: list[Material], towers: ClipTowers, clip_file: Path
 ) -> None:
-    answerers = {
+    answerers: dict[str, Answerer] = {
         "R²": ModelAnswerer(R2Tuning(model_config(towers)), towers),
         "last": ModelAnswerer(R2Tuning(model_config(towers, layers=1)), towers, (3,)),
         "cosine": CosineAnswerer(towers, clip_tensors(clip_file)[0]),
