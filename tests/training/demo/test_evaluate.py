@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from training.clip import ClipTowers
-from training.demo.answers import Answerer, Answer, CosineAnswerer, ModelAnswerer, RandomAnswerer
+from training.demo.answers import Answer, Answerer, CosineAnswerer, ModelAnswerer, RandomAnswerer
 from training.demo.clip import clip_tensors
 from training.demo.evaluate import Material, evaluate, prepare, table
 from training.demo.settings import FPS, model_config
