@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from training.clip import ClipError, ClipTowers, towers_from_state_dict
-from training.clip_weights import SUFFIXES, read_weights
+from training.clip_weights import SUFFIXES
 from training.tiny_clip.model import TinyClip, tiny_config
+from training.tiny_clip.weights import read_tensors
 
 __all__ = ["clip_tensors", "load_tiny_clip"]
 
@@ -44,4 +45,4 @@ def clip_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         return model.open_clip_state(), hashlib.sha256(path.read_bytes()).hexdigest()
     if path.suffix not in SUFFIXES:
         raise ClipError(f"{path} is neither a file of weights nor a checkpoint.pt")
-    return read_weights(path)
+    return read_tensors(path)

@@ -6,17 +6,19 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from r2rt.files import replacing
 from training.clip import ClipError, openai_name
+from training.clip_weights import read_weights
 from training.tiny_clip.model import CONFIG_PATH, TinyClip
-from training.tiny_clip.rows import compact
+from training.tiny_clip.rows import compact, expand, row_count
 
-__all__ = ["WEIGHTS_NAME", "load_model", "write_weights"]
+__all__ = ["WEIGHTS_NAME", "load_model", "read_tensors", "write_small", "write_weights"]
 
 WEIGHTS_NAME = "r2rt-tiny.safetensors"
+_EMBEDDING = "token_embedding.weight"
 
 
 def write_weights(model: TinyClip, folder: Path) -> Path:
@@ -31,6 +33,30 @@ def write_weights(model: TinyClip, folder: Path) -> Path:
     with replacing(path) as temporary:
         save_file(model.open_clip_state(), temporary)
     return path
+
+
+def write_small(model: TinyClip, path: Path) -> None:
+    """Write the weights in fp16 and of the embedding the rows alone: an eighth of `write_weights`.
+
+    What is made from such a file differs from the original by the rounding to fp16.
+    """
+    tensors = dict(model.open_clip_state())
+    tensors[_EMBEDDING] = compact(tensors[_EMBEDDING])
+    with replacing(path) as temporary:
+        save_file({name: x.half().contiguous() for name, x in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read either form of the weights; return them in fp32, the embedding in full, and the sha256.
+
+    Raises:
+        ClipError: the file holds no weights of a CLIP.
+    """
+    tensors, sha256 = read_weights(path)
+    tensors = {name: x.float() for name, x in tensors.items()}
+    if _EMBEDDING in tensors and len(tensors[_EMBEDDING]) == row_count():
+        tensors[_EMBEDDING] = expand(tensors[_EMBEDDING])
+    return tensors, sha256
 
 
 def load_model(path: Path) -> TinyClip:
@@ -49,8 +75,7 @@ def load_model(path: Path) -> TinyClip:
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["average"])
         return model.eval()
-    tensors = load_file(path)
-    _fill(model, tensors)
+    _fill(model, read_tensors(path)[0])
     return model.eval()
 
 
