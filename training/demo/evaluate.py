@@ -29,7 +29,13 @@ from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.scenes import encode_frames
 from training.demo.settings import model_config
 from training.demo.testset import AskedVideo, sample_test_videos
-from training.metrics import Prediction, highlight_metrics, moment_metrics
+from training.metrics import (
+    RECALL_IOUS,
+    MomentFigures,
+    Prediction,
+    highlight_metrics,
+    moment_metrics,
+)
 from training.model import R2Tuning
 from training.world.sprites import Sprites
 
@@ -107,17 +113,18 @@ def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
     fair = highlight_metrics(predictions, annotations)["Fair"]
     return Figures(
         queries=len(predictions),
-        r1_50=float(moments.recall[1][0]),
-        r1_70=float(moments.recall[1][4]),
+        r1_50=_recall(moments, 0.5),
+        r1_70=_recall(moments, 0.7),
         mean_ap=moments.mean_average_precision,
         mean_iou=moments.mean_iou,
         hd_map=fair.mean_average_precision,
         hd_hit1=fair.hit_at_1,
         by_kind={
-            kind: float(
+            kind: _recall(
                 moment_metrics([predictions[i] for i in rows], [annotations[i] for i in rows])[
                     "full"
-                ].recall[1][0]
+                ],
+                0.5,
             )
             for kind, rows in kinds.items()
             if rows
@@ -131,6 +138,11 @@ def load_model(path: Path, towers: ClipTowers, *, layers: int = 4) -> R2Tuning:
     model = R2Tuning(model_config(towers, layers=layers))
     model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     return model.eval()
+
+
+def _recall(figures: MomentFigures, iou: float) -> float:
+    """Return the share of queries whose first moment overlaps an annotated one so much."""
+    return float(figures.recall[1][RECALL_IOUS.index(iou)])
 
 
 def _prediction(qid: str, answer: Answer) -> Prediction:

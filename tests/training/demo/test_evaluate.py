@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,23 @@ def test_the_truth_is_right(material: list[Material]) -> None:
 def test_being_late_costs(material: list[Material]) -> None:
     assert evaluate(Knowing(4.0), material).r1_70 < 60
     assert evaluate(Knowing(60.0), material).mean_iou < 20
+
+
+@pytest.mark.parametrize(("share", "at_50", "at_70"), [(0.4, 0, 0), (0.6, 100, 0), (0.8, 100, 100)])
+def test_recall_counts_from_the_iou_that_its_name_says(
+    material: list[Material], share: float, at_50: float, at_70: float
+) -> None:
+    class Short(Knowing):
+        def answer(self, *arguments: Any) -> list[Answer]:
+            answers = super().answer(*arguments)
+            for answer in answers:
+                start_s, end_s = answer.moments[:, 0], answer.moments[:, 1]
+                answer.moments[:, 1] = start_s + share * (end_s - start_s)
+            return answers
+
+    figures = evaluate(Short(), material)
+    assert (figures.r1_50, figures.r1_70) == pytest.approx((at_50, at_70))
+    assert set(figures.by_kind.values()) == {float(at_50)}
 
 
 def test_a_guess_is_no_better_than_chance(material: list[Material]) -> None:
