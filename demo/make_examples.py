@@ -1,6 +1,6 @@
 """Draw the example pictures of the documentation: contact sheet, timeline and report.
 
-python demo/make_examples.py demo/emoji.mp4 "a penguin" "a red strawberry" "a panda" \\
+python demo/make_examples.py demo/emoji.mp4 "a penguin" "a red strawberry" "a panda"
     "a guitar next to a pumpkin" --model r2rt/demo
 
 The report's picture is taken by Chromium (Debian: apt-get install chromium); without one it is left
