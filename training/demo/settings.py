@@ -51,9 +51,8 @@ RECIPE = Recipe(
     window_s=WINDOW_S,
     nms=Nms(kind="normal", iou_threshold=0.7),
     dropout=0.0,
-    # In so short a training the class head needs more than the published weight. What calibrates
-    # CLS tokens needs less: frames show several things, of which a query names one.
-    loss_weights=LossWeights(cls=4.0, video_cal=0.02, layer_cal=0.05),
+    # Of the published weights but for the class head's: in so short a training it needs more.
+    loss_weights=LossWeights(cls=4.0),
     lr=1e-3,
 )
 

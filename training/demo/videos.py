@@ -21,10 +21,6 @@ from training.world.videos import Query, Video, sample_absent, sample_queries
 __all__ = ["Composer", "collate_shared", "encode_queries", "samples_of"]
 
 
-# Share of videos in which things stay across cuts.
-_STAYING = 0.35
-
-
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """How much there is in a batch.
@@ -80,28 +76,21 @@ class Composer:
 
     def _compose(self, rng: Generator, clips: int) -> tuple[list[int], Video]:
         """Put scenes together: some that share a thing, some at random, up to about `clips`."""
-        groups: list[list[int]] = []
-        for lead in rng.choice(len(self._concepts), 3, replace=False):
+        chosen: list[int] = []
+        leads = rng.choice(len(self._concepts), 3, replace=False)
+        for lead in leads:
             known = self._with[self._concepts[lead]]
             times = min(int(rng.integers(1, 4)), len(known))
-            groups.append([known[i] for i in rng.choice(len(known), times, replace=False)])
-        groups += [[int(index)] for index in rng.integers(len(self._pool.scenes), size=clips)]
+            chosen += [known[index] for index in rng.choice(len(known), times, replace=False)]
+        chosen += rng.integers(len(self._pool.scenes), size=clips).tolist()
         # Leads come first so that they are kept, whatever there is room for.
         lengths = np.diff(self._pool.first_clip)
-        total, taken = 0, set[int]()
-        kept: list[list[int]] = []
-        for group in groups:
-            fitting = []
-            for index in group:
-                if index not in taken and total + lengths[index] <= clips:
-                    total += int(lengths[index])
-                    taken.add(index)
-                    fitting.append(index)
-            kept.append(fitting)
-        # In some videos the scenes of a lead follow one another: it stays across the cuts.
-        if rng.random() >= _STAYING:
-            kept = [[index] for group in kept for index in group]
-        order = [index for place in rng.permutation(len(kept)) for index in kept[place]]
+        total, kept = 0, []
+        for index in dict.fromkeys(chosen):
+            if total + lengths[index] <= clips:
+                total += int(lengths[index])
+                kept.append(index)
+        order = [kept[index] for index in rng.permutation(len(kept))]
         return order, Video(tuple(self._pool.scenes[index] for index in order))
 
 

@@ -10,8 +10,7 @@ The attention between them starts as their plain product. It takes seconds, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -23,18 +22,14 @@ from training.clip import ClipTowers
 from training.demo.scenes import Pool
 from training.demo.settings import LAYERS
 from training.model import R2Tuning
-from training.tiny_clip.rows import END, START, encode
+from training.tiny_clip.rows import END, encode
 from training.world.claims import Timed, claims_of
-from training.world.colours import COLOURS
-from training.world.concepts import CONCEPTS
 from training.world.sentences import say
 
 __all__ = ["project_image", "project_text", "warm_start"]
 
-_CLIPS, _SENTENCES = 1000, 12000
-_PATCH_STEPS, _WORD_STEPS, _BATCH, _LR = 700, 1500, 1024, 2e-3
-# How much of a patch's direction is where it is.
-_PLACE = 0.3
+_CLIPS, _SENTENCES = 600, 3000
+_STEPS, _BATCH, _LR = 600, 1024, 2e-3
 # Patches read from the beginning, at this share of what they say: tanh of it.
 _FIRST_SCALE = 0.5
 # The branches of the temporal layer that mix time start this small.
@@ -99,108 +94,46 @@ def warm_start(
         length = torch.rand(len(patches), 1) / 15
         ends = torch.cat((start, start + length), dim=1)[:, None].expand(-1, patches.shape[1], -1)
         patches = torch.cat((patches, ends), dim=-1)
-    seen = _fit_patches(block.video_map, patches[:, list(layers)], where)
-    sentences = _sentences(rng, pool, towers, clip)
-    read = _fit_words(model, sentences, list(layers))
+    words, said = _words(rng, pool, towers, clip)
+    seen = _fit(block.video_map, patches[:, list(layers)], where)
+    read = _fit(block.query_map, words[:, list(layers)], said)
     return seen, read
 
 
-def _fit_patches(mapping: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+def _fit(mapping: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     """Fit a map from (N, K, C) to directions (N, D) of length √D; return the mean cosine."""
+    mapping.train()
+    optimizer = torch.optim.AdamW(mapping.parameters(), lr=_LR, weight_decay=1e-4)
     cosine = torch.zeros(())
-    for optimizer in _steps(mapping.parameters(), _PATCH_STEPS):
+    for step in range(_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = _LR * min(1.0, (step + 1) / 50) * (1 - step / _STEPS)
         rows = torch.randint(len(inputs), (_BATCH,))
         mapped = mapping(inputs[rows])
         cosine = F.cosine_similarity(mapped, targets[rows][:, None], dim=-1).mean()
-        (1 - cosine + _length_loss(mapped)).backward()  # type: ignore[no-untyped-call]
+        size = mapped.norm(dim=-1) / math.sqrt(mapped.shape[-1])
+        loss = 1 - cosine + 0.1 * (size - 1).square().mean()
+        loss.backward()
         optimizer.step()
-    return float(cosine.detach())
-
-
-def _fit_words(model: R2Tuning, sentences: _Sentences, layers: list[int]) -> float:
-    """Fit the map of words and their pooling; return the mean cosine of the pooled."""
-    block = model.adapter
-    parameters = (*block.query_map.parameters(), *model.pooling.parameters())
-    cosine = torch.zeros(())
-    for optimizer in _steps(parameters, _WORD_STEPS):
-        rows = torch.randint(len(sentences.directions), (_BATCH // 8,))
-        real, named = sentences.real[rows], sentences.named[rows]
-        wanted = sentences.directions[rows]
-        # (N, K, L, D)
-        mapped = block.query_map(sentences.states[rows][:, layers])
-        every = F.cosine_similarity(mapped, wanted[:, None, None], dim=-1)
-        of_names = every.transpose(1, 2)[named].mean()
-        pooled = torch.stack(
-            [model.pooling(mapped[:, layer], real) for layer in range(len(layers))], dim=1
-        )
-        cosine = F.cosine_similarity(pooled, wanted[:, None], dim=-1).mean()
-        loss = 2 - of_names - cosine + _length_loss(mapped.transpose(1, 2)[real])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return float(cosine.detach())
-
-
-def _steps(parameters: Iterable[nn.Parameter], count: int) -> Iterator[torch.optim.AdamW]:
-    """Yield an optimizer for every step, its gradients empty; its rate goes up, then down."""
-    optimizer = torch.optim.AdamW(parameters, lr=_LR, weight_decay=1e-4)
-    for step in range(count):
-        for group in optimizer.param_groups:
-            group["lr"] = _LR * min(1.0, (step + 1) / 50) * (1 - step / count)
         optimizer.zero_grad()
-        yield optimizer
-
-
-def _length_loss(mapped: Tensor) -> Tensor:
-    """How far vectors (..., D) are from the length √D."""
-    size = mapped.norm(dim=-1) / math.sqrt(mapped.shape[-1])
-    return 0.1 * (size - 1).square().mean()
+    return float(cosine.detach())
 
 
 def _patches(rng: Generator, pool: Pool, clip: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return states (N, K, C) of patches of random clips, CLS among them, and their directions.
-
-    A patch's direction also tells where it is, in two directions of chance: motion is a change of
-    place.
-    """
+    """Return states (N, K, C) of patches of random clips, CLS among them, and their directions."""
     clips = np.sort(rng.choice(len(pool.hidden), min(_CLIPS, len(pool.hidden)), replace=False))
-    states = torch.from_numpy(np.array(pool.hidden[clips])).float().transpose(1, 2)  # (N, P, K, C)
-    embedded = _directions(project_image(states[:, :, -1], clip).flatten(0, 1))
-    width = embedded.shape[-1]
-    embedded = embedded.unflatten(0, states.shape[:2])  # (N, P, D)
-    side = math.isqrt(states.shape[1] - 1)
-    ramp = torch.linspace(-1, 1, side)
-    place = torch.stack((ramp.repeat(side), ramp.repeat_interleave(side)), dim=1)  # (P - 1, 2)
-    code = torch.linalg.qr(torch.randn(width, 2)).Q.T
-    embedded[:, 1:] = F.normalize(embedded[:, 1:] + _PLACE * place @ code, dim=-1)
+    states = torch.from_numpy(np.array(pool.hidden[clips])).float()  # (N, K, P, C)
     # CLS is one of 65, and tells most.
-    times = states.shape[1] // 4
-    return (
-        torch.cat((states[:, :1].repeat(1, times, 1, 1), states), dim=1).flatten(0, 1),
-        torch.cat((embedded[:, :1].repeat(1, times, 1), embedded), dim=1).flatten(0, 1),
-    )
+    whole = states[:, :, :1].repeat(1, 1, states.shape[2] // 4, 1)
+    tokens = torch.cat((whole, states), dim=2).transpose(1, 2).flatten(0, 1)  # (N·P, K, C)
+    return tokens, _directions(project_image(tokens[:, -1], clip))
 
 
-class _Sentences(NamedTuple):
-    """Sentences as the text tower sees them.
-
-    Attributes:
-        states: (N, K, L, C).
-        real: True for real tokens, (N, L).
-        named: True for tokens of names and colours and for the end, (N, L): those that tell what
-            is to be seen. What others say, such as "left", CLIP cannot see, and is left to learn.
-        directions: where CLIP projects the sentence, (N, D).
-    """
-
-    states: Tensor
-    real: Tensor
-    named: Tensor
-    directions: Tensor
-
-
-def _sentences(
+def _words(
     rng: Generator, pool: Pool, towers: ClipTowers, clip: Mapping[str, Tensor]
-) -> _Sentences:
-    texts = []
+) -> tuple[Tensor, Tensor]:
+    """Return states (N, K, C) of tokens of random sentences, and the sentences' directions."""
+    texts: list[str] = []
     while len(texts) < _SENTENCES:
         scene = pool.scenes[rng.integers(len(pool.scenes))]
         claims = claims_of([Timed(start_s=0.0, scene=scene)])
@@ -208,18 +141,11 @@ def _sentences(
             texts.append(say(rng, claims[rng.integers(len(claims))]))
     ids = encode(texts)
     with torch.no_grad():
-        states = towers.encode_text(ids, LAYERS)  # (N, K, L, C)
+        states = towers.encode_text(ids, LAYERS).transpose(1, 2)  # (N, L, K, C)
     last = (ids == END).int().argmax(dim=1)
-    directions = _directions(project_text(states[torch.arange(len(ids)), -1, last], clip))
-    names = [name for concept in CONCEPTS for name in concept.names]
-    telling = encode([*names, *COLOURS]).unique()
+    directions = _directions(project_text(states[torch.arange(len(ids)), last, -1], clip))
     real = torch.arange(ids.shape[1]) <= last[:, None]
-    return _Sentences(
-        states=states,
-        real=real,
-        named=real & torch.isin(ids, telling[telling != START]),
-        directions=directions,
-    )
+    return states[real], directions[:, None].expand(-1, ids.shape[1], -1)[real]
 
 
 def _directions(embedded: Tensor) -> Tensor:
