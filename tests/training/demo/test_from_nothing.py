@@ -11,7 +11,7 @@ import torch
 from r2rt.grounder import Grounder
 from tests.training.world.toy_art import write_toy_sprites
 from training.demo.answers import BundleAnswerer, RandomAnswerer
-from training.demo.clip import load_tiny_clip
+from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.evaluate import evaluate, prepare
 from training.demo.scenes import Pool, draw_pool, encode_pool, sample_pool
 from training.demo.ship import ship
@@ -32,23 +32,31 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     art = write_toy_sprites(tmp_path / "sprites.npz")
     sprites = Sprites(art)
 
-    train_clip(art, tmp_path / "clip", Settings(minutes=0.6, batch=32, evaluate_s=1e9))
+    train_clip(art, tmp_path / "clip", Settings(minutes=0.7, batch=32, evaluate_s=1e9))
     clip_file = tmp_path / "clip" / "checkpoint.pt"
     towers = load_tiny_clip(clip_file)
 
     draw_pool(tmp_path / "scenes", sample_pool(0, 200, sprites), sprites, 64)
     encode_pool(tmp_path / "scenes", towers)
     pool = Pool.open(tmp_path / "scenes")
-    shape = Shape(videos=4, queries=6, clips=(12, 30))
-    train_block(pool, towers, tmp_path / "r2", Budget(minutes=0.7, warmup_steps=10), shape=shape)
+    train_block(
+        pool,
+        towers,
+        tmp_path / "r2",
+        Budget(steps=120, warmup_steps=10),
+        shape=Shape(videos=4, queries=5, absent=1, clips=(12, 24)),
+        clip=clip_tensors(clip_file)[0],
+    )
 
     bundle = ship(tmp_path / "r2" / "model.pth", clip_file, sprites, tmp_path / "bundle")
     assert time.perf_counter() - began < 600
 
     # In a style that neither was trained on, from pixels to moments.
+    grounder = Grounder.load(bundle, device="cpu")
+    assert grounder.unknown_words("a dog catches a frisbee") == ("catches", "frisbee")
     videos = sample_test_videos("twemoji", 12, sprites, lengths_s=(30.0, 60.0))
     material = prepare(videos, sprites, towers)
-    ours = evaluate(BundleAnswerer(Grounder.load(bundle, device="cpu")), material)
+    ours = evaluate(BundleAnswerer(grounder), material)
     chance = evaluate(RandomAnswerer(), material)
     assert ours.queries > 40
     assert ours.mean_iou > 1.4 * chance.mean_iou
