@@ -49,9 +49,10 @@ def test_it_makes_nothing(home: Path) -> None:
     assert "not made yet" in found["folders"]["models"]["value"]
 
 
-def test_no_model_is_a_problem_that_says_what_to_do() -> None:
+def test_the_demo_model_stands_in_and_it_is_said_what_fetches_a_full_one() -> None:
     default = diagnose()["models"]["default"]
-    assert default["problem"]
+    assert not default["problem"]
+    assert default["value"].startswith("demo")
     assert "r2rt models pull qvhighlights" in default["value"]
 
 
