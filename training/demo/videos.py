@@ -13,12 +13,13 @@ from torch import Tensor
 
 from training.clip import ClipTowers
 from training.data.sample import Batch, Sample, collate
+from training.demo.guidance import Hints, collate_hints, hints_of
 from training.demo.scenes import Pool
 from training.demo.settings import FPS, LAYERS
 from training.tiny_clip.rows import encode
 from training.world.videos import Query, Video, sample_absent, sample_queries
 
-__all__ = ["Composer", "collate_shared", "encode_queries", "samples_of"]
+__all__ = ["Composer", "Lesson", "Shape", "collate_shared", "encode_queries", "samples_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +33,22 @@ class Shape:
         clips: the fewest and the most clips that the videos of a batch have, about.
     """
 
-    videos: int = 5
-    queries: int = 8
-    absent: int = 2
+    videos: int = 4
+    queries: int = 7
+    absent: int = 3
     clips: tuple[int, int] = (15, 75)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lesson:
+    """A batch, and what is true of its queries at every clip."""
+
+    batch: Batch
+    hints: Hints
+
+
 class Composer:
-    """Makes batches without end: batch n depends on the seed and on n alone."""
+    """Makes lessons without end: lesson n depends on the seed and on n alone."""
 
     def __init__(self, pool: Pool, towers: ClipTowers, shape: Shape, seed: int) -> None:
         self._pool, self._towers, self._shape, self._seed = pool, towers, shape, seed
@@ -49,13 +58,14 @@ class Composer:
                 self._with.setdefault(actor.thing.concept, []).append(index)
         self._concepts = sorted(self._with)
 
-    def batch(self, number: int) -> Batch:
-        """Return batch `number`: videos of about the same length, the queries of one together."""
+    def lesson(self, number: int) -> Lesson:
+        """Return lesson `number`: videos of about the same length, the queries of one together."""
         rng = np.random.default_rng([self._seed, number])
         low, high = self._shape.clips
         # Short videos are as frequent as long ones, in steps: a batch of long ones costs more.
         clips = int(rng.integers(low, high + 1))
         samples: list[list[Sample]] = []
+        hints: list[Hints] = []
         while len(samples) < self._shape.videos:
             chosen, video = self._compose(rng, clips)
             queries = sample_queries(rng, video, self._shape.queries)
@@ -63,16 +73,12 @@ class Composer:
             if len(queries) < self._shape.queries or len(absent) < self._shape.absent:
                 continue
             hidden = np.concatenate([self._pool.hidden_of(index) for index in chosen])
-            samples.append(
-                samples_of(
-                    video,
-                    [*queries, *absent],
-                    hidden,
-                    self._towers,
-                    vid=f"{number}/{len(samples)}",
-                )
-            )
-        return collate_shared(samples, torch.Generator().manual_seed(int(rng.integers(2**31))))
+            asked = [*queries, *absent]
+            vid = f"{number}/{len(samples)}"
+            samples.append(samples_of(video, asked, hidden, self._towers, vid=vid))
+            hints += hints_of(video, asked, len(hidden))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        return Lesson(batch=collate_shared(samples, generator), hints=collate_hints(hints))
 
     def _compose(self, rng: Generator, clips: int) -> tuple[list[int], Video]:
         """Put scenes together: some that share a thing, some at random, up to about `clips`."""

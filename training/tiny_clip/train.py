@@ -2,8 +2,8 @@
 
 `python -m training.tiny_clip.train --sprites FILE --minutes 60 --seed 0 --out DIR`
 
-The schedule follows the clock, not a number of steps: what is reached depends on the machine, and
-is what the time allows. Checkpoints are written whole every two minutes; `--resume` goes on from
+With `--minutes` the schedule follows the clock, not a number of steps: what is reached depends on
+the machine, and is what the time allows; `--steps` fixes it. Checkpoints are written whole every two minutes; `--resume` goes on from
 the last one. Per step:
 
 1. a class matrix, free at first, names what a frame shows (softmax over all concepts);
@@ -57,7 +57,8 @@ class Settings:
     """How the training runs.
 
     Attributes:
-        minutes: budget of wall-clock time, resumed parts together.
+        minutes: budget of wall-clock time, resumed parts together; None where steps decide.
+        steps: budget of steps; None where time decides.
         seed: of weights and frames.
         batch: frames a step.
         rate: peak learning rate.
@@ -71,7 +72,8 @@ class Settings:
         max_steps: stop after so many steps; 0 for no limit.
     """
 
-    minutes: float
+    minutes: float | None = None
+    steps: int | None = None
     seed: int = 0
     batch: int = 96
     rate: float = 1e-3
@@ -170,7 +172,10 @@ class _Run:
 
     @property
     def progress(self) -> float:
-        return min(self.elapsed_s / (self.settings.minutes * 60), 1.0)
+        settings = self.settings
+        by_time = self.elapsed_s / (60 * settings.minutes) if settings.minutes else 0.0
+        by_step = self.step / settings.steps if settings.steps else 0.0
+        return min(max(by_time, by_step), 1.0)
 
     def go(self) -> None:
         settings = self.settings
@@ -319,10 +324,9 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--minutes",
     type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Budget of time.",
+    help="Budget of time; an hour without --steps.",
 )
+@click.option("--steps", type=click.IntRange(1), help="Budget of steps.")
 @click.option("--seed", default=Settings.seed, show_default=True)
 @click.option("--rate", default=Settings.rate, show_default=True, help="Peak learning rate.")
 @click.option("--batch", default=Settings.batch, show_default=True, help="Frames a step.")
@@ -334,7 +338,8 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 def command(
     sprites: Path,
     out: Path,
-    minutes: float,
+    minutes: float | None,
+    steps: int | None,
     seed: int,
     rate: float,
     batch: int,
@@ -344,7 +349,14 @@ def command(
 ) -> None:
     """Train the tiny CLIP."""
     torch.set_num_threads(threads)
-    settings = Settings(minutes=minutes, seed=seed, rate=rate, batch=batch, evaluate_s=evaluate_s)
+    settings = Settings(
+        minutes=60.0 if minutes is None and steps is None else minutes,
+        steps=steps,
+        seed=seed,
+        rate=rate,
+        batch=batch,
+        evaluate_s=evaluate_s,
+    )
     train(sprites, out, settings, resume=resume)
 
 

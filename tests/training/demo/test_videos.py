@@ -15,16 +15,16 @@ SHAPE = Shape(videos=2, queries=3, absent=0, clips=(12, 24))
 
 
 def test_a_batch_is_its_seed_s_and_its_number_s(pool: Pool, towers: ClipTowers) -> None:
-    one, two = (Composer(pool, towers, SHAPE, seed=5).batch(3) for _ in range(2))
+    one, two = (Composer(pool, towers, SHAPE, seed=5).lesson(3).batch for _ in range(2))
     assert one.qids == two.qids
     assert torch.equal(one.video, two.video)
     assert torch.equal(one.targets.pos_clip, two.targets.pos_clip)
-    other = Composer(pool, towers, SHAPE, seed=5).batch(4)
+    other = Composer(pool, towers, SHAPE, seed=5).lesson(4).batch
     assert one.video.shape != other.video.shape or not torch.equal(one.video, other.video)
 
 
 def test_positive_clips_lie_in_moments(pool: Pool, towers: ClipTowers) -> None:
-    batch = Composer(pool, towers, SHAPE, seed=1).batch(0)
+    batch = Composer(pool, towers, SHAPE, seed=1).lesson(0).batch
     targets = batch.targets
     assert targets.boundary_s is not None
     assert batch.video.shape[0] == 2
@@ -38,7 +38,7 @@ def test_positive_clips_lie_in_moments(pool: Pool, towers: ClipTowers) -> None:
 
 
 def test_sharing_videos_changes_no_loss(pool: Pool, towers: ClipTowers) -> None:
-    batch = Composer(pool, towers, SHAPE, seed=2).batch(7)
+    batch = Composer(pool, towers, SHAPE, seed=2).lesson(7).batch
     torch.manual_seed(0)
     model = R2Tuning(model_config(towers)).eval()
     shared = model(batch.video.float(), batch.query, batch.video_mask, batch.query_mask)
@@ -67,7 +67,7 @@ def test_queries_that_are_true_nowhere_have_one_loss_and_change_no_other(
     pool: Pool, towers: ClipTowers
 ) -> None:
     shape = Shape(videos=2, queries=3, absent=2, clips=(12, 24))
-    batch = Composer(pool, towers, shape, seed=2).batch(1)
+    batch = Composer(pool, towers, shape, seed=2).lesson(1).batch
     torch.manual_seed(0)
     model = R2Tuning(model_config(towers)).eval()
     output = model(batch.video.float(), batch.query, batch.video_mask, batch.query_mask)
@@ -93,7 +93,7 @@ def test_queries_that_are_true_nowhere_have_one_loss_and_change_no_other(
 def test_a_positive_clip_has_no_other_clip_of_its_query_for_a_negative(
     pool: Pool, towers: ClipTowers
 ) -> None:
-    targets = Composer(pool, towers, SHAPE, seed=4).batch(2).targets
+    targets = Composer(pool, towers, SHAPE, seed=4).lesson(2).batch.targets
     for saliency, clip in zip(targets.saliency, targets.pos_clip, strict=True):
         others = saliency.clone()
         others[clip] = 0
