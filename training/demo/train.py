@@ -173,8 +173,8 @@ class _Run:
             self.learned, lr=0.0, weight_decay=budget.weight_decay, fused=True
         )
         if budget.compiled:
-            # Without the option, rounded maxima equal nothing that they are maxima of, and gradients
-            # become 0 / 0.
+            # Without it, a rounded maximum equals nothing that it is the maximum of, and its
+            # gradient is 0 / 0.
             options = {"emulate_precision_casts": True}
             self.model.adapter.compile(dynamic=True, options=options)
         self.composer = Composer(pool, towers, shape, seed)

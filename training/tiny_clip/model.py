@@ -19,6 +19,9 @@ from training.world.concepts import CONCEPTS
 __all__ = ["CONFIG_PATH", "Seen", "TinyClip", "tiny_config"]
 
 CONFIG_PATH = Path(__file__).parent / "r2rt-tiny.json"
+# Layers, counted from the last, that must tell where a patch is: those that the R² block reads.
+# What a frame is called does not depend on that, so nothing else would keep it; motion needs it.
+_PLACED = 4
 
 
 def tiny_config() -> ClipConfig:
@@ -50,18 +53,20 @@ class Seen(NamedTuple):
         image: (B, D) unit vectors, of CLS.
         patches: (B, P, D) unit vectors.
         colours: (B, P, 9) logits of named colours.
+        places: (4, B, P, 2), where each of the last layers says that a patch is: x and y, -1 to 1.
     """
 
     image: Tensor
     patches: Tensor
     colours: Tensor
+    places: Tensor
 
 
 class TinyClip(nn.Module):
     """Both towers, their projections, and a free matrix of classes.
 
     The class matrix stands in for the text tower while that one knows nothing yet; its last row is
-    the background's. It and the colour head are not part of what is exported.
+    the background's. It and the heads of colours and places are not part of what is exported.
     """
 
     rows: Tensor
@@ -81,6 +86,7 @@ class TinyClip(nn.Module):
         self.patch_scale = nn.Parameter(torch.tensor(2.66))
         self.classes = nn.Parameter(torch.randn(len(CONCEPTS) + 1, text_width))
         self.colour_head = nn.Linear(width, len(COLOURS))
+        self.place_heads = nn.ModuleList(nn.Linear(width, 2) for _ in range(_PLACED))
         self.register_buffer("rows", torch.from_numpy(row_map()).long(), persistent=False)
         self._initialise()
 
@@ -92,11 +98,19 @@ class TinyClip(nn.Module):
         cls = vision.class_embedding.expand(len(x), 1, -1).to(x.dtype)
         x = torch.cat([cls, x], dim=1) + self._positions(x.shape[1])
         x = vision.ln_pre(x)
+        layers = []
         for block in vision.blocks:
             x = block(x)
+            layers.append(x)
+        places = torch.stack(
+            [
+                head(F.layer_norm(layer[:, 1:], layer.shape[-1:])).float()
+                for head, layer in zip(self.place_heads, layers[-_PLACED:], strict=True)
+            ]
+        )
         x = self.ln_post(x)
         embedded = F.normalize((x @ self.proj).float(), dim=-1)
-        return Seen(embedded[:, 0], embedded[:, 1:], self.colour_head(x[:, 1:]))
+        return Seen(embedded[:, 0], embedded[:, 1:], self.colour_head(x[:, 1:]), places)
 
     def read(self, ids: Tensor) -> Tensor:
         """Read (N, L) CLIP token ids; return (N, D) unit vectors."""

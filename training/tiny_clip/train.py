@@ -3,11 +3,12 @@
 `python -m training.tiny_clip.train --sprites FILE --minutes 60 --seed 0 --out DIR`
 
 With `--minutes` the schedule follows the clock, not a number of steps: what is reached depends on
-the machine, and is what the time allows; `--steps` fixes it. Checkpoints are written whole every two minutes; `--resume` goes on from
-the last one. Per step:
+the machine, and is what the time allows; `--steps` fixes it. Checkpoints are written whole every
+two minutes; `--resume` goes on from the last one. Per step:
 
 1. a class matrix, free at first, names what a frame shows (softmax over all concepts);
-2. the same matrix names every patch, whose content the compositor knows, and a head its colour;
+2. the same matrix names every patch, whose content the compositor knows, and heads tell its colour
+   and, from each layer that the R² block reads, its place;
 3. the text tower joins: it must name what captions name, and tell true captions from false ones,
    frame by frame and caption by caption (a contrastive loss with every true pair as a positive).
 """
@@ -21,7 +22,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from r2rt.files import replacing
 from training._command import run
 from training.tiny_clip.data import IGNORED, Batch, Frames, settings_at
 from training.tiny_clip.model import TinyClip
-from training.tiny_clip.weights import write_weights
+from training.tiny_clip.weights import load_model, write_weights
 from training.tiny_clip.zero_shot import (
     class_embeddings,
     compose_test_frames,
@@ -70,6 +71,7 @@ class Settings:
         evaluate_s: seconds between evaluations.
         half: whether matrices are multiplied in bfloat16.
         max_steps: stop after so many steps; 0 for no limit.
+        first_stage: share of the curriculum that is taken for done.
     """
 
     minutes: float | None = None
@@ -85,6 +87,7 @@ class Settings:
     evaluate_s: float = 240
     half: bool = True
     max_steps: int = 0
+    first_stage: float = 0.0
 
 
 def losses(model: TinyClip, batch: Batch, text: float) -> dict[str, Tensor]:
@@ -110,6 +113,7 @@ def losses(model: TinyClip, batch: Batch, text: float) -> dict[str, Tensor]:
             ignore_index=IGNORED,
         ),
     }
+    terms["place"] = (seen.places - _grid(seen.places.shape[2])).abs().mean()
     colours = batch.colours.flatten()
     if bool((colours != IGNORED).any()):
         logits = seen.colours.float().flatten(0, 1)
@@ -128,6 +132,25 @@ def losses(model: TinyClip, batch: Batch, text: float) -> dict[str, Tensor]:
     return terms
 
 
+def _grid(patches: int) -> Tensor:
+    """Return x and y of the patches of a frame, (P, 2), from -1 to 1."""
+    side = math.isqrt(patches)
+    ramp = torch.linspace(-1, 1, side)
+    return torch.stack((ramp.repeat(side), ramp.repeat_interleave(side)), dim=1)
+
+
+def _tell_sides(table: Tensor) -> None:
+    """Make a table of positions (1 + P, C) tell left from right as clearly as up from down.
+
+    What a frame is called stays the same when it is mirrored, so training for names alone leaves
+    little of x but its distance from the middle.
+    """
+    places = table[1:]
+    x, y = _grid(len(places)).T
+    slope = torch.linalg.norm(y @ (places - places.mean(dim=0)) / y.square().sum())
+    places += slope * x[:, None] * F.normalize(torch.randn(table.shape[1]), dim=0)
+
+
 def _matching(logits: Tensor, truth: Tensor) -> Tensor:
     """Cross entropy against all that is true of each row; rows of which nothing is are left out."""
     some = truth.any(dim=1)
@@ -135,14 +158,32 @@ def _matching(logits: Tensor, truth: Tensor) -> Tensor:
     return F.cross_entropy(logits[some], target / target.sum(dim=1, keepdim=True))
 
 
-def train(sprites: Path, out: Path, settings: Settings, *, resume: bool = False) -> TinyClip:
+def train(
+    sprites: Path,
+    out: Path,
+    settings: Settings,
+    *,
+    init: Path | None = None,
+    resume: bool = False,
+) -> TinyClip:
     """Train within the budget; leave checkpoints, metrics and the averaged weights in `out`.
+
+    Args:
+        sprites: the file that `training.world.art` made.
+        out: folder of the results.
+        settings: how.
+        init: weights to start from, with the whole world from the first step on.
+        resume: whether to go on from `out`'s checkpoint, if there is one.
 
     Returns:
         The model with averaged weights.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if init is not None:
+        settings = replace(settings, first_stage=0.6, text_from=-1.0)
     state = _Run(sprites, out, settings)
+    if init is not None:
+        state.start_from(init)
     if resume and state.checkpoint.is_file():
         state.load()
     state.go()
@@ -159,7 +200,7 @@ class _Run:
         self.checkpoint = out / "checkpoint.pt"
         self.model = TinyClip()
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, settings.decay), lr=0.0, fused=True)
+        self.optimizer = _optimizer(self.model, settings)
         self.step = self.images = 0
         self.before_s = 0.0  # what earlier parts of the run took
         self._sprites: Sprites | None = None
@@ -177,11 +218,27 @@ class _Run:
         by_step = self.step / settings.steps if settings.steps else 0.0
         return min(max(by_time, by_step), 1.0)
 
+    @property
+    def stage(self) -> float:
+        """How far the curriculum is."""
+        return max(self.progress, self.settings.first_stage)
+
+    def start_from(self, weights: Path) -> None:
+        """Take the towers' weights; what only training has is made from them."""
+        self.model = load_model(weights).train()
+        with torch.no_grad():
+            self.model.classes[:-1] = class_embeddings(self.model)
+            self.model.class_scale.fill_(float(self.model.logit_scale))
+            self.model.patch_scale.fill_(float(self.model.logit_scale))
+            _tell_sides(self.model.vision.positional_embedding)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = _optimizer(self.model, self.settings)
+
     def go(self) -> None:
         settings = self.settings
         # A forked worker inherits locks of OpenCV's and OpenMP's threads, and may hang on them.
         context = multiprocessing.get_context("spawn")
-        shared = context.Value("d", self.progress)
+        shared = context.Value("d", self.stage)
         frames = Frames(
             self.sprites,
             seed=settings.seed,
@@ -198,7 +255,7 @@ class _Run:
         )
         saved = evaluated = self.elapsed_s
         for batch in loader:
-            progress = shared.value = self.progress
+            progress, shared.value = self.progress, self.stage
             if progress >= 1 or (settings.max_steps and self.step >= settings.max_steps):
                 break
             terms = self._learn(Batch(*batch), progress)
@@ -238,7 +295,7 @@ class _Run:
     def evaluate(self) -> None:
         """Log how well frames of some styles are named, seen and unseen."""
         model = self.average.eval()
-        size = settings_at(min(self.progress, 0.999)).size
+        size = settings_at(min(self.stage, 0.999)).size
         classes = {"": F.normalize(model.classes[:-1], dim=-1)}
         if self.progress > self.settings.text_from:
             classes[" by text"] = class_embeddings(model)
@@ -293,6 +350,10 @@ class _Run:
             file.write(json.dumps(record) + "\n")
 
 
+def _optimizer(model: TinyClip, settings: Settings) -> torch.optim.AdamW:
+    return torch.optim.AdamW(_groups(model, settings.decay), lr=0.0, fused=True)
+
+
 def _groups(model: TinyClip, decay: float) -> list[dict[str, Any]]:
     """Matrices decay; gains, biases, embeddings and scales do not."""
     matrices: list[nn.Parameter] = []
@@ -334,6 +395,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--evaluate-s", default=Settings.evaluate_s, show_default=True, help="Between evaluations."
 )
+@click.option("--init", type=_FILE, help="Weights to start from.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint, if there is one.")
 def command(
     sprites: Path,
@@ -345,6 +407,7 @@ def command(
     batch: int,
     threads: int,
     evaluate_s: float,
+    init: Path | None,
     resume: bool,
 ) -> None:
     """Train the tiny CLIP."""
@@ -357,7 +420,7 @@ def command(
         batch=batch,
         evaluate_s=evaluate_s,
     )
-    train(sprites, out, settings, resume=resume)
+    train(sprites, out, settings, init=init, resume=resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

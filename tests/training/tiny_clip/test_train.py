@@ -45,7 +45,7 @@ def test_without_text_the_text_tower_is_left_alone(toy_sprites: Sprites) -> None
     model = TinyClip()
     batch = make_batch(np.random.default_rng(0), toy_sprites, settings_at(0.0), 8)
     terms = losses(model, batch, text=0.0)
-    assert set(terms) == {"class", "patch", "colour"}
+    assert set(terms) == {"class", "patch", "place", "colour"}
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in model.text.parameters())
     assert model.vision.conv1.weight.grad is not None
