@@ -88,6 +88,7 @@ def train(
     shape: Shape | None = None,
     clip: Mapping[str, Tensor] | None = None,
     layer_order: tuple[int, ...] = (0, 1, 2, 3),
+    init: Path | None = None,
     seed: int = TRAIN_SEED,
     resume: bool = False,
 ) -> R2Tuning:
@@ -100,6 +101,7 @@ def train(
         budget: how long.
         shape: of batches.
         clip: CLIP's tensors, for a warm start; without them the block starts from nothing.
+        init: `model.pth` of an earlier training to start from instead.
         layer_order: CLIP layers as the block is given them; it reads the last one first.
         seed: of weights and of videos.
         resume: whether to go on from `checkpoint.pt`.
@@ -108,10 +110,12 @@ def train(
         The model with averaged weights, in eval mode.
     """
     run = _Run(pool, towers, out, budget, shape or Shape(), layer_order, seed)
-    if clip is not None and not (resume and run.checkpoint.is_file()):
-        run.warm_up(pool, towers, clip, seed)
     if resume and run.checkpoint.is_file():
         run.load()
+    elif init is not None:
+        run.start_from(init)
+    elif clip is not None:
+        run.warm_up(pool, towers, clip, seed)
     run.go()
     return run.average.eval()
 
@@ -202,6 +206,12 @@ class _Run:
                     self.save()
         self.save()
 
+    def start_from(self, weights: Path) -> None:
+        """Take the weights of an earlier training."""
+        state = torch.load(weights, weights_only=True)["state_dict"]
+        self.model.load_state_dict(state)
+        self.average.load_state_dict(state)
+
     def warm_up(
         self, pool: Pool, towers: ClipTowers, clip: Mapping[str, Tensor], seed: int
     ) -> None:
@@ -281,6 +291,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="budget of time")
     parser.add_argument("--steps", type=int, help="budget of steps")
     parser.add_argument("--lr", type=float, default=Budget.lr, help="peak learning rate")
+    parser.add_argument("--init", type=Path, help="model.pth to start from")
     parser.add_argument("--layers", default="0,1,2,3", help="CLIP layers in the block's order")
     parser.add_argument("--seed", type=int, default=TRAIN_SEED)
     parser.add_argument("--threads", type=int, default=2)
@@ -302,6 +313,7 @@ def main() -> None:
         ),
         clip=clip_tensors(arguments.clip)[0],
         layer_order=tuple(int(layer) for layer in arguments.layers.split(",")),
+        init=arguments.init,
         seed=arguments.seed,
         resume=arguments.resume,
     )
