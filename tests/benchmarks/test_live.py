@@ -134,7 +134,10 @@ def test_the_command_survives_its_server_and_reports(server: str, tmp_path: Path
     assert all(row["resident MB"] > 10 for row in rows["over time"])
     # An answer that changes nothing tells nothing.
     assert sum(row["answers told"] for row in rows["over time"]) > 3
-    assert len(record["targets"]) == 5
+    # The window is not full after a quarter of the time, so that memory is no promise yet.
+    assert len(record["targets"]) == 4
+    (skip,) = record["skipped"]
+    assert "memory grows until 5 s are kept" in skip["reason"]
     met = {target["what"]: target["met"] for target in record["targets"]}
     assert met[f"{server}: dropped and not told of"]
     assert met[f"{server}: reconnects"]
