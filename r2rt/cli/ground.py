@@ -16,6 +16,7 @@ from r2rt.cli.media import (
     deliver_media,
     deliver_reel,
     media_options,
+    media_paths,
 )
 from r2rt.cli.options import (
     encoding_options,
@@ -115,7 +116,9 @@ def ground(
     delivery = Delivery(
         outputs, videos.paths, several=videos.several, top_k=top_k or "usual", quiet=quiet
     )
-    waiting = delivery.waiting(videos.paths)
+    waiting = delivery.waiting(
+        videos.paths, also=lambda video: media_paths(Path(video), media, delivery.label(video))
+    )
     if not waiting:
         return
     check_media(None if videos.several else Path(videos.paths[0]), media)

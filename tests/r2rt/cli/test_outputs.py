@@ -102,6 +102,44 @@ def test_finished_videos_are_left_out(
     assert "kept" not in {path.read_text() for path in files}
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--clips", "clips"),
+        ("--thumbnails", "stills"),
+        ("--contact-sheet", "sheet.png"),
+        ("--plot", "plot.png"),
+        ("--report", "report.html"),
+    ],
+)
+def test_a_video_is_finished_only_with_all_that_is_made_of_it(
+    option: str, name: str, several: bool, videos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = [videos / "more" if several else videos / "more" / "clip 2.mp4", "-q", QUERY]
+    asked += ["--top-k", 2, "--output-dir", out, "-f", "csv", "--skip-existing"]
+
+    def is_asked(*more: object) -> bool:
+        (out / "clip 2.csv").write_text("kept")
+        assert ground(*asked, *more) == 0
+        return (out / "clip 2.csv").read_text() != "kept"
+
+    assert ground(*asked) == 0
+    assert not is_asked()
+    assert is_asked(option, tmp_path / name)
+    made = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != out]
+    made = [path for path in made if videos not in path.parents]
+    assert made
+    assert not is_asked(option, tmp_path / name)
+    for path in made:
+        os.utime(path, ns=(1, 1))
+    assert is_asked(option, tmp_path / name)
+    for path in made:
+        path.rename(path.with_name(f"another-{path.name}"))
+    assert is_asked(option, tmp_path / name)
+
+
 def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = videos / "clip 2.mp4", videos / "clip 10.mp4"
 
