@@ -33,6 +33,7 @@ from r2rt.errors import (
 from r2rt.models import (
     choose_default,
     default_model,
+    demo_model,
     installed,
     models_dir,
     remove,
@@ -194,6 +195,23 @@ class TestFinding:
         assert "demo model" in choose_default().reason
         mine = install("mine")
         assert default_model() == mine
+
+    def test_the_demo_of_the_package_has_a_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_bundle(tmp_path / "demo")
+        monkeypatch.setattr(models, "_DEMO", tmp_path / "demo")
+        demo = demo_model()
+        assert demo is not None
+        assert resolve("demo") == demo.path
+        with pytest.raises(ModelNotFoundError, match="part of the package"):
+            remove("demo")
+        assert demo_model() == demo
+        mine = install("demo")
+        assert resolve("demo") == mine
+        remove("demo")
+        assert not mine.exists()
+        assert resolve("demo") == demo.path
 
     def test_removing(self) -> None:
         path = install("mine")
