@@ -123,9 +123,9 @@ def stacked_lines(
                             label=f"{name}, {column}",
                         )
             axis.set_ylabel(label, fontsize=8)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the legend
             axis.tick_params(labelsize=8)
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper left", ncols=2)
         axes[-1].set_xlabel(x, fontsize=8)
         _save(figure, report, path)
         pyplot.close(figure)
