@@ -54,7 +54,7 @@ __all__ = ["ground"]
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    help="Moments a query.  [default: all in json, jsonl and csv, else 5]",
+    help="The most moments a query.  [default: all in json, jsonl and csv, else 5]",
 )
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.0, help="Drop moments below this score."

@@ -79,6 +79,16 @@ def test_the_best_of_all_videos(videos: Path, capsys: pytest.CaptureFixture[str]
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_long_query_is_not_broken_to_its_tables_width(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    query = "a red ball rolls to the right and a blue square to the left"
+    assert ground(DEMO_VIDEO, query) == 0
+    title, border = capsys.readouterr().out.splitlines()[:2]
+    assert title == query
+    assert len(border) < len(title)
+
+
 def test_finished_videos_are_left_out(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +172,7 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
     [
         (["{one}", "{two}", "a"], 2, "is a file, not a query"),
         (["{one}", "-v", "{two}", "a"], 2, "is a file, not a query"),
+        (["a", "{one}"], 2, "name the video first"),
         ([], 2, "no video"),
         (["{one}"], 2, "no query"),
         (["{folder}", "a", "-f", "edl"], 2, "--output-dir"),
