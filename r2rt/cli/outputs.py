@@ -21,11 +21,14 @@ from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
-from r2rt.outputs.names import output_stems
+from r2rt.outputs.names import numbered, output_stems
 
 __all__ = ["Delivery", "OutputOptions", "deliver", "output_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Clips and pictures keep 80 bytes of a label.
+_LABEL_BYTES = 70
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +195,15 @@ class Delivery:
 
     def label(self, video: str) -> str | None:
         """Return what tells a video's files from those of others; None where it is the only one."""
-        return self._stems[video] if self._several else None
+        return self._labels[video] if self._several else None
+
+    @functools.cached_property
+    def _labels(self) -> dict[str, str]:
+        from r2rt.media.names import slug
+
+        # Stems that differ may be the same as slugs. A number must not be cut off again.
+        slugs = [slug(stem, _LABEL_BYTES, empty="video") for stem in self._stems.values()]
+        return dict(zip(self._stems, numbered(slugs), strict=True))
 
     def waiting(
         self, videos: Sequence[str], *, also: Callable[[str], Sequence[Path]] = lambda _: ()

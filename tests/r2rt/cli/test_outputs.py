@@ -150,6 +150,18 @@ def test_a_video_is_finished_only_with_all_that_is_made_of_it(
     assert is_asked(option, tmp_path / name)
 
 
+def test_pictures_of_videos_with_like_names_are_told_apart(videos: Path, tmp_path: Path) -> None:
+    long = "a" * 90
+    names = ["clip 2", "clip_2", f"{long} b", f"{long} c"]
+    named = [word for name in names for word in ("-v", videos / f"{name}.mp4")]
+    for name in names[1:]:
+        shutil.copy(DEMO_VIDEO, videos / f"{name}.mp4")
+    made = ["--plot", tmp_path / "plot.png", "--thumbnails", tmp_path / "stills"]
+    assert ground(QUERY, *named, "--top-k", 1, *made) == 0
+    assert len(list(tmp_path.glob("plot.*.png"))) == len(names)
+    assert len(list((tmp_path / "stills").iterdir())) == len(names)
+
+
 def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = videos / "clip 2.mp4", videos / "clip 10.mp4"
 
