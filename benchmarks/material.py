@@ -9,6 +9,7 @@ packets with shifted timestamps, so that an hour takes seconds to write and ever
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["CODECS", "RATE", "VideoSpec", "find_source", "make_video"]
+__all__ = ["CODECS", "RATE", "VideoSpec", "find_source", "looped", "make_video"]
 
 RATE = 25
 # Raised whenever the same spec would give another file.
@@ -149,6 +150,29 @@ def make_video(spec: VideoSpec, folder: Path, source: Path | None = None) -> Pat
                 parts.append(_segment(spec, rest, source, folder))
             _join(parts, segment, path)
     return path
+
+
+def looped(video: Path, seconds: float, path: Path) -> Path:
+    """Write a video's packets again and again, until `path` lasts so long, and return it."""
+    end_s = 0.0
+    with av.open(str(video)) as first, av.open(str(path), "w") as output:
+        template = first.streams.video[0]
+        length, time_base = template.duration, template.time_base
+        assert length is not None
+        assert time_base is not None
+        stream = output.add_stream_from_template(template, opaque=True)
+        for turn in itertools.count():
+            if end_s >= seconds:
+                return path
+            with av.open(str(video)) as again:
+                for packet in again.demux(again.streams.video[0]):
+                    if packet.size and packet.pts is not None and packet.dts is not None:
+                        packet.pts += turn * length
+                        packet.dts += turn * length
+                        packet.stream = stream
+                        output.mux(packet)
+            end_s = float((turn + 1) * length * time_base)
+    raise AssertionError("unreachable")
 
 
 def _file_name(spec: VideoSpec, frames: int, source: Path | None) -> str:

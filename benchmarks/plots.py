@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Report
 
-__all__ = ["draw_bars", "grouped_lines"]
+__all__ = ["draw_bars", "grouped_lines", "stacked_lines"]
 
 
 def draw_bars(report: Report, path: Path) -> None:
@@ -84,6 +84,49 @@ def grouped_lines(
                 axis.set_ylim(bottom=0)
             axis.tick_params(labelsize=8)
             axis.legend(fontsize=8)
+        _save(figure, report, path)
+        pyplot.close(figure)
+
+    return draw
+
+
+def stacked_lines(
+    group: str, x: str, panels: Mapping[str, Sequence[str]]
+) -> Callable[[Report, Path], None]:
+    """Return what draws columns of one group, panel under panel over the same abscissa.
+
+    Args:
+        group: whose rows are drawn, a line a case and column.
+        x: the column on the abscissa.
+        panels: the columns that each panel shows, by what its ordinate is called.
+    """
+
+    def draw(report: Report, path: Path) -> None:
+        pyplot = _pyplot()
+        figure, axes = pyplot.subplots(
+            len(panels), 1, figsize=(8, 2.6 * len(panels)), sharex=True, layout="constrained"
+        )
+        rows = [row for row in report.rows if row.group == group]
+        for axis, (label, columns) in zip(axes, panels.items(), strict=True):
+            for name in dict.fromkeys(row.name for row in rows):
+                for column in columns:
+                    points = [
+                        (float(row.values[x]), float(row.values[column]))
+                        for row in rows
+                        if row.name == name and column in row.values
+                    ]
+                    if points:
+                        axis.plot(
+                            *zip(*points, strict=True),
+                            marker="o",
+                            markersize=3,
+                            label=f"{name}, {column}",
+                        )
+            axis.set_ylabel(label, fontsize=8)
+            axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the legend
+            axis.tick_params(labelsize=8)
+            axis.legend(fontsize=8, loc="upper left", ncols=2)
+        axes[-1].set_xlabel(x, fontsize=8)
         _save(figure, report, path)
         pyplot.close(figure)
 

@@ -72,7 +72,8 @@ def kernel_graphs(bundle: Bundle, checkpoint: Path) -> KernelGraphs:
         R2rtError: the checkpoint cannot be used; see `training.checkpoint.load_checkpoint`.
         KernelBuildError: the model's sizes are none that the kernels take.
     """
-    from kernels.aot import KernelBuildError, kernel_dims
+    from export.kernel_writer import kernel_dims
+    from kernels.aot import KernelBuildError
     from kernels.variants import kernel_variants
 
     weights = load_checkpoint(checkpoint)

@@ -236,14 +236,14 @@ def _add_kernels(
     bundle: Bundle, checkpoint: Path, flavour: Flavour, say: Any, step: Any
 ) -> KernelGraphs:
     """Put compiled kernels and their launches into a bundle, for every target that has any."""
+    from export.kernel_writer import TARGETS, store_kernels
     from export.launches import kernel_graphs
-    from kernels.aot import TARGETS, store
 
     graphs = kernel_graphs(bundle, checkpoint)
     served = {x for target in flavour.targets for x in flavour.capabilities(target)}
     targets = [x for x in TARGETS if f"{x // 10}.{x % 10}" in served]
     say(f"compiling kernels for {', '.join(f'sm_{x}' for x in targets) or 'none of the targets'}")
-    store(bundle, targets=targets, more=graphs.variants, files=graphs.files, say=step)
+    store_kernels(bundle, targets=targets, more=graphs.variants, files=graphs.files, say=step)
     return graphs
 
 

@@ -6,6 +6,7 @@ without a traceback and exits with the class's `exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "BackendUnavailableError",
     "BundleDamagedError",
     "BundleSchemaError",
+    "ConversionError",
     "DownloadError",
     "EncodedVideoError",
     "GpuError",
@@ -30,6 +32,7 @@ __all__ = [
     "SomeVideosFailedError",
     "SourceLostError",
     "SourceNotFoundError",
+    "error_class",
     "exit_codes",
 ]
 
@@ -130,6 +133,12 @@ class ModelMismatchError(R2rtError, ValueError):
     exit_code = 25
 
 
+class ConversionError(R2rtError, ValueError):
+    """A published checkpoint cannot be used, or could not be converted here."""
+
+    exit_code = 26
+
+
 class AccuracyError(R2rtError, ValueError):
     """A quantised bundle whose answers depart too far from those of its fp32 origin."""
 
@@ -165,13 +174,22 @@ def exit_codes() -> dict[int, str]:
 
     The workbench's commands document further codes of their own.
     """
-    codes = {0: "Done.", 1: "A fault in r2rt itself; please report it.", 130: "Interrupted."}
-    pending = list(R2rtError.__subclasses__())
+    codes = {error.exit_code: (error.__doc__ or "").strip().splitlines()[0] for error in _errors()}
+    codes |= {0: "Done.", 1: "A fault in r2rt itself; please report it.", 130: "Interrupted."}
+    codes[2] = "Wrong usage: an unknown option, or a query that cannot be used."
+    return dict(sorted(codes.items()))
+
+
+def error_class(exit_code: int) -> type[R2rtError] | None:
+    """Return the class of the errors that end a process with an exit code; None if none does."""
+    return {error.exit_code: error for error in _errors()}.get(exit_code)
+
+
+def _errors() -> Iterator[type[R2rtError]]:
+    """Yield every class of this module; other modules of the workbench have more."""
+    pending: list[type[R2rtError]] = [R2rtError]
     while pending:
         error = pending.pop()
         pending.extend(error.__subclasses__())
-        if error.__module__ != __name__:
-            continue
-        codes[error.exit_code] = (error.__doc__ or "").strip().splitlines()[0]
-    codes[2] = "Wrong usage: an unknown option, or a query that cannot be used."
-    return dict(sorted(codes.items()))
+        if error.__module__ == __name__:
+            yield error

@@ -232,7 +232,8 @@ class Grounder:
         self.check_encoded(encoded)
         began = time.perf_counter()
         windows = plan_windows(encoded.num_clips, size)
-        _log.info("%d windows of %d clips", len(windows), windows[0].num_clips)
+        plural = "s" if len(windows) > 1 else ""
+        _log.info("%d window%s of %d clips", len(windows), plural, windows[0].num_clips)
         answers = self._answers(encoded, windows, texts)
         timings = Timings(encode_s=encode_s, text_s=text_s, ground_s=time.perf_counter() - began)
         suppression = self.bundle.manifest.nms if nms == "model" else None if nms == "none" else nms

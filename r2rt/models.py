@@ -24,6 +24,7 @@ __all__ = [
     "checked_name",
     "choose_default",
     "default_model",
+    "demo_model",
     "install_folder",
     "installed",
     "locked",
@@ -98,12 +99,17 @@ def installed() -> tuple[InstalledModel, ...]:
     return tuple(_inspect(path) for path in paths if _is_bundle(path))
 
 
+def demo_model() -> InstalledModel | None:
+    """Return the demo model that is part of the package; None where the package lacks it."""
+    return _inspect(_DEMO) if _is_bundle(_DEMO) else None
+
+
 def resolve(name_or_path: str | Path) -> Path:
     """Return the folder of a bundle.
 
     A `Path`, or a text with a slash, is a folder (or its `bundle.json`). Any other text is the name
-    of an installed model, else of a folder in the current one. A published model may be called by
-    its checkpoint's name, such as `r2_tuning_qvhighlights`.
+    of an installed model, else of a folder in the current one, else `demo`, the package's own. A
+    published model may be called by its checkpoint's name, such as `r2_tuning_qvhighlights`.
 
     Raises:
         ModelNotFoundError: there is none; it says what is installed and how to get one.
@@ -123,6 +129,8 @@ def resolve(name_or_path: str | Path) -> Path:
         return models_dir() / name
     if _is_bundle(path):
         return path
+    if name == _DEMO.name and _is_bundle(_DEMO):
+        return _DEMO
     raise ModelNotFoundError(_not_found(name))
 
 
@@ -157,7 +165,7 @@ def choose_default() -> DefaultModel:
         )
     if _is_bundle(_DEMO):
         return DefaultModel(
-            name="demo",
+            name=_DEMO.name,
             path=_DEMO,
             reason="the demo model of the package, which knows a small world of emoji alone; "
             f"`r2rt models pull {DEFAULT_NAME}` fetches a full one",
@@ -179,6 +187,8 @@ def remove(name: str) -> Path:
     with locked(name):
         path = models_dir() / name
         there = [folder for folder in (path, staging_dir(name)) if folder.is_dir()]
+        if not there and name == _DEMO.name:
+            raise ModelNotFoundError(f"{name} is part of the package: nothing to remove")
         if not there:
             raise ModelNotFoundError(_not_found(name))
         for folder in there:

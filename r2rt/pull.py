@@ -23,12 +23,14 @@ from r2rt.bundle import MANIFEST_NAME, Bundle, Manifest, parse_manifest
 from r2rt.download import Progress, download, is_remote, shown_url
 from r2rt.errors import (
     BundleDamagedError,
+    ConversionError,
     DownloadError,
     HashMismatchError,
     ModelNotFoundError,
     OutputError,
     QueryError,
     R2rtError,
+    error_class,
 )
 from r2rt.models import checked_name, install_folder, locked, models_dir, staging_dir, user_path
 from r2rt.registry import CLIP_ARCHITECTURE, PUBLISHED
@@ -37,6 +39,7 @@ __all__ = ["find_workbench", "manifest_sha256", "pull"]
 
 _MAX_MANIFEST_BYTES = 4 << 20
 _CONVERTER = Path("export") / "to_onnx.py"
+_INTERRUPTED = 130
 _CONVERTER_NEEDS = ("torch", "open_clip", "onnx")
 
 
@@ -64,7 +67,8 @@ def pull(
     Raises:
         QueryError: the name can be none, or the pin cannot be used.
         ModelNotFoundError: no source is given, and no model of that name was published.
-        DownloadError: it could not be fetched, or cannot be converted here; says what is needed.
+        DownloadError: it could not be fetched, or nothing here converts it; says what is needed.
+        ConversionError: the checkpoint cannot be used, or the converter failed in a way of its own.
         HashMismatchError: a file is not what the manifest, the registry or the pin promises.
         BundleDamagedError, BundleSchemaError: the manifest cannot be used.
         OutputError: it cannot be written.
@@ -278,10 +282,23 @@ def _run_converter(
             process.terminate()  # it removes what it has half written
             raise
     if process.returncode:
-        raise DownloadError(
-            f"{checkpoint.name} could not be converted (exit code {process.returncode}): "
-            f"{last or 'no output'}"
-        )
+        raise _converters_error(checkpoint, process.returncode, last)
+
+
+def _converters_error(checkpoint: Path, exit_code: int, last: str) -> BaseException:
+    """Return the converter's error as one of ours: of the same exit code, if that is one of ours.
+
+    Its own codes, those for wrong usage by us, and a death by a signal come to the same for whoever
+    asked for the model: it could not be converted.
+    """
+    if exit_code == _INTERRUPTED:
+        return KeyboardInterrupt()
+    error = error_class(exit_code)
+    if error is None or error is QueryError:
+        error = ConversionError
+    reason = last.removeprefix("Error: ") if last else "it said nothing"
+    how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    return error(f"{checkpoint.name} could not be converted ({how}): {reason}")
 
 
 def _checked_pin(text: str) -> str:

@@ -97,9 +97,7 @@ def stand_in(grounder: Grounder, video: EncodedVideo) -> StandIn:
         title = _title(video.source)
         if title is not None:
             return StandIn(query=title, reason=f"asked {title!r}, the video's title")
-    return StandIn(
-        query=None, reason="clips are scored by how typical they are: how like all others"
-    )
+    return StandIn(query=None, reason="clips are scored by how typical they are of the video")
 
 
 def centrality(features: Floats) -> Floats:

@@ -16,6 +16,7 @@ from r2rt.cli.media import (
     deliver_media,
     deliver_reel,
     media_options,
+    media_paths,
 )
 from r2rt.cli.options import (
     encoding_options,
@@ -53,7 +54,7 @@ __all__ = ["ground"]
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    help="Moments a query.  [default: all in json, jsonl and csv, else 5]",
+    help="The most moments a query.  [default: all in json, jsonl and csv, else 5]",
 )
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.0, help="Drop moments below this score."
@@ -115,7 +116,9 @@ def ground(
     delivery = Delivery(
         outputs, videos.paths, several=videos.several, top_k=top_k or "usual", quiet=quiet
     )
-    waiting = delivery.waiting(videos.paths)
+    waiting = delivery.waiting(
+        videos.paths, also=lambda video: media_paths(Path(video), media, delivery.label(video))
+    )
     if not waiting:
         return
     check_media(None if videos.several else Path(videos.paths[0]), media)

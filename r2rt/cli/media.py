@@ -28,6 +28,7 @@ __all__ = [
     "deliver_media",
     "deliver_reel",
     "media_options",
+    "media_paths",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -162,6 +163,26 @@ def check_reel(options: MediaOptions, *, skips: bool) -> None:
     """
     if skips and options.reel is not None:
         raise QueryError("--reel joins moments of all videos; leave --skip-existing out")
+
+
+def media_paths(video: Path, options: MediaOptions, label: str | None) -> list[Path]:
+    """Return the files that are there once `deliver_media` has made what was asked of a video.
+
+    A folder's files are named by what was found, and stand there all or none: the newest of this
+    video stands for them, or one that is not there.
+    """
+    from r2rt.media.names import moment_stem
+
+    pages = (options.contact_sheet, options.plot, options.report)
+    paths = [_labelled(path, label) for path in pages if path is not None]
+    prefix = f"{moment_stem(label or video.stem)}."
+    for folder in (options.clips, options.thumbnails):
+        if folder is not None:
+            there = folder.iterdir() if folder.is_dir() else ()
+            made = [path for path in there if path.name.startswith(prefix)]
+            age = {path: path.stat().st_mtime_ns for path in made}
+            paths.append(max(made, key=age.__getitem__, default=folder / prefix))
+    return paths
 
 
 def best_of(predictions: Sequence[Prediction], count: int) -> list[Prediction]:

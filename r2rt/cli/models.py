@@ -14,6 +14,7 @@ from r2rt.engines.choice import DEVICES
 if TYPE_CHECKING:
     from r2rt.bundle import Bundle, Figure, Manifest, QuantizationReport
     from r2rt.engines import Device
+    from r2rt.models import InstalledModel
 
 __all__ = ["models"]
 
@@ -35,25 +36,18 @@ def models() -> None:
 @models.command("list")
 @_format_option
 def list_models(format_: str) -> None:
-    """List the models that are installed and those that were published."""
-    from r2rt.models import installed, models_dir
+    """List the models that are here, and those to fetch."""
+    from r2rt.models import demo_model, installed, models_dir
     from r2rt.registry import PUBLISHED
 
     there = {model.name: model for model in installed()}
+    demo = demo_model()
     if format_ == "json":
         _write_json(
             {
                 "folder": str(models_dir()),
-                "installed": [
-                    {
-                        "name": model.name,
-                        "path": str(model.path),
-                        "size_bytes": model.size_bytes,
-                        "precision": model.manifest.precision if model.manifest else None,
-                        "problem": model.problem,
-                    }
-                    for model in there.values()
-                ],
+                "installed": [_record(model) for model in there.values()],
+                "demo": _record(demo) if demo else None,
                 "published": [
                     {"name": model.name, "summary": model.summary, "url": model.url}
                     for model in PUBLISHED.values()
@@ -73,6 +67,10 @@ def list_models(format_: str) -> None:
             state, size = f"installed, {model.manifest.precision}", _megabytes(model.size_bytes)
         summary = PUBLISHED[name].summary if name in PUBLISHED else ""
         rows.append((name, state, size, summary))
+    if demo and demo.manifest and demo.name not in there:
+        state = f"in the package, {demo.manifest.precision}"
+        summary = "moments and saliency, a small world of emoji"
+        rows.append((demo.name, state, _megabytes(demo.size_bytes), summary))
     print_table(("name", "state", "size", "what it finds"), rows)
 
 
@@ -80,7 +78,7 @@ def list_models(format_: str) -> None:
 @click.argument("model")
 @_format_option
 def info(model: str, format_: str) -> None:
-    """Tell what a bundle says of itself; MODEL is a name or a bundle's folder."""
+    """Tell what a bundle says of itself. MODEL is a name or a bundle's folder."""
     from r2rt.bundle import Bundle
     from r2rt.models import resolve
     from r2rt.pull import manifest_sha256
@@ -111,11 +109,12 @@ def info(model: str, format_: str) -> None:
 @click.option("--force", is_flag=True, help="Fetch it again where it is installed.")
 @quiet_option
 def pull(name: str, source: str | None, force: bool, quiet: bool) -> None:
-    """Fetch and install a model; what was cut off goes on where it stopped.
+    """Fetch and install a model.
 
-    Without --from, the published checkpoint is fetched from the hub ($HF_ENDPOINT) and converted,
-    which needs a checkout of the project ($R2RT_WORKBENCH). NAME@SHA256 pins the manifest of a
-    mirror to the hash that `r2rt models info` prints.
+    A download that was cut off goes on where it stopped. Without --from, the published checkpoint
+    is fetched from the hub ($HF_ENDPOINT) and converted, which needs a checkout of the project
+    ($R2RT_WORKBENCH). NAME@SHA256 pins the manifest of a mirror to the hash that `r2rt models
+    info` prints.
     """
     from r2rt.pull import pull as pull_model
 
@@ -150,10 +149,10 @@ def pull(name: str, source: str | None, force: bool, quiet: bool) -> None:
 def verify(
     model: str, against: str | None, videos: tuple[str, ...], queries: tuple[str, ...]
 ) -> None:
-    """Compare the hash of every file and open every graph; MODEL is a name or a bundle's folder.
+    """Check every file's hash and open every graph.
 
-    With --against and --video, repeat the comparison of a quantised model with its fp32 origin on
-    videos of your own.
+    MODEL is a name or a bundle's folder. With --against and --video, repeat the comparison of a
+    quantised model with its fp32 origin on videos of your own.
     """
     if bool(against) != bool(videos) or (queries and not against):
         raise click.UsageError("--against, --video and --query go together: name the first two")
@@ -196,10 +195,11 @@ def verify(
 def calibrate(
     model: str, pairs: Path, false_alarm: float, device: Device, cache: bool, quiet: bool
 ) -> None:
-    """Teach a model to say "not in this video"; MODEL is a name or a bundle's folder.
+    """Teach a model to say "not in this video".
 
-    Videos are asked what is in them and what is not. The number that tells the two apart best, and
-    its threshold, are written into the bundle's manifest.
+    MODEL is a name or a bundle's folder. Videos are asked what is in them and what is not. The
+    number that tells the two apart best, and its threshold, are written into the bundle's
+    manifest.
     """
     from r2rt.cli.calibrate import calibrate_model
 
@@ -316,6 +316,16 @@ def _presence(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.presence is None:
         return [("honest no", "not calibrated: answers moments whatever is asked")]
     return described_presence(manifest.presence)
+
+
+def _record(model: InstalledModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "path": str(model.path),
+        "size_bytes": model.size_bytes,
+        "precision": model.manifest.precision if model.manifest else None,
+        "problem": model.problem,
+    }
 
 
 def _megabytes(size: int | None) -> str:

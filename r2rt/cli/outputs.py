@@ -21,11 +21,14 @@ from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
-from r2rt.outputs.names import output_stems
+from r2rt.outputs.names import numbered, output_stems
 
 __all__ = ["Delivery", "OutputOptions", "deliver", "output_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Clips and pictures keep 80 bytes of a label.
+_LABEL_BYTES = 70
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class OutputOptions:
         formats: in the order given, each once.
         output: the file to write; None for stdout or `folder`.
         folder: where to write a file a video and format; None for `output` or stdout.
-        skip_existing: leave out videos whose files are all there and newer than they are.
+        skip_existing: leave out videos of which all files asked for are there and newer.
         rank: one table of the best moments of all videos.
         frame_rate: pictures a second that timecodes count; None for the video's own.
         drop_frame: whether to use drop-frame timecode where there is such; None for as usual.
@@ -124,7 +127,8 @@ def output_options(command: F) -> F:
             click.option(
                 "--skip-existing",
                 is_flag=True,
-                help="Leave out videos whose files in --output-dir are newer than they are.",
+                help="Leave out videos of which all that is asked for is there and newer: files in "
+                "--output-dir, clips, pictures, pages.",
             ),
             click.option(
                 "--rank", is_flag=True, help="One table of the best moments of all videos."
@@ -191,13 +195,28 @@ class Delivery:
 
     def label(self, video: str) -> str | None:
         """Return what tells a video's files from those of others; None where it is the only one."""
-        return self._stems[video] if self._several else None
+        return self._labels[video] if self._several else None
 
-    def waiting(self, videos: Sequence[str]) -> list[str]:
-        """Return the videos that are to be answered: all, or those without newer files."""
+    @functools.cached_property
+    def _labels(self) -> dict[str, str]:
+        from r2rt.media.names import slug
+
+        # Stems that differ may be the same as slugs. A number must not be cut off again.
+        slugs = [slug(stem, _LABEL_BYTES, empty="video") for stem in self._stems.values()]
+        return dict(zip(self._stems, numbered(slugs), strict=True))
+
+    def waiting(
+        self, videos: Sequence[str], *, also: Callable[[str], Sequence[Path]] = lambda _: ()
+    ) -> list[str]:
+        """Return the videos that are to be answered: all, or those without newer files.
+
+        Args:
+            videos: of those that are asked.
+            also: tells which files are made of a video besides its answers.
+        """
         if not self._options.skip_existing:
             return list(videos)
-        waiting = [video for video in videos if not self._is_done(video)]
+        waiting = [video for video in videos if not self._is_done(video, also(video))]
         if len(waiting) < len(videos):
             done = len(videos) - len(waiting)
             plural = "s have" if done > 1 else " has"
@@ -231,9 +250,9 @@ class Delivery:
             _warn_of_rate(waiting[0])
         write_text(options.output, self._text(chosen, waiting))
 
-    def _is_done(self, video: str) -> bool:
+    def _is_done(self, video: str, also: Sequence[Path]) -> bool:
         try:
-            made = min(path.stat().st_mtime_ns for path in self.paths(video))
+            made = min(path.stat().st_mtime_ns for path in (*self.paths(video), *also))
             return made >= Path(video).stat().st_mtime_ns
         except OSError:
             return False

@@ -20,6 +20,7 @@ from r2rt.cli.media import (
     deliver_media,
     deliver_reel,
     media_options,
+    media_paths,
 )
 from r2rt.cli.options import (
     encoding_options,
@@ -89,7 +90,10 @@ class Selection:
         videos, quiet = self.videos, self.quiet
         check_reel(self.media, skips=self.outputs.skip_existing)
         delivery = Delivery(self.outputs, videos.paths, several=videos.several, quiet=quiet)
-        waiting = delivery.waiting(videos.paths)
+        waiting = delivery.waiting(
+            videos.paths,
+            also=lambda video: media_paths(Path(video), self.media, delivery.label(video)),
+        )
         if not waiting:
             return
         check_media(None if videos.several else Path(videos.paths[0]), self.media)

@@ -175,6 +175,8 @@ def _split(
         more = [text for text in rest if _is_source(text)]
         return first + more, [text for text in rest if not _is_source(text)]
     for text in rest:
+        if kind_of(text) == "file" and kind_of(first[0]) is None and len(rest) == 1:
+            raise QueryError(f"{first[0]!r} is no file and {text} is one; name the video first")
         if kind_of(text) == "file":
             raise QueryError(
                 f"{text} is a file, not a query; to ask several videos, give queries by -q: "

@@ -96,9 +96,11 @@ def _pairs(_: click.Context, option: click.Parameter, texts: tuple[str, ...]) ->
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Answers in a row without a change, or without it, before it closes.",
+    help="Answers in a row that leave a moment as it was, or out, before it closes.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Moments a query followed at most.")
+@click.option(
+    "--top-k", type=click.IntRange(min=1), help="The most moments a query that are followed."
+)
 @click.option(
     "--window", "window_s", type=TIME, help="Seconds asked about.  [default: the model's]"
 )

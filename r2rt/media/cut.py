@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def cut_clips(
     padding_s: float = 0.0,
     update: Update | None = None,
 ) -> list[Cut]:
-    """Write every moment of a video as a file of its own.
+    """Write every moment of a video as a file of its own; the files are there all or none.
 
     By default a moment is encoded anew, which makes it exact to the picture and, for sound, to the
     sample: an mp4 of H.264 and AAC of the same size, shape, rotation, colours and times. A copy
@@ -89,28 +90,29 @@ def cut_clips(
     suffix = copy_suffix(material) if copy else ".mp4"
     names = moment_names(label or video.stem, predictions)
     cuts: list[Cut] = []
-    for name, (prediction, rank, moment) in names:
-        start_s, end_s = padded(moment, padding_s, material.duration_s)
-        path = folder / f"{name}{suffix}"
-        span = material.span(start_s, end_s)
-        with replacing(path) as temporary:
+    with contextlib.ExitStack() as files:
+        for name, (prediction, rank, moment) in names:
+            start_s, end_s = padded(moment, padding_s, material.duration_s)
+            path = folder / f"{name}{suffix}"
+            span = material.span(start_s, end_s)
+            temporary = files.enter_context(replacing(path))
             if copy:
                 span = copy_span(material, span, temporary)
             else:
                 write_movie(temporary, [Segment(material, span)])
-        cuts.append(
-            Cut(
-                path=path,
-                query=prediction.query,
-                rank=rank,
-                asked_start_s=start_s,
-                asked_end_s=end_s,
-                start_s=material.seconds(span.start_pts),
-                end_s=material.seconds(span.end_pts),
+            cuts.append(
+                Cut(
+                    path=path,
+                    query=prediction.query,
+                    rank=rank,
+                    asked_start_s=start_s,
+                    asked_end_s=end_s,
+                    start_s=material.seconds(span.start_pts),
+                    end_s=material.seconds(span.end_pts),
+                )
             )
-        )
-        if update is not None:
-            update(len(cuts), len(names))
+            if update is not None:
+                update(len(cuts), len(names))
     return cuts
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from r2rt.errors import OutputError
 from r2rt.prediction import Moment, Prediction
 
-__all__ = ["make_folder", "moment_names", "slug"]
+__all__ = ["make_folder", "moment_names", "moment_stem", "slug"]
 
 # A name has 255 bytes at most in every usual file system; times, rank and ending need 60.
 _STEM_BYTES, _QUERY_BYTES = 80, 80
@@ -41,7 +41,7 @@ def moment_names(
     is what stands for the video. Queries
     whose words are the same are told apart by a number.
     """
-    stem = slug(label, _STEM_BYTES, empty="video")
+    stem = moment_stem(label)
     slugs = _told_apart([slug(prediction.query) for prediction in predictions])
     most = max((len(prediction.moments) for prediction in predictions), default=0)
     digits = max(2, len(str(most)))
@@ -52,6 +52,11 @@ def moment_names(
             name = f"{stem}.{words}.{rank:0{digits}d}.{times}"
             named.append((name, (prediction, rank, moment)))
     return named
+
+
+def moment_stem(label: str) -> str:
+    """Return what the names of a video's moments have before the first dot."""
+    return slug(label, _STEM_BYTES, empty="video")
 
 
 def make_folder(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from r2rt.media.drawing import require_pillow, save_picture
+from r2rt.files import replacing
+from r2rt.media.drawing import require_pillow
 from r2rt.media.material import Material
 from r2rt.media.names import make_folder, moment_names
 from r2rt.media.peaks import peak_s
@@ -27,6 +29,8 @@ def write_thumbnails(
     update: Update | None = None,
 ) -> list[Path]:
     """Write a JPEG of every moment, upright, of the picture that stands for its best clip.
+
+    The files are there all or none.
 
     Args:
         video: the file that was grounded.
@@ -51,6 +55,7 @@ def write_thumbnails(
     times_s = [peak_s(prediction, moment) for _, (prediction, _, moment) in names]
     paths = [folder / f"{name}.jpg" for name, _ in names]
     pictures = stills(material, times_s, (size, size), update=update)
-    for path, picture in zip(paths, pictures, strict=True):
-        save_picture(picture, path)
+    with contextlib.ExitStack() as files:
+        for path, picture in zip(paths, pictures, strict=True):
+            picture.save(files.enter_context(replacing(path)), "JPEG", quality=90)
     return paths

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["output_stems"]
+__all__ = ["numbered", "output_stems"]
 
 # A name has 255 bytes at most in every usual file system; endings and numbers need some.
 _MOST_BYTES = 200
@@ -33,17 +33,11 @@ def output_stems(videos: Sequence[str]) -> list[str]:
             name if count[name.casefold()] == 1 else way(path)
             for name, path in zip(names, paths, strict=True)
         ]
-    return _numbered([_cut(name) for name in names])
+    return numbered([_cut(name) for name in names])
 
 
-def _cut(name: str) -> str:
-    bytes_ = os.fsencode(name)
-    if len(bytes_) <= _MOST_BYTES:
-        return name
-    return bytes_[:_MOST_BYTES].decode(errors="ignore").rstrip()
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
+def numbered(names: Sequence[str]) -> list[str]:
+    """Return names of which no two are the same but for capitals, by numbers behind them."""
     used: set[str] = set()
     numbered = []
     for plain in names:
@@ -53,3 +47,10 @@ def _numbered(names: Sequence[str]) -> list[str]:
         used.add(name.casefold())
         numbered.append(name)
     return numbered
+
+
+def _cut(name: str) -> str:
+    bytes_ = os.fsencode(name)
+    if len(bytes_) <= _MOST_BYTES:
+        return name
+    return bytes_[:_MOST_BYTES].decode(errors="ignore").rstrip()

@@ -57,7 +57,7 @@ def render_ranking(answers: Sequence[Answers], *, width: int = _WIDTH, color: bo
     from rich.text import Text
 
     console = _console(width, color)
-    table = _table("score", "start", "end", title=None)
+    table = _table("score", "start", "end")
     table.add_column("video", overflow="fold")
     queries = {p.query for item in answers for p in item.predictions}
     if len(queries) > 1:
@@ -86,12 +86,10 @@ def _text(console: Console) -> str:
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
-def _table(*columns: str, title: str | None) -> Table:
+def _table(*columns: str) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
-    heading = None if title is None else Text(title, style="bold")
-    table = Table(title=heading, title_justify="left")
+    table = Table()
     for name in ("#", *columns):
         table.add_column(name, justify="right")
     return table
@@ -105,7 +103,7 @@ def _print_video(console: Console, answers: Answers) -> None:
 def _print_query(console: Console, prediction: Prediction) -> None:
     from rich.text import Text
 
-    table = _table("start", "end", "score", title=prediction.query)
+    table = _table("start", "end", "score")
     for rank, moment in enumerate(prediction.moments, start=1):
         table.add_row(
             str(rank),
@@ -114,6 +112,8 @@ def _print_query(console: Console, prediction: Prediction) -> None:
             f"{moment.score:.3f}",
         )
     if prediction.moments:
+        # Not the table's own title, which would be broken to the table's width.
+        console.print(Text(prediction.query, style="bold"))
         console.print(table)
     nothing = "not in this video" if prediction.present is False else "no moments"
     if prediction.present is False or not prediction.moments:

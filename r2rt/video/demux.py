@@ -106,9 +106,7 @@ class Demuxer:
 
 def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
     if not path.exists():
-        raise SourceNotFoundError(
-            f"{path}: no such file; expected a video file, a folder of images or an array"
-        )
+        raise SourceNotFoundError(f"{path}: no such file; expected a video or a folder of images")
     try:
         with path.open("rb") as file:
             is_empty = not file.read(1)

@@ -74,7 +74,7 @@ def open_source(
         raise QueryError(f"{path}: source_fps is for images and arrays; a video has its own rate")
     if not path.exists():
         raise SourceNotFoundError(
-            f"{path}: no such file or folder; expected a video, a folder of images or an array"
+            f"{path}: no such file or folder; expected a video or a folder of images"
         )
     return VideoFile(
         path,

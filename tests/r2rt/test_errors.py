@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from r2rt import errors
-from r2rt.errors import QueryError, R2rtError, exit_codes
+from r2rt.errors import QueryError, R2rtError, error_class, exit_codes
 from tests.conftest import CHECKOUT
 
 # Scripts rely on these numbers: one may be added, none may change.
@@ -30,6 +30,7 @@ CODES = {
     "HashMismatchError": 23,
     "DownloadError": 24,
     "ModelMismatchError": 25,
+    "ConversionError": 26,
     "AccuracyError": 27,
     "BackendUnavailableError": 30,
     "GpuError": 31,
@@ -51,7 +52,13 @@ def test_the_codes_are_those_that_were_promised() -> None:
 
 
 def test_all_of_them_are_public() -> None:
-    assert set(errors.__all__) == {*CODES, "exit_codes"}
+    assert set(errors.__all__) == {*CODES, "error_class", "exit_codes"}
+
+
+def test_an_exit_code_leads_back_to_its_error() -> None:
+    for error in public_errors().values():
+        assert error_class(error.exit_code) is error
+    assert error_class(0) is error_class(99) is None
 
 
 def test_no_two_share_a_code() -> None:

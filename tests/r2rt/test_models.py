@@ -22,6 +22,7 @@ from r2rt.bundle import MANIFEST_NAME, Bundle, Manifest, manifest_bytes
 from r2rt.errors import (
     BundleDamagedError,
     BundleSchemaError,
+    ConversionError,
     DownloadError,
     HashMismatchError,
     ModelNotFoundError,
@@ -32,6 +33,7 @@ from r2rt.errors import (
 from r2rt.models import (
     choose_default,
     default_model,
+    demo_model,
     installed,
     models_dir,
     remove,
@@ -193,6 +195,23 @@ class TestFinding:
         assert "demo model" in choose_default().reason
         mine = install("mine")
         assert default_model() == mine
+
+    def test_the_demo_of_the_package_has_a_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_bundle(tmp_path / "demo")
+        monkeypatch.setattr(models, "_DEMO", tmp_path / "demo")
+        demo = demo_model()
+        assert demo is not None
+        assert resolve("demo") == demo.path
+        with pytest.raises(ModelNotFoundError, match="part of the package"):
+            remove("demo")
+        assert demo_model() == demo
+        mine = install("demo")
+        assert resolve("demo") == mine
+        remove("demo")
+        assert not mine.exists()
+        assert resolve("demo") == demo.path
 
     def test_removing(self) -> None:
         path = install("mine")
@@ -497,8 +516,8 @@ print("converting", pathlib.Path(sys.argv[1]).name, arguments["--clip"], argumen
 print("noise on stderr", file=sys.stderr)
 here = pathlib.Path(__file__).parent
 if (here / "fail").exists():
-    print("CLIP could not be fetched", file=sys.stderr)
-    sys.exit(3)
+    print("Error: CLIP is bad", file=sys.stderr)
+    sys.exit(int((here / "fail").read_text()))
 assert pathlib.Path(sys.argv[1]).read_bytes() == b"checkpoint"
 shutil.copytree(here / "bundle", arguments["--output"])
 """
@@ -554,13 +573,41 @@ class TestConversion:
     def test_a_failed_conversion_says_what_failed_and_keeps_the_checkpoint(
         self, hub: Hub, workbench: Path, checkpoints: str
     ) -> None:
-        (workbench / "export" / "fail").touch()
-        with pytest.raises(DownloadError, match=r"exit code 3.*CLIP could not be fetched"):
+        (workbench / "export" / "fail").write_text("51")
+        with pytest.raises(ConversionError, match=r"exit code 51\): CLIP is bad"):
             pull("qvhighlights")
         assert installed() == ()
         (workbench / "export" / "fail").unlink()
         pull("qvhighlights")
         assert len(hub.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            (1, R2rtError),
+            (2, ConversionError),
+            (23, HashMismatchError),
+            (24, DownloadError),
+            (26, ConversionError),
+            (40, OutputError),
+            (50, ConversionError),
+            (130, KeyboardInterrupt),
+        ],
+    )
+    def test_a_failed_conversion_ends_as_the_converter_did(
+        self, code: int, error: type[BaseException], workbench: Path, checkpoints: str
+    ) -> None:
+        (workbench / "export" / "fail").write_text(str(code))
+        with pytest.raises(error) as raised:
+            pull("qvhighlights")
+        assert type(raised.value) is error
+
+    def test_a_converter_that_is_killed_says_by_what(
+        self, workbench: Path, checkpoints: str
+    ) -> None:
+        (workbench / "export" / "to_onnx.py").write_text("import os\nos.kill(os.getpid(), 9)")
+        with pytest.raises(ConversionError, match=r"\(signal 9\): it said nothing"):
+            pull("qvhighlights")
 
     def test_a_conversion_that_leaves_rubbish_is_not_installed(
         self, hub: Hub, workbench: Path, checkpoints: str

@@ -63,7 +63,8 @@ class TestList:
         lines = result.stdout.splitlines()
         assert lines[0].split() == ["name", "state", "size", "what", "it", "finds"]
         assert lines[1].split()[:3] == ["mine", "installed,", "fp32"]
-        assert {line.split()[0] for line in lines[2:]} == set(PUBLISHED)
+        assert {line.split()[0] for line in lines[2:-1]} == set(PUBLISHED)
+        assert lines[-1].split()[:5] == ["demo", "in", "the", "package,", "int8"]
         assert "\x1b" not in result.stdout
 
     def test_json(self, home: Path) -> None:
@@ -73,7 +74,14 @@ class TestList:
         (mine,) = document["installed"]
         assert mine["name"] == "mine"
         assert mine["problem"] is None
+        assert document["demo"]["name"] == "demo"
+        assert set(document["demo"]) == set(mine)
         assert [model["name"] for model in document["published"]] == list(PUBLISHED)
+
+    def test_a_demo_of_ones_own_is_listed_once(self, home: Path) -> None:
+        write_bundle(home / "demo")
+        names = [line.split()[0] for line in run("list").stdout.splitlines()]
+        assert names.count("demo") == 1
 
     def test_a_damaged_model_is_told_on_stderr(self, home: Path) -> None:
         write_bundle(home / "mine")

@@ -79,6 +79,16 @@ def test_the_best_of_all_videos(videos: Path, capsys: pytest.CaptureFixture[str]
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_long_query_is_not_broken_to_its_tables_width(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    query = "a red ball rolls to the right and a blue square to the left"
+    assert ground(DEMO_VIDEO, query) == 0
+    title, border = capsys.readouterr().out.splitlines()[:2]
+    assert title == query
+    assert len(border) < len(title)
+
+
 def test_finished_videos_are_left_out(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +110,56 @@ def test_finished_videos_are_left_out(
     assert [path.read_text() == "kept" for path in files].count(False) == 2  # one video's
     assert ground("--videos-from", listed, QUERY, *options[:-1]) == 0
     assert "kept" not in {path.read_text() for path in files}
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--clips", "clips"),
+        ("--thumbnails", "stills"),
+        ("--contact-sheet", "sheet.png"),
+        ("--plot", "plot.png"),
+        ("--report", "report.html"),
+    ],
+)
+def test_a_video_is_finished_only_with_all_that_is_made_of_it(
+    option: str, name: str, several: bool, videos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = [videos / "more" if several else videos / "more" / "clip 2.mp4", "-q", QUERY]
+    asked += ["--top-k", 2, "--output-dir", out, "-f", "csv", "--skip-existing"]
+
+    def is_asked(*more: object) -> bool:
+        (out / "clip 2.csv").write_text("kept")
+        assert ground(*asked, *more) == 0
+        return (out / "clip 2.csv").read_text() != "kept"
+
+    assert ground(*asked) == 0
+    assert not is_asked()
+    assert is_asked(option, tmp_path / name)
+    made = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != out]
+    made = [path for path in made if videos not in path.parents]
+    assert made
+    assert not is_asked(option, tmp_path / name)
+    for path in made:
+        os.utime(path, ns=(1, 1))
+    assert is_asked(option, tmp_path / name)
+    for path in made:
+        path.rename(path.with_name(f"another-{path.name}"))
+    assert is_asked(option, tmp_path / name)
+
+
+def test_pictures_of_videos_with_like_names_are_told_apart(videos: Path, tmp_path: Path) -> None:
+    long = "a" * 90
+    names = ["clip 2", "clip_2", f"{long} b", f"{long} c"]
+    named = [word for name in names for word in ("-v", videos / f"{name}.mp4")]
+    for name in names[1:]:
+        shutil.copy(DEMO_VIDEO, videos / f"{name}.mp4")
+    made = ["--plot", tmp_path / "plot.png", "--thumbnails", tmp_path / "stills"]
+    assert ground(QUERY, *named, "--top-k", 1, *made) == 0
+    assert len(list(tmp_path.glob("plot.*.png"))) == len(names)
+    assert len(list((tmp_path / "stills").iterdir())) == len(names)
 
 
 def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +184,7 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
     [
         (["{one}", "{two}", "a"], 2, "is a file, not a query"),
         (["{one}", "-v", "{two}", "a"], 2, "is a file, not a query"),
+        (["a", "{one}"], 2, "name the video first"),
         ([], 2, "no video"),
         (["{one}"], 2, "no query"),
         (["{folder}", "a", "-f", "edl"], 2, "--output-dir"),

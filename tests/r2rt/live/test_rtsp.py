@@ -54,13 +54,12 @@ def test_a_server_that_dies_and_comes_back(
     grounder: Grounder, server: RtspServer, video: Path
 ) -> None:
     away_s = 4.0
-    revived: list[RtspServer] = []
 
     def live() -> None:
         time.sleep(3.5)
         server.kill()
         time.sleep(away_s)
-        revived.append(RtspServer(video, server.port))
+        server.start()
 
     life = threading.Thread(target=live)
     options = SourceOptions(reconnect=20)
@@ -76,7 +75,6 @@ def test_a_server_that_dies_and_comes_back(
         elif isinstance(event, Reconnected):
             threading.Timer(4.0, watcher.stop).start()
     life.join()
-    revived[0].kill()
 
     retries = [item for item in events if isinstance(item, Retrying)]
     (back,) = [item for item in events if isinstance(item, Reconnected)]

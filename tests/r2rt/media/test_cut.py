@@ -334,3 +334,20 @@ def test_a_clip_that_fails_leaves_the_one_before_as_it_was(
         cut(video, tmp_path, 0.0, 1.0)
     assert made.path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_clips_are_there_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = write_footage(tmp_path / "a.mp4", frames=50, sound=None)
+    asked = [prediction((0.0, 0.5, 0.9), (1.0, 1.5, 0.8))]
+    folder = tmp_path / "clips"
+
+    def stop(done: int, _: int | None) -> None:
+        assert not [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_clips(video, asked, folder, update=stop)
+    assert not list(folder.iterdir())
+    assert len(cut_clips(video, asked, folder)) == 2
+    assert len(list(folder.iterdir())) == 2

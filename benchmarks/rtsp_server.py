@@ -1,8 +1,8 @@
 """An RTSP server over a video file, run by the system's Python: `rtsp_server.py FILE PORT`.
 
 It prints one line when it listens: `ready PORT`. Port 0 takes a free one. Each client is played the
-file from its beginning, at its own rate. It ends with its standard input, so that no test leaves
-one behind.
+file from its beginning, at its own rate. It ends with its standard input, so that none is left
+behind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstRtspServer
 
 
 def main() -> None:
