@@ -32,7 +32,7 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     art = write_toy_sprites(tmp_path / "sprites.npz")
     sprites = Sprites(art)
 
-    settings = Settings(steps=700, batch=32, text_from=0.15, average=0.98, evaluate_s=1e9)
+    settings = Settings(steps=350, batch=32, text_from=0.15, average=0.98, evaluate_s=1e9)
     train_clip(art, tmp_path / "clip", settings)
     print(f"CLIP: {time.perf_counter() - began:.0f} s")
     clip_file = tmp_path / "clip" / "checkpoint.pt"
@@ -45,14 +45,14 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
         pool,
         towers,
         tmp_path / "r2",
-        Budget(steps=200, warmup_steps=10, average=0.98),
+        Budget(steps=300, warmup_steps=10, average=0.98, half=False),
         shape=Shape(videos=4, queries=5, absent=1, clips=(12, 24)),
         clip=clip_tensors(clip_file)[0],
     )
     print(f"with the R² block: {time.perf_counter() - began:.0f} s")
 
     bundle = ship(tmp_path / "r2" / "model.pth", clip_file, sprites, tmp_path / "bundle")
-    assert time.perf_counter() - began < 6000
+    assert time.perf_counter() - began < 600
 
     # In a style that neither was trained on, from pixels to moments.
     grounder = Grounder.load(bundle, device="cpu")
@@ -63,5 +63,7 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     chance = evaluate(RandomAnswerer(), material)
     print(f"in all: {time.perf_counter() - began:.0f} s\n{ours}\n{chance}")
     assert ours.queries > 40
-    assert ours.mean_iou > 1.4 * chance.mean_iou
-    assert ours.hd_map > 1.2 * chance.hd_map
+    # The guess knows how long the moments are, so its spans are no easy ones to beat.
+    assert ours.mean_iou > 1.1 * chance.mean_iou
+    assert ours.hd_map > 1.25 * chance.hd_map
+    assert ours.hd_hit1 > 1.25 * chance.hd_hit1
