@@ -28,7 +28,8 @@ from training.world.sprites import Sprites
 @pytest.mark.timeout(900)
 def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     began = time.perf_counter()
-    torch.set_num_threads(2)
+    # CLIP's training has a process beside it that draws; later steps have both cores.
+    torch.set_num_threads(1)
     art = write_toy_sprites(tmp_path / "sprites.npz")
     sprites = Sprites(art)
 
@@ -38,6 +39,7 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     clip_file = tmp_path / "clip" / "checkpoint.pt"
     towers = load_tiny_clip(clip_file)
 
+    torch.set_num_threads(2)
     draw_pool(tmp_path / "scenes", sample_pool(0, 400, sprites), sprites, 64)
     encode_pool(tmp_path / "scenes", towers)
     pool = Pool.open(tmp_path / "scenes")
@@ -64,6 +66,6 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     print(f"in all: {time.perf_counter() - began:.0f} s\n{ours}\n{chance}")
     assert ours.queries > 40
     # The guess knows how long the moments are, so its spans are no easy ones to beat.
-    assert ours.mean_iou > 1.1 * chance.mean_iou
+    assert ours.mean_iou > 1.3 * chance.mean_iou
     assert ours.hd_map > 1.25 * chance.hd_map
     assert ours.hd_hit1 > 1.25 * chance.hd_hit1
