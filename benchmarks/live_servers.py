@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import signal
 import subprocess
@@ -20,7 +21,7 @@ _HERE = Path(__file__).parent
 _SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 
-class LiveServer:
+class LiveServer(abc.ABC):
     """Plays a file to each client, from its beginning and at its own rate, until it is killed.
 
     Attributes:
@@ -36,9 +37,9 @@ class LiveServer:
         self.start()
 
     @property
+    @abc.abstractmethod
     def url(self) -> str:
         """Where clients find it."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Come back after `kill`."""
@@ -81,8 +82,9 @@ class LiveServer:
         if self._process.poll() is None:
             self.kill()
 
+    @abc.abstractmethod
     def _command(self) -> Sequence[str]:
-        raise NotImplementedError
+        """Return what starts it, but for the video and the port."""
 
 
 class RtspServer(LiveServer):

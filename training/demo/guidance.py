@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from training.demo.settings import FPS
 from training.model import R2Output, R2Tuning
 from training.world.claims import Claim
-from training.world.scenes import Actor, Motion, Phase, Pose
+from training.world.scenes import Actor, Motion, Pose
 from training.world.videos import Query, Video
 
 __all__ = ["Guide", "Hints", "collate_hints", "hints_of"]
@@ -89,9 +89,9 @@ def hints_of(video: Video, queries: Sequence[Query], clips: int) -> list[Hints]:
     scenes = [video.at(time_s) for time_s in times_s]
     posed = [
         [
-            (actor, pose, _phase_at(actor, time_s - timed.start_s).motion)
+            (actor, phase.pose_at(time_s - timed.start_s), phase.motion)
             for actor in timed.scene.actors
-            if (pose := actor.pose_at(time_s - timed.start_s)) is not None
+            if (phase := actor.phase_at(time_s - timed.start_s)) is not None
         ]
         for time_s, timed in zip(times_s, scenes, strict=True)
     ]
@@ -130,7 +130,3 @@ def _hints(claim: Claim, posed: Sequence[Sequence[tuple[Actor, Pose, Motion]]]) 
         motion=torch.from_numpy(motion),
         asked=torch.tensor(asked),
     )
-
-
-def _phase_at(actor: Actor, time_s: float) -> Phase:
-    return next(phase for phase in actor.phases if phase.start_s <= time_s < phase.end_s)

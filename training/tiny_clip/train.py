@@ -182,10 +182,10 @@ def train(
     if init is not None:
         settings = replace(settings, first_stage=0.6, text_from=-1.0)
     state = _Run(sprites, out, settings)
-    if init is not None:
-        state.start_from(init)
     if resume and state.checkpoint.is_file():
         state.load()
+    elif init is not None:
+        state.start_from(init)
     state.go()
     write_weights(state.average, out / "final")
     return state.average

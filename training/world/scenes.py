@@ -110,12 +110,17 @@ class Actor:
         """When it is gone."""
         return self.phases[-1].end_s
 
-    def pose_at(self, time_s: float) -> Pose | None:
-        """Return the pose at a time of the scene; None where it is not on screen."""
+    def phase_at(self, time_s: float) -> Phase | None:
+        """Return what it does at a time of the scene; None where it is not on screen."""
         for phase in self.phases:
             if phase.start_s <= time_s < phase.end_s:
-                return phase.pose_at(time_s)
+                return phase
         return None
+
+    def pose_at(self, time_s: float) -> Pose | None:
+        """Return the pose at a time of the scene; None where it is not on screen."""
+        phase = self.phase_at(time_s)
+        return None if phase is None else phase.pose_at(time_s)
 
 
 @dataclass(frozen=True, kw_only=True)

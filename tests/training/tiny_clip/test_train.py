@@ -25,7 +25,7 @@ from training.tiny_clip.zero_shot import (
 from training.world.sprites import Sprites
 
 
-@pytest.mark.parametrize("term", ["class", "patch", "colour", "word", "match"])
+@pytest.mark.parametrize("term", ["class", "patch", "place", "colour", "word", "match"])
 def test_each_loss_falls_when_trained_alone(toy_sprites: Sprites, term: str) -> None:
     torch.manual_seed(0)
     model = TinyClip()
@@ -74,6 +74,33 @@ def test_a_run_goes_on_from_its_checkpoint(toy_file: Path, tmp_path: Path) -> No
         .image.isfinite()
         .all()
     )
+
+
+def test_a_run_starts_from_weights_with_the_whole_world(toy_file: Path, tmp_path: Path) -> None:
+    def run(folder: Path, init: Path | None) -> TinyClip:
+        settings = Settings(steps=2, batch=8, rate=1e-9, half=False)
+        return train(toy_file, folder, settings, init=init)
+
+    first = run(tmp_path / "first", None)
+    second = run(tmp_path / "second", tmp_path / "first" / "final" / WEIGHTS_NAME)
+    # At so small a rate nothing is learned: the towers are those that it started from.
+    for one, two in zip(first.text.parameters(), second.text.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+    torch.testing.assert_close(first.vision.conv1.weight, second.vision.conv1.weight)
+    torch.testing.assert_close(second.classes[:-1], class_embeddings(second), rtol=0, atol=1e-5)
+    lines = (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()
+    figures = json.loads(lines[-1])
+    assert (figures["step"], figures["top-1, top-5"]["size"]) == (2, 64)
+    # Of the table of positions, x is as clear as y now.
+    x, y = (slope_of(second.vision.positional_embedding[1:], axis) for axis in (0, 1))
+    assert 0.5 * y < x < 2 * y
+
+
+def slope_of(table: torch.Tensor, axis: int) -> float:
+    """How far rows (64, C) of a grid of patches move along one of its axes."""
+    ramp = torch.linspace(-1, 1, 8).repeat(8).view(8, 8)
+    ramp = (ramp if axis == 0 else ramp.T).flatten()
+    return float((ramp @ (table - table.mean(dim=0)) / ramp.square().sum()).norm())
 
 
 @pytest.mark.slow
