@@ -28,8 +28,7 @@ from training.world.sprites import Sprites
 @pytest.mark.timeout(900)
 def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     began = time.perf_counter()
-    # CLIP's training has a process beside it that draws; later steps have both cores.
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     art = write_toy_sprites(tmp_path / "sprites.npz")
     sprites = Sprites(art)
 
@@ -39,7 +38,6 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     clip_file = tmp_path / "clip" / "checkpoint.pt"
     towers = load_tiny_clip(clip_file)
 
-    torch.set_num_threads(2)
     draw_pool(tmp_path / "scenes", sample_pool(0, 400, sprites), sprites, 64)
     encode_pool(tmp_path / "scenes", towers)
     pool = Pool.open(tmp_path / "scenes")
