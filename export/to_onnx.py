@@ -1,8 +1,8 @@
 """Convert a checkpoint to a bundle: `python export/to_onnx.py CHECKPOINT`.
 
 Exit codes: 0 done, 2 wrong usage, 10 a file cannot be read, 23 a file is not the published one, 24
-CLIP could not be fetched, 26 the checkpoint or the CLIP weights cannot be used, 40 the bundle could
-not be written, 50 checkpoint and CLIP do not fit, 51 the exported graphs differ from PyTorch, 130
+CLIP could not be fetched, 40 the bundle could not be written, 50 checkpoint and CLIP do not fit, 51
+the exported graphs differ from PyTorch, 65 the checkpoint or the CLIP weights cannot be used, 130
 interrupted; others are those of the command r2rt.
 """
 

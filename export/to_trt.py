@@ -1,10 +1,10 @@
 """Build TensorRT engines: `python export/to_trt.py CHECKPOINT|BUNDLE`.
 
-Exit codes: 0 done, 2 wrong usage, 20 to 23 the bundle is missing or damaged, 26 the checkpoint or
-the CLIP weights cannot be used, 30 the engine builder is not installed, 40 the bundle could not be
-written, 50 the model does not allow it, 51 a graph differs from the one that it was made of, 52 no
-builder here serves the target, 53 the builder refused a graph or attention did not fuse, 54 a
-kernel does not fit a target, 130 interrupted; others are those of the command r2rt.
+Exit codes: 0 done, 2 wrong usage, 20 to 23 the bundle is missing or damaged, 30 the engine
+builder is not installed, 40 the bundle could not be written, 50 the model does not allow it, 51 a
+graph differs from the one that it was made of, 52 no builder here serves the target, 53 the builder
+refused a graph or attention did not fuse, 54 a kernel does not fit a target, 65 the checkpoint or
+the CLIP weights cannot be used, 130 interrupted; others are those of the command r2rt.
 """
 
 from __future__ import annotations

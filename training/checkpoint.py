@@ -26,7 +26,7 @@ _NAMED_KEYS = 6
 class CheckpointError(R2rtError, ValueError):
     """A checkpoint is damaged, unsafe to read, or of another model."""
 
-    exit_code: ClassVar[int] = 26
+    exit_code: ClassVar[int] = 65
 
 
 class Checkpoint(NamedTuple):

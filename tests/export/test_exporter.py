@@ -289,7 +289,7 @@ def test_sample_frames_move_and_are_always_the_same() -> None:
         ([str(MOMENT)], 50, "name it with --clip"),
         ([str(MOMENT), "--recipe", "imagenet"], 2, "no recipe 'imagenet'"),
         ([str(MOMENT), "--fps", "fast"], 2, "'fast' is no rate"),
-        ([str(MOMENT), "--clip", "clip.pt"], 26, "clip.pt is no file"),
+        ([str(MOMENT), "--clip", "clip.pt"], 65, "clip.pt is no file"),
         ([], 2, "Missing argument"),
     ],
 )

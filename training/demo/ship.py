@@ -42,7 +42,7 @@ _LEAST_KEPT = 0.8
 class TooLargeError(R2rtError):
     """A bundle that is too large to be part of the package."""
 
-    exit_code = 55
+    exit_code = 66
 
 
 def ship(
