@@ -1,8 +1,8 @@
 """Train by a published recipe: `python -m training.train qvhighlights --data DIR --out RUN`.
 
 Exit codes: 0 done, or saved when --max-minutes were over; 2 wrong usage, 10 a file cannot be read,
-40 a file could not be written, 60 annotations cannot be learned from, 62 training cannot start or go
-on, 65 a checkpoint cannot be used, 130 interrupted (everything is saved).
+40 a file could not be written, 60 annotations cannot be learned from, 62 training cannot start or
+go on, 65 a checkpoint cannot be used, 130 interrupted (everything is saved).
 """
 
 from __future__ import annotations
