@@ -6,6 +6,9 @@ DEMO_VENV := .venv-demo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # `make test SLOW=1` runs the tests that take minutes as well.
 MARKERS := $(if $(SLOW),-m "",)
+# These wait for compilers of one thread each: two go at once. The others measure time, or use all
+# cores themselves.
+COMPILED := tests/export tests/kernels
 CODE := r2rt training export kernels benchmarks tests demo
 
 .PHONY: demo test format lint types pytest wheel clean help
@@ -32,7 +35,8 @@ types: $(VENV)/installed         ## check the types
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/installed        ## run the tests; SLOW=1 for all
-	$(VENV)/bin/python -m pytest $(MARKERS)
+	$(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile $(COMPILED)
+	$(VENV)/bin/python -m pytest $(MARKERS) $(COMPILED:%=--ignore=%)
 
 wheel: $(VENV)/installed         ## build the runtime's wheel into dist/
 	$(VENV)/bin/python -m build --wheel --outdir dist .
