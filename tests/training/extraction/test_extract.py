@@ -281,7 +281,7 @@ def test_folders_of_videos_and_rates_of_labels(material: Path, tmp_path: Path) -
         (["own.jsonl", "--fps", "0"], 2, "--fps '0'"),
         (["own.jsonl", "--recipe", "nope"], 2, "no recipe 'nope'"),
         (["own.jsonl", "--workers", "0"], 2, "1 or more"),
-        (["own.jsonl", "--model", "none/clip.safetensors"], 26, "is no file"),
+        (["own.jsonl", "--model", "none/clip.safetensors"], 65, "is no file"),
         (["own.jsonl", "--videos", "nowhere"], 10, "nowhere: no such folder"),
     ],
 )
