@@ -35,6 +35,9 @@ Image = NDArray[np.uint8]
 NOTHING = -1
 AMBIGUOUS = -2
 _COLOUR_NAMES = tuple(COLOURS)
+# How often a picture's parts get colours of their own, and how often its proportions change.
+_REPAINTED = 0.4
+_BENT = 0.4
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class FrameSettings:
         scale: least and greatest size of an object, as a share of the frame's side.
         clutter: chance of shapes on the background.
         angle: greatest rotation, in degrees, either way.
-        augment: whether looks vary beyond the art itself (colours, outlines, shades, deformation).
+        augment: whether looks vary beyond the art itself (colours of it all and of its parts,
+            outlines, shades, deformation).
         recolour: chance that an object is painted in a named colour.
     """
 
@@ -198,6 +202,10 @@ def look(
         image = _filled(image, sprites.fill(concept, variant), filling)
     elif colour is not None:
         image = paint(image, colour)
+    elif augment and rng.random() < _REPAINTED:
+        image = _repainted(rng, image, sprites.parts(style, concept, variant, size))
+    if augment and rng.random() < _BENT:
+        image = _bent(rng, image)
     if augment:
         image = _jitter(rng, image, shift_hue=colour is None and rng.random() < 0.3)
     named = colour if colour is not None else colour_of(image)
@@ -356,6 +364,49 @@ def _jitter(rng: Generator, image: Image, *, shift_hue: bool) -> Image:
     if shift_hue and rng.random() < 0.2:
         out[..., :3] = cv2.cvtColor(out[..., :3], cv2.COLOR_RGB2GRAY)[..., None]
     return out
+
+
+def _repainted(rng: Generator, image: Image, parts: Image) -> Image:
+    """Give parts of one colour another: one rocket is white with red fins, the next blue.
+
+    A part keeps its shades, or becomes flat; what two parts have in common may have a dark line.
+    """
+    count = int(parts.max()) + 1
+    pixels = image[..., :3].astype(np.int16)
+    flat = rng.random() < 0.5
+    chosen = rng.random(count) < rng.uniform(0.3, 1.0)
+    colours = rng.integers(0, 256, (count, 3))
+    for part in range(count):
+        where = parts == part
+        if not where.any():
+            continue
+        middle = pixels[where].mean(axis=0)
+        aim = colours[part] if chosen[part] else middle
+        pixels[where] = aim + (0 if flat else pixels[where] - middle)
+    out = image.copy()
+    out[..., :3] = pixels.clip(0, 255)
+    if rng.random() < 0.25:
+        lines = cv2.morphologyEx(parts, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+        out[lines, :3] = 20
+    return out
+
+
+def _bent(rng: Generator, image: Image) -> Image:
+    """Move what is where a little, smoothly: another artist's proportions."""
+    side = image.shape[0]
+    moves = rng.uniform(-0.09, 0.09, (4, 4, 2)).astype(np.float32) * side
+    field = np.asarray(cv2.resize(moves, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
+    ramp = np.arange(side, dtype=np.float32)
+    return np.asarray(
+        cv2.remap(
+            image,
+            ramp[None, :] + field[..., 0],
+            ramp[:, None] + field[..., 1],
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+        ),
+        np.uint8,
+    )
 
 
 def _outlined(rng: Generator, image: Image) -> Image:

@@ -20,6 +20,7 @@ Image = NDArray[np.uint8]
 # The style that is drawn in black lines alone; it is filled with a colour where it is shown.
 LINE_STYLE = "fluent-line"
 _SIZES = (96, 48, 24)
+_PARTS = 5
 
 
 class Sprites:
@@ -56,6 +57,7 @@ class Sprites:
             raise ArtError(f"{path} holds no pictures of this world; make it anew")
         self._fills: dict[tuple[str, int], Image] = {}
         self._colours: dict[tuple[str, str, int], str | None] = {}
+        self._parts: dict[tuple[str, str, int, int], Image] = {}
 
     def concepts(self, style: str) -> tuple[str, ...]:
         """Names of the concepts that a style has pictures of."""
@@ -77,6 +79,18 @@ class Sprites:
         if key not in self._fills:
             self._fills[key] = _silhouette(self._images[LINE_STYLE, concept, variant][0])
         return self._fills[key]
+
+    def parts(self, style: str, concept: str, variant: int = 0, size: int = 96) -> Image:
+        """Return which part a picture's pixels belong to, by colour: (S, S) uint8 from 0.
+
+        The picture is that of `image` with the same arguments. Parts are clusters of what is
+        visible; a pixel that is not has the part whose colour is nearest.
+        """
+        image = self.image(style, concept, variant, size)
+        key = (style, concept, variant, image.shape[0])
+        if key not in self._parts:
+            self._parts[key] = _parts_by_colour(image)
+        return self._parts[key]
 
     def colour(self, style: str, concept: str, variant: int = 0) -> str | None:
         """Return the name of the colour that most of a picture has, if one has."""
@@ -117,3 +131,17 @@ def _silhouette(image: Image) -> Image:
     inside = ((walls != 2) * 255).astype(np.uint8)
     inside = cv2.morphologyEx(inside, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return np.ascontiguousarray(inside[border:-border, border:-border])
+
+
+def _parts_by_colour(image: Image) -> Image:
+    """Number each pixel of an RGBA picture by its cluster of colour (k-means)."""
+    colours = cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
+    visible = colours[image[..., 3].ravel() > 127]
+    if len(visible) < _PARTS:
+        return np.zeros(image.shape[:2], np.uint8)
+    cv2.setRNGSeed(0)
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 1.0)
+    start = np.zeros((len(visible), 1), np.int32)
+    centres = cv2.kmeans(visible, _PARTS, start, criteria, 1, cv2.KMEANS_PP_CENTERS)[2]
+    distances = np.square(colours[:, None] - centres).sum(axis=2)
+    return distances.argmin(axis=1).astype(np.uint8).reshape(image.shape[:2])

@@ -13,11 +13,13 @@ from training.world.compose import (
     AMBIGUOUS,
     NOTHING,
     FrameSettings,
+    _bent,
+    _repainted,
     compose_frame,
     look,
     paste,
 )
-from training.world.sprites import Sprites
+from training.world.sprites import Sprites, _parts_by_colour
 
 
 def plain_disc(size: int = 96) -> np.ndarray:
@@ -169,6 +171,76 @@ class TestColours:
         chosen = look(np.random.default_rng(0), toy_sprites, "fluent-line", "car", colour="green")
         assert chosen.colour == "green"
         assert (chosen.image[..., 3] >= toy_sprites.image("fluent-line", "car")[..., 3]).all()
+
+
+def half_and_half(size: int = 96) -> np.ndarray:
+    """A picture of two parts, each slightly shaded, with a margin that shows nothing."""
+    image = np.zeros((size, size, 4), np.uint8)
+    image[8:-8, 8:-8] = (200, 40, 40, 255)
+    image[8:-8, size // 2 : -8, :3] = (40, 60, 200)
+    image[8 : size // 2, 8:-8, :3] += 6
+    return image
+
+
+class TestAnotherArtist:
+    """Parts in other colours, other proportions: what varies in training alone."""
+
+    def test_parts_are_what_has_one_colour(self) -> None:
+        parts = _parts_by_colour(half_and_half())
+        left, right = parts[8:-8, 8:48], parts[8:-8, 48:-8]
+        assert parts.shape == (96, 96)
+        assert parts.max() < 5
+        assert set(np.unique(left)).isdisjoint(np.unique(right))
+
+    def test_hardly_visible_pictures_are_one_part(self) -> None:
+        image = np.zeros((24, 24, 4), np.uint8)
+        image[3, 3] = 255
+        assert not _parts_by_colour(image).any()
+
+    def test_parts_are_of_the_picture_that_is_shown(self, toy_sprites: Sprites) -> None:
+        for size in (24, 48, 96):
+            shown = toy_sprites.image("noto", "dog", 0, size)
+            assert toy_sprites.parts("noto", "dog", 0, size).shape == shown.shape[:2]
+
+    @given(seed=st.integers(0, 2**32 - 1))
+    @settings(max_examples=40, deadline=None)
+    def test_parts_keep_their_place_and_change_their_colour(self, seed: int) -> None:
+        image = half_and_half()
+        parts = (np.arange(96) >= 48).astype(np.uint8)[None].repeat(96, axis=0)
+        painted = _repainted(np.random.default_rng(seed), image, parts)
+        np.testing.assert_array_equal(painted[..., 3], image[..., 3])
+        for half in (painted[12:84, 12:44, :3], painted[12:84, 52:84, :3]):
+            # Flat, or with the shades that it had, clipped where the new colour leaves no room.
+            assert np.ptp(half.reshape(-1, 3), axis=0).max() <= 6
+
+    def test_seeds_give_other_colours(self) -> None:
+        image = half_and_half()
+        parts = (np.arange(96) >= 48).astype(np.uint8)[None].repeat(96, axis=0)
+        seen = {
+            _repainted(np.random.default_rng(seed), image, parts)[20, 20].tobytes()
+            for seed in range(20)
+        }
+        assert len(seen) > 8
+
+    @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([24, 48, 96]))
+    @settings(max_examples=40, deadline=None)
+    def test_proportions_change_a_little(self, seed: int, size: int) -> None:
+        image = plain_disc(size)
+        bent = _bent(np.random.default_rng(seed), image)
+        assert bent.shape == image.shape
+        before, after = image[..., 3] > 127, bent[..., 3] > 127
+        assert (before & after).sum() > 0.7 * (before | after).sum()
+        assert (before != after).any()
+
+    def test_an_artist_s_own_picture_stays_as_it_is(self, toy_sprites: Sprites) -> None:
+        own = look(np.random.default_rng(5), toy_sprites, "noto", "dog", augment=False)
+        np.testing.assert_array_equal(own.image, toy_sprites.image("noto", "dog"))
+
+    def test_what_varies_is_named_by_the_colour_that_it_got(self, toy_sprites: Sprites) -> None:
+        looks = [
+            look(np.random.default_rng(seed), toy_sprites, "noto", "car") for seed in range(60)
+        ]
+        assert len({thing.colour for thing in looks}) > 4
 
 
 def test_a_silhouette_holds_what_lines_enclose(toy_sprites: Sprites) -> None:
