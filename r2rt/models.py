@@ -21,6 +21,7 @@ from r2rt.registry import DEFAULT_NAME, PUBLISHED, canonical_name
 __all__ = [
     "DefaultModel",
     "InstalledModel",
+    "changeable",
     "checked_name",
     "choose_default",
     "default_model",
@@ -227,6 +228,26 @@ def install_folder(staged: Path, name: str) -> Path:
             raise
         raise OutputError(f"{target}: cannot be installed ({error.strerror})") from error
     return target
+
+
+def changeable(folder: Path) -> Path:
+    """Return `folder`, or a copy among the installed models if it is the package's own.
+
+    What a package installed is not its user's to change, and the next version would undo it.
+
+    Raises:
+        OutputError: the copy cannot be written.
+    """
+    if folder != _DEMO:
+        return folder
+    with locked(folder.name):
+        staged = staging_dir(folder.name)
+        try:
+            shutil.rmtree(staged, ignore_errors=True)
+            shutil.copytree(folder, staged)
+        except OSError as error:
+            raise OutputError(f"{staged}: cannot be written ({error})") from error
+        return install_folder(staged, folder.name)
 
 
 def user_path(text: str) -> Path:

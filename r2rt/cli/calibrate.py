@@ -24,7 +24,7 @@ def calibrate_model(
     """
     from r2rt.cache import EncodingCache
     from r2rt.calibration import Pair, calibrate, read_pairs, store_presence
-    from r2rt.models import resolve
+    from r2rt.models import changeable, resolve
     from r2rt.prediction import Prediction
 
     by_video: dict[str, list[Pair]] = {}
@@ -42,9 +42,11 @@ def calibrate_model(
         for pair, prediction in zip(asked, predictions, strict=True):
             answers[pair.belongs].append(prediction)
     presence = calibrate(answers[True], answers[False], false_alarm)
-    store_presence(folder, presence)
+    own = changeable(folder)
+    store_presence(own, presence)
     print_table(("", ""), [*described_presence(presence)])
-    note(f"{folder.name} is calibrated", quiet=quiet)
+    copied = "" if own == folder else f"; the package's own stays as it was, this is a copy: {own}"
+    note(f"{own.name} is calibrated{copied}", quiet=quiet)
 
 
 def described_presence(presence: Presence) -> list[tuple[str, str]]:

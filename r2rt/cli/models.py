@@ -199,7 +199,7 @@ def calibrate(
 
     MODEL is a name or a bundle's folder. Videos are asked what is in them and what is not. The
     number that tells the two apart best, and its threshold, are written into the bundle's
-    manifest.
+    manifest; of the package's own demo model, into that of a copy among the installed ones.
     """
     from r2rt.cli.calibrate import calibrate_model
 

@@ -143,5 +143,6 @@ def _parts_by_colour(image: Image) -> Image:
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 1.0)
     start = np.zeros((len(visible), 1), np.int32)
     centres = cv2.kmeans(visible, _PARTS, start, criteria, 1, cv2.KMEANS_PP_CENTERS)[2]
-    distances = np.square(colours[:, None] - centres).sum(axis=2)
-    return distances.argmin(axis=1).astype(np.uint8).reshape(image.shape[:2])
+    distances = np.square(colours[:, None] - np.asarray(centres)).sum(axis=2)
+    parts: Image = distances.argmin(axis=1).astype(np.uint8).reshape(image.shape[:2])
+    return parts

@@ -14,6 +14,7 @@ from r2rt import Grounder
 from r2rt.bundle import Presence, read_manifest
 from r2rt.calibration import store_presence
 from r2rt.cli.main import cli, run
+from r2rt.models import demo_model, resolve
 from r2rt.outputs import Answers, render
 from tests.r2rt.answers import moments, prediction
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
@@ -152,6 +153,32 @@ def test_calibrate_measures_and_writes(
     assert "area under ROC" in result.stdout
     told = CliRunner().invoke(cli, ["models", "info", str(model)])
     assert "by score, above" in told.stdout
+
+
+def test_the_packages_own_model_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
+    packaged = demo_model()
+    assert packaged is not None
+    before = (packaged.path / "bundle.json").read_bytes()
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [
+        {"video": str(DEMO_VIDEO), "query": f"a dog number {number}", "belongs": number % 2 == 0}
+        for number in range(60)
+    ]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["models", "calibrate", "demo", "--pairs", str(pairs), "--no-cache"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.stderr
+    own = tmp_path / "home" / "models" / "demo"
+    assert f"this is a copy: {own}" in " ".join(result.stderr.split())
+    assert (packaged.path / "bundle.json").read_bytes() == before
+    told = read_manifest(own).presence
+    assert told is not None
+    assert (told.positives, told.negatives) == (30, 30)
+    # From now on, the copy is what is meant by the name.
+    assert resolve("demo") == own
 
 
 def test_too_few_pairs_change_nothing(model: Path, tmp_path: Path) -> None:
