@@ -370,8 +370,11 @@ def _repainted(rng: Generator, image: Image, parts: Image) -> Image:
     """Give parts of one colour another: one rocket is white with red fins, the next blue.
 
     A part keeps its shades, or becomes flat; what two parts have in common may have a dark line.
+    A picture of one part stays as it is: its colour may be what it is known by.
     """
     count = int(parts.max()) + 1
+    if count == 1:
+        return image
     pixels = image[..., :3].astype(np.int16)
     flat = rng.random() < 0.5
     chosen = rng.random(count) < rng.uniform(0.3, 1.0)

@@ -21,6 +21,8 @@ Image = NDArray[np.uint8]
 LINE_STYLE = "fluent-line"
 _SIZES = (96, 48, 24)
 _PARTS = 5
+# Where colours (8-bit CIELAB) vary less than this, a picture is one part.
+_ONE_COLOUR = 4.0
 
 
 class Sprites:
@@ -84,7 +86,8 @@ class Sprites:
         """Return which part a picture's pixels belong to, by colour: (S, S) uint8 from 0.
 
         The picture is that of `image` with the same arguments. Parts are clusters of what is
-        visible; a pixel that is not has the part whose colour is nearest.
+        visible; a pixel that is not has the part whose colour is nearest. A picture of one colour
+        is one part.
         """
         image = self.image(style, concept, variant, size)
         key = (style, concept, variant, image.shape[0])
@@ -137,7 +140,7 @@ def _parts_by_colour(image: Image) -> Image:
     """Number each pixel of an RGBA picture by its cluster of colour (k-means)."""
     colours = cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
     visible = colours[image[..., 3].ravel() > 127]
-    if len(visible) < _PARTS:
+    if len(visible) < _PARTS or visible.std(axis=0).max() < _ONE_COLOUR:
         return np.zeros(image.shape[:2], np.uint8)
     cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 1.0)

@@ -197,6 +197,12 @@ class TestAnotherArtist:
         image[3, 3] = 255
         assert not _parts_by_colour(image).any()
 
+    def test_what_has_one_colour_keeps_it(self) -> None:
+        image = plain_disc()
+        parts = _parts_by_colour(image)
+        assert not parts.any()
+        np.testing.assert_array_equal(_repainted(np.random.default_rng(0), image, parts), image)
+
     def test_parts_are_of_the_picture_that_is_shown(self, toy_sprites: Sprites) -> None:
         for size in (24, 48, 96):
             shown = toy_sprites.image("noto", "dog", 0, size)
