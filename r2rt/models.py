@@ -238,16 +238,16 @@ def changeable(folder: Path) -> Path:
     Raises:
         OutputError: the copy cannot be written.
     """
-    if folder != _DEMO:
+    if folder.resolve() != _DEMO.resolve():
         return folder
-    with locked(folder.name):
-        staged = staging_dir(folder.name)
+    with locked(_DEMO.name):
+        staged = staging_dir(_DEMO.name)
         try:
             shutil.rmtree(staged, ignore_errors=True)
-            shutil.copytree(folder, staged)
+            shutil.copytree(_DEMO, staged)
         except OSError as error:
             raise OutputError(f"{staged}: cannot be written ({error})") from error
-        return install_folder(staged, folder.name)
+        return install_folder(staged, _DEMO.name)
 
 
 def user_path(text: str) -> Path:

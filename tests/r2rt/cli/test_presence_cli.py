@@ -155,8 +155,9 @@ def test_calibrate_measures_and_writes(
     assert "by score, above" in told.stdout
 
 
+@pytest.mark.parametrize("by_path", [False, True])
 def test_the_packages_own_model_stays_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
     packaged = demo_model()
@@ -168,7 +169,9 @@ def test_the_packages_own_model_stays_as_it_is(
         for number in range(60)
     ]
     pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arguments = ["models", "calibrate", "demo", "--pairs", str(pairs), "--no-cache"]
+    # However it is called: a path that is spelled another way is the same folder.
+    name = f"{packaged.path.parent}/cli/../demo" if by_path else "demo"
+    arguments = ["models", "calibrate", name, "--pairs", str(pairs), "--no-cache"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.stderr
     own = tmp_path / "home" / "models" / "demo"
