@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,26 +24,16 @@ from r2rt.files import replacing
 from training.clip import ClipTowers
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.guidance import Guide
+from training.demo.objective import losses
 from training.demo.scenes import Pool
 from training.demo.settings import RECIPE, TRAIN_SEED, model_config
 from training.demo.videos import Composer, Lesson, Shape
 from training.demo.warm_start import warm_start
-from training.losses import LossTargets, LossWeights, compute_losses, focal_loss
-from training.model import R2Output, R2Tuning
+from training.model import R2Tuning
 
-__all__ = ["Budget", "losses", "train"]
+__all__ = ["Budget", "train"]
 
 _CHECKPOINT_S = 120.0
-# Fields of the model's output whose first axis is the batch's.
-_BY_QUERY = (
-    "class_logits",
-    "offsets",
-    "saliency",
-    "point_mask",
-    "video_mask",
-    "video_emb",
-    "query_emb",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,38 +108,6 @@ def train(
         run.warm_up(pool, towers, clip, seed)
     run.go()
     return run.average.eval()
-
-
-def losses(
-    model: R2Tuning, output: R2Output, targets: LossTargets, weights: LossWeights
-) -> dict[str, Tensor]:
-    """Return the loss terms of a batch in which some queries are true nowhere in their video.
-
-    Those that are true have the model's own losses. The others have one term: no point of theirs
-    is a moment.
-    """
-    true = (targets.saliency > 0).any(dim=1)
-    assert output.offsets is not None
-    assert targets.boundary_s is not None
-    assert targets.fps is not None
-    present = replace(
-        output,
-        **{name: getattr(output, name)[true] for name in _BY_QUERY},
-        layer_cls=output.layer_cls[:, true],
-        layer_query=output.layer_query[:, true],
-    )
-    wanted = LossTargets(
-        saliency=targets.saliency[true],
-        pos_clip=targets.pos_clip[true],
-        boundary_s=targets.boundary_s[true],
-        fps=targets.fps[true],
-    )
-    terms = compute_losses(model, present, wanted, weights)
-    if not bool(true.all()):
-        logits = output.class_logits[~true][output.point_mask[~true]]
-        wrong = focal_loss(logits, torch.zeros_like(logits)).mean()
-        terms["loss_absent"] = weights.cls * float((~true).float().mean()) * wrong
-    return terms
 
 
 class _Run:
@@ -233,7 +191,7 @@ class _Run:
         query = batch.query[:, :, self.layer_order]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.budget.half):
             output = self.model(video, query, batch.video_mask, batch.query_mask)
-            terms = losses(self.model, output, batch.targets, self.weights)
+            terms = losses(self.model, output, batch.targets, lesson.truth, self.weights)
             terms |= self.guide(self.model, output, lesson.hints)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.learned, self.budget.clip_norm, error_if_nonfinite=True)

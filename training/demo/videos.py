@@ -1,9 +1,14 @@
-"""Training videos put together from encoded scenes, each asked several queries."""
+"""Training videos put together from encoded scenes, each asked its own queries and the others'.
+
+That a query is true of one video teaches where in it; that it is true of no other teaches how high
+to score: in a long video every window is asked every query, and almost none of them shows it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -17,9 +22,10 @@ from training.demo.guidance import Hints, collate_hints, hints_of
 from training.demo.scenes import Pool
 from training.demo.settings import FPS, LAYERS
 from training.tiny_clip.rows import encode
+from training.world.claims import spans_of
 from training.world.videos import Query, Video, sample_absent, sample_queries
 
-__all__ = ["Composer", "Lesson", "Shape", "collate_shared", "encode_queries", "samples_of"]
+__all__ = ["Composer", "Lesson", "Shape", "Truth", "collate_shared", "encode_queries", "samples_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +34,40 @@ class Shape:
 
     Attributes:
         videos: videos in a batch.
-        queries: true queries that each of them is asked.
+        queries: true queries that each of them brings, which all of them are asked.
         absent: queries besides that are true nowhere in it.
         clips: the fewest and the most clips that the videos of a batch have, about.
     """
 
     videos: int = 4
-    queries: int = 7
-    absent: int = 3
+    queries: int = 4
+    absent: int = 1
     clips: tuple[int, int] = (15, 75)
+
+
+class Truth(IntEnum):
+    """What a query is to a video that is asked it."""
+
+    OTHERS = -1
+    """Another video's, and true of this one too, or people may disagree: nothing is learned."""
+    NOWHERE = 0
+    """True nowhere in it."""
+    OWN = 1
+    """Its own, and true."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lesson:
-    """A batch, and what is true of its queries at every clip."""
+    """A batch of V videos that are asked the same N queries, all of one video together.
+
+    Attributes:
+        batch: the B = V · N samples.
+        truth: what each query is to its video, values of `Truth`, (V, N).
+        hints: what is true of the queries at every clip.
+    """
 
     batch: Batch
+    truth: Tensor
     hints: Hints
 
 
@@ -59,26 +83,41 @@ class Composer:
         self._concepts = sorted(self._with)
 
     def lesson(self, number: int) -> Lesson:
-        """Return lesson `number`: videos of about the same length, the queries of one together."""
+        """Return lesson `number`: videos of about the same length, all asked the same queries."""
         rng = np.random.default_rng([self._seed, number])
         low, high = self._shape.clips
         # Short videos are as frequent as long ones, in steps: a batch of long ones costs more.
         clips = int(rng.integers(low, high + 1))
-        samples: list[list[Sample]] = []
-        hints: list[Hints] = []
-        while len(samples) < self._shape.videos:
+        videos: list[Video] = []
+        hidden: list[NDArray[np.float16]] = []
+        brought: list[list[Query]] = []
+        while len(videos) < self._shape.videos:
             chosen, video = self._compose(rng, clips)
             queries = sample_queries(rng, video, self._shape.queries)
             absent = sample_absent(rng, video, self._concepts, self._shape.absent)
             if len(queries) < self._shape.queries or len(absent) < self._shape.absent:
                 continue
-            hidden = np.concatenate([self._pool.hidden_of(index) for index in chosen])
-            asked = [*queries, *absent]
-            vid = f"{number}/{len(samples)}"
-            samples.append(samples_of(video, asked, hidden, self._towers, vid=vid))
-            hints += hints_of(video, asked, len(hidden))
+            videos.append(video)
+            hidden.append(np.concatenate([self._pool.hidden_of(index) for index in chosen]))
+            brought.append([*queries, *absent])
+        asked = [query for queries in brought for query in queries]
+        words = encode_queries(self._towers, [query.text for query in asked])
+        samples: list[list[Sample]] = []
+        hints: list[Hints] = []
+        truth = []
+        for place, (video, states) in enumerate(zip(videos, hidden, strict=True)):
+            own = range(place * len(brought[0]), (place + 1) * len(brought[0]))
+            here = [_as_asked_of(video, query) for query in asked]
+            vid = f"{number}/{place}"
+            samples.append(samples_of(video, here, words, states, vid=vid))
+            hints += hints_of(video, here, len(states))
+            truth.append([_truth(video, x, own=index in own) for index, x in enumerate(here)])
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        return Lesson(batch=collate_shared(samples, generator), hints=collate_hints(hints))
+        return Lesson(
+            batch=collate_shared(samples, generator),
+            truth=torch.tensor(truth),
+            hints=collate_hints(hints),
+        )
 
     def _compose(self, rng: Generator, clips: int) -> tuple[list[int], Video]:
         """Put scenes together: some that share a thing, some at random, up to about `clips`."""
@@ -100,33 +139,47 @@ class Composer:
         return order, Video(tuple(self._pool.scenes[index] for index in order))
 
 
+def _as_asked_of(video: Video, query: Query) -> Query:
+    """Return the query with its moments in this video."""
+    return replace(query, spans_s=tuple(spans_of(query.claim, video.timed)))
+
+
+def _truth(video: Video, query: Query, *, own: bool) -> Truth:
+    """Say what a query, with its moments in this video, is to it."""
+    if not own and any(query.claim.is_unclear(timed.scene) for timed in video.timed):
+        return Truth.OTHERS
+    if not query.spans_s:
+        return Truth.NOWHERE
+    return Truth.OWN if own else Truth.OTHERS
+
+
 def samples_of(
     video: Video,
     queries: Sequence[Query],
+    words: Sequence[Tensor],
     hidden: NDArray[np.float16],
-    towers: ClipTowers,
     *,
     vid: str,
 ) -> list[Sample]:
-    """Return a sample for each query of a video with these hidden states (T, K, P, Cv)."""
+    """Return a sample for each query, with words (L, K, Ct), of a video with these hidden states.
+
+    `hidden` is (T, K, P, Cv).
+    """
     states = torch.from_numpy(hidden)
     samples = []
-    for number, (query, words) in enumerate(
-        zip(queries, encode_queries(towers, [query.text for query in queries]), strict=True)
-    ):
+    for number, (query, tokens) in enumerate(zip(queries, words, strict=True)):
         saliency = torch.from_numpy(video.saliency(query.claim, float(FPS)))[: len(hidden)]
+        shown = saliency.nonzero().flatten()
         samples.append(
             Sample(
                 video=states,
-                query=words,
+                query=tokens,
                 fps=float(FPS),
                 duration_s=video.duration_s,
                 moments_s=torch.tensor(query.spans_s, dtype=torch.float32).reshape(-1, 2),
                 saliency=saliency,
-                # A query that is true nowhere has a clip that no loss looks at.
-                relevant_clips=saliency.nonzero().flatten()
-                if query.spans_s
-                else torch.zeros(1).long(),
+                # A query that no clip shows has one that no loss looks at.
+                relevant_clips=shown if len(shown) else torch.zeros(1).long(),
                 qid=f"{vid}/{number}",
                 vid=vid,
                 text=query.text,

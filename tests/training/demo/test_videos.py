@@ -3,15 +3,16 @@ from __future__ import annotations
 import torch
 
 from training.clip import ClipTowers
+from training.demo.objective import losses
 from training.demo.scenes import Pool
 from training.demo.settings import model_config
-from training.demo.train import losses
-from training.demo.videos import Composer, Shape, encode_queries
-from training.losses import LossTargets, LossWeights, compute_losses
+from training.demo.videos import Composer, Shape, Truth, encode_queries
+from training.losses import LossWeights
 from training.model import R2Tuning
 from training.tiny_clip.rows import encode
 
-SHAPE = Shape(videos=2, queries=3, absent=0, clips=(12, 24))
+SHAPE = Shape(videos=1, queries=3, absent=0, clips=(12, 24))
+ASKED = Shape(videos=2, queries=3, absent=2, clips=(12, 24))
 
 
 def test_a_batch_is_its_seed_s_and_its_number_s(pool: Pool, towers: ClipTowers) -> None:
@@ -27,8 +28,8 @@ def test_positive_clips_lie_in_moments(pool: Pool, towers: ClipTowers) -> None:
     batch = Composer(pool, towers, SHAPE, seed=1).lesson(0).batch
     targets = batch.targets
     assert targets.boundary_s is not None
-    assert batch.video.shape[0] == 2
-    assert len(batch) == 6
+    assert batch.video.shape[0] == 1
+    assert len(batch) == 3
     for saliency, clip, moments in zip(
         targets.saliency, targets.pos_clip, targets.boundary_s, strict=True
     ):
@@ -38,18 +39,19 @@ def test_positive_clips_lie_in_moments(pool: Pool, towers: ClipTowers) -> None:
 
 
 def test_sharing_videos_changes_no_loss(pool: Pool, towers: ClipTowers) -> None:
-    batch = Composer(pool, towers, SHAPE, seed=2).lesson(7).batch
+    lesson = Composer(pool, towers, ASKED, seed=2).lesson(7)
+    batch = lesson.batch
     torch.manual_seed(0)
     model = R2Tuning(model_config(towers)).eval()
     shared = model(batch.video.float(), batch.query, batch.video_mask, batch.query_mask)
     alone = model(
-        batch.video.float().repeat_interleave(3, dim=0),
+        batch.video.float().repeat_interleave(10, dim=0),
         batch.query,
-        batch.video_mask.repeat_interleave(3, dim=0),
+        batch.video_mask.repeat_interleave(10, dim=0),
         batch.query_mask,
     )
-    one = compute_losses(model, shared, batch.targets)
-    two = compute_losses(model, alone, batch.targets)
+    one = losses(model, shared, batch.targets, lesson.truth, LossWeights())
+    two = losses(model, alone, batch.targets, lesson.truth, LossWeights())
     for name, loss in one.items():
         torch.testing.assert_close(loss, two[name], msg=name)
 
@@ -63,31 +65,40 @@ def test_queries_are_encoded_as_alone(towers: ClipTowers) -> None:
         torch.testing.assert_close(states, alone)
 
 
-def test_queries_that_are_true_nowhere_have_one_loss_and_change_no_other(
+def test_every_video_is_asked_the_queries_of_all(pool: Pool, towers: ClipTowers) -> None:
+    lesson = Composer(pool, towers, ASKED, seed=2).lesson(1)
+    batch, truth = lesson.batch, lesson.truth
+    assert truth.shape == (2, 10)
+    assert len(batch) == truth.numel()
+    one, two = batch.query.unflatten(0, truth.shape)
+    assert torch.equal(one, two)
+    own, other = truth[0, :5].tolist(), truth[0, 5:].tolist()
+    assert own == [Truth.OWN] * 3 + [Truth.NOWHERE] * 2
+    assert set(other) <= {Truth.NOWHERE, Truth.OTHERS}
+    assert truth[1, 5:].tolist() == own
+    assert batch.targets.boundary_s is not None
+    moments = batch.targets.boundary_s[:, 0, 0].isfinite()
+    flat = truth.flatten()
+    assert moments[flat == Truth.OWN].all()
+    assert not moments[flat == Truth.NOWHERE].any()
+
+
+def test_a_query_that_is_true_of_another_video_too_is_neither_right_nor_wrong_there(
     pool: Pool, towers: ClipTowers
 ) -> None:
-    shape = Shape(videos=2, queries=3, absent=2, clips=(12, 24))
-    batch = Composer(pool, towers, shape, seed=2).lesson(1).batch
-    torch.manual_seed(0)
-    model = R2Tuning(model_config(towers)).eval()
-    output = model(batch.video.float(), batch.query, batch.video_mask, batch.query_mask)
-    terms = losses(model, output, batch.targets, LossWeights())
-    absent = terms.pop("loss_absent")
-    assert absent > 0
-    rows = [0, 1, 2, 5, 6, 7]
-    assert (batch.targets.saliency > 0).any(dim=1).nonzero().flatten().tolist() == rows
-    targets = batch.targets
-    assert targets.boundary_s is not None
-    assert targets.fps is not None
-    alone = model(batch.video.float(), batch.query[rows], batch.video_mask, batch.query_mask[rows])
-    kept = LossTargets(
-        saliency=targets.saliency[rows],
-        pos_clip=targets.pos_clip[rows],
-        boundary_s=targets.boundary_s[rows],
-        fps=targets.fps[rows],
-    )
-    for name, loss in compute_losses(model, alone, kept).items():
-        torch.testing.assert_close(terms[name], loss, msg=name)
+    lessons = [Composer(pool, towers, ASKED, seed=3).lesson(number) for number in range(6)]
+    seen = 0
+    for lesson in lessons:
+        targets = lesson.batch.targets
+        assert targets.boundary_s is not None
+        true = targets.boundary_s[:, 0, 0].isfinite().view(lesson.truth.shape)
+        for place in range(2):
+            foreign = torch.ones(10, dtype=torch.bool)
+            foreign[5 * place : 5 * place + 5] = False
+            both = true[place] & foreign
+            assert (lesson.truth[place][both] == Truth.OTHERS).all()
+            seen += int(both.sum())
+    assert seen > 0
 
 
 def test_a_positive_clip_has_no_other_clip_of_its_query_for_a_negative(
