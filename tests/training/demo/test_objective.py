@@ -34,7 +34,9 @@ def lesson(pool: Pool, towers: ClipTowers) -> Lesson:
 def output(model: R2Tuning, lesson: Lesson) -> R2Output:
     batch = lesson.batch
     with torch.no_grad():
-        return model(batch.video.float(), batch.query, batch.video_mask, batch.query_mask)
+        found = model(batch.video.float(), batch.query, batch.video_mask, batch.query_mask)
+    assert isinstance(found, R2Output)
+    return found
 
 
 def right_points(output: R2Output, lesson: Lesson) -> torch.Tensor:

@@ -70,7 +70,7 @@ def test_every_video_is_asked_the_queries_of_all(pool: Pool, towers: ClipTowers)
     batch, truth = lesson.batch, lesson.truth
     assert truth.shape == (2, 10)
     assert len(batch) == truth.numel()
-    one, two = batch.query.unflatten(0, truth.shape)
+    one, two = batch.query.view(*truth.shape, *batch.query.shape[1:])
     assert torch.equal(one, two)
     own, other = truth[0, :5].tolist(), truth[0, 5:].tolist()
     assert own == [Truth.OWN] * 3 + [Truth.NOWHERE] * 2
