@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -319,19 +319,16 @@ def _cost(
             for _ in range(report.options.rounds(3))
         ]
         path.unlink()
-        grounder.ground(video.encoded, text)
-        grounded = [
-            grounder.ground(video.encoded, text).timings.ground_s
-            for _ in range(report.options.rounds(3))
-        ]
+        first, further = _query_times(grounder, video, text, report.options.rounds(3))
         length = video.encoded.duration_s / 60
         peaks.append(max(child.peak_rss_bytes for child in children) / _MB)
-        rates.append(1000 * min(grounded) / length)
+        rates.append(1000 * first / length)
         values: dict[str, float | int | str] = {
             "minutes": minutes,
             "tokens, MB": round(video.encoded.tokens.nbytes / _MB, 1),
             "peak MB": round(peaks[-1], 1),
-            "a query, ms a minute": round(rates[-1], 2),
+            "first query, ms a minute": round(rates[-1], 2),
+            "further query, ms a minute": round(1000 * further / length, 2),
         }
         seconds = summarize([child.wall_s for child in children])
         report.add(Row(group="cost", name="r2rt ground", seconds=seconds, values=values))
@@ -339,7 +336,27 @@ def _cost(
     if len(lengths) > 1:
         growth = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0])
         report.target("peak memory's growth a minute, MB", growth, "<=", 0.5)
-        report.target("time a minute, longest against shortest", rates[-1] / rates[0], "<=", 1.2)
+        report.target(
+            "first query's time a minute, longest against shortest", rates[-1] / rates[0], "<=", 1.2
+        )
+
+
+def _query_times(
+    grounder: Grounder, video: LongVideo, text: str, rounds: int
+) -> tuple[float, float]:
+    """Return the shortest times of a video's first query and of a further one, in seconds.
+
+    The text is encoded before. A further query finds the first windows finalised, as many as there
+    is room for: all of a short video's.
+    """
+    grounder.encode_queries([text])
+    first, further = [], []
+    for _ in range(rounds):
+        # A video that was not asked before.
+        encoded = replace(video.encoded)
+        first.append(grounder.ground(encoded, text).timings.ground_s)
+        further.append(grounder.ground(encoded, text).timings.ground_s)
+    return min(first), min(further)
 
 
 if __name__ == "__main__":
