@@ -25,7 +25,16 @@ from training.tiny_clip.rows import encode
 from training.world.claims import spans_of
 from training.world.videos import Query, Video, sample_absent, sample_queries
 
-__all__ = ["Composer", "Lesson", "Shape", "Truth", "collate_shared", "encode_queries", "samples_of"]
+__all__ = [
+    "Composer",
+    "Lesson",
+    "Shape",
+    "Truth",
+    "collate_shared",
+    "encode_queries",
+    "look_alikes",
+    "samples_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +46,18 @@ class Shape:
         queries: true queries that each of them brings, which all of them are asked.
         absent: queries besides that are true nowhere in it.
         clips: the fewest and the most clips that the videos of a batch have, about.
+        alike: share of batches whose videos show things that CLIP takes for one another.
     """
 
     videos: int = 4
     queries: int = 4
     absent: int = 1
     clips: tuple[int, int] = (15, 75)
+    alike: float = 0.5
+
+
+# Things that a video shows again and again, and of how many that look alike they are chosen.
+_LEADS, _THEME = 3, 8
 
 
 class Truth(IntEnum):
@@ -81,6 +96,7 @@ class Composer:
             for actor in scene.actors:
                 self._with.setdefault(actor.thing.concept, []).append(index)
         self._concepts = sorted(self._with)
+        self._alike = look_alikes(pool, [self._with[concept] for concept in self._concepts])
 
     def lesson(self, number: int) -> Lesson:
         """Return lesson `number`: videos of about the same length, all asked the same queries."""
@@ -91,8 +107,11 @@ class Composer:
         videos: list[Video] = []
         hidden: list[NDArray[np.float16]] = []
         brought: list[list[Query]] = []
+        theme = None
+        if rng.random() < self._shape.alike:
+            theme = self._alike[rng.integers(len(self._concepts))]
         while len(videos) < self._shape.videos:
-            chosen, video = self._compose(rng, clips)
+            chosen, video = self._compose(rng, clips, theme)
             queries = sample_queries(rng, video, self._shape.queries)
             absent = sample_absent(rng, video, self._concepts, self._shape.absent)
             if len(queries) < self._shape.queries or len(absent) < self._shape.absent:
@@ -119,10 +138,16 @@ class Composer:
             hints=collate_hints(hints),
         )
 
-    def _compose(self, rng: Generator, clips: int) -> tuple[list[int], Video]:
-        """Put scenes together: some that share a thing, some at random, up to about `clips`."""
+    def _compose(
+        self, rng: Generator, clips: int, theme: NDArray[np.int64] | None
+    ) -> tuple[list[int], Video]:
+        """Put scenes together: some that share a thing, some at random, up to about `clips`.
+
+        The things that are shared are of the theme, indices of concepts, where there is one.
+        """
         chosen: list[int] = []
-        leads = rng.choice(len(self._concepts), 3, replace=False)
+        among = np.arange(len(self._concepts)) if theme is None else theme
+        leads = rng.choice(among, min(_LEADS, len(among)), replace=False)
         for lead in leads:
             known = self._with[self._concepts[lead]]
             times = min(int(rng.integers(1, 4)), len(known))
@@ -137,6 +162,24 @@ class Composer:
                 kept.append(index)
         order = [kept[index] for index in rng.permutation(len(kept))]
         return order, Video(tuple(self._pool.scenes[index] for index in order))
+
+
+def look_alikes(pool: Pool, shown_in: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return, for each concept, those that look most like it to CLIP, itself first, (N, A).
+
+    What a concept looks like is the mean of the CLS tokens of the scenes that show it, by CLIP's
+    last block.
+
+    Args:
+        pool: the scenes.
+        shown_in: indices of the scenes that show each of the N concepts.
+    """
+    first = pool.first_clip[:-1]
+    cls = np.asarray(pool.hidden[first, -1, 0], np.float32)  # (scenes, Cv)
+    looks = np.stack([cls[list(scenes)].mean(axis=0) for scenes in shown_in])
+    looks -= cls.mean(axis=0)
+    looks /= np.linalg.norm(looks, axis=1, keepdims=True) + 1e-6
+    return np.argsort(-(looks @ looks.T), axis=1, kind="stable")[:, :_THEME]
 
 
 def _as_asked_of(video: Video, query: Query) -> Query:

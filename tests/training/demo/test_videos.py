@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from training.clip import ClipTowers
 from training.demo.objective import losses
 from training.demo.scenes import Pool
 from training.demo.settings import model_config
-from training.demo.videos import Composer, Shape, Truth, encode_queries
+from training.demo.videos import Composer, Shape, Truth, encode_queries, look_alikes
 from training.losses import LossWeights
 from training.model import R2Tuning
 from training.tiny_clip.rows import encode
@@ -110,3 +111,13 @@ def test_a_positive_clip_has_no_other_clip_of_its_query_for_a_negative(
         others[clip] = 0
         assert set(others.tolist()) <= {0.0, 1.0}
         assert saliency[clip] == 0.5
+
+
+def test_look_alikes_are_those_whose_scenes_look_most_alike(pool: Pool) -> None:
+    angles = np.radians([0, 90, 10, 100, 5])  # of each scene's CLS token
+    cls = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float16)
+    hidden = np.zeros((10, 4, 3, 2), np.float16)
+    hidden[::2, -1, 0] = cls  # two clips a scene, of which the first is looked at
+    made = Pool(pool.scenes[:5], np.arange(0, 11, 2), hidden)
+    nearest = look_alikes(made, [[0], [1], [2, 4], [3]])
+    assert nearest[:, :2].tolist() == [[0, 2], [1, 3], [2, 0], [3, 1]]
