@@ -38,9 +38,17 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """One query: of which segment, and its moments in the long video, in seconds."""
+    """One query of a segment, in the long video.
+
+    Attributes:
+        segment: which segment it is asked of.
+        segment_s: where that starts and ends in the long video, in seconds.
+        query: what is asked, with its moments in the segment.
+        spans_s: its moments in the long video, in seconds.
+    """
 
     segment: int
+    segment_s: tuple[float, float]
     query: Query
     spans_s: tuple[tuple[float, float], ...]
 
@@ -110,11 +118,12 @@ def compose(
 def _asked(index: int, segment: Segment, video: Video, start_s: float) -> list[Asked]:
     """Return the segment's queries that are true nowhere else in the long video."""
     found = []
+    segment_s = (start_s, start_s + segment.encoded.duration_s)
     for query in segment.test.queries:
         spans_s = tuple((start_s + a, start_s + b) for a, b in query.spans_s)
         everywhere = spans_of(query.claim, video.timed)
         if len(everywhere) == len(spans_s) and np.allclose(everywhere, spans_s, atol=1e-3):
-            found.append(Asked(segment=index, query=query, spans_s=spans_s))
+            found.append(Asked(segment=index, segment_s=segment_s, query=query, spans_s=spans_s))
     return found
 
 

@@ -15,7 +15,12 @@ cuts is not known to it, so the answers are merged by these rules:
   to the model's own suppression alone, as in a short video.
 
 So a moment is found whole if the overlap is as long as itself, and where it is longer its halves
-are joined. Saliency is the mean of the windows that look at a clip.
+are joined.
+
+Scores are compared over the whole video, and the best of many is often the luckiest. So a moment's
+score is the mean over the windows that see it whole: of each the score of its moment that is most
+like it, or 0 if none has an IoU of a half or more with it. Saliency is the mean of the windows that
+look at a clip.
 """
 
 from __future__ import annotations
@@ -163,8 +168,10 @@ def merge_moments(
     hard = nms.kind == "normal"
     if hard:
         placed = [suppress(rows, nms) for rows in placed]
-    single = len(placed) == 1
-    merged = placed[0] if single else _told_once(_without_cuts(placed, spans_s, clip_s))
+    merged = placed[0]
+    if len(placed) > 1:
+        told = _told_once(_without_cuts(placed, spans_s, clip_s))
+        merged = _with_mean_scores(told, placed, spans_s)
     return merged if hard else suppress(merged, nms)
 
 
@@ -264,6 +271,29 @@ def _told_once(windows: Sequence[_Rows]) -> Float:
             iou = interval_iou(rows[None, index, :2], rows[near, :2])[0]
             alive[near] &= (iou < _SAME_IOU) | (owner[near] == owner[index])
     return rows[ranked[alive[ranked]]]
+
+
+def _with_mean_scores(told: Float, placed: Sequence[Float], spans_s: Float) -> Float:
+    """Return told rows (N, 3) with the mean score of the windows that see each whole, best first.
+
+    A row that no window sees whole, as one that was joined, keeps its score.
+
+    Args:
+        told: moments of the video.
+        placed: (M, 3) for each window, its own moments.
+        spans_s: (W, 2), where each window starts and ends.
+    """
+    total, looks = np.zeros((2, len(told)))
+    for rows, (start_s, end_s) in zip(placed, spans_s.tolist(), strict=True):
+        whole = np.flatnonzero((told[:, 0] >= start_s) & (told[:, 1] <= end_s))
+        looks[whole] += 1
+        if len(rows):
+            iou = interval_iou(told[whole, :2], rows[:, :2])
+            same = iou.max(axis=1) >= _SAME_IOU
+            total[whole] += np.where(same, rows[iou.argmax(axis=1), 2], 0.0)
+    scored = told.copy()
+    np.divide(total, looks, out=scored[:, 2], where=looks > 0)
+    return scored[np.argsort(-scored[:, 2], kind="stable")]
 
 
 def _clips(length: float | str, fps: Fraction, what: str) -> int:

@@ -47,6 +47,8 @@ def test_a_moment_lies_in_the_long_video_where_its_segments_tokens_lie(
     for asked in long.asked:
         segment = segments[asked.segment]
         shift_s = asked.spans_s[0][0] - asked.query.spans_s[0][0]
+        assert asked.segment_s[0] == pytest.approx(shift_s)
+        assert asked.segment_s[1] == pytest.approx(shift_s + segment.encoded.duration_s)
         first = round(shift_s / 2)
         part = long.encoded.part(first, first + segment.encoded.num_clips)
         np.testing.assert_array_equal(part.tokens, segment.encoded.tokens)

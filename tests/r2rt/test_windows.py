@@ -224,7 +224,7 @@ def test_a_neighbour_that_hardly_believes_in_it_does_not_take_it_away() -> None:
     found = [rows((140, 149.5, 0.9)), rows((139, 166, 0.4)), EMPTY, EMPTY]
     assert len(merge(found, WINDOWS)) == 2
     np.testing.assert_array_equal(
-        merge([rows((140, 149.5, 0.9)), EMPTY, EMPTY, EMPTY], WINDOWS), [[140, 149.5, 0.9]]
+        merge([rows((140, 149.5, 0.9)), EMPTY, EMPTY, EMPTY], WINDOWS), [[140, 149.5, 0.45]]
     )
 
 
@@ -251,7 +251,7 @@ def test_near_moments_stay_two() -> None:
     found = [rows(first, second), rows(second, first), EMPTY, EMPTY]
     np.testing.assert_array_equal(merge(found, WINDOWS), [first, second])
     # Neither does one inside the other that a single window tells apart go.
-    outer, inner = (90.0, 140.0, 0.9), (100.0, 130.0, 0.8)
+    outer, inner = (10.0, 60.0, 0.9), (20.0, 50.0, 0.8)
     np.testing.assert_array_equal(
         merge([rows(outer, inner), EMPTY, EMPTY, EMPTY], WINDOWS), [outer, inner]
     )
@@ -259,9 +259,22 @@ def test_near_moments_stay_two() -> None:
 
 def test_of_two_windows_the_better_score_is_told_then_the_one_farther_from_borders() -> None:
     found = [rows((100, 120, 0.8)), rows((101, 121, 0.9)), EMPTY, EMPTY]
-    np.testing.assert_array_equal(merge(found, WINDOWS), [[101, 121, 0.9]])
+    np.testing.assert_allclose(merge(found, WINDOWS), [[101, 121, 0.85]])
     found = [rows((125, 145, 0.8)), rows((124, 144, 0.8)), EMPTY, EMPTY]
     np.testing.assert_array_equal(merge(found, WINDOWS), [[124, 144, 0.8]])
+
+
+def test_a_score_is_the_mean_of_the_windows_that_see_the_moment_whole() -> None:
+    # Two windows see 100 to 120 s; of the second one the moment that is most like it counts.
+    found = [rows((100, 120, 0.8)), rows((107, 127, 0.7), (101, 119, 0.2)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS)[0], [100, 120, 0.5])
+    # What one of two windows does not see is half as sure as what both do.
+    found = [rows((100, 120, 0.8), (125, 145, 0.6)), rows((125, 145, 0.6)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[125, 145, 0.6], [100, 120, 0.4]])
+    # One window alone looks at the start of the video.
+    np.testing.assert_array_equal(
+        merge([rows((5, 20, 0.8)), EMPTY, EMPTY, EMPTY], WINDOWS), [[5, 20, 0.8]]
+    )
 
 
 spans = st.tuples(
