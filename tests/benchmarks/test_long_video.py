@@ -97,4 +97,6 @@ def test_the_command_reports_quality_memory_and_time(art: Path, tmp_path: Path) 
     cost = [row["values"] for row in record["rows"] if row["group"] == "cost"]
     assert [row["minutes"] for row in cost] == [1, 3]
     assert all(row["peak MB"] > 10 for row in cost)
-    assert len(record["targets"]) == 2 * 3 + 2
+    quality = [row["values"] for row in record["rows"] if row["group"] == "quality"]
+    assert all(0 <= row["R1@0.5 there"] <= 100 for row in quality)
+    assert len(record["targets"]) == 2 * 4 + 2
