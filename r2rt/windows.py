@@ -284,8 +284,12 @@ def _with_mean_scores(told: Float, placed: Sequence[Float], spans_s: Float) -> F
         spans_s: (W, 2), where each window starts and ends.
     """
     total, looks = np.zeros((2, len(told)))
-    for rows, (start_s, end_s) in zip(placed, spans_s.tolist(), strict=True):
-        whole = np.flatnonzero((told[:, 0] >= start_s) & (told[:, 1] <= end_s))
+    order = np.argsort(told[:, 0], kind="stable")
+    low = np.searchsorted(told[order, 0], spans_s[:, 0], side="left")
+    high = np.searchsorted(told[order, 0], spans_s[:, 1], side="right")
+    for rows, first, last, end_s in zip(placed, low, high, spans_s[:, 1], strict=True):
+        starting = order[first:last]
+        whole = starting[told[starting, 1] <= end_s]
         looks[whole] += 1
         if len(rows):
             iou = interval_iou(told[whole, :2], rows[:, :2])
