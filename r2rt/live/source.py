@@ -128,7 +128,8 @@ class LiveSource:
             SourceNotFoundError, NotAVideoError, NoVideoStreamError: no use in trying again.
         """
         import av
-        import av.error
+
+        from r2rt.video.demux import CANNOT_OPEN
 
         waiting = self._reader(stopped)
         began_s = time.monotonic()
@@ -141,7 +142,7 @@ class LiveSource:
                 timeout=self._timeouts(),
                 buffer_size=4096 if self.kind == "growing" else 32768,
             )
-        except (av.error.FFmpegError, OSError, ValueError, NotImplementedError) as error:
+        except CANNOT_OPEN as error:
             if waiting is not None:
                 waiting.close()
             timeout_s = self._timeouts()

@@ -22,6 +22,8 @@ __all__ = ["Demuxer"]
 
 # Demuxers that take any text or any bytes for a picture.
 NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
+# What `av.open` raises of a source that cannot be opened; the last two of names and options.
+CANNOT_OPEN = (av.error.FFmpegError, OSError, ValueError, NotImplementedError)
 MAX_READ_ERRORS = 64  # in a row, without one packet in between
 
 
@@ -123,7 +125,7 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
             metadata_errors="replace",
             hwaccel=hardware,
         )
-    except (av.error.FFmpegError, OSError, ValueError, NotImplementedError) as error:
+    except CANNOT_OPEN as error:
         raise NotAVideoError(
             f"{path}: not a video that FFmpeg understands, or its head is damaged ({error}); "
             "check that it plays elsewhere"

@@ -104,39 +104,41 @@ class Composer:
         low, high = self._shape.clips
         # Short videos are as frequent as long ones, in steps: a batch of long ones costs more.
         clips = int(rng.integers(low, high + 1))
-        videos: list[Video] = []
-        hidden: list[NDArray[np.float16]] = []
-        brought: list[list[Query]] = []
         theme = None
         if rng.random() < self._shape.alike:
             theme = self._alike[rng.integers(len(self._concepts))]
-        while len(videos) < self._shape.videos:
-            chosen, video = self._compose(rng, clips, theme)
-            queries = sample_queries(rng, video, self._shape.queries)
-            absent = sample_absent(rng, video, self._concepts, self._shape.absent)
-            if len(queries) < self._shape.queries or len(absent) < self._shape.absent:
-                continue
-            videos.append(video)
-            hidden.append(np.concatenate([self._pool.hidden_of(index) for index in chosen]))
-            brought.append([*queries, *absent])
-        asked = [query for queries in brought for query in queries]
-        words = encode_queries(self._towers, [query.text for query in asked])
+        brought = [self._bring(rng, clips, theme) for _ in range(self._shape.videos)]
+        asked = [(video, query) for video, _, queries in brought for query in queries]
+        words = encode_queries(self._towers, [query.text for _, query in asked])
         samples: list[list[Sample]] = []
         hints: list[Hints] = []
         truth = []
-        for place, (video, states) in enumerate(zip(videos, hidden, strict=True)):
-            own = range(place * len(brought[0]), (place + 1) * len(brought[0]))
-            here = [_as_asked_of(video, query) for query in asked]
-            vid = f"{number}/{place}"
-            samples.append(samples_of(video, here, words, states, vid=vid))
-            hints += hints_of(video, here, len(states))
-            truth.append([_truth(video, x, own=index in own) for index, x in enumerate(here)])
+        for place, (video, hidden, _) in enumerate(brought):
+            here = [_as_asked_of(video, query) for _, query in asked]
+            samples.append(samples_of(video, here, words, hidden, vid=f"{number}/{place}"))
+            hints += hints_of(video, here, len(hidden))
+            whose = (owner for owner, _ in asked)
+            truth.append(
+                [_truth(video, x, own=y is video) for x, y in zip(here, whose, strict=True)]
+            )
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         return Lesson(
             batch=collate_shared(samples, generator),
             truth=torch.tensor(truth),
             hints=collate_hints(hints),
         )
+
+    def _bring(
+        self, rng: Generator, clips: int, theme: NDArray[np.int64] | None
+    ) -> tuple[Video, NDArray[np.float16], list[Query]]:
+        """Return a video of which enough can be asked, its hidden states, and its queries."""
+        while True:
+            chosen, video = self._compose(rng, clips, theme)
+            queries = sample_queries(rng, video, self._shape.queries)
+            absent = sample_absent(rng, video, self._concepts, self._shape.absent)
+            if len(queries) == self._shape.queries and len(absent) == self._shape.absent:
+                hidden = np.concatenate([self._pool.hidden_of(index) for index in chosen])
+                return video, hidden, [*queries, *absent]
 
     def _compose(
         self, rng: Generator, clips: int, theme: NDArray[np.int64] | None
