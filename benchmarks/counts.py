@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from r2rt.contract import ModelDims, level_lengths
+from r2rt.model.contract import ModelDims, level_lengths
 
 if TYPE_CHECKING:
     from training.clip_config import ClipConfig

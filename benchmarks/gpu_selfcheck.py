@@ -35,11 +35,11 @@ if not torch.cuda.is_available():
 
 from benchmarks.harness import Case, DisagreementError, Options, Report, common_options, timed
 from benchmarks.workload import ModelChoice, Workload, load_towers, model_options, prepare
-from r2rt.bundle import Bundle
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 from r2rt.engines import Device, Engine, open_engine
 from r2rt.engines.choice import obstacles
 from r2rt.errors import R2rtError
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 from training.checkpoint import build_model
 
 __all__ = ["main"]

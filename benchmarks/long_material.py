@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from r2rt.encoded import EncodedVideo
-from r2rt.grounder import Grounder
-from r2rt.spill import GrowingArray, forget
+from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.grounder import Grounder
+from r2rt.grounding.growing_array import GrowingArray, forget
 from training.demo.testset import AskedVideo, sample_test_videos
 from training.world.claims import spans_of
 from training.world.sprites import Sprites

@@ -31,10 +31,10 @@ from benchmarks.long_material import Asked, LongVideo, Segment, compose, make_se
 from benchmarks.machine import CHECKOUT
 from benchmarks.plots import grouped_lines
 from benchmarks.process import NOTHING_KEPT, run_child
-from r2rt.grounder import Grounder
-from r2rt.moments import interval_iou
-from r2rt.prediction import Prediction
-from r2rt.windows import Window, WindowLength, plan_windows
+from r2rt.grounding.grounder import Grounder
+from r2rt.grounding.moments import interval_iou
+from r2rt.grounding.prediction import Prediction
+from r2rt.grounding.windows import Window, WindowLength, plan_windows
 from training.world.sprites import Sprites
 
 __all__ = ["main"]

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.process import serve
-from r2rt.grounder import Grounder
+from r2rt.grounding.grounder import Grounder
 from r2rt.video import open_source
 
 if TYPE_CHECKING:
-    from r2rt.encoded import EncodedVideo
-    from r2rt.prediction import Prediction
+    from r2rt.grounding.encoded import EncodedVideo
+    from r2rt.grounding.prediction import Prediction
     from r2rt.video import Sampling
 
 __all__ = ["Ours"]

@@ -37,9 +37,9 @@ from benchmarks.harness import (
 )
 from benchmarks.peaks import Gemm, fp32_gemms, int8_gemms, measure_bandwidth
 from benchmarks.workload import ModelChoice, Workload, load_towers, model_options, prepare
-from r2rt.bundle import Bundle
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 from r2rt.engines import open_engine
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 
 __all__ = ["main"]
 

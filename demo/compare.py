@@ -14,7 +14,7 @@ from rich.table import Table
 
 import r2rt
 from r2rt import Grounder
-from r2rt.models import resolve
+from r2rt.model.installed import resolve
 
 HERE = Path(__file__).resolve().parent
 

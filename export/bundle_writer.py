@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2rt.bundle import MANIFEST_NAME, FileEntry, Manifest, file_entry, manifest_bytes
 from r2rt.errors import OutputError, R2rtError
+from r2rt.model.bundle import MANIFEST_NAME, FileEntry, Manifest, file_entry, manifest_bytes
 
 __all__ = ["check_destination", "list_files", "staged_folder", "write_manifest"]
 

@@ -72,7 +72,7 @@ def compile_kernels(
     from rich.table import Table
 
     from kernels.budgets import blocks_per_sm
-    from r2rt.bundle import Bundle
+    from r2rt.model.bundle import Bundle
 
     console = Console(stderr=True, highlight=False, quiet=quiet)
     table = Table("target", "registers", "shared", "warps", "blocks/SM", "tensor cores")

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.half import fold_transposed_weights
-from r2rt.bundle import Check
-from r2rt.contract import (
+from r2rt.engines.tensorrt.plans import GROUNDER_HEADS
+from r2rt.model.bundle import Check
+from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,
     VIDEO_ENCODER,
@@ -28,7 +29,6 @@ from r2rt.contract import (
     ModelDims,
     graph_specs,
 )
-from r2rt.engines.plans import GROUNDER_HEADS
 
 __all__ = [
     "OUTLIER_FACTOR",

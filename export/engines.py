@@ -19,21 +19,7 @@ from export.exporter import ExportError, VerificationError
 from export.half import to_half
 from export.placing import placed
 from export.trt_builder import EngineBuildError, Flavour, build_plan, plan_kernels
-from r2rt.bundle import (
-    TOKENIZER_NAME,
-    Bundle,
-    Check,
-    file_entry,
-)
-from r2rt.contract import (
-    GROUNDER,
-    TEXT_ENCODER,
-    VIDEO_ENCODER,
-    VIDEO_FINALIZER,
-    GraphSpec,
-    ModelDims,
-)
-from r2rt.engines.plans import (
+from r2rt.engines.tensorrt.plans import (
     ENGINE_MANIFEST_NAME,
     ENGINE_SCHEMA_VERSION,
     GROUNDER_HEADS,
@@ -45,7 +31,21 @@ from r2rt.engines.plans import (
     heads_spec,
     source_graph,
 )
-from r2rt.tokenizer import Tokenizer
+from r2rt.grounding.tokenizer import Tokenizer
+from r2rt.model.bundle import (
+    TOKENIZER_NAME,
+    Bundle,
+    Check,
+    file_entry,
+)
+from r2rt.model.contract import (
+    GROUNDER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+    GraphSpec,
+    ModelDims,
+)
 
 __all__ = ["UNFUSED", "BuiltEngine", "build_engines", "check_sample", "default_ranges", "lower"]
 

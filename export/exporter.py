@@ -22,7 +22,8 @@ from export.onnx_writer import graph_to_onnx
 from export.settings import Settings, choose_settings
 from export.tokenizer import write_tokenizer
 from export.verify import verify_graphs
-from r2rt.bundle import (
+from r2rt.errors import NoFramesError, R2rtError
+from r2rt.model.bundle import (
     SCHEMA_VERSION,
     TOKENIZER_NAME,
     Check,
@@ -31,7 +32,7 @@ from r2rt.bundle import (
     Provenance,
     Verification,
 )
-from r2rt.contract import (
+from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,
     VIDEO_ENCODER,
@@ -39,9 +40,8 @@ from r2rt.contract import (
     ModelDims,
     graph_specs,
 )
-from r2rt.errors import NoFramesError, R2rtError
-from r2rt.models import checked_name, models_dir
-from r2rt.registry import CLIP_ARCHITECTURE
+from r2rt.model.installed import checked_name, models_dir
+from r2rt.model.registry import CLIP_ARCHITECTURE
 from training.checkpoint import build_model, load_checkpoint
 from training.clip import ClipTowers, load_clip
 from training.config import recorded_config

@@ -12,7 +12,7 @@ from export.placing import placed
 if TYPE_CHECKING:
     from kernels.aot import CompiledKernel
     from kernels.variants import KernelDims, Variant
-    from r2rt.bundle import Bundle
+    from r2rt.model.bundle import Bundle
 
 __all__ = ["TARGETS", "MatrixType", "kernel_dims", "store_kernels"]
 
@@ -50,7 +50,7 @@ def store_kernels(
     from kernels.aot import KernelBuildError, compile_variant
     from kernels.budgets import broken_limits
     from kernels.variants import kernel_variants
-    from r2rt.engines.cubins import kernels_folder
+    from r2rt.engines.tensorrt.cubins import kernels_folder
 
     try:
         variants = [v for dtype in dtypes for v in kernel_variants(kernel_dims(bundle), dtype)]

@@ -22,8 +22,7 @@ from torch import Tensor
 from export.exporter import ExportError
 from export.graphs.grounder import GrounderHeads
 from export.onnx_writer import graph_to_onnx
-from r2rt.contract import GROUNDER, VIDEO_FINALIZER
-from r2rt.engines.cubins import (
+from r2rt.engines.tensorrt.cubins import (
     SCHEMA_VERSION,
     Call,
     Extent,
@@ -32,12 +31,13 @@ from r2rt.engines.cubins import (
     Pointer,
     ScratchBuffer,
 )
-from r2rt.engines.plans import GROUNDER_HEADS, heads_spec
+from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, heads_spec
+from r2rt.model.contract import GROUNDER, VIDEO_FINALIZER
 from training.checkpoint import build_model, load_checkpoint
 
 if TYPE_CHECKING:
     from kernels.variants import Variant
-    from r2rt.bundle import Bundle
+    from r2rt.model.bundle import Bundle
 
 __all__ = ["KernelGraphs", "kernel_graphs"]
 
@@ -50,7 +50,7 @@ class KernelGraphs:
     """What puts the kernels of a bundle to use.
 
     Attributes:
-        heads: the part of the grounder behind the kernels, fp32; see `r2rt.engines.plans`.
+        heads: the part of the grounder behind the kernels, fp32; see `r2rt.engines.tensorrt.plans`.
         variants: kernels that the sequences launch beside those that every bundle has.
         files: sequences and weights, by name, to stand beside the kernels of every target.
     """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from r2rt.contract import GraphSpec
+    from r2rt.model.contract import GraphSpec
 
 __all__ = ["OPSET", "graph_to_onnx"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from r2rt.bundle import MANIFEST_NAME, FileEntry, file_entry, manifest_bytes, read_manifest
 from r2rt.errors import OutputError, R2rtError
 from r2rt.files import replacing
+from r2rt.model.bundle import MANIFEST_NAME, FileEntry, file_entry, manifest_bytes, read_manifest
 
 __all__ = ["placed"]
 

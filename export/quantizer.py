@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from export._checkout import r2rt_version
 from export.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from export.int8 import Selection, select
-from r2rt.bundle import TOKENIZER_NAME, Bundle, Manifest, QuantizationReport
-from r2rt.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.errors import AccuracyError, NoFramesError, QueryError
-from r2rt.models import checked_name, models_dir, resolve
-from r2rt.quality import LIMITS, QUERIES, Agreement, Limits, compare, failures
-from r2rt.tokenizer import Tokenizer
+from r2rt.grounding.tokenizer import Tokenizer
+from r2rt.model.bundle import TOKENIZER_NAME, Bundle, Manifest, QuantizationReport
+from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.model.installed import checked_name, models_dir, resolve
+from r2rt.quality.agreement import LIMITS, QUERIES, Agreement, Limits, compare, failures
 
 if TYPE_CHECKING:
-    from r2rt.bundle import Figure
-    from r2rt.grounder import Grounder
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.model.bundle import Figure
 
 __all__ = ["BUDGETS", "CALIBRATION_QUERIES", "Quantized", "RefusedError", "quantize_bundle"]
 
@@ -304,7 +304,7 @@ def _compare(
     limits: Limits,
     say: Callable[[str], None],
 ) -> Agreement:
-    from r2rt.grounder import Grounder
+    from r2rt.grounding.grounder import Grounder
 
     def load(path: Path) -> Grounder:
         return Grounder.load(path, device="cpu", verify="never")

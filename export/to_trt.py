@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from export.engines import BuiltEngine
     from export.launches import KernelGraphs
     from export.trt_builder import Flavour
-    from r2rt.bundle import Bundle
-    from r2rt.engines.plans import PrecisionName, Range
+    from r2rt.engines.tensorrt.plans import PrecisionName, Range
+    from r2rt.model.bundle import Bundle
 
 __all__ = ["main", "to_trt"]
 
@@ -48,7 +48,7 @@ class _Sizes(click.ParamType["Range"]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Range:
-        from r2rt.engines.plans import Range
+        from r2rt.engines.tensorrt.plans import Range
 
         found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})", str(value))
         least, usual, most = (int(x) for x in found.groups()) if found else (0, 0, 0)
@@ -146,8 +146,8 @@ def to_trt(
 
     from export.engines import build_engines
     from export.trt_builder import choose_flavour
-    from r2rt.bundle import Bundle
     from r2rt.cache.folder import cache_dir
+    from r2rt.model.bundle import Bundle
 
     console = Console(stderr=True, highlight=False, quiet=quiet)
     targets = tuple(target.split(",")) if target else ()
@@ -214,7 +214,7 @@ def _bundle_path(
         raise click.UsageError(
             f"{', '.join(given)}: only a checkpoint is converted, and {model} is no file", context
         )
-    from r2rt.models import resolve
+    from r2rt.model.installed import resolve
 
     return resolve(model)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from r2rt.tokenizer import END_TOKEN, START_TOKEN
+from r2rt.grounding.tokenizer import END_TOKEN, START_TOKEN
 
 __all__ = ["write_tokenizer"]
 
@@ -19,7 +19,7 @@ def write_tokenizer(path: Path) -> None:
     """Write `tokenizer.json`, the same bytes each time for the same versions of the libraries.
 
     The file lowers case, joins white space and adds the start and end token, so that it is of use
-    by itself; `r2rt.tokenizer` does what a JSON file cannot say.
+    by itself; `r2rt.grounding.tokenizer` does what a JSON file cannot say.
     """
     import tokenizers
     from open_clip.tokenizer import SimpleTokenizer

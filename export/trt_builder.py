@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from r2rt.contract import GraphSpec
-from r2rt.engines.plans import Range
+from r2rt.engines.tensorrt.plans import Range
 from r2rt.errors import BackendUnavailableError, R2rtError
+from r2rt.model.contract import GraphSpec
 
 __all__ = [
     "PORTABLE",

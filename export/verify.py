@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.graphs import FrameTokens
-from r2rt.bundle import Check, Verification
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, ModelDims
+from r2rt.model.bundle import Check, Verification
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, ModelDims
 
 if TYPE_CHECKING:
     from training.clip import ClipTowers

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from r2rt.engines.cubins import SCHEMA_VERSION, ArgumentType, CubinArgument, CubinRecord
+from r2rt.engines.tensorrt.cubins import SCHEMA_VERSION, ArgumentType, CubinArgument, CubinRecord
 from r2rt.errors import R2rtError
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ def r2_block(
 ) -> Tensor:
     """Run the recurrence for N queries on one video; for inference.
 
-    Arguments are the grounder's inputs (r2rt.contract), but for the pooled query, which the heads
-    alone read.
+    Arguments are the grounder's inputs (r2rt.model.contract), but for the pooled query, which
+    the heads alone read.
 
     Args:
         v: mapped tokens (T, K, P, D), contiguous, in the weights' type.

@@ -16,16 +16,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from r2rt.bundle import Bundle, Nms
-    from r2rt.encoded import EncodedVideo
     from r2rt.errors import R2rtError
-    from r2rt.grounder import Grounder
-    from r2rt.highlights import find_highlights
-    from r2rt.many import find_videos, ground_many
-    from r2rt.prediction import Moment, Prediction, Timings
-    from r2rt.sequences import find_sequences
-    from r2rt.stream import Stream
-    from r2rt.summary import summarize
+    from r2rt.grounding.encoded import EncodedVideo
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.many import find_videos, ground_many
+    from r2rt.grounding.prediction import Moment, Prediction, Timings
+    from r2rt.grounding.stream import Stream
+    from r2rt.model.bundle import Bundle, Nms
+    from r2rt.selection.highlights import find_highlights
+    from r2rt.selection.sequences import find_sequences
+    from r2rt.selection.summary import summarize
 
 __all__ = [
     "Bundle",
@@ -45,20 +45,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "r2rt.bundle",
-    "EncodedVideo": "r2rt.encoded",
-    "Grounder": "r2rt.grounder",
-    "Moment": "r2rt.prediction",
-    "Nms": "r2rt.bundle",
-    "Prediction": "r2rt.prediction",
+    "Bundle": "r2rt.model.bundle",
+    "EncodedVideo": "r2rt.grounding.encoded",
+    "Grounder": "r2rt.grounding.grounder",
+    "Moment": "r2rt.grounding.prediction",
+    "Nms": "r2rt.model.bundle",
+    "Prediction": "r2rt.grounding.prediction",
     "R2rtError": "r2rt.errors",
-    "Stream": "r2rt.stream",
-    "Timings": "r2rt.prediction",
-    "find_highlights": "r2rt.highlights",
-    "find_sequences": "r2rt.sequences",
-    "find_videos": "r2rt.many",
-    "ground_many": "r2rt.many",
-    "summarize": "r2rt.summary",
+    "Stream": "r2rt.grounding.stream",
+    "Timings": "r2rt.grounding.prediction",
+    "find_highlights": "r2rt.selection.highlights",
+    "find_sequences": "r2rt.selection.sequences",
+    "find_videos": "r2rt.grounding.many",
+    "ground_many": "r2rt.grounding.many",
+    "summarize": "r2rt.selection.summary",
 }
 
 

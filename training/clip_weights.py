@@ -78,7 +78,7 @@ def fetch_clip(
     if sha256 and elsewhere.is_file() and _sha256(elsewhere).startswith(sha256):
         return elsewhere
 
-    from r2rt.download import download
+    from r2rt.model.download import download
 
     source = url if mirror is None else f"{str(mirror).rstrip('/')}/{filename}"
     return download(source, target, sha256=sha256)

@@ -187,9 +187,9 @@ def _report(store: FeatureStore, jobs: list[Job], failures: list[str], quiet: bo
 
 def _rate(fps: str | None, recipe: str | None, bundle: str | None) -> Fraction:
     """Clips a second: as asked for, else the recipe's, else the bundle's, else 1/2."""
-    from r2rt.bundle import Bundle
     from r2rt.errors import QueryError
-    from r2rt.models import resolve
+    from r2rt.model.bundle import Bundle
+    from r2rt.model.installed import resolve
     from training.recipes import RECIPES
 
     if fps is not None:

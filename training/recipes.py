@@ -8,8 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from r2rt.bundle import Nms
-from r2rt.registry import PUBLISHED
+from r2rt.model.bundle import Nms
+from r2rt.model.registry import PUBLISHED
 from training.losses import LossWeights
 
 __all__ = ["RECIPES", "Recipe", "recipe_for_sha256"]

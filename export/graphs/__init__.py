@@ -1,4 +1,4 @@
-"""The four graphs as PyTorch modules, arranged for export: what `r2rt.contract` defines.
+"""The four graphs as PyTorch modules, arranged for export: what `r2rt.model.contract` defines.
 
 They compute what `training.model` computes, with three rearrangements that change rounding alone:
 v_map is folded into the query (`text`), the part of the video map that does not depend on the

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from export.int8.fit import Fit, fit_linear
 from export.int8.graph import find_linears, quantize_graph
 from export.int8.samples import Inputs, Samples, collect, open_session
-from r2rt.quality import relative_error
+from r2rt.quality.agreement import relative_error
 
 if TYPE_CHECKING:
     from export.int8.graph import Linear
@@ -69,7 +69,7 @@ def select(
         runs: inputs to calibrate on.
         output: name of the output that is measured.
         features: how many of the output's last dimension are measured.
-        budget: the relative error that is aimed at, see `r2rt.quality.relative_error`.
+        budget: the relative error that is aimed at, see `r2rt.quality.agreement.relative_error`.
         measured: how many of the runs errors are measured on; all by default.
         smooth: whether channels may be divided.
         leave_out: whether layers may stay in fp32.

@@ -9,8 +9,8 @@ from r2rt.cli.console import print_table
 from r2rt.cli.session import encode_source, note, open_model
 
 if TYPE_CHECKING:
-    from r2rt.bundle import Presence
     from r2rt.engines import Device
+    from r2rt.model.bundle import Presence
 
 __all__ = ["calibrate_model", "described_presence"]
 
@@ -22,10 +22,10 @@ def calibrate_model(
 
     Every video is encoded once and asked all its queries in one batch.
     """
-    from r2rt.cache import EncodingCache
-    from r2rt.calibration import Pair, calibrate, read_pairs, store_presence
-    from r2rt.models import changeable, resolve
-    from r2rt.prediction import Prediction
+    from r2rt.grounding.encoding_cache import EncodingCache
+    from r2rt.grounding.prediction import Prediction
+    from r2rt.model.installed import changeable, resolve
+    from r2rt.quality.calibration import Pair, calibrate, read_pairs, store_presence
 
     by_video: dict[str, list[Pair]] = {}
     for pair in read_pairs(pairs):
@@ -51,7 +51,7 @@ def calibrate_model(
 
 def described_presence(presence: Presence) -> list[tuple[str, str]]:
     """Return the rows that tell people of a calibration."""
-    from r2rt.presence import threshold
+    from r2rt.grounding.presence import threshold
 
     low, high = presence.kept_interval
     areas = ", ".join(f"{name} {area:.3f}" for name, area in presence.areas.items())

@@ -237,7 +237,7 @@ def _gpu() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from r2rt.models import choose_default, installed
+    from r2rt.model.installed import choose_default, installed
 
     findings: list[Finding] = []
     try:
@@ -260,9 +260,9 @@ def _models() -> list[Finding]:
 
 
 def _folders() -> list[Finding]:
-    from r2rt.models import models_dir
-    from r2rt.pull import find_workbench
-    from r2rt.registry import hub_endpoint
+    from r2rt.model.installed import models_dir
+    from r2rt.model.pull import find_workbench
+    from r2rt.model.registry import hub_endpoint
 
     models = models_dir()
     there = next(path for path in (models, *models.parents) if path.is_dir())

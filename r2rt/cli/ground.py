@@ -34,8 +34,8 @@ from r2rt.queries import Query, read_queries
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
-    from r2rt.prediction import Prediction
-    from r2rt.windows import WindowLength
+    from r2rt.grounding.prediction import Prediction
+    from r2rt.grounding.windows import WindowLength
 
 __all__ = ["ground"]
 

@@ -10,10 +10,10 @@ from r2rt.cli.options import TIME
 from r2rt.cli.selection import Selection, selection_options
 
 if TYPE_CHECKING:
-    from r2rt.encoded import EncodedVideo
-    from r2rt.grounder import Grounder
-    from r2rt.highlights import HighlightLength
-    from r2rt.prediction import Prediction
+    from r2rt.grounding.encoded import EncodedVideo
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.prediction import Prediction
+    from r2rt.selection.highlights import HighlightLength
 
 __all__ = ["highlights"]
 
@@ -54,7 +54,7 @@ def highlights(selection: Selection, top: int, length_s: HighlightLength) -> Non
     """
 
     def choose(grounder: Grounder, video: EncodedVideo, answer: Prediction) -> Prediction:
-        from r2rt.highlights import choose_highlights
+        from r2rt.selection.highlights import choose_highlights
 
         return choose_highlights(grounder, video, answer, top=top, length_s=length_s)
 

@@ -17,8 +17,8 @@ from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 
 if TYPE_CHECKING:
+    from r2rt.grounding.prediction import Prediction
     from r2rt.media import Cut
-    from r2rt.prediction import Prediction
 
 __all__ = [
     "MediaOptions",

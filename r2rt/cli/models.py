@@ -12,9 +12,9 @@ from r2rt.cli.options import quiet_option
 from r2rt.engines.choice import DEVICES
 
 if TYPE_CHECKING:
-    from r2rt.bundle import Bundle, Figure, Manifest, QuantizationReport
     from r2rt.engines import Device
-    from r2rt.models import InstalledModel
+    from r2rt.model.bundle import Bundle, Figure, Manifest, QuantizationReport
+    from r2rt.model.installed import InstalledModel
 
 __all__ = ["models"]
 
@@ -37,8 +37,8 @@ def models() -> None:
 @_format_option
 def list_models(format_: str) -> None:
     """List the models that are here, and those to fetch."""
-    from r2rt.models import demo_model, installed, models_dir
-    from r2rt.registry import PUBLISHED
+    from r2rt.model.installed import demo_model, installed, models_dir
+    from r2rt.model.registry import PUBLISHED
 
     there = {model.name: model for model in installed()}
     demo = demo_model()
@@ -79,9 +79,9 @@ def list_models(format_: str) -> None:
 @_format_option
 def info(model: str, format_: str) -> None:
     """Tell what a bundle says of itself. MODEL is a name or a bundle's folder."""
-    from r2rt.bundle import Bundle
-    from r2rt.models import resolve
-    from r2rt.pull import manifest_sha256
+    from r2rt.model.bundle import Bundle
+    from r2rt.model.installed import resolve
+    from r2rt.model.pull import manifest_sha256
 
     bundle = Bundle.open(resolve(model), verify="never")
     pin = manifest_sha256(bundle.path)
@@ -116,7 +116,7 @@ def pull(name: str, source: str | None, force: bool, quiet: bool) -> None:
     ($R2RT_WORKBENCH). NAME@SHA256 pins the manifest of a mirror to the hash that `r2rt models
     info` prints.
     """
-    from r2rt.pull import pull as pull_model
+    from r2rt.model.pull import pull as pull_model
 
     def say(line: str) -> None:
         if not quiet:
@@ -156,9 +156,9 @@ def verify(
     """
     if bool(against) != bool(videos) or (queries and not against):
         raise click.UsageError("--against, --video and --query go together: name the first two")
-    from r2rt.bundle import Bundle
     from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
-    from r2rt.models import resolve
+    from r2rt.model.bundle import Bundle
+    from r2rt.model.installed import resolve
 
     bundle = Bundle.open(resolve(model), verify="always")
     engine = OnnxRuntimeEngine(bundle)
@@ -211,7 +211,7 @@ def calibrate(
 @quiet_option
 def remove(name: str, quiet: bool) -> None:
     """Remove an installed model."""
-    from r2rt.models import remove as remove_model
+    from r2rt.model.installed import remove as remove_model
 
     folder = remove_model(name)
     if not quiet:
@@ -222,8 +222,8 @@ def _compare(
     bundle: Bundle, against: str, videos: tuple[str, ...], queries: tuple[str, ...]
 ) -> None:
     from r2rt.errors import AccuracyError
-    from r2rt.grounder import Grounder
-    from r2rt.quality import QUERIES, compare, failures
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.quality.agreement import QUERIES, compare, failures
 
     reference = Grounder.load(against, device="cpu")
     report = bundle.manifest.quantization

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from r2rt.windows import WindowLength
+    from r2rt.grounding.windows import WindowLength
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,7 +11,7 @@ import click
 from r2rt.errors import NotInVideoError
 
 if TYPE_CHECKING:
-    from r2rt.prediction import Prediction
+    from r2rt.grounding.prediction import Prediction
 
 __all__ = ["Verdict", "presence_option"]
 

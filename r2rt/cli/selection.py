@@ -36,11 +36,11 @@ from r2rt.cli.videos import Videos, answer_videos, choose_videos, videos_options
 from r2rt.errors import QueryError
 
 if TYPE_CHECKING:
-    from r2rt.encoded import EncodedVideo
     from r2rt.engines import Device
-    from r2rt.grounder import Grounder
-    from r2rt.prediction import Prediction
-    from r2rt.windows import WindowLength
+    from r2rt.grounding.encoded import EncodedVideo
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.prediction import Prediction
+    from r2rt.grounding.windows import WindowLength
 
 __all__ = ["Choose", "Selection", "selection_options"]
 
@@ -129,7 +129,7 @@ class Selection:
     def _chosen(
         self, grounder: Grounder, video: str, choose: Choose
     ) -> tuple[EncodedVideo, Prediction]:
-        from r2rt.saliency import saliency_of
+        from r2rt.selection.saliency import saliency_of
 
         label = self.videos.label(video, "encoding")
         encoded = read_video(

@@ -13,8 +13,8 @@ from r2rt.errors import QueryError
 from r2rt.queries import Query
 
 if TYPE_CHECKING:
-    from r2rt.prediction import Prediction
-    from r2rt.sequences import SequenceQuery
+    from r2rt.grounding.prediction import Prediction
+    from r2rt.selection.sequences import SequenceQuery
 
 __all__ = ["Asked", "sequence_options"]
 
@@ -76,7 +76,7 @@ class Asked:
                 raise QueryError(f"query {item.qid!r} is empty; write a sentence")
         if not then and not sequences:
             return cls(tuple(queries))
-        from r2rt.sequences import SequenceQuery, parse_sequence
+        from r2rt.selection.sequences import SequenceQuery, parse_sequence
 
         found = [parse_sequence(text) for text in sequences]
         if then:
@@ -111,7 +111,7 @@ class Asked:
         answers = [item.best(top_k, min_score) for item in predictions[:count]]
         if not self.sequences:
             return answers
-        from r2rt.sequences import find_sequences
+        from r2rt.selection.sequences import find_sequences
 
         rest = list(predictions[count:])
         for sequence in self.sequences:

@@ -13,18 +13,18 @@ from r2rt.cli.console import progress, stderr_console
 from r2rt.errors import QueryError
 
 if TYPE_CHECKING:
-    from r2rt.cache import EncodingCache
-    from r2rt.encoded import EncodedVideo
     from r2rt.engines import Device
-    from r2rt.grounder import Grounder
+    from r2rt.grounding.encoded import EncodedVideo
+    from r2rt.grounding.encoding_cache import EncodingCache
+    from r2rt.grounding.grounder import Grounder
 
 __all__ = ["encode_source", "note", "open_model", "read_video", "warn", "warn_of_unknown_words"]
 
 
 def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
     """Open the model asked for or the default one, and say which, and on what it runs."""
-    from r2rt.grounder import Grounder
-    from r2rt.models import choose_default
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.model.installed import choose_default
 
     if model is None:
         chosen = choose_default()
@@ -111,10 +111,10 @@ def read_video(
         QueryError: such options were given for a video that is encoded already.
         R2rtError: the video cannot be read.
     """
-    from r2rt.encoded import EncodedVideo, is_encoded_video
+    from r2rt.grounding.encoded import EncodedVideo, is_encoded_video
 
     if not is_encoded_video(video):
-        from r2rt.cache import EncodingCache
+        from r2rt.grounding.encoding_cache import EncodingCache
 
         kept = EncodingCache() if cache else None
         return encode_source(grounder, video, encoding, cache=kept, quiet=quiet, label=label)

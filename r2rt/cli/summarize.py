@@ -9,9 +9,9 @@ import click
 from r2rt.cli.selection import Selection, selection_options
 
 if TYPE_CHECKING:
-    from r2rt.encoded import EncodedVideo
-    from r2rt.grounder import Grounder
-    from r2rt.prediction import Prediction
+    from r2rt.grounding.encoded import EncodedVideo
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.prediction import Prediction
 
 __all__ = ["summarize"]
 
@@ -32,7 +32,7 @@ def summarize(selection: Selection, length: str) -> None:
     QUERY says what the summary is about. Without one, models of a domain (TVSum, YouTube) are asked
     what they were trained with, and with others clips are scored by how typical they are.
     """
-    from r2rt.summary import choose_summary, parse_length
+    from r2rt.selection.summary import choose_summary, parse_length
 
     parse_length(length)  # a bad one is told before a video is read
 

@@ -17,7 +17,7 @@ from r2rt.cli.console import printable, stderr_console
 from r2rt.cli.outputs import Delivery, OutputOptions
 from r2rt.cli.session import note
 from r2rt.errors import QueryError, R2rtError, SomeVideosFailedError
-from r2rt.many import (
+from r2rt.grounding.many import (
     VIDEO_SUFFIXES,
     answer_each,
     find_videos,

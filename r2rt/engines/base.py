@@ -43,7 +43,7 @@ class Engine(Protocol):
         """Run one graph.
 
         Args:
-            graph: name of the graph, as in `r2rt.contract`.
+            graph: name of the graph, as in `r2rt.model.contract`.
             inputs: an array for every input of the graph's definition, C-contiguous.
             outputs: arrays that outputs are written into, where the caller wants them in place
                 (C-contiguous, of the exact shape and dtype).

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 from r2rt.errors import BackendUnavailableError, QueryError
 
 if TYPE_CHECKING:
-    from r2rt.bundle import Bundle
     from r2rt.engines.base import Engine
     from r2rt.engines.gpu import GpuInfo
+    from r2rt.model.bundle import Bundle
 
 __all__ = ["DEVICES", "Choice", "Device", "choose", "obstacles", "open_engine"]
 
@@ -116,7 +116,7 @@ def open_engine(
     """
     choice = choose(device, bundle)
     if choice.backend == "tensorrt":
-        from r2rt.engines.tensorrt import TensorRTEngine
+        from r2rt.engines.tensorrt.engine import TensorRTEngine
 
         return TensorRTEngine(bundle, "rtx" if choice.device == "rtx" else "tensorrt"), choice
     from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
@@ -160,8 +160,8 @@ def _engine_problem(
 ) -> str | None:
     import importlib.util
 
-    from r2rt.engines.plans import find_engine
-    from r2rt.engines.tensorrt import import_runtime
+    from r2rt.engines.tensorrt.engine import import_runtime
+    from r2rt.engines.tensorrt.plans import find_engine
 
     if (
         importlib.util.find_spec("cuda") is None

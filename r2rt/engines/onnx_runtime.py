@@ -16,14 +16,14 @@ import numpy as np
 
 from r2rt.cache import cache_dir
 from r2rt.cache.graphs import PreparedGraph
-from r2rt.contract import GraphSpec
 from r2rt.engines.base import Array, Placed
 from r2rt.engines.providers import PROVIDERS, OrtDevice, provider_options, use
 from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError, BundleDamagedError
+from r2rt.model.contract import GraphSpec
 
 if TYPE_CHECKING:
-    from r2rt.bundle import Bundle
+    from r2rt.model.bundle import Bundle
 
 __all__ = ["OnnxRuntimeEngine", "mismatches"]
 

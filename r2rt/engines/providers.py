@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from r2rt.contract import GraphSpec
 from r2rt.errors import BackendUnavailableError
+from r2rt.model.contract import GraphSpec
 
 __all__ = ["PROVIDERS", "OrtDevice", "Provider", "provider_options", "register_plugin", "use"]
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from r2rt.errors import QueryError
+from r2rt.grounding.prediction import Moment
 from r2rt.live.events import CloseReason
-from r2rt.prediction import Moment
 
 __all__ = ["Change", "MomentTracker", "TrackerRules"]
 

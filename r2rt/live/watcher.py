@@ -10,17 +10,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from r2rt.errors import QueryError
+from r2rt.grounding.stream import ClipWindow
 from r2rt.live.backlog import Backlog, ClipItem, End, Item, SegmentEnd
 from r2rt.live.events import Changed, Closed, CloseReason, Dropped, DroppedKind, Event, Opened
 from r2rt.live.reader import Reader
 from r2rt.live.source import LiveSource, SourceOptions
 from r2rt.live.summary import Latencies, WatchSummary
 from r2rt.live.tracker import Change, MomentTracker, TrackerRules
-from r2rt.stream import ClipWindow
 
 if TYPE_CHECKING:
-    from r2rt.grounder import Grounder
-    from r2rt.prediction import Prediction
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.prediction import Prediction
 
 __all__ = ["Watcher"]
 

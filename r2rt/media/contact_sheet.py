@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import (
     BLUE,
     FAINT,
@@ -24,7 +25,6 @@ from r2rt.media.drawing import (
 from r2rt.media.material import Material
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import fitted_size, stills
-from r2rt.prediction import Moment, Prediction
 from r2rt.timecode import format_clock
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2rt.files import replacing
+from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.copying import copy_span, copy_suffix
 from r2rt.media.material import Material
 from r2rt.media.movie import Segment, write_movie
 from r2rt.media.names import make_folder, moment_names
-from r2rt.prediction import Moment, Prediction
 
 __all__ = ["Cut", "cut_clips", "padded"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from r2rt.errors import OutputError
-from r2rt.prediction import Moment, Prediction
+from r2rt.grounding.prediction import Moment, Prediction
 
 __all__ = ["make_folder", "moment_names", "moment_stem", "slug"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from r2rt.prediction import Moment, Prediction
+from r2rt.grounding.prediction import Moment, Prediction
 
 __all__ = ["peak_s"]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import (
     BLUE,
     FAINT,
@@ -30,7 +31,6 @@ from r2rt.media.drawing import (
 from r2rt.media.lanes import lanes
 from r2rt.media.material import Material
 from r2rt.media.stills import fitted_size, stills
-from r2rt.prediction import Moment, Prediction
 
 if TYPE_CHECKING:
     from PIL import Image

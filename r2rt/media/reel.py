@@ -8,10 +8,10 @@ from pathlib import Path
 
 from r2rt.errors import OutputError
 from r2rt.files import replacing
+from r2rt.grounding.prediction import Prediction
 from r2rt.media.cut import padded
 from r2rt.media.material import Material, Span
 from r2rt.media.movie import Segment, write_movie
-from r2rt.prediction import Prediction
 
 __all__ = ["Reel", "write_reel"]
 

@@ -14,12 +14,12 @@ from urllib.parse import quote
 import numpy as np
 
 from r2rt.files import replacing
+from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, one_line, require_pillow
 from r2rt.media.lanes import lanes
 from r2rt.media.material import Material
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
-from r2rt.prediction import Moment, Prediction
 from r2rt.timecode import format_clock
 
 __all__ = ["write_report"]

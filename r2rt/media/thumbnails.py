@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from r2rt.files import replacing
+from r2rt.grounding.prediction import Prediction
 from r2rt.media.drawing import require_pillow
 from r2rt.media.material import Material
 from r2rt.media.names import make_folder, moment_names
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
-from r2rt.prediction import Prediction
 
 __all__ = ["write_thumbnails"]
 

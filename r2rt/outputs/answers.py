@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from r2rt.errors import QueryError, R2rtError
+from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.outputs.source import SourceFacts, assumed_source_facts, read_source_facts
-from r2rt.prediction import Moment, Prediction
 
 __all__ = ["Answers", "Found"]
 

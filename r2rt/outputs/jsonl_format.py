@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from r2rt.files import as_text
+from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.json_format import error_record
-from r2rt.prediction import Prediction
 
 __all__ = ["render", "render_all"]
 

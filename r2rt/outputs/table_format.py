@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
-from r2rt.prediction import Prediction
 from r2rt.timecode import format_clock
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from benchmarks.live import main
 from benchmarks.live_watch import count_untold, latencies_of, read_summary
 from benchmarks.material import looped
 from benchmarks.process import ChildError
-from r2rt.bundle import MANIFEST_NAME, manifest_bytes, read_manifest
 from r2rt.cli.watch import _summarize
 from r2rt.live import WatchSummary
+from r2rt.model.bundle import MANIFEST_NAME, manifest_bytes, read_manifest
 from r2rt.video import open_source
 from tests.r2rt.conftest import DEMO_BUNDLE
 from tests.r2rt.live.rtsp import skip_unless_served

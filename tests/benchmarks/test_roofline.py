@@ -11,7 +11,7 @@ from benchmarks import counts
 from benchmarks.peaks import fp32_gemms, int8_gemms, measure_bandwidth
 from benchmarks.process import python, run_child
 from export.graphs import Grounder
-from r2rt.contract import ModelDims
+from r2rt.model.contract import ModelDims
 from tests.golden_data import one_thread
 from training.clip_config import ClipConfig
 from training.model import R2Config, R2Tuning

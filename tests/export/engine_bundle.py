@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from export.trt_builder import Flavour
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, GraphSpec
-from r2rt.engines.plans import Range
+from r2rt.engines.tensorrt.plans import Range
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, GraphSpec
 from training.clip import ClipConfig, ClipTowers, random_towers
 from training.model import R2Config, R2Tuning
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from r2rt.bundle import Bundle
+from r2rt.model.bundle import Bundle
 from tests.conftest import CHECKOUT
 from tests.r2rt.bundles import DIMS, write_bundle
 

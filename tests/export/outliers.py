@@ -11,8 +11,8 @@ from onnx import numpy_helper
 
 from export.bundle_writer import list_files, write_manifest
 from export.int8 import find_linears
-from r2rt.bundle import Bundle
-from r2rt.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 
 CHANNELS = 6
 FACTOR = np.float32(40)

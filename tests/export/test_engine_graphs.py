@@ -19,9 +19,9 @@ from export.engines import check_sample, lower, quantized_products
 from export.exporter import ExportError
 from export.half import to_half
 from export.qdq import quantize_symmetric
-from r2rt.bundle import Bundle
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
-from r2rt.engines.plans import PrecisionName
+from r2rt.engines.tensorrt.plans import PrecisionName
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 
 _WIDTH = 64
 # Four linear layers in each block of the towers.

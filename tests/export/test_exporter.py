@@ -31,11 +31,11 @@ from export.exporter import (
 from export.settings import choose_settings
 from export.to_onnx import main
 from export.verify import sample_frames
-from r2rt.bundle import Bundle
-from r2rt.contract import GraphSpec
 from r2rt.engines.onnx_runtime import mismatches
 from r2rt.errors import OutputError, QueryError
-from r2rt.registry import PUBLISHED
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import GraphSpec
+from r2rt.model.registry import PUBLISHED
 from tests.export.tiny import CONFIG, HIGHLIGHT, MOMENT, session, tiny_towers
 from training.checkpoint import build_model
 

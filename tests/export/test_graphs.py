@@ -16,7 +16,8 @@ from export.exporter import Exported, build_graphs, export_bundle
 from export.graphs import FrameTokens, Grounder, QueryTokens, VideoFinalizer
 from export.graphs.text import RowEmbedding, embedding_of
 from export.onnx_writer import graph_to_onnx
-from r2rt.contract import (
+from r2rt.grounding.moments import boundaries_from_points
+from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,
     VIDEO_ENCODER,
@@ -25,7 +26,6 @@ from r2rt.contract import (
     graph_specs,
     level_lengths,
 )
-from r2rt.moments import boundaries_from_points
 from tests.export.tiny import (
     HIGHLIGHT,
     MOMENT,

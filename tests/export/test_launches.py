@@ -26,17 +26,17 @@ from export.engine_checks import TOLERANCES, Sample, _compared, open_graph
 from export.exporter import Exported
 from export.placing import _relist
 from export.to_trt import main
-from r2rt.bundle import Bundle, Check, file_entry
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
-from r2rt.engines.cubins import Launch, extent, read_cubins, read_sequence
-from r2rt.engines.cuda import Gpu
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
-from r2rt.engines.plans import GROUNDER_HEADS, read_engine
-from r2rt.engines.tensorrt import TensorRTEngine
+from r2rt.engines.tensorrt.cubins import Launch, extent, read_cubins, read_sequence
+from r2rt.engines.tensorrt.cuda import Gpu
+from r2rt.engines.tensorrt.engine import TensorRTEngine
+from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, read_engine
+from r2rt.model.bundle import Bundle, Check, file_entry
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 from tests.export.engine_bundle import rtx
 from tests.export.tiny import HIGHLIGHT, MOMENT, endpoints
-from tests.r2rt.engines.fake_tensorrt import FakeRuntime, plan_bytes
-from tests.r2rt.engines.stub_driver import Kernel, StubDriver
+from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, plan_bytes
+from tests.r2rt.engines.tensorrt.stub_driver import Kernel, StubDriver
 
 triton = pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
 if not isinstance(triton.language.zeros, triton.runtime.interpreter.InterpretedFunction):

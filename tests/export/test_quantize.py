@@ -17,13 +17,13 @@ from export.exporter import Exported, export_bundle
 from export.int8 import collect, find_linears, fit_linear, quantize_graph
 from export.quantize import main
 from export.quantizer import Quantized, RefusedError, quantize_bundle
-from r2rt.bundle import Bundle, manifest_bytes, parse_manifest
 from r2rt.cli.main import run as r2rt_main
-from r2rt.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine, _sums_bytes_exactly
 from r2rt.errors import ModelMismatchError, QueryError
-from r2rt.grounder import Grounder
-from r2rt.quality import LIMITS, Limits, compare, relative_error
+from r2rt.grounding.grounder import Grounder
+from r2rt.model.bundle import Bundle, manifest_bytes, parse_manifest
+from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.quality.agreement import LIMITS, Limits, compare, relative_error
 from tests.conftest import CHECKOUT
 from tests.export.outliers import inject_outliers
 from tests.export.tiny import CONFIG, MOMENT, run, session, tiny_towers
@@ -329,7 +329,7 @@ class TestRepeatingTheComparison:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         strict = functools.partial(compare, limits=Limits(token_error=1e-6))
-        monkeypatch.setattr("r2rt.quality.compare", strict)
+        monkeypatch.setattr("r2rt.quality.agreement.compare", strict)
         arguments = ["models", "verify", str(quantized.path), "--against", str(outliers)]
         assert r2rt_main([*arguments, "--video", str(SHAPES)]) == 27
         streams = capsys.readouterr()

@@ -27,9 +27,7 @@ from export.trt_builder import (
     choose_flavour,
     plan_kernels,
 )
-from r2rt.bundle import Bundle
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, graph_specs
-from r2rt.engines.plans import (
+from r2rt.engines.tensorrt.plans import (
     Range,
     engine_folders,
     find_engine,
@@ -39,6 +37,8 @@ from r2rt.engines.plans import (
     refusal,
 )
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, HashMismatchError
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, graph_specs
 from tests.export.engine_bundle import (
     FUSED,
     INT8_PRODUCTS,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from export.tokenizer import write_tokenizer
 from r2rt.errors import QueryError
-from r2rt.tokenizer import Tokenizer
+from r2rt.grounding.tokenizer import Tokenizer
 
 open_clip = pytest.importorskip("open_clip")
 

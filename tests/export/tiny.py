@@ -15,7 +15,7 @@ from torch import nn
 
 from export.graphs import FrameTokens, QueryTokens
 from export.onnx_writer import graph_to_onnx
-from r2rt.contract import GraphSpec, TensorSpec
+from r2rt.model.contract import GraphSpec, TensorSpec
 from tests.golden_data import GOLDEN
 from training.clip import ClipTowers, random_towers
 from training.clip_config import ClipConfig

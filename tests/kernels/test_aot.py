@@ -10,8 +10,8 @@ import pytest
 
 from kernels.budgets import BUDGETS, broken_limits, over_budget
 from kernels.sass import read_contents
-from r2rt.bundle import Bundle
-from r2rt.engines.cubins import Cubin, read_cubins
+from r2rt.engines.tensorrt.cubins import Cubin, read_cubins
+from r2rt.model.bundle import Bundle
 from tests.conftest import CHECKOUT
 from tests.export.kernel_bundle import PUBLISHED, compile_kernels, compiled, compiling
 from tests.r2rt.bundles import write_bundle

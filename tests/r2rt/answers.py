@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from r2rt.prediction import Moment, Prediction, Timings
+from r2rt.grounding.prediction import Moment, Prediction, Timings
 
 __all__ = ["moments", "prediction"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from r2rt.bundle import (
+from r2rt.model.bundle import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     TOKENIZER_NAME,
@@ -20,7 +20,7 @@ from r2rt.bundle import (
     file_entry,
     manifest_bytes,
 )
-from r2rt.contract import ModelDims, graph_specs
+from r2rt.model.contract import ModelDims, graph_specs
 
 __all__ = ["DIMS", "fake_files", "fake_manifest", "write_bundle"]
 

@@ -14,7 +14,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.bundle import (
+from r2rt.engines import Choice
+from r2rt.engines.base import Array, Placed
+from r2rt.grounding.grounder import Grounder
+from r2rt.model.bundle import (
     Bundle,
     FileEntry,
     Manifest,
@@ -23,10 +26,7 @@ from r2rt.bundle import (
     Provenance,
     Verification,
 )
-from r2rt.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, ModelDims, level_lengths
-from r2rt.engines import Choice
-from r2rt.engines.base import Array, Placed
-from r2rt.grounder import Grounder
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, ModelDims, level_lengths
 
 __all__ = ["FakeEngine", "fake_grounder", "frames_with_red"]
 

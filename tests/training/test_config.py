@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from r2rt.bundle import Nms
+from r2rt.model.bundle import Nms
 from training.config import (
     RunConfig,
     config_for,

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2rt.contract import level_lengths
+from r2rt.model.contract import level_lengths
 from training.model import (
     Padding,
     R2Config,

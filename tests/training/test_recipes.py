@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from r2rt.registry import PUBLISHED
+from r2rt.model.registry import PUBLISHED
 from training.recipes import RECIPES, recipe_for_sha256
 
 

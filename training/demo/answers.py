@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from r2rt.bundle import Nms
-from r2rt.moments import boundaries_from_points, postprocess
+from r2rt.grounding.moments import boundaries_from_points, postprocess
+from r2rt.model.bundle import Nms
 from training.demo.settings import FPS
 from training.demo.videos import encode_queries
 from training.demo.warm_start import project_image, project_text
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from r2rt.grounder import Grounder
+    from r2rt.grounding.grounder import Grounder
     from training.clip import ClipTowers
     from training.demo.testset import AskedVideo
     from training.model import R2Tuning

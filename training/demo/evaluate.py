@@ -218,7 +218,7 @@ def main() -> None:
         model = load_model(Path(file), towers, layers=len(layers))
         answerers[name or "R²"] = ModelAnswerer(model, towers, layers)
     if arguments.bundle is not None:
-        from r2rt.grounder import Grounder
+        from r2rt.grounding.grounder import Grounder
 
         grounder = Grounder.load(arguments.bundle.resolve())
         answerers[f"bundle ({grounder.bundle.manifest.precision})"] = BundleAnswerer(grounder)

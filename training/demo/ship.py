@@ -15,9 +15,9 @@ import numpy as np
 
 from export.exporter import export_bundle
 from export.quantizer import quantize_bundle
-from r2rt.bundle import Bundle
-from r2rt.calibration import calibrate, store_presence
 from r2rt.errors import R2rtError
+from r2rt.model.bundle import Bundle
+from r2rt.quality.calibration import calibrate, store_presence
 from training.demo.clip import load_tiny_clip
 from training.demo.settings import FPS, NAME, RECIPE, TRAIN_STYLES
 from training.demo.testset import sample_test_videos
@@ -113,7 +113,7 @@ def ship(
 
 def _teach_no(bundle: Path, sprites: Sprites, say: Callable[[str], None]) -> None:
     """Calibrate "not in this video" on new videos in styles trained on; keep it if it is of use."""
-    from r2rt.grounder import Grounder
+    from r2rt.grounding.grounder import Grounder
 
     grounder = Grounder.load(bundle.resolve(), device="cpu")
     size = grounder.bundle.dims.image_size

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from r2rt.encoded import EncodedVideo
 from r2rt.files import replacing
+from r2rt.grounding.encoded import EncodedVideo
 from training.evaluation.benchmarks import Benchmark
 from training.evaluation.reading import AnnotationFile
 from training.metrics import Annotation, EvaluationInputError, Prediction
 
 if TYPE_CHECKING:
     import r2rt
-    from r2rt.grounder import Grounder
+    from r2rt.grounding.grounder import Grounder
 
 __all__ = ["answer", "find_sources", "write_submission"]
 

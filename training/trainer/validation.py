@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from r2rt.moments import postprocess
+from r2rt.grounding.moments import postprocess
 from training.data.dataset import GroundingDataset
 from training.data.sample import Sample, collate_inputs
 from training.errors import TrainingError

@@ -10,9 +10,9 @@ import pytest
 from r2rt import Bundle
 from r2rt.cache.graphs import PreparedGraph, prepared_graphs_folder
 from r2rt.cache.verified import is_verified, remember_verified
-from r2rt.contract import VIDEO_ENCODER
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.errors import HashMismatchError
+from r2rt.model.contract import VIDEO_ENCODER
 from tests.r2rt.conftest import DEMO_BUNDLE
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from r2rt.bundle import Bundle
-from r2rt.pull import manifest_sha256
-from r2rt.registry import PUBLISHED
+from r2rt.model.bundle import Bundle
+from r2rt.model.pull import manifest_sha256
+from r2rt.model.registry import PUBLISHED
 from tests.conftest import CHECKOUT
 from tests.r2rt.bundles import write_bundle
 from tests.r2rt.conftest import DEMO_BUNDLE

@@ -11,13 +11,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from r2rt.bundle import Bundle
-from r2rt.contract import GROUNDER, VIDEO_ENCODER, VIDEO_FINALIZER
 from r2rt.engines import providers
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.engines.providers import PROVIDERS, provider_options, register_plugin, use
 from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import GROUNDER, VIDEO_ENCODER, VIDEO_FINALIZER
 from tests.conftest import CHECKOUT
 
 DEMO = CHECKOUT / "demo" / "random-tiny"

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from r2rt import Grounder, Prediction
-from r2rt.contract import VIDEO_ENCODER
 from r2rt.engines.base import Array, Placed
 from r2rt.errors import NoVideoStreamError, QueryError, SourceLostError, SourceNotFoundError
 from r2rt.live import (
@@ -30,6 +29,7 @@ from r2rt.live import (
     as_record,
 )
 from r2rt.live.pace import Pace
+from r2rt.model.contract import VIDEO_ENCODER
 from tests.r2rt.live.conftest import FPS, VIDEO_S, WINDOW_S, quick_grounder
 
 QUERIES = ["a dog", "a red ball rolls to the right"]

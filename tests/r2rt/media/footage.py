@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.prediction import Moment, Prediction, Timings
+from r2rt.grounding.prediction import Moment, Prediction, Timings
 from tests.r2rt.video.clips import SIZE, numbered_picture, picture_number
 
 SOUND_RATE = 48000

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r2rt.grounding.prediction import Moment
 from r2rt.media.lanes import lanes
 from r2rt.media.names import moment_names, slug
 from r2rt.media.peaks import peak_s
-from r2rt.prediction import Moment
 from tests.r2rt.media.footage import prediction
 
 

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from r2rt.grounding.prediction import Prediction
 from r2rt.media import write_report
-from r2rt.prediction import Prediction
 from tests.r2rt.media.footage import prediction, write_footage
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" '&' \u202egnp"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from r2rt.grounder import Grounder
+from r2rt.grounding.grounder import Grounder
 from tests.training.world.toy_art import write_toy_sprites
 from training.demo.answers import BundleAnswerer, RandomAnswerer
 from training.demo.clip import clip_tensors, load_tiny_clip

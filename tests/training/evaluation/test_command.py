@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from r2rt import Grounder
-from r2rt.encoded import EncodedVideo
+from r2rt.grounding.encoded import EncodedVideo
 from tests.conftest import CHECKOUT
 from training.evaluate import main
 from training.evaluation.answering import find_sources

@@ -14,8 +14,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.numpy import load_file
 
 from r2rt import EncodedVideo, Grounder
-from r2rt.contract import GROUNDER
 from r2rt.errors import QueryError
+from r2rt.model.contract import GROUNDER
 from r2rt.video import open_source
 from tests.conftest import CHECKOUT
 from tests.training.extraction.material import ANNOTATIONS, PATCHES, write_clip, write_videos

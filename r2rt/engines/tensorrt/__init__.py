@@ -1,0 +1,1 @@
+"""TensorRT engines and compiled kernels, run through the CUDA driver."""

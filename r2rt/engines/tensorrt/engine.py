@@ -1,0 +1,426 @@
+"""TensorRT and TensorRT-RTX without PyTorch: engines, compiled kernels, CUDA graphs.
+
+Each graph of a bundle is one engine, or the bundle's launches of its compiled kernels where it has
+some for this GPU. It is run at few shapes (`r2rt.engines.tensorrt.buckets`), each of which is a
+CUDA graph from its second run on (`r2rt.engines.tensorrt.program`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from r2rt.engines.resident import DeviceArray
+from r2rt.engines.tensorrt.buckets import bucketed, shape_of, symbols_of
+from r2rt.engines.tensorrt.cubins import Call, kernels_folder, read_cubins, read_sequence
+from r2rt.engines.tensorrt.cuda import Gpu
+from r2rt.engines.tensorrt.launcher import Kernels, SequenceStep, Weights
+from r2rt.engines.tensorrt.pipeline import FramePipeline
+from r2rt.engines.tensorrt.plans import find_engine, read_plan
+from r2rt.engines.tensorrt.program import MakeSteps, Program, Step
+from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError
+from r2rt.files import replacing
+from r2rt.model.contract import VIDEO_ENCODER, GraphSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from r2rt.engines.base import Array
+    from r2rt.engines.tensorrt.cuda import DeviceMemory, Stream
+    from r2rt.model.bundle import Bundle
+
+__all__ = ["Flavour", "TensorRTEngine", "import_runtime"]
+
+Flavour = Literal["tensorrt", "rtx"]
+_MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+# Shapes of one graph whose buffers and CUDA graph are kept.
+_PROGRAMS_KEPT = 8
+_log = logging.getLogger(__name__)
+
+
+class TensorRTEngine:
+    """Runs a bundle's engines and kernels on one GPU; see `r2rt.engines.base.Engine`.
+
+    Args:
+        bundle: the bundle.
+        flavour: which of the two runtimes.
+        gpu: the GPU, which the engine closes with itself; the first one if None.
+        runtime: the runtime's module; imported if None.
+
+    Raises:
+        BackendUnavailableError: package, driver, GPU or a fitting engine is missing.
+    """
+
+    def __init__(
+        self, bundle: Bundle, flavour: Flavour, *, gpu: Gpu | None = None, runtime: Any = None
+    ) -> None:
+        self._bundle = bundle
+        self._flavour: Flavour = flavour
+        self._trt = import_runtime(flavour) if runtime is None else runtime
+        self._gpu = Gpu() if gpu is None else gpu
+        self._programs: dict[str, dict[object, Program]] = {}
+        self._plans: dict[str, _Plan] = {}
+        self._pipeline = FramePipeline(self._gpu, self._frame_program)
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self.manifest = find_engine(
+                bundle,
+                flavour=flavour,
+                version=str(self._trt.__version__),
+                capability="{}.{}".format(*self._gpu.compute_capability),
+            )
+            self._stream = self._gpu.stream()
+            self._messages = _message_log(self._trt)
+            self._runtime = self._trt.Runtime(self._messages)
+            self._kernels = Kernels(self._gpu, read_cubins(bundle, self._gpu.target))
+            undo.pop_all()
+
+    @property
+    def name(self) -> str:
+        """Backend and device."""
+        return f"{_MODULES[self._flavour].replace('_', '-')}-{self.manifest.precision}"
+
+    @property
+    def frame_batch(self) -> int:
+        """Frames that are best encoded at once: what the engine was tuned for."""
+        return self.manifest.plans[VIDEO_ENCODER].ranges["B"].usual
+
+    def run(
+        self,
+        graph: str,
+        inputs: Mapping[str, Array | DeviceArray],
+        outputs: Mapping[str, Array | DeviceArray] | None = None,
+    ) -> dict[str, Array]:
+        """Run one graph; see `Engine.run`."""
+        self._gpu.activate()
+        spec = self._bundle.graphs[graph]
+        outputs = outputs or {}
+        symbols = symbols_of(spec, inputs, self._bundle.dims.strides)
+        most = self.manifest.plans[graph].ranges
+        if "N" in most and symbols["N"] > most["N"].most:
+            return self._run_in_parts(spec, inputs, most["N"].most)
+        padded = bucketed(spec, symbols, most)
+        placed = {n: a.address for n, a in inputs.items() if isinstance(a, DeviceArray)}
+        program = self._program(spec, padded, placed)
+        for name, array in outputs.items():
+            program.check_place(name, array)
+        program.upload(
+            self._stream, {n: a for n, a in inputs.items() if not isinstance(a, DeviceArray)}
+        )
+        program.compute(self._stream)
+        for tensor in spec.outputs:
+            place = outputs.get(tensor.name)
+            if isinstance(place, DeviceArray):
+                program.copy(self._stream, tensor.name, place)
+            else:
+                program.download(self._stream, tensor.name)
+        self._stream.synchronize()
+        results = {}
+        for tensor in spec.outputs:
+            place = outputs.get(tensor.name)
+            if isinstance(place, DeviceArray):
+                continue
+            result = program.result(tensor.name, shape_of(tensor, symbols))
+            results[tensor.name] = np.empty_like(result) if place is None else place
+            np.copyto(results[tensor.name], result)
+        return results
+
+    def empty(self, shape: Sequence[int]) -> DeviceArray:
+        """Return device memory for what passes from one graph to another; see `Engine.empty`."""
+        self._gpu.activate()
+        kind = np.dtype(np.float32)
+        memory = self._gpu.alloc(math.prod(shape) * kind.itemsize)
+        owner = _Owner()
+        weakref.finalize(owner, self._gpu.drop, memory)
+        return DeviceArray(address=memory.address, shape=tuple(shape), dtype=kind, owner=owner)
+
+    def submit(self, frames: NDArray[np.uint8], tokens: NDArray[np.float32]) -> None:
+        """Encode frames while the next are prepared; see `PipelinedEngine.submit`."""
+        self._gpu.activate()
+        self._pipeline.submit(frames, tokens)
+
+    def finish(self) -> None:
+        """Wait for what was submitted; see `PipelinedEngine.finish`."""
+        self._gpu.activate()
+        self._pipeline.finish()
+
+    def release(self, graph: str) -> None:
+        """Free the engine, buffers and CUDA graphs of a graph."""
+        plan = self._plans.pop(graph, None)
+        with ExitStack() as stack:  # the last first, and all of them whatever fails
+            if plan is not None:
+                stack.callback(plan.keep_cache)
+            for program in self._programs.pop(graph, {}).values():
+                stack.callback(program.close)
+            if graph == VIDEO_ENCODER:
+                stack.callback(self._pipeline.clear)
+            stack.callback(self._stream.synchronize)  # a run that failed may have left work behind
+            stack.callback(self._gpu.activate)
+
+    def close(self) -> None:
+        """Free everything on the GPU; the engine cannot be used afterwards."""
+        # Contexts and engines must be gone before the memory and the GPU that they run on.
+        with ExitStack() as stack:
+            stack.callback(self._gpu.close)
+            for graph in {*self._plans, *self._programs}:
+                stack.callback(self.release, graph)
+
+    def _run_in_parts(
+        self, spec: GraphSpec, inputs: Mapping[str, Array | DeviceArray], at_once: int
+    ) -> dict[str, Array]:
+        """Run more queries than the engine takes, some at a time."""
+        by_query = [tensor.name for tensor in spec.inputs if tensor.shape[0] == "N"]
+        parts = []
+        for start in range(0, len(inputs[by_query[0]]), at_once):
+            part = slice(start, start + at_once)
+            chosen = {name: inputs[name][part] for name in by_query}
+            parts.append(self.run(spec.name, {**inputs, **chosen}))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _program(
+        self, spec: GraphSpec, symbols: Mapping[str, int], placed: Mapping[str, int]
+    ) -> Program:
+        """Return the program of these shapes and addresses, making room by closing the oldest."""
+        programs = self._programs.setdefault(spec.name, {})
+        key = (tuple(sorted(symbols.items())), tuple(sorted(placed.items())))
+        program = programs.pop(key, None)
+        if program is None:
+            while len(programs) >= _PROGRAMS_KEPT:
+                self._stream.synchronize()
+                programs.pop(next(iter(programs))).close()
+            program = Program(
+                self._gpu, spec, symbols, placed=placed, make_steps=self._make_steps(spec)
+            )
+        programs[key] = program
+        return program
+
+    def _frame_program(self, frames: int) -> tuple[int, Program]:
+        """Return a program of its own for a slot of the pipeline, and how many frames it takes."""
+        spec = self._bundle.graphs[VIDEO_ENCODER]
+        symbols = bucketed(spec, {"B": frames}, self.manifest.plans[VIDEO_ENCODER].ranges)
+        make_steps = self._make_steps(spec)
+        return symbols["B"], Program(self._gpu, spec, symbols, placed={}, make_steps=make_steps)
+
+    def _make_steps(self, spec: GraphSpec) -> MakeSteps:
+        sequence = self._sequences.get(spec.name)
+        if sequence is None:
+            return lambda symbols, addresses: [self._call(spec.name, symbols, addresses)]
+        weights = self._weights(sequence.weights)
+
+        def make(symbols: Mapping[str, int], addresses: Mapping[str, int]) -> Sequence[Step]:
+            return [
+                SequenceStep(
+                    self._gpu,
+                    sequence,
+                    symbols,
+                    {**weights, **addresses},
+                    kernels=self._kernels,
+                    make_call=self._call,
+                )
+            ]
+
+        return make
+
+    @functools.cached_property
+    def _sequences(self) -> dict[str, Any]:
+        found = {
+            graph: read_sequence(self._bundle, self._gpu.target, graph)
+            for graph in self._bundle.graphs
+        }
+        # Without an engine that it calls, as when the engines were built anew without, a graph's
+        # own engine takes its place.
+        return {
+            graph: sequence
+            for graph, sequence in found.items()
+            if sequence is not None
+            and all(
+                step.engine in self.manifest.plans
+                for step in sequence.steps
+                if isinstance(step, Call)
+            )
+        }
+
+    def _weights(self, name: str | None) -> dict[str, int]:
+        if name is None:
+            return {}
+        if name not in self._loaded_weights:
+            path = self._bundle.file(f"{kernels_folder(self._gpu.target)}/{name}")
+            self._loaded_weights[name] = Weights(self._gpu, self._stream, path).addresses
+        return self._loaded_weights[name]
+
+    @functools.cached_property
+    def _loaded_weights(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    def _call(
+        self, graph: str, symbols: Mapping[str, int], addresses: Mapping[str, int]
+    ) -> _EngineStep:
+        if graph not in self.manifest.plans:
+            raise BundleDamagedError(
+                f"no engine {graph} in {self.manifest.folder}; build the engines again"
+            )
+        if graph not in self._plans:
+            content = read_plan(self._bundle, self.manifest, graph)
+            self._plans[graph] = _Plan(self._trt, self._runtime, self._messages, graph, content)
+        plan = self.manifest.plans[graph]
+        shapes = {
+            tensor.name: shape_of(tensor, symbols)  # type: ignore[arg-type]
+            for tensor in (*plan.inputs, *plan.outputs)
+        }
+        return _EngineStep(self._gpu, self._plans[graph], shapes, addresses)
+
+
+def import_runtime(flavour: Flavour) -> Any:
+    """Import TensorRT or TensorRT-RTX.
+
+    Raises:
+        BackendUnavailableError: it is not installed or does not load; says how to install it.
+    """
+    import importlib
+
+    name = _MODULES[flavour]
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise BackendUnavailableError(
+            f"{name} cannot be imported ({line}); pip install 'r2rt[{flavour}]'"
+        ) from error
+
+
+class _Owner:
+    """Stands for one allocation: when it is gone, so is the last array over it."""
+
+
+class _Plan:
+    """A deserialised engine, and what the runtime compiled for it on this GPU."""
+
+    def __init__(self, trt: Any, runtime: Any, messages: Any, graph: str, content: bytes) -> None:
+        from r2rt.cache import cache_dir
+
+        self.trt = trt
+        self.graph = graph
+        self.messages = messages
+        self.engine = runtime.deserialize_cuda_engine(content)
+        if self.engine is None:
+            raise BackendUnavailableError(
+                f"{graph}: the engine cannot be opened ({messages.last()}); build it again on this "
+                "machine: python export/to_trt.py BUNDLE"
+            )
+        # TensorRT-RTX compiles its last part on the GPU where it runs; kept, it is done once.
+        self._cache: Any = None
+        key = hashlib.sha256(content + str(trt.__version__).encode()).hexdigest()[:40]
+        self._cache_path = cache_dir() / "engines" / f"{key}.cache"
+
+    def context(self) -> Any:
+        """Return a new execution context whose memory is to be lent to it."""
+        strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(self.trt, "DynamicShapesKernelSpecializationStrategy"):
+            return self.engine.create_execution_context(strategy)
+        config = self.engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        # Kernels that are replaced by better ones later would be captured as they are now.
+        kinds = self.trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            with suppress(OSError):
+                self._cache.deserialize(self._cache_path.read_bytes())
+        config.set_runtime_cache(self._cache)
+        return self.engine.create_execution_context(config)
+
+    def keep_cache(self) -> None:
+        """Write what was compiled, where it can be."""
+        if self._cache is None:
+            return
+        with suppress(OSError):
+            self._cache_path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self._cache_path) as temporary:
+                temporary.write_bytes(bytes(self._cache.serialize()))
+
+
+class _EngineStep:
+    """An engine at fixed shapes and addresses; see `r2rt.engines.tensorrt.program.Step`."""
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        plan: _Plan,
+        shapes: Mapping[str, tuple[int, ...]],
+        addresses: Mapping[str, int],
+    ) -> None:
+        self._plan = plan
+        self._scratch: DeviceMemory | None = None
+        self._context: Any = plan.context()
+        if self._context is None:
+            raise self._error("no execution context")
+        try:
+            self._bind(gpu, shapes, addresses)
+        except BaseException:
+            self.close()
+            raise
+
+    def enqueue(self, stream: Stream) -> None:
+        """Enqueue one execution."""
+        if not self._context.execute_async_v3(stream.address):
+            raise self._error("it cannot be enqueued")
+
+    def close(self) -> None:
+        """Give up the context, then the memory that it was lent."""
+        self._context = None
+        if self._scratch is not None:
+            self._scratch.close()
+
+    def _bind(
+        self, gpu: Gpu, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]
+    ) -> None:
+        # No variable for the context: the traceback of an error would keep it beyond the GPU.
+        engine, kind = self._plan.engine, self._plan.trt.TensorIOMode
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        for name in names:
+            is_input = engine.get_tensor_mode(name) == kind.INPUT
+            if is_input and not self._context.set_input_shape(name, shapes[name]):
+                raise self._error(f"{name} cannot be {shapes[name]}")
+        unknown = self._context.infer_shapes()
+        if unknown:
+            raise self._error(f"{', '.join(unknown)} have no shape")
+        for name in names:
+            found = tuple(self._context.get_tensor_shape(name))
+            if found != shapes[name]:
+                raise self._error(f"{name} would be {found}, expected {shapes[name]}")
+        nbytes = self._context.update_device_memory_size_for_shapes()
+        self._scratch = gpu.alloc(nbytes)
+        self._context.set_device_memory(self._scratch.address, nbytes)
+        for name in names:
+            if not self._context.set_tensor_address(name, addresses[name]):
+                raise self._error(f"{name} cannot be at {addresses[name]:#x}")
+
+    def _error(self, what: str) -> GpuError:
+        return GpuError(f"engine {self._plan.graph}: {what} ({self._plan.messages.last()})")
+
+
+def _message_log(trt: Any) -> Any:
+    """Return a logger as the runtime takes it, which keeps the last error that it was told."""
+
+    class Messages(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._last = "no reason given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self._last = message.strip().splitlines()[0]
+                _log.info("%s", message)
+
+        def last(self) -> str:
+            return self._last
+
+    return Messages()

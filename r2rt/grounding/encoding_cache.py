@@ -1,0 +1,138 @@
+"""Encoded videos by content, bounded in size: asking about the same video again decodes nothing.
+
+An entry's name is a hash of all that decides what is in it: the video's bytes, the model's
+fingerprint, and how frames were chosen. So a video that was moved or renamed is found again, and
+one that was changed is not. Entries appear and disappear whole, whatever other processes do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from r2rt.cache.folder import cache_dir
+from r2rt.errors import EncodedVideoError, OutputError, SourceNotFoundError
+from r2rt.grounding.encoded import EncodedVideo
+
+__all__ = ["DEFAULT_MAX_BYTES", "EncodingCache"]
+
+DEFAULT_MAX_BYTES = 4 << 30
+# Part of every key: another number whenever decoding or tokens come to mean something else.
+_GENERATION = 1
+_SUFFIX = ".r2rt"
+
+
+class EncodingCache:
+    """A folder of encoded videos, the least recently used of which make room for new ones.
+
+    Args:
+        folder: where they are; `encodings` in `cache_dir()` if None.
+        max_bytes: how much they may take together; `$R2RT_CACHE_BYTES` or 4 GiB if None.
+    """
+
+    def __init__(self, folder: Path | None = None, *, max_bytes: int | None = None) -> None:
+        self.folder = cache_dir() / "encodings" if folder is None else folder
+        if max_bytes is None:
+            max_bytes = int(os.environ.get("R2RT_CACHE_BYTES", DEFAULT_MAX_BYTES))
+        self.max_bytes = max_bytes
+
+    def key(self, video: Path, model_fingerprint: str, options: Mapping[str, object]) -> str:
+        """Return the entry's name for a video file under a model and encoding options.
+
+        Raises:
+            SourceNotFoundError: the file cannot be read.
+        """
+        parts = (
+            _GENERATION,
+            self._content_hash(video),
+            model_fingerprint,
+            sorted((name, str(value)) for name, value in options.items() if value is not None),
+        )
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:40]
+
+    def get(self, key: str, source: str) -> EncodedVideo | None:
+        """Return the entry, with `source` as its name and no time spent; None if there is none.
+
+        A damaged entry is removed and counts as none.
+        """
+        if not self.max_bytes:
+            return None  # switched off, whatever is still there
+        path = self.folder / (key + _SUFFIX)
+        try:
+            encoded = EncodedVideo.load(path)
+        except SourceNotFoundError:
+            return None
+        except EncodedVideoError:
+            path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):  # it may just have been evicted
+            os.utime(path)
+        return dataclasses.replace(encoded, source=source, encode_s=0.0)
+
+    def put(self, key: str, encoded: EncodedVideo) -> bool:
+        """Keep an encoded video and evict what there is no room for; return whether it was kept.
+
+        One that alone would take more than half of the room is not kept.
+        """
+        if encoded.tokens.nbytes > self.max_bytes // 2:
+            return False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            encoded.save(self.folder / (key + _SUFFIX))
+        except (OSError, OutputError):
+            # A cache that cannot be written is no reason to fail: the answer is there already.
+            return False
+        self._evict()
+        return True
+
+    def entries(self) -> list[tuple[Path, int]]:
+        """Return every entry and its bytes, the least recently used first."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.folder.iterdir():
+                if path.suffix == _SUFFIX:
+                    with contextlib.suppress(FileNotFoundError):
+                        status = path.stat()
+                        found.append((status.st_mtime_ns, path, status.st_size))
+        return [(path, size) for _, path, size in sorted(found)]
+
+    def _evict(self) -> None:
+        entries = self.entries()
+        total = sum(size for _, size in entries)
+        for path, size in entries:
+            if total <= self.max_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def _content_hash(self, video: Path) -> str:
+        """Return the sha256 of a file, remembered as long as the file's status does not change."""
+        try:
+            status = video.stat()
+            identity = (
+                os.fsencode(video.resolve()).hex(),  # a name need not be text
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_ino,
+            )
+            name = hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:40]
+            memo = self.folder / "hashes" / name
+            with contextlib.suppress(FileNotFoundError):
+                digest = memo.read_text()
+                if len(digest) == 64:
+                    return digest
+            with video.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise SourceNotFoundError(f"{video}: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            memo.write_text(digest)
+        return digest

@@ -1,0 +1,449 @@
+"""The session: a bundle, an engine, and the way from a source and a sentence to moments."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.engines import Choice, Device, Engine, open_engine
+from r2rt.errors import ModelMismatchError, NoFramesError, QueryError
+from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.finalizer import Finalizer
+from r2rt.grounding.moments import boundaries_from_points
+from r2rt.grounding.prediction import Moment, Prediction, Timings
+from r2rt.grounding.prefetch import prefetch
+from r2rt.grounding.presence import confidence, evidence_of
+from r2rt.grounding.texts import TextEncoder, TextFeatures, batches
+from r2rt.grounding.tokens import TokenBuffer
+from r2rt.grounding.windows import (
+    Window,
+    WindowLength,
+    WindowSize,
+    mean_saliency,
+    merge_moments,
+    plan_windows,
+    window_size,
+)
+from r2rt.model.bundle import Bundle, Nms
+from r2rt.model.contract import GROUNDER
+from r2rt.video import Sampling, open_source
+
+if TYPE_CHECKING:
+    from r2rt.grounding.stream import Stream
+    from r2rt.video import FrameSource
+
+__all__ = ["Grounder", "Progress", "Source"]
+
+Source: TypeAlias = str | os.PathLike[str] | NDArray[np.uint8]
+# Called with the clips encoded so far and the clips expected in all.
+Progress: TypeAlias = Callable[[int, int], None]
+Floats: TypeAlias = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
+
+# Frames decoded ahead of the encoder: a batch is in the engine while the next is decoded.
+_FRAMES_AHEAD = 16
+# Scratch that one call of the grounder may take.
+_SCRATCH_BYTES = 256 << 20
+
+
+class Grounder:
+    """Grounds sentences in videos with one model on one device.
+
+    Use one grounder a thread. Example::
+
+        grounder = Grounder.load("qvhighlights")
+        video = grounder.encode("video.mp4")
+        prediction = grounder.ground(video, "a dog catches a frisbee")
+        best = prediction.moments[0]
+        print(best.start_s, best.end_s, best.score)
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, *, choice: Choice) -> None:
+        self.bundle = bundle
+        self.choice = choice
+        self._engine = engine
+        self._texts = TextEncoder(bundle, engine)
+        self._finalizer = Finalizer(bundle.dims, engine)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        verify: Literal["always", "change", "never"] = "change",
+    ) -> Grounder:
+        """Open an installed model by name, or a bundle by its folder.
+
+        Args:
+            name_or_path: a name of `r2rt models list`, or a folder that holds `bundle.json`.
+            device: `auto` takes the fastest that is there.
+            threads: processor threads an operator may use; None takes every usable core.
+            verify: when to compare the bundle's files with their hashes; see `Bundle.open`.
+
+        Raises:
+            ModelNotFoundError, BundleDamagedError, BundleSchemaError, HashMismatchError: see there.
+            BackendUnavailableError: the device cannot be used on this machine.
+        """
+        from r2rt.model.installed import resolve
+
+        bundle = Bundle.open(resolve(os.fspath(name_or_path)), verify=verify)
+        engine, choice = open_engine(bundle, device, threads=threads)
+        return cls(bundle, engine, choice=choice)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs the graphs."""
+        return self._engine
+
+    def encode(
+        self,
+        source: Source,
+        progress: Progress | None = None,
+        *,
+        sampling: Sampling = "exact",
+        tolerance_s: float | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        source_fps: Fraction | float | None = None,
+    ) -> EncodedVideo:
+        """Encode a video, so that any number of queries can be asked without decoding it again.
+
+        Args:
+            source: a video file, a folder of images in natural order, or frames (T, H, W, 3) uint8.
+            progress: called with clips done and clips expected.
+            sampling: `exact` or `nearest`; see `r2rt.video`.
+            tolerance_s: how far a `nearest` frame may be; half a clip by default.
+            start_s: where the part to read starts, in seconds on the source's clock.
+            end_s: where it ends.
+            source_fps: frames a second of an array or of a folder of images.
+
+        Raises:
+            SourceNotFoundError, NotAVideoError, NoVideoStreamError, NoFramesError: see there.
+        """
+        began = time.perf_counter()
+        with open_source(
+            source,
+            fps=self.bundle.fps,
+            image_size=self.bundle.dims.image_size,
+            sampling=sampling,
+            tolerance_s=tolerance_s,
+            start_s=start_s,
+            end_s=end_s,
+            source_fps=source_fps,
+            gpu=self.choice.device != "cpu",
+        ) as frames:
+            _log_plan(frames)
+            tokens = self._encode_frames(frames, progress)
+            info, report = frames.info, frames.report
+        _log.info("%s", report)
+        return EncodedVideo(
+            tokens=tokens,
+            model=self.bundle.manifest.name,
+            model_fingerprint=self.bundle.fingerprint,
+            source=info.name,
+            source_fingerprint=info.fingerprint,
+            duration_s=info.duration_s,
+            start_s=info.start_s,
+            fps=self.bundle.fps,
+            sampling=sampling,
+            packets_lost=report.packets_lost,
+            encode_s=time.perf_counter() - began,
+        )
+
+    def encode_frames(
+        self,
+        frames: NDArray[np.uint8],
+        fps: Fraction | float,
+        progress: Progress | None = None,
+    ) -> EncodedVideo:
+        """Encode frames (T, H, W, 3) uint8 RGB that follow one another at `fps` a second."""
+        return self.encode(frames, progress, source_fps=fps)
+
+    @overload
+    def ground(self, video: EncodedVideo | Source, query: str, **options: Any) -> Prediction: ...
+
+    @overload
+    def ground(
+        self, video: EncodedVideo | Source, query: Sequence[str], **options: Any
+    ) -> list[Prediction]: ...
+
+    def ground(
+        self,
+        video: EncodedVideo | Source,
+        query: str | Sequence[str],
+        *,
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        nms: Nms | Literal["model", "none"] = "model",
+        window: WindowLength = "auto",
+        overlap: float | None = None,
+        **encoding: Any,
+    ) -> Prediction | list[Prediction]:
+        """Find the moments that fit a sentence, or each of several sentences in one batch.
+
+        A video longer than the model was trained on is grounded in overlapping windows whose
+        answers are merged (see `r2rt.grounding.windows`), in memory that does not grow with its
+        length.
+
+        Args:
+            video: an encoded video, or a source, which is then encoded first.
+            query: a sentence, or several.
+            top_k: how many moments are kept at most; None keeps all that survive suppression.
+            min_score: moments below this score are dropped.
+            nms: suppression of overlapping moments: the model's own, another, or none.
+            window: length of windows in seconds, rounded to clips; `auto` for that which the model
+                was trained on; None to ground the video as a whole, however long it is.
+            overlap: seconds that two windows have in common, half a window by default. A moment no
+                longer than this is whole in one of them.
+            encoding: keyword arguments of `encode`, if `video` is a source.
+
+        Returns:
+            One prediction for a sentence, a list in order for several.
+
+        Raises:
+            QueryError: a query is empty, `top_k` is not positive, or windows of such a length or
+                overlap make no sense.
+            ModelMismatchError: the video was encoded by another model.
+        """
+        if top_k is not None and top_k < 1:
+            raise QueryError(f"top_k must be 1 or more, got {top_k}")
+        size = self.window_size(window, overlap)
+        began = time.perf_counter()
+        texts = self._texts.features([query] if isinstance(query, str) else list(query))
+        text_s = time.perf_counter() - began
+        if isinstance(video, EncodedVideo):
+            if encoding:
+                names = ", ".join(sorted(encoding))
+                raise QueryError(f"{names}: of no use with a video that is encoded already")
+            encoded, encode_s = video, 0.0
+        else:
+            encoded = self.encode(video, **encoding)
+            encode_s = encoded.encode_s
+        self.check_encoded(encoded)
+        began = time.perf_counter()
+        windows = plan_windows(encoded.num_clips, size)
+        plural = "s" if len(windows) > 1 else ""
+        _log.info("%d window%s of %d clips", len(windows), plural, windows[0].num_clips)
+        answers = self._answers(encoded, windows, texts)
+        timings = Timings(encode_s=encode_s, text_s=text_s, ground_s=time.perf_counter() - began)
+        suppression = self.bundle.manifest.nms if nms == "model" else None if nms == "none" else nms
+        predictions = [
+            self._prediction(encoded, windows, text, answer, suppression, timings).best(
+                top_k, min_score
+            )
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        return predictions[0] if isinstance(query, str) else predictions
+
+    def encode_queries(self, queries: Sequence[str]) -> None:
+        """Encode sentences ahead of being asked, so that a bad one is told before a video is read.
+
+        Raises:
+            QueryError: there is none, or one is empty.
+        """
+        self._texts.features(queries)
+
+    def window_size(
+        self, window: WindowLength = "auto", overlap: float | None = None
+    ) -> WindowSize | None:
+        """Return the windows that `ground` would split longer videos into, None for no windows.
+
+        Raises:
+            QueryError: windows of such a length or overlap make no sense.
+        """
+        return window_size(
+            window,
+            overlap,
+            model_window_s=self.bundle.manifest.window_s,
+            fps=self.bundle.fps,
+        )
+
+    def unknown_words(self, query: str) -> tuple[str, ...]:
+        """Return the words of a query that the model has never read; none where it read all.
+
+        Only a model of few words, such as the demo model, says which they are.
+        """
+        from r2rt.grounding.vocabulary import unknown_words
+
+        known = self.bundle.manifest.known_words
+        return () if known is None else unknown_words(query, frozenset(known))
+
+    def stream(
+        self,
+        *,
+        name: str = "<stream>",
+        start_s: Fraction | float | None = None,
+        window_s: Fraction | float | None = None,
+    ) -> Stream:
+        """Open a stream: push frames as they come, ask at any time; see `Stream`."""
+        from r2rt.grounding.stream import Stream
+
+        return Stream(self, name=name, start_s=start_s, window_s=window_s)
+
+    def warm_up(self, text: str = "warm up") -> None:
+        """Open every graph and run it once, so that the next call is as fast as any later one."""
+        size = self.bundle.dims.image_size
+        frames = np.zeros((1, size, size, 3), dtype=np.uint8)
+        self.ground(self.encode_frames(frames, self.bundle.fps), text)
+        self._texts.forget(text)
+
+    def _encode_frames(self, frames: FrameSource, progress: Progress | None) -> Floats:
+        buffer = TokenBuffer(self._engine, self.bundle.dims, expected_clips=frames.num_clips)
+        ahead = prefetch(frames, depth=_FRAMES_AHEAD)
+        try:
+            for frame in ahead:
+                buffer.add(frame.pixels, frame.count)
+                if progress is not None:
+                    progress(buffer.num_clips, max(frames.num_clips, buffer.num_clips))
+        finally:
+            ahead.close()
+        tokens = buffer.tokens()
+        if not len(tokens):
+            raise NoFramesError(f"{frames.info.name}: not one frame could be decoded")
+        return tokens
+
+    def check_encoded(self, encoded: EncodedVideo) -> None:
+        """Raise `ModelMismatchError` if another model encoded this video."""
+        dims = self.bundle.dims
+        shape = (dims.layers, dims.patches, dims.token_width)
+        if (
+            encoded.model_fingerprint != self.bundle.fingerprint
+            or encoded.tokens.shape[1:] != shape
+        ):
+            raise ModelMismatchError(
+                f"{encoded.source} was encoded by {encoded.model} "
+                f"({encoded.model_fingerprint[:8]}), this model is {self.bundle.manifest.name} "
+                f"({self.bundle.fingerprint[:8]}); encode the video again"
+            )
+
+    def finalize_tokens(self, tokens: Floats) -> Floats:
+        """Return v (T, K, P, D) float32 from tokens (T, K, P, C) of a whole video."""
+        return self._finalizer.whole(tokens)
+
+    def _answers(
+        self, encoded: EncodedVideo, windows: Sequence[Window], texts: Sequence[TextFeatures]
+    ) -> list[_Answer]:
+        """Return what the grounder says of each text in every window, in order.
+
+        The graph takes one video and many queries, so a window is finalised and asked everything
+        before the next one is.
+        """
+        dims = self.bundle.dims
+        longest = max(text.q.shape[1] for text in texts)
+        # Attention weights and pooled rows, both also once transposed or masked.
+        clips = windows[0].num_clips
+        scratch = 2 * 4 * clips * dims.layers * longest * (dims.patches + dims.width)
+        inputs = batches(texts, max(1, _SCRATCH_BYTES // scratch))
+        answers = [_Answer() for _ in texts]
+        for window in windows:
+            v = self._finalizer.window(encoded, window)
+            waiting = iter(answers)
+            for batch in inputs:
+                out = self._engine.run(GROUNDER, {"v": v, **batch})
+                for index in range(len(batch["pooled"])):
+                    self._add(next(waiting), window, {name: out[name][index] for name in out})
+        return answers
+
+    def _add(self, answer: _Answer, window: Window, out: dict[str, Floats]) -> None:
+        """Keep of the grounder's outputs for one query and window what the answer needs."""
+        dims, manifest, fps = self.bundle.dims, self.bundle.manifest, self.bundle.fps
+        boundaries = np.empty((0, 3))
+        if dims.has_offsets:
+            boundaries = boundaries_from_points(
+                out["class_logits"],
+                out["offsets"],
+                num_clips=window.num_clips,
+                strides=dims.strides,
+                fps=fps,
+                max_moments=manifest.max_moments,
+            )
+            boundaries[:, :2] += window.start_clip / float(fps)
+        answer.boundaries.append(boundaries)
+        answer.saliency.append(out["saliency"])
+        answer.evidence.append(
+            evidence_of(out["class_logits"], out["saliency"], dims, merged=manifest.merge_cls_sal)
+        )
+
+    def _prediction(
+        self,
+        encoded: EncodedVideo,
+        windows: Sequence[Window],
+        text: TextFeatures,
+        answer: _Answer,
+        nms: Nms | None,
+        timings: Timings,
+    ) -> Prediction:
+        manifest, rate = self.bundle.manifest, float(encoded.fps)
+        spans_s = np.array([(x.start_clip, x.end_clip) for x in windows]) / rate
+        spans_s[-1, 1] = encoded.duration_s  # the last clip need not be whole
+        rows = merge_moments(
+            answer.boundaries, spans_s, clip_s=1 / rate, unit_s=manifest.unit_s, nms=nms
+        )
+        boundaries = np.concatenate(answer.boundaries)
+        boundaries = boundaries[np.argsort(-boundaries[:, 2], kind="stable")]
+        shift = np.array([encoded.start_s, encoded.start_s, 0.0])
+        evidence = np.stack(answer.evidence)
+        present, sure = (
+            (None, None) if manifest.presence is None else confidence(manifest.presence, evidence)
+        )
+        return Prediction(
+            query=text.query,
+            moments=tuple(
+                Moment(start_s=start, end_s=end, score=score)
+                for start, end, score in (rows + shift).tolist()
+            ),
+            saliency=mean_saliency(windows, answer.saliency),
+            clip_starts_s=encoded.clip_starts_s,
+            boundaries=boundaries + shift,
+            query_truncated=text.truncated,
+            video=encoded.source,
+            duration_s=encoded.duration_s,
+            fps=encoded.fps,
+            sampling=encoded.sampling,
+            model=manifest.name,
+            timings=timings,
+            windows_s=spans_s + encoded.start_s,
+            present=present,
+            presence_score=sure,
+            evidence=evidence,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What every window said of one query.
+
+    Boundaries (M, 3) from the video's start, saliency (T,), and evidence (S,).
+    """
+
+    boundaries: list[NDArray[np.float64]] = field(default_factory=list)
+    saliency: list[Floats] = field(default_factory=list)
+    evidence: list[NDArray[np.float64]] = field(default_factory=list)
+
+
+def _log_plan(frames: FrameSource) -> None:
+    info, cost = frames.info, frames.cost
+    _log.info(
+        "%s: %s %dx%d, %.2f s, %d clips at %s a second",
+        *(info.name, info.codec, info.width, info.height, info.duration_s),
+        *(frames.num_clips, frames.fps),
+    )
+    if cost is None:
+        _log.info("plan: everything is decoded")
+    else:
+        share = 100 * cost.planned_frames / max(cost.total_frames, 1)
+        _log.info(
+            "plan: %d of %d frames decoded (%.0f %%), %d groups of pictures skipped",
+            *(cost.planned_frames, cost.total_frames, share, cost.skipped_gops),
+        )

@@ -1,0 +1,96 @@
+"""What grounding answers: moments, saliency, and how they were come by."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.video import Sampling
+
+__all__ = ["Moment", "Prediction", "Timings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A span of the video, half open, and how well the query fits it.
+
+    Attributes:
+        start_s: where it starts, in seconds on the source's clock.
+        end_s: where it ends; `start_s < end_s`.
+        score: in [0, 1], comparable within one model.
+    """
+
+    start_s: float
+    end_s: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Wall-clock seconds of the stages that led to a prediction.
+
+    `encode_s` is decoding and encoding of the video, 0 if it was encoded before; `text_s` and
+    `ground_s` are of the whole batch of queries that was asked together.
+    """
+
+    encode_s: float
+    text_s: float
+    ground_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """The answer to one query.
+
+    Attributes:
+        query: the sentence that was asked.
+        moments: best first, after suppression; empty where the model predicts saliency alone.
+        saliency: (T,) float32, one value a clip.
+        clip_starts_s: (T,) float64, where each clip starts, in seconds on the source's clock.
+        boundaries: (M, 3) float64, raw start s, end s and score, best first, before clamping,
+            rounding and suppression, on the source's clock; those of all windows.
+        query_truncated: whether the query was longer than the model reads.
+        video: name of the source.
+        duration_s: length of the part of the source that was read, in seconds.
+        fps: clips a second.
+        sampling: how frames were chosen.
+        model: name of the bundle.
+        timings: seconds a stage.
+        windows_s: (W, 2) float64, where each window starts and ends that was grounded, on the
+            source's clock; a single one where the video was grounded as a whole.
+        present: whether what was asked for is in the video at all; None where the model is not
+            calibrated to tell. Moments are there either way.
+        presence_score: how sure that is: the share of queries that do not belong to the video whose
+            answer would be weaker, in [0, 1]; None where the model is not calibrated.
+        evidence: (W, S) float64, what speaks for it in every window, in the order of
+            `r2rt.grounding.presence.STATISTICS`.
+    """
+
+    query: str
+    moments: tuple[Moment, ...]
+    saliency: NDArray[np.float32] = field(repr=False)
+    clip_starts_s: NDArray[np.float64] = field(repr=False)
+    boundaries: NDArray[np.float64] = field(repr=False)
+    query_truncated: bool
+    video: str
+    duration_s: float
+    fps: Fraction
+    sampling: Sampling
+    model: str
+    timings: Timings
+    windows_s: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 2)))
+    present: bool | None = None
+    presence_score: float | None = None
+    evidence: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 4)))
+
+    def best(self, top_k: int | None = None, min_score: float = 0.0) -> Prediction:
+        """Return the answer with the first `top_k` of the moments that score `min_score` or more.
+
+        None keeps all of these.
+        """
+        moments = tuple(moment for moment in self.moments if moment.score >= min_score)
+        return dataclasses.replace(self, moments=moments[:top_k])

@@ -1,0 +1,310 @@
+"""Long videos: overlapping windows of a length that the model knows, and one answer from all.
+
+A window is grounded as a video of its own, so its answer is that of the cut. What a window's border
+cuts is not known to it, so the answers are merged by these rules:
+
+- Where two windows both look, their moments are *of the same thing* if they agree there: an IoU of
+  a half or more between what of each lies in the common part.
+- A moment that reaches the border of its window (within a clip; the video's own ends are no
+  borders) is *cut*. It gives way to one of the same thing in a window that sees beyond the border,
+  unless that window thinks less than half as much of it.
+- Two that are cut at facing borders are halves of something longer than the overlap: one moment,
+  from the start of the earlier to the end of the later, with the better score.
+- What is left twice, with an IoU of a half or more between moments of two windows, is told once:
+  the better score, then the one farther from its window's borders. Moments of one window are left
+  to the model's own suppression alone, as in a short video.
+
+So a moment is found whole if the overlap is as long as itself, and where it is longer its halves
+are joined.
+
+Scores are compared over the whole video, and the best of many is often the luckiest. So a moment's
+score is the mean over the windows that see it whole: of each the score of its moment that is most
+like it, or 0 if none has an IoU of a half or more with it. Saliency is the mean of the windows that
+look at a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.errors import QueryError
+from r2rt.grounding.moments import interval_iou, place, suppress
+from r2rt.model.bundle import Nms
+
+__all__ = [
+    "Window",
+    "WindowLength",
+    "WindowSize",
+    "mean_saliency",
+    "merge_moments",
+    "plan_windows",
+    "window_size",
+]
+
+Float = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# `auto`: as long as the model was trained on, where the video is longer; None: never.
+WindowLength: TypeAlias = float | Literal["auto"] | None
+
+_SAME_IOU = 0.5
+_TRUSTED = 0.5
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """Clips from `start_clip` up to `end_clip`."""
+
+    start_clip: int
+    end_clip: int
+
+    @property
+    def num_clips(self) -> int:
+        """How many clips it has."""
+        return self.end_clip - self.start_clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSize:
+    """How long windows are and how far one reaches into the next, in clips."""
+
+    clips: int
+    overlap: int
+
+
+def window_size(
+    window: WindowLength, overlap_s: float | None, *, model_window_s: float | None, fps: Fraction
+) -> WindowSize | None:
+    """Return the size of windows in whole clips, or None if the video is not to be split.
+
+    Args:
+        window: seconds, `auto` for the model's own, None for the whole video.
+        overlap_s: seconds that two windows have in common at least; None for half a window.
+        model_window_s: the longest video that the model was trained on; None if unlimited.
+        fps: clips a second.
+
+    Raises:
+        QueryError: a window is not longer than a clip and than the overlap, or one of them is no
+            number of seconds.
+    """
+    length_s = model_window_s if window == "auto" else window
+    if length_s is None:
+        if overlap_s is not None and window is None:
+            raise QueryError(f"overlap of {overlap_s:g} s: of no use without windows")
+        return None
+    clips = _clips(length_s, fps, "window")
+    if clips < 1:
+        raise QueryError(f"window of {length_s:g} s: give at least a clip, {float(1 / fps):g} s")
+    overlap = clips // 2 if overlap_s is None else _clips(overlap_s, fps, "overlap")
+    if not 0 <= overlap < clips:
+        raise QueryError(
+            f"overlap of {overlap_s:g} s: give 0 or more, and at least a clip "
+            f"({float(1 / fps):g} s) less than the window of {length_s:g} s"
+        )
+    return WindowSize(clips=clips, overlap=overlap)
+
+
+def plan_windows(num_clips: int, size: WindowSize | None) -> tuple[Window, ...]:
+    """Return the windows of a video, in order.
+
+    All have the full length, the last one too: it ends with the video and overlaps by more. So the
+    windows but the last do not depend on how long the video is. A video that is no longer than a
+    window is one window.
+    """
+    if size is None or num_clips <= size.clips:
+        return (Window(0, num_clips),)
+    last = num_clips - size.clips
+    starts = [*range(0, last, size.clips - size.overlap), last]
+    return tuple(Window(start, start + size.clips) for start in starts)
+
+
+def mean_saliency(
+    windows: Sequence[Window], parts: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return (T,) float32: every clip's mean over the windows that hold it."""
+    if len(windows) == 1:
+        return parts[0]
+    num_clips = windows[-1].end_clip
+    total, count = np.zeros(num_clips), np.zeros(num_clips)
+    for window, part in zip(windows, parts, strict=True):
+        total[window.start_clip : window.end_clip] += part
+        count[window.start_clip : window.end_clip] += 1
+    return (total / count).astype(np.float32)
+
+
+def merge_moments(
+    boundaries: Sequence[Float],
+    spans_s: Float,
+    *,
+    clip_s: float,
+    unit_s: float | None,
+    nms: Nms | None,
+) -> Float:
+    """Return moments (N, 3) of a video from the raw boundaries of its windows, best first.
+
+    Times are in seconds from the video's start. Of one window it makes what `postprocess` does.
+
+    Args:
+        boundaries: (M, 3) for each window: start s, end s, score.
+        spans_s: (W, 2), where each window starts and ends, in order.
+        clip_s: seconds a clip.
+        unit_s: times are rounded to multiples of this; None leaves them.
+        nms: the suppression to use; without any, nothing is suppressed, cut or joined.
+    """
+    placed = [
+        place(rows, start_s, end_s, unit_s)
+        for rows, (start_s, end_s) in zip(boundaries, spans_s.tolist(), strict=True)
+    ]
+    if nms is None:
+        rows = np.concatenate(placed)
+        return rows[np.argsort(-rows[:, 2], kind="stable")]
+    hard = nms.kind == "normal"
+    if hard:
+        placed = [suppress(rows, nms) for rows in placed]
+    merged = placed[0]
+    if len(placed) > 1:
+        told = _told_once(_without_cuts(placed, spans_s, clip_s))
+        merged = _with_mean_scores(told, placed, spans_s)
+    return merged if hard else suppress(merged, nms)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Moments of one window: (N, 3), whether each is cut at its start or end, and is still told."""
+
+    span_s: tuple[float, float]
+    rows: Float
+    cut_start: Bools
+    cut_end: Bools
+    alive: Bools
+
+    def margins(self) -> Float:
+        """(N,) how far each moment keeps from the window's borders, in seconds."""
+        start_s, end_s = self.span_s
+        return np.minimum(self.rows[:, 0] - start_s, end_s - self.rows[:, 1])
+
+
+def _without_cuts(placed: Sequence[Float], spans_s: Float, clip_s: float) -> list[_Rows]:
+    """Drop what another window sees whole, and join what none does."""
+    first_s, last_s = spans_s[0, 0], spans_s[-1, 1]
+    windows = []
+    for rows, (start_s, end_s) in zip(placed, spans_s.tolist(), strict=True):
+        # A little more than a clip: times are sums of floats.
+        near = 1.001 * clip_s
+        windows.append(
+            _Rows(
+                (start_s, end_s),
+                rows.copy(),
+                (rows[:, 0] <= start_s + near) & (start_s > first_s),
+                (rows[:, 1] >= end_s - near) & (end_s < last_s),
+                np.ones(len(rows), bool),
+            )
+        )
+    for index, earlier in enumerate(windows):
+        for later in windows[index + 1 :]:
+            if later.span_s[0] >= earlier.span_s[1]:
+                break
+            _settle(earlier, later)
+    return windows
+
+
+def _settle(earlier: _Rows, later: _Rows) -> None:
+    """Settle what the end of one window and the start of a later one cut."""
+    if not (earlier.cut_end.any() or later.cut_start.any()):
+        return
+    same = _agreement(earlier, later) >= _SAME_IOU
+    a, b = earlier.rows, later.rows
+    for i in _by_score(earlier, earlier.cut_end & same.any(axis=1)):
+        candidates = same[i] & later.alive & (b[:, 2] >= _TRUSTED * a[i, 2])
+        if not candidates.any():
+            continue
+        j = int(np.argmax(np.where(candidates, b[:, 2], -1.0)))
+        earlier.alive[i] = False
+        if later.cut_start[j]:
+            b[j, 0], b[j, 2] = a[i, 0], max(a[i, 2], b[j, 2])
+            later.cut_start[j] = earlier.cut_start[i]
+    for j in _by_score(later, later.cut_start & same.any(axis=0)):
+        whole = same[:, j] & earlier.alive & ~earlier.cut_end
+        if (whole & (a[:, 2] >= _TRUSTED * b[j, 2])).any():
+            later.alive[j] = False
+
+
+def _by_score(window: _Rows, wanted: Bools) -> list[int]:
+    """Return the wanted rows that are still told, best first."""
+    found = np.flatnonzero(wanted & window.alive)
+    order = found[np.argsort(-window.rows[found, 2], kind="stable")]
+    return [int(index) for index in order]
+
+
+def _agreement(earlier: _Rows, later: _Rows) -> Float:
+    """Return the IoU (A, B) of two windows' moments within what both windows see."""
+    common = later.span_s[0], earlier.span_s[1]
+    return interval_iou(earlier.rows[:, :2].clip(*common), later.rows[:, :2].clip(*common))
+
+
+def _told_once(windows: Sequence[_Rows]) -> Float:
+    """Return the rows (N, 3) that no better one of another window is nearly equal to, best first.
+
+    Each row is compared with those alone that start near enough to overlap it, so that the work
+    grows with the video's length and not with its square.
+    """
+    rows = np.concatenate([window.rows[window.alive] for window in windows])
+    margin = np.concatenate([window.margins()[window.alive] for window in windows])
+    owner = np.repeat(np.arange(len(windows)), [int(window.alive.sum()) for window in windows])
+    order = np.argsort(rows[:, 0], kind="stable")
+    rows, margin, owner = rows[order], margin[order], owner[order]
+    longest = (rows[:, 1] - rows[:, 0]).max(initial=0.0)
+    low = np.searchsorted(rows[:, 0], rows[:, 0] - longest, side="left")
+    high = np.searchsorted(rows[:, 0], rows[:, 1], side="right")
+    alive = np.ones(len(rows), bool)
+    ranked = np.lexsort((np.arange(len(rows)), -margin, -rows[:, 2]))
+    for index in ranked.tolist():
+        if alive[index]:
+            near = slice(low[index], high[index])
+            iou = interval_iou(rows[None, index, :2], rows[near, :2])[0]
+            alive[near] &= (iou < _SAME_IOU) | (owner[near] == owner[index])
+    return rows[ranked[alive[ranked]]]
+
+
+def _with_mean_scores(told: Float, placed: Sequence[Float], spans_s: Float) -> Float:
+    """Return told rows (N, 3) with the mean score of the windows that see each whole, best first.
+
+    A row that no window sees whole, as one that was joined, keeps its score.
+
+    Args:
+        told: moments of the video.
+        placed: (M, 3) for each window, its own moments.
+        spans_s: (W, 2), where each window starts and ends.
+    """
+    total, looks = np.zeros((2, len(told)))
+    order = np.argsort(told[:, 0], kind="stable")
+    low = np.searchsorted(told[order, 0], spans_s[:, 0], side="left")
+    high = np.searchsorted(told[order, 0], spans_s[:, 1], side="right")
+    for rows, first, last, end_s in zip(placed, low, high, spans_s[:, 1], strict=True):
+        starting = order[first:last]
+        whole = starting[told[starting, 1] <= end_s]
+        looks[whole] += 1
+        if len(rows):
+            iou = interval_iou(told[whole, :2], rows[:, :2])
+            same = iou.max(axis=1) >= _SAME_IOU
+            total[whole] += np.where(same, rows[iou.argmax(axis=1), 2], 0.0)
+    scored = told.copy()
+    np.divide(total, looks, out=scored[:, 2], where=looks > 0)
+    return scored[np.argsort(-scored[:, 2], kind="stable")]
+
+
+def _clips(length: float | str, fps: Fraction, what: str) -> int:
+    try:
+        seconds = float(length)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise QueryError(f"{what} {length!r}: give a number of seconds")
+    return round(seconds * fps)

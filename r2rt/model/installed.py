@@ -1,0 +1,332 @@
+"""Installed models: where they lie, what a name means, and which one is used when none is named."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from r2rt.errors import ModelNotFoundError, OutputError, QueryError, R2rtError
+from r2rt.model.bundle import MANIFEST_NAME, Manifest, read_manifest
+from r2rt.model.registry import DEFAULT_NAME, PUBLISHED, canonical_name
+
+__all__ = [
+    "DefaultModel",
+    "InstalledModel",
+    "changeable",
+    "checked_name",
+    "choose_default",
+    "default_model",
+    "demo_model",
+    "install_folder",
+    "installed",
+    "locked",
+    "models_dir",
+    "remove",
+    "resolve",
+    "staging_dir",
+    "user_path",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+# A model that ships with the package, so that everything can be tried without a download.
+_DEMO = Path(__file__).parents[1] / "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstalledModel:
+    """A folder of the models folder that holds a manifest.
+
+    Attributes:
+        name: the folder's name, by which the model is asked for.
+        path: the bundle's folder.
+        manifest: what its manifest says; None where it cannot be read.
+        problem: why the manifest cannot be read; None where it can.
+    """
+
+    name: str
+    path: Path
+    manifest: Manifest | None
+    problem: str | None
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Bytes of all listed files; None where the manifest cannot be read."""
+        if self.manifest is None:
+            return None
+        return sum(entry.size for entry in self.manifest.files.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultModel:
+    """The model that is used when none is named: its folder, and one clause that says why."""
+
+    name: str
+    path: Path
+    reason: str
+
+
+def models_dir() -> Path:
+    """Return the folder of installed models: `models` in `$R2RT_HOME` or in the user's data."""
+    home = os.environ.get("R2RT_HOME")
+    if home:
+        return user_path(home) / "models"
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("r2rt", appauthor=False)) / "models"
+
+
+def installed() -> tuple[InstalledModel, ...]:
+    """Return every installed model in the order of its name, damaged ones with their problem.
+
+    Raises:
+        OutputError: the models folder is there and cannot be read.
+    """
+    folder = models_dir()
+    try:
+        paths = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read ({error.strerror})") from error
+    return tuple(_inspect(path) for path in paths if _is_bundle(path))
+
+
+def demo_model() -> InstalledModel | None:
+    """Return the demo model that is part of the package; None where the package lacks it."""
+    return _inspect(_DEMO) if _is_bundle(_DEMO) else None
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """Return the folder of a bundle.
+
+    A `Path`, or a text with a slash, is a folder (or its `bundle.json`). Any other text is the name
+    of an installed model, else of a folder in the current one, else `demo`, the package's own. A
+    published model may be called by its checkpoint's name, such as `r2_tuning_qvhighlights`.
+
+    Raises:
+        ModelNotFoundError: there is none; it says what is installed and how to get one.
+    """
+    text = str(name_or_path)
+    path = user_path(text)
+    if isinstance(name_or_path, Path) or len(path.parts) != 1 or text.startswith((".", "~")):
+        folder = path.parent if path.name == MANIFEST_NAME else path
+        if not _is_bundle(folder):
+            raise ModelNotFoundError(
+                f"{path}: no {MANIFEST_NAME} there; expected a bundle's folder or the name of a "
+                f"model ({_what_is_installed()})"
+            )
+        return folder
+    name = canonical_name(text)
+    if _NAME.fullmatch(name) and _is_bundle(models_dir() / name):
+        return models_dir() / name
+    if _is_bundle(path):
+        return path
+    if name == _DEMO.name and _is_bundle(_DEMO):
+        return _DEMO
+    raise ModelNotFoundError(_not_found(name))
+
+
+def default_model() -> Path:
+    """Return the folder of the model that is used when none is named; see `choose_default`."""
+    return choose_default().path
+
+
+def choose_default() -> DefaultModel:
+    """Choose the model that is used when none is named.
+
+    It is the installed published model, `qvhighlights` before others in the order of the registry;
+    else the only model that is installed; else the demo model of the package.
+
+    Raises:
+        ModelNotFoundError: there is none of these.
+    """
+    names = [model.name for model in installed()]
+    for name in dict.fromkeys((DEFAULT_NAME, *PUBLISHED)):
+        if name in names:
+            return DefaultModel(
+                name=name, path=models_dir() / name, reason="a published model that is installed"
+            )
+    if len(names) == 1:
+        return DefaultModel(
+            name=names[0], path=models_dir() / names[0], reason="the only model that is installed"
+        )
+    if names:
+        raise ModelNotFoundError(
+            f"which model? {_what_is_installed()}; name one with --model, "
+            f"or `r2rt models pull {DEFAULT_NAME}`"
+        )
+    if _is_bundle(_DEMO):
+        return DefaultModel(
+            name=_DEMO.name,
+            path=_DEMO,
+            reason="the demo model of the package, which knows a small world of emoji alone; "
+            f"`r2rt models pull {DEFAULT_NAME}` fetches a full one",
+        )
+    raise ModelNotFoundError(
+        f"no model is installed; `r2rt models pull {DEFAULT_NAME}` fetches one, "
+        "or name a bundle's folder with --model"
+    )
+
+
+def remove(name: str) -> Path:
+    """Remove a model, and what an unfinished pull left of it; return the folder that it was in.
+
+    Raises:
+        ModelNotFoundError: it is not installed, nor was it being fetched.
+        OutputError: it cannot be removed.
+    """
+    name = checked_name(name)
+    with locked(name):
+        path = models_dir() / name
+        there = [folder for folder in (path, staging_dir(name)) if folder.is_dir()]
+        if not there and name == _DEMO.name:
+            raise ModelNotFoundError(f"{name} is part of the package: nothing to remove")
+        if not there:
+            raise ModelNotFoundError(_not_found(name))
+        for folder in there:
+            _discard(folder)
+    return path
+
+
+def checked_name(name: str) -> str:
+    """Return the name under which a model is installed; raise `QueryError` if it can be none."""
+    if not _NAME.fullmatch(name):
+        raise QueryError(
+            f"{name!r} is no name of a model: expected letters, digits, `_`, `.` and `-`, "
+            "the first of them no dot or hyphen"
+        )
+    return canonical_name(name)
+
+
+def staging_dir(name: str) -> Path:
+    """Return the folder in which model `name` is put together; it survives an interruption."""
+    return models_dir() / ".partial" / name
+
+
+def install_folder(staged: Path, name: str) -> Path:
+    """Move a complete bundle's folder to where model `name` is installed, replacing what is there.
+
+    Raises:
+        OutputError: it cannot be moved.
+    """
+    target = models_dir() / name
+    try:
+        if target.exists():
+            _discard(target)
+        staged.rename(target)
+    except OSError as error:
+        if isinstance(error, R2rtError):
+            raise
+        raise OutputError(f"{target}: cannot be installed ({error.strerror})") from error
+    return target
+
+
+def changeable(folder: Path) -> Path:
+    """Return `folder`, or a copy among the installed models if it is the package's own.
+
+    What a package installed is not its user's to change, and the next version would undo it.
+
+    Raises:
+        OutputError: the copy cannot be written.
+    """
+    if folder.resolve() != _DEMO.resolve():
+        return folder
+    with locked(_DEMO.name):
+        staged = staging_dir(_DEMO.name)
+        try:
+            shutil.rmtree(staged, ignore_errors=True)
+            shutil.copytree(_DEMO, staged)
+        except OSError as error:
+            raise OutputError(f"{staged}: cannot be written ({error})") from error
+        return install_folder(staged, _DEMO.name)
+
+
+def user_path(text: str) -> Path:
+    """Return a path in which a leading `~` is the user's home, where there is such a user."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  Path's raises where there is none
+
+
+@contextlib.contextmanager
+def locked(name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Let one process at a time install or remove model `name`; the others wait.
+
+    Args:
+        name: the model.
+        waiting: called once if another process has the lock.
+
+    Raises:
+        OutputError: the models folder cannot be written.
+    """
+    path = models_dir() / ".partial" / f".{name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); "
+            "set R2RT_HOME to a folder that can be written"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                raise OutputError(f"{path}: cannot be locked ({error.strerror})") from error
+            if waiting:
+                waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _inspect(path: Path) -> InstalledModel:
+    try:
+        manifest = read_manifest(path)
+    except R2rtError as error:
+        return InstalledModel(name=path.name, path=path, manifest=None, problem=str(error))
+    return InstalledModel(name=path.name, path=path, manifest=manifest, problem=None)
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST_NAME).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _discard(path: Path) -> None:
+    """Take a folder away in one step, then delete it at leisure."""
+    trash: Path | None = None
+    try:
+        trash = Path(tempfile.mkdtemp(prefix=".trash.", dir=path.parent))
+        path.rename(trash / path.name)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be removed ({error.strerror})") from error
+    finally:
+        if trash is not None:
+            shutil.rmtree(trash, ignore_errors=True)
+
+
+def _what_is_installed() -> str:
+    names = [model.name for model in installed()]
+    return f"installed: {', '.join(names)}" if names else "none is installed"
+
+
+def _not_found(name: str) -> str:
+    if name in PUBLISHED:
+        return f"{name} is not installed; `r2rt models pull {name}` fetches it"
+    known = [*(model.name for model in installed()), *PUBLISHED]
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f", did you mean {close[0]}?" if close else ""
+    return (
+        f"no model {name!r} is installed{guess} ({_what_is_installed()}); "
+        f"`r2rt models list` shows what can be pulled"
+    )

@@ -1,0 +1,1 @@
+"""What is chosen from predictions: highlights, summaries, sequences."""

@@ -1,0 +1,150 @@
+"""Saliency of a video for a query or what stands in for one, and spans of clips as moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.prediction import Moment, Prediction, Timings
+from r2rt.selection.shots import clip_features
+
+if TYPE_CHECKING:
+    from r2rt.grounding.grounder import Grounder
+
+__all__ = ["TYPICAL", "StandIn", "centrality", "clips_as_moment", "saliency_of", "stand_in"]
+
+Floats = NDArray[np.float64]
+
+TYPICAL = "typical of the video"
+# Names of recipes end in the domain's short form; the models were asked these words in training.
+_YOUTUBE_WORDS = {
+    "dog": "dog",
+    "gym": "gymnastics",
+    "par": "parkour",
+    "ska": "skating",
+    "ski": "skiing",
+    "sur": "surfing",
+}
+# Quantiles that become 0 and 1, so that a black clip or two do not flatten all others.
+_LOW, _HIGH = 0.05, 0.95
+# Tokens of the same picture differ by their last digits where they came in other batches.
+_ALIKE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """What stands in for a query that was not given.
+
+    Attributes:
+        query: the sentence that is asked; None where nothing is, and centrality tells.
+        reason: why, as a clause for people.
+    """
+
+    query: str | None
+    reason: str
+
+
+def saliency_of(
+    grounder: Grounder, video: EncodedVideo, query: str | None = None, **windows: Any
+) -> tuple[Prediction, StandIn | None]:
+    """Return the answer to a query, or to what stands in for one and that.
+
+    Args:
+        grounder: the session.
+        video: encoded by its model.
+        query: a sentence; None lets something stand in for it.
+        windows: `window` and `overlap` of `Grounder.ground`.
+
+    Raises:
+        QueryError, ModelMismatchError: see `Grounder.ground`.
+    """
+    if query is not None:
+        return grounder.ground(video, query, **windows), None
+    instead = stand_in(grounder, video)
+    if instead.query is not None:
+        return grounder.ground(video, instead.query, **windows), instead
+    grounder.check_encoded(video)
+    saliency = centrality(clip_features(video, grounder.bundle.dims))
+    answer = Prediction(
+        query=TYPICAL,
+        moments=(),
+        saliency=saliency.astype(np.float32),
+        clip_starts_s=video.clip_starts_s,
+        boundaries=np.empty((0, 3)),
+        query_truncated=False,
+        video=video.source,
+        duration_s=video.duration_s,
+        fps=video.fps,
+        sampling=video.sampling,
+        model=grounder.bundle.manifest.name,
+        timings=Timings(encode_s=0.0, text_s=0.0, ground_s=0.0),
+    )
+    return answer, instead
+
+
+def stand_in(grounder: Grounder, video: EncodedVideo) -> StandIn:
+    """Return what stands in for a query: what the model was asked in training, or centrality."""
+    recipe = grounder.bundle.manifest.provenance.recipe or ""
+    data_set, _, domain = recipe.partition("_")
+    if data_set == "youtube" and domain in _YOUTUBE_WORDS:
+        word = _YOUTUBE_WORDS[domain]
+        return StandIn(query=word, reason=f"asked {word!r}, the domain that the model is of")
+    if data_set == "tvsum":
+        title = _title(video.source)
+        if title is not None:
+            return StandIn(query=title, reason=f"asked {title!r}, the video's title")
+    return StandIn(query=None, reason="clips are scored by how typical they are of the video")
+
+
+def centrality(features: Floats) -> Floats:
+    """Return (T,) in [0, 1]: how like the video's other clips each clip is, in linear time.
+
+    It is the mean cosine to all others, stretched so that its 5th and 95th percentile become 0 and
+    1, or its least and greatest value where these are equal; 0.5 where all clips are alike.
+
+    Args:
+        features: (T, D) unit vectors.
+    """
+    total = features.sum(axis=0)
+    own = np.square(features).sum(axis=1)
+    mean = (features @ total - own) / max(len(features) - 1, 1)
+    low, high = np.quantile(mean, (_LOW, _HIGH))
+    if high - low < _ALIKE:
+        low, high = mean.min(), mean.max()
+    if high - low < _ALIKE:
+        return np.full(len(features), 0.5)
+    return np.asarray(((mean - low) / (high - low)).clip(0.0, 1.0))
+
+
+def clips_as_moment(answer: Prediction, start_clip: int, end_clip: int) -> Moment:
+    """Return clips from `start_clip` up to `end_clip` as a moment.
+
+    Its score is their mean saliency. It ends with the video where the last clip is not whole.
+    """
+    begin_s = float(answer.clip_starts_s[0])
+    rate = float(answer.fps)
+    return Moment(
+        start_s=begin_s + start_clip / rate,
+        end_s=begin_s + min(end_clip / rate, answer.duration_s),
+        score=float(answer.saliency[start_clip:end_clip].mean(dtype=np.float64).clip(0.0, 1.0)),
+    )
+
+
+def _title(source: str) -> str | None:
+    """Return the title that a file tells of itself, None if it tells none or is not there."""
+    from pathlib import Path
+
+    import av
+
+    if not Path(source).is_file():
+        return None
+    try:
+        with av.open(source, metadata_errors="replace") as container:
+            title = " ".join(container.metadata.get("title", "").split())
+    except (OSError, ValueError, av.FFmpegError):
+        return None
+    return title or None

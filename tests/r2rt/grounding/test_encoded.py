@@ -1,0 +1,189 @@
+"""Saved encodings: written whole, read back the same, refused when not what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from r2rt import EncodedVideo
+from r2rt.errors import EncodedVideoError, OutputError, QueryError, SourceNotFoundError
+from r2rt.grounding.encoded import is_encoded_video
+
+
+@pytest.fixture
+def video() -> EncodedVideo:
+    tokens = np.random.default_rng(0).normal(size=(5, 3, 2, 6)).astype(np.float32)
+    return EncodedVideo(
+        tokens=tokens,
+        model="tiny",
+        model_fingerprint="ab" * 16,
+        source="a video ü.mp4",
+        source_fingerprint="cd" * 16,
+        duration_s=9.7,
+        start_s=1.5,
+        fps=Fraction(24000, 1001),
+        sampling="nearest",
+        packets_lost=3,
+        encode_s=0.25,
+    )
+
+
+def test_what_was_saved_is_loaded(video: EncodedVideo, tmp_path: Path) -> None:
+    path = tmp_path / "video.r2rt"
+    video.save(path)
+    loaded = EncodedVideo.load(path)
+    np.testing.assert_array_equal(loaded.tokens, video.tokens)
+    for field in dataclasses.fields(EncodedVideo):
+        if field.name != "tokens":
+            assert getattr(loaded, field.name) == getattr(video, field.name)
+    assert is_encoded_video(path)
+    np.testing.assert_array_equal(load_file(path)["tokens"], video.tokens)  # by the library
+    assert [path.name for path in tmp_path.iterdir()] == ["video.r2rt"]
+
+
+@given(span=st.tuples(st.integers(0, 4), st.integers(1, 5)).filter(lambda span: span[0] < span[1]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_part_is_a_view_whose_clips_keep_their_times(
+    video: EncodedVideo, span: tuple[int, int]
+) -> None:
+    part = video.part(*span)
+    assert np.shares_memory(part.tokens, video.tokens)
+    np.testing.assert_array_equal(part.tokens, video.tokens[slice(*span)])
+    np.testing.assert_allclose(part.clip_starts_s, video.clip_starts_s[slice(*span)], atol=1e-12)
+    ends = [*video.clip_starts_s[1:], video.start_s + video.duration_s]
+    assert part.start_s + part.duration_s == pytest.approx(ends[span[1] - 1], abs=1e-12)
+    # A part of a part is the part.
+    again = video.part(span[0], 5).part(0, span[1] - span[0])
+    assert (again.start_s, again.duration_s) == pytest.approx((part.start_s, part.duration_s))
+
+
+@pytest.mark.parametrize("span", [(-1, 2), (0, 6), (2, 2), (3, 1)])
+def test_what_is_no_part_is_refused(video: EncodedVideo, span: tuple[int, int]) -> None:
+    with pytest.raises(QueryError, match="not a part of 5 clips"):
+        video.part(*span)
+
+
+def test_saving_is_deterministic(video: EncodedVideo, tmp_path: Path) -> None:
+    video.save(tmp_path / "a")
+    video.save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFoundError):
+        EncodedVideo.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 64, b"PK\x03\x04 a zip file", b"{}"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert not is_encoded_video(path)
+    with pytest.raises(EncodedVideoError):
+        EncodedVideo.load(path)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"tokens": np.zeros((1, 1, 1, 1), np.float32)}, path)
+    with pytest.raises(EncodedVideoError, match="not an encoded video"):
+        EncodedVideo.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"fps": "0"},
+        {"fps": "1/0"},
+        {"fps": "many"},
+        {"sampling": "random"},
+        {"duration_s": "long"},
+        {"model": None},
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(
+    video: EncodedVideo, tmp_path: Path, change: dict[str, object]
+) -> None:
+    record = {
+        field.name: getattr(video, field.name)
+        for field in dataclasses.fields(EncodedVideo)
+        if field.name != "tokens"
+    }
+    record |= {"schema": 1, "fps": str(video.fps)}
+    path = tmp_path / "file"
+    save_file({"tokens": video.tokens}, path, {"r2rt_encoded_video": json.dumps(record | change)})
+    with pytest.raises(EncodedVideoError):
+        EncodedVideo.load(path)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        np.zeros((0, 3, 2, 6), np.float32),
+        np.zeros((5, 6), np.float32),
+        np.zeros((5, 3, 2, 6), np.float64),
+    ],
+)
+def test_tokens_of_another_shape_or_type_are_refused(
+    video: EncodedVideo, tmp_path: Path, tokens: np.ndarray
+) -> None:
+    path = tmp_path / "file"
+    video.save(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file({"tokens": tokens}, path, metadata)
+    with pytest.raises(EncodedVideoError, match="expected F32"):
+        EncodedVideo.load(path)
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_damage_is_an_error_or_harmless_never_another_exception(
+    video: EncodedVideo, tmp_path: Path, data: st.DataObject
+) -> None:
+    path = tmp_path / "file"
+    video.save(path)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        loaded = EncodedVideo.load(path)
+    except EncodedVideoError:
+        return
+    assert loaded.tokens.shape == video.tokens.shape
+
+
+def test_a_full_disk_leaves_what_was_there(video: EncodedVideo, tmp_path: Path) -> None:
+    path = tmp_path / "video.r2rt"
+    path.write_bytes(b"what was there")
+    large = dataclasses.replace(video, tokens=np.zeros((512, 4, 50, 32), np.float32))
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"video\.r2rt: cannot be written"):
+            large.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"what was there"
+    assert [path.name for path in tmp_path.iterdir()] == ["video.r2rt"]
+
+
+def test_a_folder_that_is_not_there(video: EncodedVideo, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        video.save(tmp_path / "none" / "video.r2rt")

@@ -1,0 +1,152 @@
+"""The cache of encoded videos: found by content, bounded, and safe with several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2rt import EncodedVideo
+from r2rt.errors import SourceNotFoundError
+from r2rt.grounding.encoding_cache import EncodingCache
+
+MODEL = "ab" * 16
+
+
+def encoded(seed: int = 0, clips: int = 4) -> EncodedVideo:
+    rng = np.random.default_rng(seed)
+    return EncodedVideo(
+        tokens=rng.normal(size=(clips, 2, 5, 10)).astype(np.float32),
+        model="tiny",
+        model_fingerprint=MODEL,
+        source="somewhere/video.mp4",
+        source_fingerprint="cd" * 16,
+        duration_s=2.0 * clips,
+        start_s=0.0,
+        fps=Fraction(1, 2),
+        sampling="exact",
+        packets_lost=2,
+        encode_s=1.0,
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EncodingCache:
+    return EncodingCache(tmp_path / "cache", max_bytes=1 << 20)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "video.mp4"
+    path.write_bytes(b"the bytes of a video" * 100)
+    return path
+
+
+def test_what_was_put_is_got_under_the_name_it_is_asked_by(cache: EncodingCache) -> None:
+    assert cache.get("key", "x.mp4") is None
+    assert cache.put("key", encoded())
+    kept = cache.get("key", "x.mp4")
+    assert kept is not None
+    assert kept.source == "x.mp4"
+    assert kept.encode_s == 0
+    assert kept.packets_lost == 2
+    np.testing.assert_array_equal(kept.tokens, encoded().tokens)
+
+
+def test_the_key_is_of_the_content_not_the_name(cache: EncodingCache, video: Path) -> None:
+    key = cache.key(video, MODEL, {"sampling": "exact"})
+    moved = video.rename(video.with_name("renamed.mkv"))
+    copy = Path(shutil.copy(moved, moved.with_name("copy.mp4")))
+    assert cache.key(moved, MODEL, {"sampling": "exact"}) == key
+    assert cache.key(copy, MODEL, {"sampling": "exact"}) == key
+
+
+def test_the_key_changes_with_all_that_decides(cache: EncodingCache, video: Path) -> None:
+    keys = [
+        cache.key(video, MODEL, {"sampling": "exact", "start_s": None}),
+        cache.key(video, MODEL, {"sampling": "nearest"}),
+        cache.key(video, "00" * 16, {"sampling": "exact"}),
+        cache.key(video, MODEL, {"sampling": "exact", "start_s": 1.0}),
+        cache.key(video, MODEL, {"sampling": "exact", "end_s": 1.0}),
+    ]
+    # One byte in the middle, size and even the date unchanged.
+    status = video.stat()
+    content = bytearray(video.read_bytes())
+    content[len(content) // 2] ^= 1
+    video.write_bytes(content)
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns))
+    keys.append(cache.key(video, MODEL, {"sampling": "exact"}))
+    assert len(set(keys)) == len(keys)
+    assert cache.key(video, MODEL, {"sampling": "exact", "start_s": None}) == keys[-1]
+
+
+def test_a_missing_video(cache: EncodingCache, tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFoundError):
+        cache.key(tmp_path / "none.mp4", MODEL, {})
+
+
+def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
+    one = encoded().tokens.nbytes
+    cache = EncodingCache(tmp_path, max_bytes=4 * one)
+    for index, name in enumerate(("a", "b", "c")):
+        assert cache.put(name, encoded(index))
+        os.utime(tmp_path / f"{name}.r2rt", (index, index))
+    assert cache.get("a", "a") is not None  # used again, so "b" is the oldest now
+    assert cache.put("d", encoded(3))
+    left = {path.stem for path, _ in cache.entries()}
+    assert "b" not in left
+    assert {"a", "d"} <= left
+    assert sum(size for _, size in cache.entries()) <= cache.max_bytes
+
+
+def test_what_would_fill_the_cache_alone_is_not_kept(tmp_path: Path) -> None:
+    cache = EncodingCache(tmp_path, max_bytes=1000)
+    assert not cache.put("large", encoded())
+    assert cache.entries() == []
+
+
+def test_a_cache_without_room_is_switched_off(cache: EncodingCache) -> None:
+    cache.put("key", encoded())
+    assert EncodingCache(cache.folder, max_bytes=0).get("key", "x") is None
+    assert cache.get("key", "x") is not None
+
+
+def test_a_damaged_entry_counts_as_none_and_is_removed(cache: EncodingCache) -> None:
+    cache.put("key", encoded())
+    path = cache.folder / "key.r2rt"
+    path.write_bytes(path.read_bytes()[:100])
+    assert cache.get("key", "x") is None
+    assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = EncodingCache(tmp_path / "file" / "cache")
+    assert not cache.put("key", encoded())
+    assert cache.get("key", "x") is None
+
+
+def _hammer(folder: Path, seed: int) -> int:
+    cache = EncodingCache(folder, max_bytes=3 * encoded().tokens.nbytes)
+    rng = np.random.default_rng(seed)
+    wrong = 0
+    for _ in range(60):
+        index = int(rng.integers(0, 6))
+        kept = cache.get(str(index), "x")
+        if kept is None:
+            cache.put(str(index), encoded(index))
+        elif not np.array_equal(kept.tokens, encoded(index).tokens):
+            wrong += 1
+    return wrong
+
+
+def test_several_processes_never_see_half_an_entry(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(3) as pool:
+        assert pool.starmap(_hammer, [(tmp_path, seed) for seed in range(3)]) == [0, 0, 0]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

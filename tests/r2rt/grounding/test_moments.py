@@ -1,0 +1,115 @@
+"""Boundaries, rounding and suppression, against slow and obvious versions of themselves."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from r2rt.grounding.moments import boundaries_from_points, interval_iou, postprocess, suppress
+from r2rt.model.bundle import Nms
+from r2rt.model.contract import level_lengths
+
+STRIDES = (1, 2, 4, 8)
+NORMAL = Nms(kind="normal", iou_threshold=0.7)
+KINDS = [NORMAL, Nms(kind="linear"), Nms(kind="gaussian", sigma=0.3)]
+
+finite = st.floats(-50, 250, allow_nan=False, width=32)
+rows = st.lists(
+    st.tuples(finite, st.floats(0, 80, width=32), st.floats(0, 1, width=32)), max_size=20
+).map(lambda items: np.array([(a, a + d, s) for a, d, s in items], float).reshape(-1, 3))
+
+
+@pytest.mark.parametrize("num_clips", [1, 2, 5, 8, 13, 75])
+def test_boundaries_follow_the_formula(num_clips: int) -> None:
+    rng = np.random.default_rng(num_clips)
+    lengths = level_lengths(num_clips, STRIDES)
+    logits = rng.normal(size=sum(lengths)).astype(np.float32)
+    offsets = rng.exponential(size=(sum(lengths), 2)).astype(np.float32)
+    want = []
+    point = 0
+    for stride, length in zip(STRIDES, lengths, strict=True):
+        for index in range(length):
+            c0, c1 = map(float, offsets[point])
+            start = (index * stride - c0 * stride) / 0.5
+            end = (index * stride + c1 * stride) / 0.5
+            want.append((start, end, 1 / (1 + math.exp(-float(logits[point])))))
+            point += 1
+    want.sort(key=lambda row: -row[2])
+    got = boundaries_from_points(
+        logits, offsets, num_clips=num_clips, strides=STRIDES, fps=Fraction(1, 2), max_moments=50
+    )
+    np.testing.assert_allclose(got, np.array(want[:50]), rtol=1e-12)
+
+
+def test_levels_wider_than_the_video_have_no_points() -> None:
+    assert level_lengths(5, STRIDES) == (5, 2, 1, 0)
+    assert level_lengths(1, STRIDES) == (1, 0, 0, 0)
+
+
+@given(rows, st.floats(0.5, 200), st.sampled_from([None, 0.1, 2.0]), st.sampled_from(KINDS))
+def test_moments_are_ordered_inside_the_video_and_sorted(
+    raw: NDArray[Any], duration_s: float, unit_s: float | None, nms: Nms
+) -> None:
+    got = postprocess(raw, duration_s=duration_s, unit_s=unit_s, nms=nms)
+    assert (got[:, 0] >= 0).all()
+    assert (got[:, 1] <= duration_s).all()
+    assert (got[:, 0] < got[:, 1]).all()
+    assert (np.diff(got[:, 2]) <= 0).all()
+    assert len(got) <= len(raw)
+
+
+@given(rows)
+def test_normal_suppression_leaves_no_two_that_overlap(raw: NDArray[Any]) -> None:
+    got = suppress(raw, NORMAL)
+    iou = interval_iou(got[:, :2], got[:, :2])
+    np.fill_diagonal(iou, 0)
+    assert (iou < NORMAL.iou_threshold).all()
+
+
+@given(rows, st.sampled_from(KINDS))
+def test_suppression_equals_the_loop_of_the_textbook(raw: NDArray[Any], nms: Nms) -> None:
+    want = []
+    pending = sorted(raw.tolist(), key=lambda row: -row[2])
+    while pending:
+        best = max(range(len(pending)), key=lambda index: pending[index][2])
+        top = pending.pop(best)
+        want.append(top)
+        rest = []
+        for start, end, score in pending:
+            inter = max(0.0, min(end, top[1]) - max(start, top[0]))
+            union = (end - start) + (top[1] - top[0]) - inter
+            iou = inter / union if union > 0 else 0.0
+            if nms.kind == "normal":
+                if iou < nms.iou_threshold:
+                    rest.append([start, end, score])
+            elif nms.kind == "linear":
+                rest.append([start, end, score * (1 - iou)])
+            else:
+                rest.append([start, end, score * math.exp(-iou * iou / nms.sigma)])
+        pending = rest
+    got = suppress(raw, nms)
+    np.testing.assert_allclose(got, np.array(want).reshape(-1, 3), rtol=1e-12, atol=0)
+
+
+def test_rounding_spares_what_ends_with_the_video() -> None:
+    raw = np.array([[3.2, 11.1, 0.9], [13.3, 30.0, 0.8]])
+    got = postprocess(raw, duration_s=15.5, unit_s=2.0, nms=NORMAL)
+    np.testing.assert_array_equal(got, [[4.0, 12.0, 0.9], [13.3, 15.5, 0.8]])
+
+
+def test_what_rounds_to_nothing_is_dropped() -> None:
+    got = postprocess(np.array([[4.2, 4.7, 0.9]]), duration_s=20, unit_s=2.0, nms=NORMAL)
+    assert got.shape == (0, 3)
+
+
+def test_without_suppression_every_moment_stays() -> None:
+    raw = np.array([[0.0, 10.0, 0.9], [0.0, 10.0, 0.8]])
+    assert len(postprocess(raw, duration_s=20, unit_s=None, nms=None)) == 2
+    assert len(postprocess(raw, duration_s=20, unit_s=None, nms=NORMAL)) == 1

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from r2rt.grounding.vocabulary import unknown_words
+
+KNOWN = frozenset({"a", "an", "and", "cream", "dog", "ice", "jack-o-lantern", "left", "moving"})
+KNOWN |= {"red", "the", "to"}
+
+
+@pytest.mark.parametrize(
+    ("query", "unknown"),
+    [
+        ("a red dog moving to the left", ()),
+        ("A RED Dog!", ()),
+        ("a dog catches a frisbee", ("catches", "frisbee")),
+        ("a frisbee, a frisbee and a dog", ("frisbee",)),
+        ("a jack-o-lantern", ()),
+        ("an ice-cream", ()),
+        ("a dog-house", ("house",)),
+        ("the dog's ball", ("dog's", "ball")),
+        ("un café à gauche", ("un", "café", "à", "gauche")),
+        ("3 dogs & 2 dog", ("dogs",)),
+        ("犬", ("犬",)),
+        ("  ", ()),
+    ],
+)
+def test_words_that_were_never_read(query: str, unknown: tuple[str, ...]) -> None:
+    assert unknown_words(query, KNOWN) == unknown

@@ -1,0 +1,651 @@
+"""Finding, choosing, pulling and removing models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r2rt.errors import (
+    BundleDamagedError,
+    BundleSchemaError,
+    ConversionError,
+    DownloadError,
+    HashMismatchError,
+    ModelNotFoundError,
+    OutputError,
+    QueryError,
+    R2rtError,
+)
+from r2rt.model import download as download_module
+from r2rt.model import installed as models
+from r2rt.model import pull as pull_module
+from r2rt.model import registry
+from r2rt.model.bundle import MANIFEST_NAME, Bundle, Manifest, manifest_bytes
+from r2rt.model.installed import (
+    choose_default,
+    default_model,
+    demo_model,
+    installed,
+    models_dir,
+    remove,
+    resolve,
+)
+from r2rt.model.pull import find_workbench, manifest_sha256, pull
+from tests.conftest import CHECKOUT
+from tests.r2rt.bundles import fake_files, fake_manifest, write_bundle
+from tests.r2rt.hub import Hub, Step, running_hub
+from tests.r2rt.model.test_download import wait_until
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.delenv("R2RT_WORKBENCH", raising=False)
+    monkeypatch.setattr(download_module, "_BACKOFF_S", 0.001)
+    monkeypatch.setattr(models, "_DEMO", tmp_path / "no-demo")
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running_hub() as hub:
+        yield hub
+
+
+def install(name: str, **changes: Any) -> Path:
+    write_bundle(models_dir() / name, **changes)
+    return models_dir() / name
+
+
+def publish(hub: Hub, folder: Path, name: str, contents: dict[str, bytes] | None = None) -> str:
+    """Put a bundle on a mirror; return the hash of its manifest."""
+    write_bundle(folder, contents)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            hub.add(f"mirror/{name}/{path.relative_to(folder)}", path.read_bytes())
+    return manifest_sha256(folder)
+
+
+def republish(hub: Hub, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    key = f"mirror/{name}/{MANIFEST_NAME}"
+    document = json.loads(hub.files[key])
+    change(document)
+    hub.files[key] = json.dumps(document).encode()
+
+
+class TestRegistry:
+    def test_all_that_was_published_is_known(self) -> None:
+        names = set(registry.PUBLISHED)
+        assert len(names) == 20
+        assert {"qvhighlights", "ego4d", "charades", "tacos"} < names
+        assert len({model.hash8 for model in registry.PUBLISHED.values()}) == 20
+        for model in registry.PUBLISHED.values():
+            assert len(model.hash8) == 8
+            assert set(model.hash8) <= set("0123456789abcdef")
+
+    def test_addresses_follow_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = registry.PUBLISHED["qvhighlights"]
+        path = "yeliudev/R2-Tuning/resolve/main/checkpoints/r2_tuning_qvhighlights-ed516355.pth"
+        monkeypatch.delenv("HF_ENDPOINT", raising=False)
+        assert model.url == f"https://huggingface.co/{path}"
+        monkeypatch.setenv("HF_ENDPOINT", "https://hub.example/")
+        assert model.url == f"https://hub.example/{path}"
+
+
+class TestFinding:
+    def test_the_folder_follows_the_environment(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert models_dir() == home / "models"
+        monkeypatch.delenv("R2RT_HOME")
+        monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+        if sys.platform == "linux":
+            assert models_dir() == home / "data" / "r2rt" / "models"
+
+    def test_nothing_is_installed_at_first(self, home: Path) -> None:
+        assert installed() == ()
+        assert not home.exists(), "looking must not make folders"
+
+    def test_what_is_installed_is_listed_with_what_ails_it(self) -> None:
+        install("good")
+        (install("bad") / MANIFEST_NAME).write_bytes(b"{")
+        (models_dir() / "unrelated").mkdir()
+        (models_dir() / ".partial").mkdir()
+        bad, good = installed()
+        assert (bad.name, bad.manifest, bad.size_bytes) == ("bad", None, None)
+        assert bad.problem
+        assert good.name == "good"
+        assert good.problem is None
+        assert good.size_bytes == sum(map(len, fake_files().values()))
+
+    def test_names_and_folders_resolve(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there = install("qvhighlights")
+        write_bundle(tmp_path / "mine")
+        monkeypatch.chdir(tmp_path)
+        assert resolve("qvhighlights") == there
+        assert resolve("r2_tuning_qvhighlights") == there
+        assert resolve("mine").resolve() == tmp_path / "mine"
+        for folder in ("./mine", str(tmp_path / "mine"), Path("mine"), "mine/bundle.json"):
+            assert resolve(folder).resolve() == tmp_path / "mine"
+
+    def test_an_installed_name_wins_over_a_folder_beside_us(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there = install("mine")
+        write_bundle(tmp_path / "mine")
+        monkeypatch.chdir(tmp_path)
+        assert resolve("mine") == there
+        assert resolve("./mine") == Path("mine")
+
+    def test_what_is_not_there_says_what_is(self) -> None:
+        with pytest.raises(ModelNotFoundError, match="pull qvhighlights"):
+            resolve("qvhighlights")
+        install("mymodel")
+        with pytest.raises(ModelNotFoundError, match=r"mean mymodel\?.*installed: mymodel"):
+            resolve("mymodle")
+        with pytest.raises(ModelNotFoundError, match=r"no bundle\.json there"):
+            resolve("./nowhere")
+
+    @pytest.mark.parametrize(
+        "name", ["", ".", "..", "a\x00b", "x" * 5000, "~nobody-here/x", "a\nb"]
+    )
+    def test_odd_names_are_not_found(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ModelNotFoundError) as raised:
+            resolve(name)
+        assert "\n" not in str(raised.value)
+
+    def test_the_default_is_published_before_others(self) -> None:
+        with pytest.raises(ModelNotFoundError, match="r2rt models pull qvhighlights"):
+            default_model()
+        mine = install("mine")
+        assert default_model() == mine
+        other = install("another")
+        with pytest.raises(ModelNotFoundError, match="installed: another, mine"):
+            default_model()
+        remove("another")
+        assert not other.exists()
+        tacos = install("tacos")
+        assert default_model() == tacos
+        qvhighlights = install("qvhighlights")
+        assert default_model() == qvhighlights
+
+    def test_the_demo_of_the_package_comes_last(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_bundle(tmp_path / "demo")
+        monkeypatch.setattr(models, "_DEMO", tmp_path / "demo")
+        assert default_model() == tmp_path / "demo"
+        assert "demo model" in choose_default().reason
+        mine = install("mine")
+        assert default_model() == mine
+
+    def test_the_demo_of_the_package_has_a_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_bundle(tmp_path / "demo")
+        monkeypatch.setattr(models, "_DEMO", tmp_path / "demo")
+        demo = demo_model()
+        assert demo is not None
+        assert resolve("demo") == demo.path
+        with pytest.raises(ModelNotFoundError, match="part of the package"):
+            remove("demo")
+        assert demo_model() == demo
+        mine = install("demo")
+        assert resolve("demo") == mine
+        remove("demo")
+        assert not mine.exists()
+        assert resolve("demo") == demo.path
+
+    def test_removing(self) -> None:
+        path = install("mine")
+        assert remove("mine") == path
+        assert installed() == ()
+        assert [entry.name for entry in models_dir().iterdir()] == [".partial"]
+        with pytest.raises(ModelNotFoundError):
+            remove("mine")
+
+    def test_removing_what_was_never_finished(self, hub: Hub, tmp_path: Path) -> None:
+        publish(hub, tmp_path / "source", "mine")
+        hub.always["mirror/mine/video_encoder.onnx"] = Step(status=404)
+        with pytest.raises(DownloadError):
+            pull("mine", source=f"{hub.url}/mirror")
+        remove("mine")
+        left = [path for path in models_dir().rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in left) == 0
+
+    @pytest.mark.parametrize("name", ["../home", "a/b", "", ".partial", "..", "-x"])
+    def test_removing_takes_no_paths(self, name: str) -> None:
+        install("mine")
+        with pytest.raises(QueryError, match="no name of a model"):
+            remove(name)
+        assert len(installed()) == 1
+
+
+class TestMirror:
+    def test_a_bundle_is_fetched_whole_and_then_needs_no_network(
+        self, hub: Hub, tmp_path: Path
+    ) -> None:
+        files = {**fake_files(), "engines/x-y/grounder.engine": b"engine"}
+        publish(hub, tmp_path / "source", "mine", files)
+        told: list[tuple[int, int | None]] = []
+        path = pull(
+            "mine",
+            source=f"{hub.url}/mirror/",
+            progress=lambda done, total: told.append((done, total)),
+        )
+        assert path == models_dir() / "mine"
+        assert Bundle.open(path).manifest == Bundle.open(tmp_path / "source").manifest
+        total = sum(map(len, files.values()))
+        assert told[-1] == (total, total)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        asked = len(hub.requests)
+        assert asked == len(files) + 1
+        assert pull("mine", source="http://127.0.0.1:9/nobody") == path
+        assert pull("mine") == path
+        assert len(hub.requests) == asked
+        assert sorted(entry.name for entry in models_dir().iterdir()) == [".partial", "mine"]
+
+    @pytest.mark.parametrize("as_url", [False, True])
+    def test_a_folder_is_a_mirror_too(self, tmp_path: Path, as_url: bool) -> None:
+        manifest = write_bundle(tmp_path / "mirror" / "mine")
+        source = (tmp_path / "mirror").as_uri() if as_url else str(tmp_path / "mirror")
+        assert Bundle.open(pull("mine", source=source)).manifest == manifest
+
+    def test_a_bundles_own_folder_will_do(self, tmp_path: Path) -> None:
+        manifest = write_bundle(tmp_path / "exported")
+        path = pull("mine", source=str(tmp_path / "exported"))
+        assert path.name == "mine"
+        assert Bundle.open(path).manifest == manifest
+
+    def test_force_replaces(self, hub: Hub, tmp_path: Path) -> None:
+        path = install("mine", max_moments=7)
+        publish(hub, tmp_path / "source", "mine")
+        source = f"{hub.url}/mirror"
+        pull("mine", source=source)
+        assert Bundle.open(path).manifest.max_moments == 7
+        pull("mine", source=source, force=True)
+        assert Bundle.open(path).manifest.max_moments == 50
+        assert sorted(entry.name for entry in models_dir().iterdir()) == [".partial", "mine"]
+
+    def test_what_is_installed_and_damaged_is_fetched_again(self, hub: Hub, tmp_path: Path) -> None:
+        path = install("mine")
+        (path / "grounder.onnx").unlink()
+        publish(hub, tmp_path / "source", "mine")
+        said: list[str] = []
+        pull("mine", source=f"{hub.url}/mirror", say=said.append)
+        Bundle.open(path)
+        assert "fetched again" in said[0]
+
+    def test_a_failed_replacement_leaves_the_old_one(self, hub: Hub, tmp_path: Path) -> None:
+        path = install("mine", max_moments=7)
+        publish(hub, tmp_path / "source", "mine")
+        hub.always["mirror/mine/grounder.onnx"] = Step(corrupt=True)
+        with pytest.raises(HashMismatchError):
+            pull("mine", source=f"{hub.url}/mirror", force=True)
+        assert Bundle.open(path).manifest.max_moments == 7
+
+    def test_an_interrupted_pull_goes_on(self, hub: Hub, tmp_path: Path) -> None:
+        publish(hub, tmp_path / "source", "mine", fake_files(size=100_000))
+        last = "mirror/mine/video_encoder.onnx"
+        order = list(Bundle.open(tmp_path / "source").manifest.files)
+        hub.steps[last] = [Step(cut_after=30_000)]
+        hub.always[last] = Step(status=503)
+        with pytest.raises(DownloadError):
+            pull("mine", source=f"{hub.url}/mirror")
+        assert installed() == ()
+        before = {path: sum(hub.sent(path)) for path in hub.files}
+        hub.always.clear()
+        pull("mine", source=f"{hub.url}/mirror")
+        Bundle.open(models_dir() / "mine")
+        for name in order:
+            path = f"mirror/mine/{name}"
+            assert sum(hub.sent(path)) == len(hub.files[path]), f"{name} was fetched twice"
+        assert before[last] == 30_000
+
+    def test_a_killed_pull_goes_on(self, hub: Hub, tmp_path: Path, home: Path) -> None:
+        publish(hub, tmp_path / "source", "mine", fake_files(size=200_000))
+        slow = "mirror/mine/grounder.onnx"
+        hub.steps[slow] = [Step(pause_s=0.1)]
+        process = pull_in_process("mine", f"{hub.url}/mirror")
+        wait_until(lambda: sum(hub.sent(slow)) > 60_000)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        assert installed() == ()
+        pull("mine", source=f"{hub.url}/mirror")
+        Bundle.open(models_dir() / "mine")
+        resumed = hub.sent(slow)[-1]
+        assert 0 < resumed <= len(hub.files[slow]) - 60_000 + 2 * 16_384
+
+    def test_a_mirror_that_changed_meanwhile(self, hub: Hub, tmp_path: Path) -> None:
+        old = {**fake_files(size=50_000), "extra/old.bin": b"old"}
+        publish(hub, tmp_path / "old", "mine", old)
+        hub.steps["mirror/mine/video_encoder.onnx"] = [Step(cut_after=20_000)]
+        hub.always["mirror/mine/video_encoder.onnx"] = Step(status=503)
+        with pytest.raises(DownloadError):
+            pull("mine", source=f"{hub.url}/mirror")
+        hub.always.clear()
+        new = {**{name: body[::-1] for name, body in fake_files().items()}, "extra": b"a file now"}
+        publish(hub, tmp_path / "new", "mine", new)
+        path = pull("mine", source=f"{hub.url}/mirror")
+        Bundle.open(path)
+        there = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+        assert there == {*new, MANIFEST_NAME}
+
+    def test_two_processes_pull_one_model_once(self, hub: Hub, tmp_path: Path) -> None:
+        publish(hub, tmp_path / "source", "mine", fake_files(size=100_000))
+        hub.always["mirror/mine/grounder.onnx"] = Step(pause_s=0.02)
+        processes = [pull_in_process("mine", f"{hub.url}/mirror") for _ in range(3)]
+        assert [process.wait(60) for process in processes] == [0, 0, 0]
+        Bundle.open(models_dir() / "mine")
+        assert len(hub.requests) == len(fake_files()) + 1
+
+    def test_the_one_who_waits_is_told(self, hub: Hub, tmp_path: Path) -> None:
+        publish(hub, tmp_path / "source", "mine")
+        hub.always["mirror/mine/grounder.onnx"] = Step(pause_s=0.3)
+        said: list[str] = []
+        source = f"{hub.url}/mirror"
+        first = threading.Thread(target=pull, args=("mine",), kwargs={"source": source})
+        first.start()
+        wait_until(lambda: bool(hub.requests))
+        pull("mine", source=source, say=said.append)
+        first.join()
+        assert said == ["waiting for another process that works on mine"]
+
+
+class TestPin:
+    def test_the_right_pin_lets_it_in(self, hub: Hub, tmp_path: Path) -> None:
+        pin = publish(hub, tmp_path / "source", "mine")
+        path = pull(f"mine@{pin.upper()}", source=f"{hub.url}/mirror")
+        assert manifest_sha256(path) == pin
+        assert pull(f"mine@{pin}", source="http://127.0.0.1:9/nobody") == path
+
+    def test_another_manifest_does_not_get_in(self, hub: Hub, tmp_path: Path) -> None:
+        pin = publish(hub, tmp_path / "source", "mine")
+        republish(hub, "mine", lambda d: d.update(name="evil"))
+        with pytest.raises(HashMismatchError):
+            pull(f"mine@{pin}", source=f"{hub.url}/mirror")
+        assert installed() == ()
+
+    def test_another_version_that_is_installed_is_not_passed_off(
+        self, hub: Hub, tmp_path: Path
+    ) -> None:
+        install("mine", max_moments=7)
+        pin = publish(hub, tmp_path / "source", "mine")
+        with pytest.raises(HashMismatchError, match="--force"):
+            pull(f"mine@{pin}", source=f"{hub.url}/mirror")
+        pull(f"mine@{pin}", source=f"{hub.url}/mirror", force=True)
+
+    @pytest.mark.parametrize("pin", ["12345678", "g" * 64, "0" * 65])
+    def test_a_pin_is_a_whole_hash(self, pin: str) -> None:
+        with pytest.raises(QueryError, match="64"):
+            pull(f"mine@{pin}", source="/nowhere")
+
+    def test_a_pin_without_a_mirror_means_nothing(self) -> None:
+        with pytest.raises(QueryError, match="--from"):
+            pull(f"qvhighlights@{'0' * 64}")
+
+    def test_plain_http_without_a_pin_is_remarked_upon(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        said: list[str] = []
+        with pytest.raises(DownloadError):
+            pull("mine", source="http://mirror.invalid", say=said.append)
+        assert "plain http" in said[0]
+
+
+class TestHostileMirror:
+    @pytest.mark.parametrize(
+        "name", ["../x", "/tmp/r2rt-was-here", "a/../../x", "..", ".partial", "bundle.json"]
+    )
+    def test_names_that_leave_the_folder(self, hub: Hub, tmp_path: Path, name: str) -> None:
+        publish(hub, tmp_path / "source", "mine")
+        entry = {"size": 3, "sha256": hashlib.sha256(b"bad").hexdigest()}
+        republish(hub, "mine", lambda d: d["files"].update({name: entry}))
+        hub.always["mirror/x"] = Step()
+        hub.add("mirror/x", b"bad")
+        with pytest.raises(BundleDamagedError, match="not a file name"):
+            pull("mine", source=f"{hub.url}/mirror")
+        assert not (models_dir() / ".partial" / "x").exists()
+        assert not Path("/tmp/r2rt-was-here").exists()
+        assert len(hub.requests) == 1, "nothing of such a bundle may be asked for"
+
+    @pytest.mark.parametrize(
+        ("step", "error"),
+        [
+            (Step(corrupt=True), HashMismatchError),
+            (Step(endless=True), DownloadError),
+            (Step(announce=10**12), DownloadError),
+            (Step(status=404), DownloadError),
+            (Step(cut_after=10), DownloadError),
+        ],
+        ids=["corrupt", "endless", "announced", "absent", "always-cut"],
+    )
+    def test_files_that_are_not_as_promised(
+        self, hub: Hub, tmp_path: Path, step: Step, error: type[R2rtError]
+    ) -> None:
+        publish(hub, tmp_path / "source", "mine", fake_files(size=30_000))
+        hub.always["mirror/mine/tokenizer.json"] = step
+        with pytest.raises(error, match=r"tokenizer\.json"):
+            pull("mine", source=f"{hub.url}/mirror")
+        assert installed() == ()
+        size = len(fake_files(size=30_000)["tokenizer.json"])
+        assert all(sent <= 2 * size + 10**6 for sent in hub.sent("mirror/mine/tokenizer.json"))
+
+    @pytest.mark.parametrize("size", [1, 3_000_000])
+    def test_sizes_that_are_not_those_of_the_files(
+        self, hub: Hub, tmp_path: Path, size: int
+    ) -> None:
+        publish(hub, tmp_path / "source", "mine")
+        republish(hub, "mine", lambda d: d["files"]["grounder.onnx"].update(size=size))
+        with pytest.raises(DownloadError, match=f"expected {size}"):
+            pull("mine", source=f"{hub.url}/mirror")
+        assert installed() == ()
+
+    def test_a_bundle_larger_than_the_disk_is_refused_at_once(
+        self, hub: Hub, tmp_path: Path
+    ) -> None:
+        publish(hub, tmp_path / "source", "mine")
+        republish(hub, "mine", lambda d: d["files"]["grounder.onnx"].update(size=10**17))
+        with pytest.raises(OutputError, match="MB are free"):
+            pull("mine", source=f"{hub.url}/mirror")
+        assert len(hub.requests) == 1
+
+    def test_a_huge_manifest_is_not_read(self, hub: Hub) -> None:
+        hub.add("mirror/mine/bundle.json", b" " * (5 << 20))
+        with pytest.raises(DownloadError, match="at most"):
+            pull("mine", source=f"{hub.url}/mirror")
+        hub.always["mirror/mine/bundle.json"] = Step(endless=True)
+        with pytest.raises(DownloadError, match="more than"):
+            pull("mine", source=f"{hub.url}/mirror")
+
+    @pytest.mark.parametrize("text", [b"", b"<html>login</html>", b"[" * 10**6])
+    def test_a_manifest_that_is_none(self, hub: Hub, text: bytes) -> None:
+        hub.add("mirror/mine/bundle.json", text)
+        with pytest.raises(BundleDamagedError, match=f"{hub.url}/mirror/mine/bundle.json"):
+            pull("mine", source=f"{hub.url}/mirror")
+
+    def test_a_bundle_of_another_schema(self, hub: Hub) -> None:
+        hub.add("mirror/mine/bundle.json", b'{"schema": 2}')
+        with pytest.raises(BundleSchemaError, match="schema 2"):
+            pull("mine", source=f"{hub.url}/mirror")
+
+    @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "-x", "x" * 200])
+    def test_a_model_has_a_plain_name(self, name: str) -> None:
+        with pytest.raises(QueryError):
+            pull(name, source="/nowhere")
+
+
+class TestDisk:
+    @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+    def test_a_home_that_cannot_be_written(self, home: Path) -> None:
+        home.mkdir()
+        home.chmod(0o500)
+        with pytest.raises(OutputError, match="R2RT_HOME"):
+            pull("mine", source="/nowhere")
+
+    def test_a_home_that_is_a_file(self, home: Path) -> None:
+        home.write_bytes(b"")
+        assert installed() == ()
+        with pytest.raises(OutputError, match="R2RT_HOME"):
+            pull("mine", source="/nowhere")
+
+
+# Stands in for the exporter: takes its options, and writes the bundle that lies beside it.
+CONVERTER = """
+import pathlib, shutil, sys
+arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+print("converting", pathlib.Path(sys.argv[1]).name, arguments["--clip"], arguments["--name"])
+print("noise on stderr", file=sys.stderr)
+here = pathlib.Path(__file__).parent
+if (here / "fail").exists():
+    print("Error: CLIP is bad", file=sys.stderr)
+    sys.exit(int((here / "fail").read_text()))
+assert pathlib.Path(sys.argv[1]).read_bytes() == b"checkpoint"
+shutil.copytree(here / "bundle", arguments["--output"])
+"""
+
+
+@pytest.fixture
+def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    export = tmp_path / "workbench" / "export"
+    write_bundle(export / "bundle")
+    (export / "to_onnx.py").write_text(CONVERTER)
+    monkeypatch.setenv("R2RT_WORKBENCH", str(tmp_path / "workbench"))
+    # The converter above needs nothing that the real one needs.
+    monkeypatch.setattr(pull_module, "_CONVERTER_NEEDS", ("json",))
+    return tmp_path / "workbench"
+
+
+@pytest.fixture
+def checkpoints(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A hub that has the checkpoint of qvhighlights; its path there."""
+    model = registry.PublishedModel(
+        name="qvhighlights", hash8=hashlib.sha256(b"checkpoint").hexdigest()[:8], summary=""
+    )
+    monkeypatch.setitem(registry.PUBLISHED, "qvhighlights", model)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    path = f"yeliudev/R2-Tuning/resolve/main/checkpoints/{model.filename}"
+    hub.add(path, b"checkpoint")
+    return path
+
+
+class TestConversion:
+    def test_a_published_checkpoint_is_fetched_and_converted(
+        self, hub: Hub, workbench: Path, checkpoints: str
+    ) -> None:
+        said: list[str] = []
+        path = pull("r2_tuning_qvhighlights", say=said.append)
+        assert path == models_dir() / "qvhighlights"
+        assert Bundle.open(path).manifest == Bundle.open(workbench / "export" / "bundle").manifest
+        name = Path(checkpoints).name
+        assert f"converting {name} ViT-B-32-quickgelu qvhighlights" in said
+        assert "noise on stderr" in said
+        assert default_model() == path
+        assert pull("qvhighlights") == path
+        assert len(hub.requests) == 1
+
+    def test_a_checkpoint_that_is_not_the_published_one(
+        self, hub: Hub, workbench: Path, checkpoints: str
+    ) -> None:
+        hub.files[checkpoints] = b"something else"
+        with pytest.raises(HashMismatchError):
+            pull("qvhighlights")
+        assert installed() == ()
+
+    def test_a_failed_conversion_says_what_failed_and_keeps_the_checkpoint(
+        self, hub: Hub, workbench: Path, checkpoints: str
+    ) -> None:
+        (workbench / "export" / "fail").write_text("51")
+        with pytest.raises(ConversionError, match=r"exit code 51\): CLIP is bad"):
+            pull("qvhighlights")
+        assert installed() == ()
+        (workbench / "export" / "fail").unlink()
+        pull("qvhighlights")
+        assert len(hub.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            (1, R2rtError),
+            (2, ConversionError),
+            (23, HashMismatchError),
+            (24, DownloadError),
+            (26, ConversionError),
+            (40, OutputError),
+            (50, ConversionError),
+            (130, KeyboardInterrupt),
+        ],
+    )
+    def test_a_failed_conversion_ends_as_the_converter_did(
+        self, code: int, error: type[BaseException], workbench: Path, checkpoints: str
+    ) -> None:
+        (workbench / "export" / "fail").write_text(str(code))
+        with pytest.raises(error) as raised:
+            pull("qvhighlights")
+        assert type(raised.value) is error
+
+    def test_a_converter_that_is_killed_says_by_what(
+        self, workbench: Path, checkpoints: str
+    ) -> None:
+        (workbench / "export" / "to_onnx.py").write_text("import os\nos.kill(os.getpid(), 9)")
+        with pytest.raises(ConversionError, match=r"\(signal 9\): it said nothing"):
+            pull("qvhighlights")
+
+    def test_a_conversion_that_leaves_rubbish_is_not_installed(
+        self, hub: Hub, workbench: Path, checkpoints: str
+    ) -> None:
+        (workbench / "export" / "bundle" / "grounder.onnx").write_bytes(b"")
+        with pytest.raises(BundleDamagedError):
+            pull("qvhighlights")
+        assert installed() == ()
+
+    def test_what_is_missing_is_told_before_anything_is_fetched(
+        self, hub: Hub, workbench: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pull_module, "_CONVERTER_NEEDS", ("json", "no_such_package"))
+        with pytest.raises(DownloadError, match=r"needs no_such_package: pip install 'r2rt"):
+            pull("qvhighlights")
+        monkeypatch.setenv("R2RT_WORKBENCH", "/nowhere")
+        with pytest.raises(DownloadError, match="R2RT_WORKBENCH is /nowhere"):
+            pull("qvhighlights")
+        monkeypatch.setattr(pull_module, "find_workbench", lambda: None)
+        with pytest.raises(DownloadError, match="--from"):
+            pull("qvhighlights")
+        assert not hub.requests
+
+    def test_this_checkout_is_a_workbench(self) -> None:
+        assert find_workbench() == CHECKOUT
+
+    def test_a_name_that_was_never_published(self) -> None:
+        with pytest.raises(ModelNotFoundError, match="--from"):
+            pull("nonesuch")
+
+
+def test_fake_bundles_are_real_to_the_reader(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    manifest: Manifest = fake_manifest(tmp_path, list(fake_files()))
+    assert (tmp_path / MANIFEST_NAME).read_bytes() == manifest_bytes(manifest)
+
+
+def pull_in_process(name: str, source: str) -> subprocess.Popen[bytes]:
+    code = "import sys; from r2rt.model.pull import pull; pull(sys.argv[1], source=sys.argv[2])"
+    return subprocess.Popen([sys.executable, "-c", code, name, source], cwd=CHECKOUT)
