@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from r2rt.model.convert.archive import is_archive, read_module_tensors
 from training.clip_config import ClipError
-from training.torchscript_archive import is_torchscript_archive, read_torchscript_tensors
 
 __all__ = ["DEFAULT_TAG", "SUFFIXES", "fetch_clip", "pixel_statistics", "read_weights"]
 
@@ -36,8 +37,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             from safetensors.torch import load_file
 
             tensors = load_file(path)
-        elif is_torchscript_archive(path):
-            tensors = read_torchscript_tensors(path)
+        elif is_archive(path) and (module := read_module_tensors(path)) is not None:
+            # A copy: PyTorch takes no array that may not be written to.
+            tensors = {key: torch.from_numpy(np.array(array)) for key, array in module.items()}
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             tensors = _state_dict(loaded, path)
