@@ -146,7 +146,6 @@ def to_trt(
 
     from export.engines import build_engines
     from export.trt_builder import choose_flavour
-    from r2rt.cache.folder import cache_dir
     from r2rt.model.bundle import Bundle
 
     console = Console(stderr=True, highlight=False, quiet=quiet)
@@ -175,7 +174,7 @@ def to_trt(
             frames=None if verify_video is None else _read_frames(verify_video, bundle),
             heads=None if launched is None else launched.heads,
             allow_unfused=allow_unfused,
-            timing_cache=timing_cache or cache_dir() / f"tensorrt-{chosen.version}.timing",
+            timing_cache=timing_cache or _timings_of(chosen),
             say=say,
             step=status.update,
         )
@@ -189,6 +188,23 @@ to_trt.params += [option for option in to_onnx.params if option.name in _FROM_TO
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
     return run(to_trt, __file__, arguments, cut="what was not finished was removed.")
+
+
+def _timings_of(chosen: Flavour) -> Path:
+    """Return where TensorRT keeps what it measured: a file a version and a model of GPU.
+
+    Two models of one compute capability (an L4 and an RTX 4090) differ in which kernel is fastest.
+    """
+    from r2rt.cache.folder import cache_dir
+    from r2rt.engines.gpu import find_gpu
+    from r2rt.errors import BackendUnavailableError
+
+    try:
+        gpu = find_gpu().name
+    except BackendUnavailableError:
+        gpu = "no-gpu"
+    model = re.sub(r"[^A-Za-z0-9]+", "-", gpu).strip("-")
+    return cache_dir() / f"tensorrt-{chosen.version}-{model}-{'-'.join(chosen.targets)}.timing"
 
 
 def _bundle_path(

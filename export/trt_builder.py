@@ -7,7 +7,6 @@ from the graph.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from r2rt.engines.gpu import find_gpu
 from r2rt.engines.tensorrt.plans import Range
 from r2rt.errors import BackendUnavailableError, R2rtError
 from r2rt.model.contract import GraphSpec
@@ -142,24 +142,11 @@ def choose_flavour(
 
 
 def gpu_capability() -> str | None:
-    """Return the compute capability of the first GPU, such as "9.0"; None without a driver."""
+    """Return the compute capability of the first GPU, such as "9.0"; None without one."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+        return "{}.{}".format(*find_gpu().capability)
+    except BackendUnavailableError:
         return None
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    attribute = driver.cuDeviceGetAttribute
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    if attribute(ctypes.byref(major), _MAJOR, device) or attribute(
-        ctypes.byref(minor), _MINOR, device
-    ):
-        return None
-    return f"{major.value}.{minor.value}"
-
-
-# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-_MAJOR, _MINOR = 75, 76
 
 
 def build_plan(

@@ -31,7 +31,9 @@ def _main() -> int:
     builder = trt.Builder(logger)
     if job["reproducible"]:
         builder.max_threads = 1
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    # TensorRT 11 has no other kind of network, and no flag for it.
+    strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strong is None else 1 << int(strong))
     parser = trt.OnnxParser(network, logger)
     parsed = parser.parse(sys.stdin.buffer.read())
     messages = [_parser_message(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -53,19 +55,36 @@ def _main() -> int:
     config.add_optimization_profile(profile)
     cache = Path(job["timing_cache"]) if job["timing_cache"] else None
     if cache is not None:
-        known = cache.read_bytes() if cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
+        _use_timings(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return _fail(logger.errors)
     sys.stdout.buffer.write(plan)
     sys.stdout.buffer.flush()
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_name(f"{cache.name}.{os.getpid()}")
-        partial.write_bytes(config.get_timing_cache().serialize())
-        partial.replace(cache)
+        _keep_timings(config, cache)
     return 0
+
+
+def _use_timings(config: Any, path: Path) -> None:
+    """Give the builder what it measured before; a file that it refuses is left out and reported."""
+    known = path.read_bytes() if path.exists() else b""
+    for content in dict.fromkeys((known, b"")):
+        timings = config.create_timing_cache(content)
+        # False: timings of another GPU are not taken.
+        if timings is not None and config.set_timing_cache(timings, False):
+            return
+        _tell("say", f"{path}: not a timing cache of this GPU and version; measuring again")
+
+
+def _keep_timings(config: Any, path: Path) -> None:
+    timings = config.get_timing_cache()
+    if timings is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_bytes(timings.serialize())
+    partial.replace(path)
 
 
 def _start_at_fixed_addresses() -> None:

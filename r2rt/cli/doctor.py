@@ -148,11 +148,19 @@ def _packages() -> list[Finding]:
                 )
             continue
         found.append(Finding(section="packages", name=name, value=version))
-    # The GPU build stands in for the other one.
     names = {item.name for item in found if not item.problem}
-    if "onnxruntime-gpu" in names:
-        found = [item for item in found if item.name != "onnxruntime" or not item.problem]
-    return found
+    if "onnxruntime-gpu" not in names:
+        return found
+    # Both write the module onnxruntime: the one installed last replaced files of the other.
+    both = Finding(
+        section="packages",
+        name="onnxruntime",
+        value="installed together with onnxruntime-gpu, as one module; uninstall both, then "
+        "install one of them",
+        problem=True,
+    )
+    others = [item for item in found if item.name != "onnxruntime"]
+    return [*others, both] if "onnxruntime" in names else others
 
 
 def _video() -> list[Finding]:

@@ -64,6 +64,10 @@ class Engine(Protocol):
         """Free what an opened graph holds; it is opened again when it is next run."""
         ...
 
+    def close(self) -> None:
+        """Free everything, and keep what was compiled for the next process; may be called twice."""
+        ...
+
 
 @runtime_checkable
 class PipelinedEngine(Engine, Protocol):

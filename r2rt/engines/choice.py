@@ -5,7 +5,9 @@ Nothing of a GPU is imported before its driver was found, and on a machine witho
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -82,9 +84,9 @@ def choose(device: Device = "auto", bundle: Bundle | None = None) -> Choice:
             return Choice(device=used, backend=backend, reason=reason)
         missing.append(f"{_title(used, backend)}: {problem}")
     if device == "auto":
-        reason = (
-            f"{gpu.name} cannot be used: {missing[-3]}"  # the plainest way, ONNX Runtime's CUDA
-        )
+        # The way that takes every bundle, ONNX Runtime's CUDA provider, is explained.
+        plainest = next(line for line in missing if line.startswith(_title("cuda", "onnxruntime")))
+        reason = f"{gpu.name} cannot be used: {plainest}"
         return Choice(device="cpu", backend="onnxruntime", reason=reason)
     raise BackendUnavailableError(f"device {device} cannot be used: {'; '.join(missing)}")
 
@@ -136,23 +138,41 @@ def _problem(used: _Used, backend: _Backend, gpu: GpuInfo, bundle: Bundle | None
         return f"it does not serve compute capability {version}; use --device tensorrt or cuda"
     if backend == "tensorrt":
         return _engine_problem("rtx" if used == "rtx" else "tensorrt", gpu, bundle)
-    import onnxruntime
-
+    if bundle is not None and bundle.manifest.precision == "int8":
+        # Its CUDA provider has no kernel for MatMulIntegerToFloat, and would copy every
+        # activation to the CPU and back.
+        return "ONNX Runtime runs int8 products on the CPU; use the fp32 bundle or an engine"
     if used == "rtx":
         return _plugin_problem()
-    providers = onnxruntime.get_available_providers()
-    # The list names what was built in, whether or not its libraries are there.
-    if used == "cuda":
-        if "CUDAExecutionProvider" in providers:
-            return None
-        return "this onnxruntime has no CUDA provider; pip install 'r2rt[gpu]' in place of it"
-    if "TensorrtExecutionProvider" not in providers:
-        return "this onnxruntime has no TensorRT provider; pip install 'r2rt[gpu]' in place of it"
+    import onnxruntime
+
+    from r2rt.engines.providers import INSTALL_CUDA, PROVIDERS, load_problem
+
+    name = PROVIDERS[used].name
+    if name not in onnxruntime.get_available_providers():
+        return f"this onnxruntime has no {name}; {INSTALL_CUDA}"
+    if used == "tensorrt" and not _has_tensorrt_10():
+        return "libnvinfer.so.10 is missing; pip install 'tensorrt-cu13<11', or use --device cuda"
+    problem = load_problem(used)
+    return problem and f"{problem}; {INSTALL_CUDA}"
+
+
+def _has_tensorrt_10() -> bool:
+    """Return whether the library that ONNX Runtime's TensorRT provider links to can be loaded.
+
+    The package `tensorrt` loads its own libraries from where pip puts them, after which they are
+    found by name.
+    """
+    with contextlib.suppress(BackendUnavailableError):
+        from r2rt.engines.tensorrt.engine import import_runtime
+
+        import_runtime("tensorrt")
+    library = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
     try:
-        ctypes.CDLL("libnvinfer.so.10")
+        ctypes.CDLL(library)
     except OSError:
-        return "libnvinfer.so.10 is missing; install TensorRT 10, or use --device cuda"
-    return None
+        return False
+    return True
 
 
 def _engine_problem(

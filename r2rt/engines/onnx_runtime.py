@@ -43,7 +43,16 @@ _SAVE_PREPARED = {
     "session.save_external_prepacked_constant_initializers": "1",
 }
 # Operators that are where a graph's time goes. A few nodes that compute shapes belong on the CPU.
-_HEAVY = frozenset(("Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "Softmax"))
+# Fused and quantised forms of the same operators are what ONNX Runtime's optimiser makes of them.
+_HEAVY = frozenset(
+    (
+        *("Attention", "BiasGelu", "Conv", "ConvInteger", "DynamicQuantizeMatMul", "Einsum"),
+        *("FusedConv", "FusedGemm", "FusedMatMul", "Gelu", "Gemm", "LayerNormalization", "MatMul"),
+        *("MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention"),
+        *("QAttention", "QGemm", "QLinearConv", "QLinearMatMul", "SkipLayerNormalization"),
+        "Softmax",
+    )
+)
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
@@ -97,6 +106,10 @@ class OnnxRuntimeEngine:
     def release(self, graph: str) -> None:
         """Free the session of a graph."""
         self._sessions.pop(graph, None)
+
+    def close(self) -> None:
+        """Free every session."""
+        self._sessions.clear()
 
     def open(self, graph: str) -> None:
         """Open a graph now rather than on first use, checking that it fits its definition."""

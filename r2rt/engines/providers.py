@@ -7,11 +7,14 @@
 | `tensorrt` | TensorrtExecutionProvider      | onnxruntime-gpu, TensorRT 10's libraries         |
 | `rtx`      | NvTensorRTRTXExecutionProvider | onnxruntime, onnxruntime-ep-nv-tensorrt-rtx-cu13 |
 
-`onnxruntime` and `onnxruntime-gpu` are the same module and cannot be installed together.
+`onnxruntime` and `onnxruntime-gpu` are the same module: installed together, the files of one
+replace those of the other, so the CPU package is uninstalled first (`INSTALL_CUDA`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +24,18 @@ from typing import Any, Literal
 from r2rt.errors import BackendUnavailableError
 from r2rt.model.contract import GraphSpec
 
-__all__ = ["PROVIDERS", "OrtDevice", "Provider", "provider_options", "register_plugin", "use"]
+__all__ = [
+    "INSTALL_CUDA",
+    "PROVIDERS",
+    "OrtDevice",
+    "Provider",
+    "load_problem",
+    "provider_options",
+    "register_plugin",
+    "use",
+]
+
+INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 OrtDevice = Literal["cpu", "cuda", "tensorrt", "rtx"]
 
@@ -137,6 +151,43 @@ def use(
         )
     options.add_provider_for_devices(devices[:1], dict(settings))
     return None
+
+
+def load_problem(device: OrtDevice) -> str | None:
+    """Load a provider that is part of ONNX Runtime, and return why it does not load.
+
+    ONNX Runtime lists the providers it was built with, whether or not their libraries (CUDA, cuDNN,
+    TensorRT) are on the machine; only a session shows whether they load. The session here runs a
+    graph of one operator.
+
+    Returns:
+        One clause for a person; None if the provider works.
+    """
+    import onnxruntime
+
+    name = PROVIDERS[device].name
+    messages = io.StringIO()
+    with contextlib.redirect_stdout(messages), contextlib.suppress(Exception):
+        # Finds CUDA's libraries where pip puts them. It reports failures on stdout.
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # the reason is returned, and not printed as well
+    try:
+        session = onnxruntime.InferenceSession(_ONE_OPERATOR, options, providers=[name])
+    except Exception as error:  # ONNX Runtime's classes are plain subclasses of Exception
+        return f"{name} does not load ({str(error).strip().splitlines()[0]})"
+    if name in session.get_providers():
+        return None
+    failures = [line for line in messages.getvalue().splitlines() if "Failed to load" in line]
+    detail = f" ({failures[0]})" if failures else ""
+    return f"{name} does not load{detail}; its libraries are missing or do not fit the driver"
+
+
+# An ONNX model in protobuf's encoding: y = Abs(x), both float32 of shape (1,), opset 13.
+_ONE_OPERATOR = (
+    b'\x08\x08\x12\x00:6\n\x0b\n\x01x\x12\x01y"\x03Abs\x12\x05probeZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n'
+    b"\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
 
 
 def register_plugin(provider: Provider) -> None:

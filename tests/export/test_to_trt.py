@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from export import engines
+from export import engines, to_trt
 from export._checkout import CHECKOUT
 from export.engine_checks import TOLERANCES
 from export.engines import build_engines, default_ranges
@@ -27,6 +27,7 @@ from export.trt_builder import (
     choose_flavour,
     plan_kernels,
 )
+from r2rt.engines import gpu
 from r2rt.engines.tensorrt.plans import (
     Range,
     engine_folders,
@@ -377,7 +378,11 @@ class Config:
         self.profile = profile
     create_timing_cache = Cache
     def set_timing_cache(self, cache, ignore_mismatch):
+        assert not ignore_mismatch
+        if cache.known.startswith(b"another GPU"):
+            return False
         self.cache = cache
+        return True
     def get_timing_cache(self):
         return self.cache
 class Profile(dict):
@@ -429,6 +434,38 @@ class TestTensorRtProper:
         assert b"('endpoints', ([1, 2], [7, 2], [9, 2]))" in plan
         assert said == ["video_finalizer: one warning"] * 2
         assert steps == ["building video_finalizer: Building 1/2"] * 2
+
+    def test_timings_of_another_gpu_are_not_taken(
+        self, bundle: Bundle, proper: Flavour, tmp_path: Path
+    ) -> None:
+        spec, cache = bundle.graphs["video_finalizer"], tmp_path / "timings"
+        cache.write_bytes(b"another GPU")
+        said: list[str] = []
+        ranges = {"T": Range(least=1, usual=7, most=9)}
+        build_plan(proper, b"graph", spec, "9.0", ranges, timing_cache=cache, say=said.append)
+        assert cache.read_bytes() == b"+1"
+        assert any("not a timing cache of this GPU" in line for line in said)
+
+    def test_a_builder_without_the_flag_of_strong_types_has_no_other_kind(
+        self, bundle: Bundle, proper: Flavour, tmp_path: Path
+    ) -> None:
+        """TensorRT 11: networks are always strongly typed."""
+        path = tmp_path / "modules" / "tensorrt.py"
+        text = path.read_text().replace("    STRONGLY_TYPED = 1\n", "    pass\n")
+        path.write_text(text.replace("assert flags == 2", "assert flags == 0"))
+        ranges = {"T": Range(least=1, usual=7, most=9)}
+        assert build_plan(proper, b"graph", bundle.graphs["video_finalizer"], "9.0", ranges)
+
+    def test_timing_caches_are_named_by_the_gpu(
+        self, proper: Flavour, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = []
+        for name in ("NVIDIA L4", "NVIDIA GeForce RTX 4090"):
+            info = gpu.GpuInfo(name=name, capability=(8, 9), cuda=(13, 0))
+            monkeypatch.setattr(gpu, "find_gpu", lambda info=info: info)
+            names.append(to_trt._timings_of(proper).name)
+        assert names[0] != names[1]
+        assert "NVIDIA-L4" in names[0]
 
     def test_a_builder_that_crashes_is_an_error(self, bundle: Bundle, proper: Flavour) -> None:
         spec = bundle.graphs["video_finalizer"]

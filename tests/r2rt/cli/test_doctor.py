@@ -122,7 +122,7 @@ def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> No
     document = diagnose()
     ways = document["backend"]
     assert "does not serve compute capability 9.0" in ways["TensorRT-RTX"]["value"]
-    assert "r2rt[gpu]" in ways["CUDA by ONNX Runtime"]["value"]
+    assert "onnxruntime-gpu[cuda,cudnn]" in ways["CUDA by ONNX Runtime"]["value"]
     assert not any(way["problem"] for way in ways.values())
     found = document["gpu"]
     assert found["driver"]["value"] == "for CUDA 12.8"
@@ -146,3 +146,15 @@ def test_the_table_names_each_section_once() -> None:
     assert result.returncode == 0, result.stderr
     starts = [line.split()[0] for line in result.stdout.splitlines()[1:] if line[:1].strip()]
     assert starts == ["system", "packages", "video", "backend", "gpu", "models", "folders"]
+
+
+def test_two_packages_of_one_module_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: "1.31.1" if name == "onnxruntime-gpu" else real(name),
+    )
+    found = diagnose()["packages"]["onnxruntime"]
+    assert found["problem"]
+    assert "uninstall both" in found["value"]

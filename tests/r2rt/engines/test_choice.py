@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from r2rt.engines import DEVICES, gpu, open_engine
+from r2rt.engines import DEVICES, gpu, open_engine, providers
 from r2rt.engines.choice import choose, obstacles
 from r2rt.engines.gpu import GpuInfo, find_gpu
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
@@ -42,6 +42,9 @@ class Machine:
         self.providers = ["CPUExecutionProvider"]
         self.modules: set[str] = set()
         self.libraries: set[str] = set()
+        self.provided_by_tensorrt: set[str] = set()
+        self.load_problem: str | None = None
+        monkeypatch.setattr(providers, "load_problem", lambda _: self.load_problem)
         monkeypatch.setattr(gpu, "find_gpu", self._find_gpu)
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: self.providers)
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in self.modules or None)
@@ -52,6 +55,8 @@ class Machine:
         return GpuInfo(name="A GPU", capability=self.capability, cuda=(13, 0))
 
     def _import(self, flavour: str) -> Any:
+        if flavour == "tensorrt":
+            self.libraries |= self.provided_by_tensorrt
         if flavour not in self.modules:
             raise BackendUnavailableError(f"{flavour} cannot be imported")
         return SimpleNamespace(__version__=VERSION)
@@ -103,7 +108,42 @@ def test_a_gpu_that_cannot_be_used_leaves_the_cpu_and_the_reason(machine: Machin
     chosen = choose()
     assert chosen.device == "cpu"
     assert chosen.reason.startswith("A GPU cannot be used: CUDA by ONNX Runtime: this onnxruntime")
-    assert "pip install 'r2rt[gpu]'" in chosen.reason
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in chosen.reason
+
+
+def test_without_cuda_libraries_auto_is_the_cpu_and_says_why(machine: Machine) -> None:
+    machine.providers.append("CUDAExecutionProvider")
+    machine.load_problem = "CUDAExecutionProvider does not load"
+    chosen = choose()
+    assert (chosen.device, chosen.backend) == ("cpu", "onnxruntime")
+    assert "CUDAExecutionProvider does not load" in chosen.reason
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in chosen.reason
+    with pytest.raises(BackendUnavailableError, match="CUDAExecutionProvider does not load"):
+        choose("cuda")
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "rtx"])
+def test_onnx_runtime_never_takes_int8_bundles_to_a_gpu(
+    machine: Machine, device: Any, tmp_path: Path
+) -> None:
+    machine.providers += ["CUDAExecutionProvider", "TensorrtExecutionProvider"]
+    machine.libraries |= {"libnvinfer.so.10"}
+    machine.modules |= {"onnxruntime_ep_nv_tensorrt_rtx"}
+    int8 = Bundle.open(CHECKOUT / "r2rt" / "demo")
+    assert int8.manifest.precision == "int8"
+    chosen = choose("auto", int8)
+    assert chosen.device == "cpu"
+    assert "runs int8 products on the CPU; use the fp32 bundle" in chosen.reason
+    with pytest.raises(BackendUnavailableError, match="int8 products on the CPU"):
+        choose(device, int8)
+    assert choose("auto", Bundle.open(DEMO)).backend == "onnxruntime"
+
+
+def test_libraries_that_the_package_tensorrt_brings_are_found(machine: Machine) -> None:
+    """pip puts them where the linker does not look; the package loads them by path."""
+    machine.providers.append("TensorrtExecutionProvider")
+    machine.provided_by_tensorrt = {"libnvinfer.so.10"}
+    assert choose("tensorrt", Bundle.open(DEMO)).backend == "onnxruntime"
 
 
 def test_what_is_missing_is_said_step_by_step(machine: Machine, tmp_path: Path) -> None:
@@ -125,7 +165,7 @@ def test_what_is_missing_is_said_step_by_step(machine: Machine, tmp_path: Path) 
     machine.capability = (9, 0)
     assert "does not serve compute capability 9.0; use --device tensorrt or cuda" in lacking("rtx")
     assert "tensorrt cannot be imported" in lacking("tensorrt")
-    assert "has no TensorRT provider" in lacking("tensorrt")
+    assert "has no TensorrtExecutionProvider" in lacking("tensorrt")
     machine.providers.append("TensorrtExecutionProvider")
     assert "libnvinfer.so.10 is missing" in lacking("tensorrt")
     machine.libraries |= {"libnvinfer.so.10"}

@@ -8,12 +8,19 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from r2rt.engines import providers
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
-from r2rt.engines.providers import PROVIDERS, provider_options, register_plugin, use
+from r2rt.engines.providers import (
+    PROVIDERS,
+    load_problem,
+    provider_options,
+    register_plugin,
+    use,
+)
 from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError
 from r2rt.model.bundle import Bundle
@@ -86,6 +93,50 @@ def test_a_provider_that_leaves_the_work_to_the_cpu_is_an_error(
         BackendUnavailableError, match=r"CUDAExecutionProvider left \d+ operators to the CPU \("
     ):
         engine.open(VIDEO_ENCODER)
+
+
+def test_quantised_operators_left_to_the_cpu_are_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Quantised(Session):
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            nodes = [SimpleNamespace(op_type="MatMulIntegerToFloat")]
+            return [SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: nodes)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Quantised)
+    with pytest.raises(BackendUnavailableError, match=r"to the CPU \(MatMulIntegerToFloat\)"):
+        OnnxRuntimeEngine(bundle, device="cuda", threads=1).open(VIDEO_ENCODER)
+
+
+def test_the_graph_of_one_operator_is_what_onnx_reads() -> None:
+    model = onnx.load_from_string(providers._ONE_OPERATOR)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Abs"]
+    assert load_problem("cpu") is None
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_whose_libraries_are_missing_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def preload() -> None:
+        print("Failed to load libcublasLt.so.13: no such file")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    problem = load_problem("cuda")
+    assert problem is not None
+    assert problem.startswith("CUDAExecutionProvider does not load (Failed to load libcublasLt.so")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_provider_that_fails_to_open_is_one_clause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA failure 35: driver too old\nfile cuda.cc")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    assert load_problem("cuda") == (
+        "CUDAExecutionProvider does not load (CUDA failure 35: driver too old)"
+    )
 
 
 def test_nodes_that_compute_shapes_may_stay_on_the_cpu(
