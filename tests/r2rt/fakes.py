@@ -73,6 +73,9 @@ class FakeEngine:
     def release(self, graph: str) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def _video_encoder(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         frames = inputs["frames"]
         assert frames.dtype == np.uint8

@@ -248,6 +248,9 @@ class SlowEngine:
     def release(self, graph: str) -> None:
         self._inner.release(graph)
 
+    def close(self) -> None:
+        self._inner.close()
+
 
 def slow_grounder(seconds: float) -> Grounder:
     quick = quick_grounder()
