@@ -21,7 +21,8 @@ Placed: TypeAlias = "NDArray[Any] | DeviceArray"
 class Engine(Protocol):
     """Runs the graphs of one bundle on one device.
 
-    Graphs are opened on first use. An engine may be used by one thread at a time.
+    Graphs are opened on first use. Threads share an engine through
+    `r2rt.engines.exclusive.for_threads`.
     """
 
     @property
@@ -32,6 +33,11 @@ class Engine(Protocol):
     @property
     def frame_batch(self) -> int:
         """How many frames `video_encoder` is best given at once."""
+        ...
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether threads may call `run` and `empty` at the same time."""
         ...
 
     def run(

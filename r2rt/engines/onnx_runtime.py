@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import platform
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ class OnnxRuntimeEngine:
         self._provider = PROVIDERS[device]
         self._threads = threads or usable_cores()
         self._sessions: dict[str, Any] = {}
+        self._opening = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -77,6 +79,11 @@ class OnnxRuntimeEngine:
     def frame_batch(self) -> int:
         """Frames that are best encoded at once."""
         return self._provider.frame_batch
+
+    @property
+    def concurrent(self) -> bool:
+        """True: ONNX Runtime's sessions are thread-safe."""
+        return True
 
     def run(
         self,
@@ -117,11 +124,15 @@ class OnnxRuntimeEngine:
 
     def _session(self, graph: str) -> Any:
         session = self._sessions.get(graph)
-        if session is None:
-            began = time.perf_counter()
-            session = self._sessions[graph] = self._open(self._bundle.graphs[graph])
-            _log.info("%s opened in %.2f s", graph, time.perf_counter() - began)
-        return session
+        if session is not None:
+            return session
+        with self._opening:  # once, whatever number of threads ask for it first
+            session = self._sessions.get(graph)
+            if session is None:
+                began = time.perf_counter()
+                session = self._sessions[graph] = self._open(self._bundle.graphs[graph])
+                _log.info("%s opened in %.2f s", graph, time.perf_counter() - began)
+            return session
 
     def _open(self, spec: GraphSpec) -> Any:
         path = self._bundle.file(f"{spec.name}.onnx")

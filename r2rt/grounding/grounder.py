@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.engines import Choice, Device, Engine, open_engine
+from r2rt.engines.exclusive import for_threads
 from r2rt.errors import ModelMismatchError, NoFramesError, QueryError
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.finalizer import Finalizer
 from r2rt.grounding.moments import boundaries_from_points
+from r2rt.grounding.options import EncodeOptions, GroundOptions, check_names
 from r2rt.grounding.prediction import Moment, Prediction, Timings
 from r2rt.grounding.prefetch import prefetch
 from r2rt.grounding.presence import confidence, evidence_of
@@ -37,6 +41,8 @@ from r2rt.model.contract import GROUNDER
 from r2rt.video import Sampling, open_source
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from r2rt.grounding.stream import Stream
     from r2rt.video import FrameSource
 
@@ -58,21 +64,24 @@ _SCRATCH_BYTES = 256 << 20
 class Grounder:
     """Grounds sentences in videos with one model on one device.
 
-    Use one grounder a thread. Example::
+    Threads may share a grounder. With ONNX Runtime their calls run at the same time; with TensorRT
+    the calls of the engine take turns. Each thread keeps up to 64 MB for the video that it asked
+    about last. Example::
 
-        grounder = Grounder.load("qvhighlights")
-        video = grounder.encode("video.mp4")
-        prediction = grounder.ground(video, "a dog catches a frisbee")
-        best = prediction.moments[0]
-        print(best.start_s, best.end_s, best.score)
+        with Grounder.load("qvhighlights") as grounder:
+            video = grounder.encode("video.mp4")
+            prediction = grounder.ground(video, "a dog catches a frisbee")
+            best = prediction.moments[0]
+            print(best.start_s, best.end_s, best.score)
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, *, choice: Choice) -> None:
         self.bundle = bundle
         self.choice = choice
-        self._engine = engine
-        self._texts = TextEncoder(bundle, engine)
-        self._finalizer = Finalizer(bundle.dims, engine)
+        self._engine = for_threads(engine)
+        self._texts = TextEncoder(bundle, self._engine)
+        self._of_thread = threading.local()
+        self._closed = False
 
     @classmethod
     def load(
@@ -103,8 +112,30 @@ class Grounder:
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs the graphs."""
+        """The engine that runs the graphs; threads may share it."""
         return self._engine
+
+    def close(self) -> None:
+        """Free the model; later calls raise `QueryError`, a second `close` does nothing.
+
+        Call it when no other thread is in a call.
+        """
+        self._closed = True
+        self._of_thread = threading.local()
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        """Return the grounder, which is closed at the end of the `with` block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the grounder."""
+        self.close()
 
     def encode(
         self,
@@ -131,6 +162,7 @@ class Grounder:
         Raises:
             SourceNotFoundError, NotAVideoError, NoVideoStreamError, NoFramesError: see there.
         """
+        self._check_open()
         began = time.perf_counter()
         with open_source(
             source,
@@ -170,12 +202,14 @@ class Grounder:
         """Encode frames (T, H, W, 3) uint8 RGB that follow one another at `fps` a second."""
         return self.encode(frames, progress, source_fps=fps)
 
-    @overload
-    def ground(self, video: EncodedVideo | Source, query: str, **options: Any) -> Prediction: ...
+    @overload  # a str is a Sequence[str] too, but the first overload that fits is taken
+    def ground(  # type: ignore[overload-overlap]
+        self, video: EncodedVideo | Source, query: str, **options: Unpack[GroundOptions]
+    ) -> Prediction: ...
 
     @overload
     def ground(
-        self, video: EncodedVideo | Source, query: Sequence[str], **options: Any
+        self, video: EncodedVideo | Source, query: Sequence[str], **options: Unpack[GroundOptions]
     ) -> list[Prediction]: ...
 
     def ground(
@@ -188,7 +222,7 @@ class Grounder:
         nms: Nms | Literal["model", "none"] = "model",
         window: WindowLength = "auto",
         overlap: float | None = None,
-        **encoding: Any,
+        **encoding: Unpack[EncodeOptions],
     ) -> Prediction | list[Prediction]:
         """Find the moments that fit a sentence, or each of several sentences in one batch.
 
@@ -212,12 +246,18 @@ class Grounder:
             One prediction for a sentence, a list in order for several.
 
         Raises:
-            QueryError: a query is empty, `top_k` is not positive, or windows of such a length or
-                overlap make no sense.
+            QueryError: a query is empty, or an option has a value that it cannot have.
             ModelMismatchError: the video was encoded by another model.
+            TypeError: an option has no such name.
         """
+        self._check_open()
+        check_names("Grounder.ground", encoding, EncodeOptions)
         if top_k is not None and top_k < 1:
             raise QueryError(f"top_k must be 1 or more, got {top_k}")
+        if not math.isfinite(min_score):
+            raise QueryError(f"min_score must be a number, got {min_score}")
+        if isinstance(nms, str) and nms not in ("model", "none"):
+            raise QueryError(f"nms must be an Nms, 'model' or 'none', got {nms!r}")
         size = self.window_size(window, overlap)
         began = time.perf_counter()
         texts = self._texts.features([query] if isinstance(query, str) else list(query))
@@ -225,7 +265,7 @@ class Grounder:
         if isinstance(video, EncodedVideo):
             if encoding:
                 names = ", ".join(sorted(encoding))
-                raise QueryError(f"{names}: of no use with a video that is encoded already")
+                raise QueryError(f"{names}: cannot be used with a video that is already encoded")
             encoded, encode_s = video, 0.0
         else:
             encoded = self.encode(video, **encoding)
@@ -247,11 +287,12 @@ class Grounder:
         return predictions[0] if isinstance(query, str) else predictions
 
     def encode_queries(self, queries: Sequence[str]) -> None:
-        """Encode sentences ahead of being asked, so that a bad one is told before a video is read.
+        """Encode sentences in advance, so that a bad one raises before a video is read.
 
         Raises:
             QueryError: there is none, or one is empty.
         """
+        self._check_open()
         self._texts.features(queries)
 
     def window_size(
@@ -331,6 +372,18 @@ class Grounder:
         """Return v (T, K, P, D) float32 from tokens (T, K, P, C) of a whole video."""
         return self._finalizer.whole(tokens)
 
+    @property
+    def _finalizer(self) -> Finalizer:
+        """The calling thread's own: a finalizer overwrites what its last call returned."""
+        found: Finalizer | None = getattr(self._of_thread, "finalizer", None)
+        if found is None:
+            found = self._of_thread.finalizer = Finalizer(self.bundle.dims, self._engine)
+        return found
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise QueryError("the grounder is closed; load the model again")
+
     def _answers(
         self, encoded: EncodedVideo, windows: Sequence[Window], texts: Sequence[TextFeatures]
     ) -> list[_Answer]:
@@ -346,8 +399,9 @@ class Grounder:
         scratch = 2 * 4 * clips * dims.layers * longest * (dims.patches + dims.width)
         inputs = batches(texts, max(1, _SCRATCH_BYTES // scratch))
         answers = [_Answer() for _ in texts]
+        finalizer = self._finalizer
         for window in windows:
-            v = self._finalizer.window(encoded, window)
+            v = finalizer.window(encoded, window)
             waiting = iter(answers)
             for batch in inputs:
                 out = self._engine.run(GROUNDER, {"v": v, **batch})

@@ -14,9 +14,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
 
 from r2rt.errors import OutputError, QueryError, R2rtError, SourceNotFoundError
+from r2rt.grounding.options import GroundOptions, check_names
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
@@ -116,7 +117,7 @@ def ground_many(
     grounder: Grounder,
     videos: Iterable[str | os.PathLike[str]],
     queries: Sequence[str],
-    **options: Any,
+    **options: Unpack[GroundOptions],
 ) -> Iterator[tuple[str, list[Prediction] | R2rtError]]:
     """Ask every video the same queries; yield its predictions, or why there are none.
 
@@ -135,6 +136,7 @@ def ground_many(
     """
     from r2rt.grounding.encoded import EncodedVideo, is_encoded_video
 
+    check_names("ground_many", options, GroundOptions)
     grounder.encode_queries(queries)
     grounder.window_size(options.get("window", "auto"), options.get("overlap"))
 

@@ -7,13 +7,14 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import NoFramesError, QueryError
 from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.options import AnswerOptions
 from r2rt.grounding.tokens import TokenBuffer
 from r2rt.video import ClipClock, ClipSelector, FramePreparer
 
@@ -124,12 +125,18 @@ class Stream:
             self.push(frame, start + index * step, duration_s=step)
 
     @overload
-    def ground(self, query: str, **options: Any) -> Prediction: ...
+    def ground(  # type: ignore[overload-overlap]
+        self, query: str, **options: Unpack[AnswerOptions]
+    ) -> Prediction: ...
 
     @overload
-    def ground(self, query: Sequence[str], **options: Any) -> list[Prediction]: ...
+    def ground(
+        self, query: Sequence[str], **options: Unpack[AnswerOptions]
+    ) -> list[Prediction]: ...
 
-    def ground(self, query: str | Sequence[str], **options: Any) -> Prediction | list[Prediction]:
+    def ground(
+        self, query: str | Sequence[str], **options: Unpack[AnswerOptions]
+    ) -> Prediction | list[Prediction]:
         """Answer as if the video ended with the last frame pushed; options as `Grounder.ground`.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,12 +50,13 @@ class TextFeatures:
 
 
 class TextEncoder:
-    """Encodes sentences and keeps the features of the last ones."""
+    """Encodes sentences and keeps the features of the last ones; threads may share it."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self._bundle = bundle
         self._engine = engine
         self._kept: dict[str, TextFeatures] = {}
+        self._lock = threading.Lock()  # of `_kept`; encoding runs outside of it
 
     def features(self, queries: Sequence[str]) -> list[TextFeatures]:
         """Return every query's features in order, encoding those that are not kept yet.
@@ -64,7 +66,8 @@ class TextEncoder:
         """
         if not queries:
             raise QueryError("no query: give at least one sentence")
-        found = {query: self._kept[query] for query in queries if query in self._kept}
+        with self._lock:
+            found = {query: self._kept[query] for query in queries if query in self._kept}
         new = [query for query in dict.fromkeys(queries) if query not in found]
         encodings = [self._tokenizer.encode(query) for query in new]
         # Those of like length together, since shorter ones are padded.
@@ -75,15 +78,17 @@ class TextEncoder:
                 part, self._encode([(new[i], encodings[i]) for i in part]), strict=True
             ):
                 found[new[index]] = item
-        for query in new:
-            self._kept[query] = found[query]
-        while len(self._kept) > _KEPT:
-            del self._kept[next(iter(self._kept))]
+        with self._lock:
+            for query in new:
+                self._kept[query] = found[query]
+            while len(self._kept) > _KEPT:
+                del self._kept[next(iter(self._kept))]
         return [found[query] for query in queries]
 
     def forget(self, query: str) -> None:
         """Drop the features of a sentence."""
-        self._kept.pop(query, None)
+        with self._lock:
+            self._kept.pop(query, None)
 
     def _encode(self, items: Sequence[tuple[str, EncodedQuery]]) -> list[TextFeatures]:
         lengths = [len(encoding.ids) for _, encoding in items]

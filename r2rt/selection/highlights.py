@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import QueryError
 from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.options import EncodeOptions, check_names
 from r2rt.grounding.prediction import Prediction
 from r2rt.selection.saliency import clips_as_moment, saliency_of
 from r2rt.selection.shots import video_shots
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from r2rt.grounding.grounder import Grounder, Source
+    from r2rt.grounding.windows import WindowLength
 
 __all__ = ["HighlightLength", "choose_highlights", "find_highlights", "grown", "of_length"]
 
@@ -38,9 +40,9 @@ def find_highlights(
     *,
     top: int = 5,
     length_s: HighlightLength = "auto",
-    window: Any = "auto",
+    window: WindowLength = "auto",
     overlap: float | None = None,
-    **encoding: Any,
+    **encoding: Unpack[EncodeOptions],
 ) -> Prediction:
     """Find the highlights of a video, best first.
 
@@ -64,6 +66,7 @@ def find_highlights(
         R2rtError: see `Grounder.ground`.
     """
     _check(top, length_s)
+    check_names("find_highlights", encoding, EncodeOptions)
     if not isinstance(video, EncodedVideo):
         video = grounder.encode(video, **encoding)
     answer, _ = saliency_of(grounder, video, query, window=window, overlap=overlap)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from r2rt.selection.shots import clip_features
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.windows import WindowLength
 
 __all__ = ["TYPICAL", "StandIn", "centrality", "clips_as_moment", "saliency_of", "stand_in"]
 
@@ -49,7 +50,12 @@ class StandIn:
 
 
 def saliency_of(
-    grounder: Grounder, video: EncodedVideo, query: str | None = None, **windows: Any
+    grounder: Grounder,
+    video: EncodedVideo,
+    query: str | None = None,
+    *,
+    window: WindowLength = "auto",
+    overlap: float | None = None,
 ) -> tuple[Prediction, StandIn | None]:
     """Return the answer to a query, or to what stands in for one and that.
 
@@ -57,16 +63,17 @@ def saliency_of(
         grounder: the session.
         video: encoded by its model.
         query: a sentence; None lets something stand in for it.
-        windows: `window` and `overlap` of `Grounder.ground`.
+        window: see `Grounder.ground`.
+        overlap: see `Grounder.ground`.
 
     Raises:
         QueryError, ModelMismatchError: see `Grounder.ground`.
     """
     if query is not None:
-        return grounder.ground(video, query, **windows), None
+        return grounder.ground(video, query, window=window, overlap=overlap), None
     instead = stand_in(grounder, video)
     if instead.query is not None:
-        return grounder.ground(video, instead.query, **windows), instead
+        return grounder.ground(video, instead.query, window=window, overlap=overlap), instead
     grounder.check_encoded(video)
     saliency = centrality(clip_features(video, grounder.bundle.dims))
     answer = Prediction(

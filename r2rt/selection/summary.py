@@ -7,13 +7,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import QueryError
 from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.options import EncodeOptions, check_names
 from r2rt.grounding.prediction import Prediction
 from r2rt.selection.saliency import clips_as_moment, saliency_of
 from r2rt.selection.shots import video_shots
@@ -21,6 +22,7 @@ from r2rt.timecode import parse_time
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder, Source
+    from r2rt.grounding.windows import WindowLength
 
 __all__ = [
     "best_subset",
@@ -46,9 +48,9 @@ def summarize(
     query: str | None = None,
     *,
     length: float | str = "10%",
-    window: Any = "auto",
+    window: WindowLength = "auto",
     overlap: float | None = None,
-    **encoding: Any,
+    **encoding: Unpack[EncodeOptions],
 ) -> Prediction:
     """Choose the shots that summarise a video within a length.
 
@@ -69,6 +71,7 @@ def summarize(
         QueryError: the query is empty, or the length is none, or shorter than a clip.
         R2rtError: see `Grounder.ground`.
     """
+    check_names("summarize", encoding, EncodeOptions)
     if not isinstance(video, EncodedVideo):
         video = grounder.encode(video, **encoding)
     budget_clips(length, video.duration_s, video.fps)

@@ -47,6 +47,7 @@ class FakeEngine:
     """Runs the four graphs in numpy and counts how often each was run."""
 
     name = "fake"
+    concurrent = True
 
     def __init__(self, frame_batch: int = 4) -> None:
         self.frame_batch = frame_batch

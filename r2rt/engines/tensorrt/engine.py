@@ -93,6 +93,11 @@ class TensorRTEngine:
         """Frames that are best encoded at once: what the engine was tuned for."""
         return self.manifest.plans[VIDEO_ENCODER].ranges["B"].usual
 
+    @property
+    def concurrent(self) -> bool:
+        """False: buffers and the CUDA stream are shared by all calls."""
+        return False
+
     def run(
         self,
         graph: str,

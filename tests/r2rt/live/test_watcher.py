@@ -230,6 +230,7 @@ class SlowEngine:
         self._inner = inner.engine
         self._seconds = seconds
         self.name = "slow"
+        self.concurrent = True
         self.frame_batch = self._inner.frame_batch
 
     def run(
