@@ -34,7 +34,6 @@ __all__ = [
     "ModelSettings",
     "RunConfig",
     "TrainOptions",
-    "config_for",
     "find_recipe",
     "parse_overrides",
     "read_settings",
@@ -120,15 +119,6 @@ def find_recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     raise TrainingError(f"no recipe {name!r}; {_nearest(name, RECIPES)}")
-
-
-def config_for(name: str, overrides: Mapping[str, object] | None = None) -> RunConfig:
-    """Return a recipe's configuration with some settings changed.
-
-    Raises:
-        TrainingError: no such recipe or setting, or a value that a setting cannot have.
-    """
-    return with_overrides(RunConfig(recipe=find_recipe(name)), overrides or {})
 
 
 def with_overrides(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from r2rt.model.bundle import Nms
 from training.config import (
     RunConfig,
-    config_for,
+    find_recipe,
     parse_overrides,
     read_settings,
     validated,
@@ -19,6 +20,10 @@ from training.config import (
 from training.errors import TrainingError
 from training.model import Padding
 from training.recipes import RECIPES
+
+
+def config_for(name: str, overrides: Mapping[str, object] | None = None) -> RunConfig:
+    return with_overrides(RunConfig(recipe=find_recipe(name)), overrides or {})
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -44,11 +44,6 @@ class Annotation:
     domain: str | None
     place: str
 
-    @property
-    def is_labelled(self) -> bool:
-        """Whether there is anything to learn from."""
-        return self.moments_s is not None or self.saliency is not None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:

@@ -15,7 +15,7 @@ from training.clip_weights import read_weights
 from training.tiny_clip.model import CONFIG_PATH, TinyClip
 from training.tiny_clip.rows import compact, expand, row_count
 
-__all__ = ["WEIGHTS_NAME", "load_model", "read_tensors", "write_small", "write_weights"]
+__all__ = ["WEIGHTS_NAME", "load_model", "read_tensors", "write_weights"]
 
 WEIGHTS_NAME = "r2rt-tiny.safetensors"
 _EMBEDDING = "token_embedding.weight"
@@ -33,17 +33,6 @@ def write_weights(model: TinyClip, folder: Path) -> Path:
     with replacing(path) as temporary:
         save_file(model.open_clip_state(), temporary)
     return path
-
-
-def write_small(model: TinyClip, path: Path) -> None:
-    """Write the weights in fp16 and of the embedding the rows alone: an eighth of `write_weights`.
-
-    What is made from such a file differs from the original by the rounding to fp16.
-    """
-    tensors = dict(model.open_clip_state())
-    tensors[_EMBEDDING] = compact(tensors[_EMBEDDING])
-    with replacing(path) as temporary:
-        save_file({name: x.half().contiguous() for name, x in tensors.items()}, temporary)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
