@@ -16,18 +16,28 @@ from numpy.typing import NDArray
 from r2rt.errors import EncodedVideoError, QueryError, SourceNotFoundError
 from r2rt.files import as_text, replacing
 from r2rt.grounding.growing_array import forget, read_mapped
+from r2rt.model.contract import parse_clip_rate
 from r2rt.video import Sampling
 
 __all__ = ["EncodedVideo", "is_encoded_video"]
 
-_SCHEMA = 1
+# Schema 1 had no checksum.
+_SCHEMA = 2
 _KEY = "r2rt_encoded_video"
 _TENSOR = "tokens"
 _FLOAT32 = "F32"
+_AGAIN = "encode the video again with `r2rt encode`"
 # Clips written at once: bounds what is in memory of tokens that are not.
 _CLIPS_AT_ONCE = 64
 # A safetensors file begins with the length of its header; ours have short ones.
 _MAX_HEADER_BYTES = 1 << 20
+# The record has this in place of the checksum while the checksum is computed.
+_NO_CHECKSUM = "0" * 32
+_HASHED_AT_ONCE_BYTES = 1 << 20
+# 30,000 years: start times may be dates.
+_MAX_TIME_S = 1e12
+# By how many clips a duration may differ from the number of clips: the last one is not whole.
+_SLACK_CLIPS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +49,6 @@ class EncodedVideo:
         model: name of the bundle that encoded it.
         model_fingerprint: `Bundle.fingerprint` of that bundle; another model refuses the tokens.
         source: name of the source as it was given.
-        source_fingerprint: content key of the source.
         duration_s: length of the part that was read, in seconds.
         start_s: where that part starts on the source's clock, in seconds.
         fps: clips a second.
@@ -52,7 +61,6 @@ class EncodedVideo:
     model: str
     model_fingerprint: str
     source: str
-    source_fingerprint: str
     duration_s: float
     start_s: float
     fps: Fraction
@@ -104,13 +112,13 @@ class EncodedVideo:
             model=self.model,
             model_fingerprint=self.model_fingerprint,
             source=as_text(self.source),
-            source_fingerprint=self.source_fingerprint,
             duration_s=self.duration_s,
             start_s=self.start_s,
             fps=str(self.fps),
             sampling=self.sampling,
             packets_lost=self.packets_lost,
             encode_s=self.encode_s,
+            xxh3_128=_NO_CHECKSUM,
         )
         header = _header(self.tokens, {_KEY: msgspec.json.encode(record).decode()})
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
@@ -120,10 +128,14 @@ class EncodedVideo:
                 part = np.ascontiguousarray(self.tokens[start : start + _CLIPS_AT_ONCE])
                 file.write(part.data)
                 forget(part)
+            file.flush()
+            digest = _checksum(temporary, header)
+            file.seek(8)
+            file.write(header.replace(_NO_CHECKSUM.encode(), digest.encode(), 1))
 
     @classmethod
     def load(cls, path: str | Path) -> EncodedVideo:
-        """Open what `save` wrote; tokens are read from the file when they are used.
+        """Check what `save` wrote and open it; tokens are read again when they are used.
 
         Raises:
             SourceNotFoundError: there is no such file.
@@ -137,25 +149,24 @@ class EncodedVideo:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if _KEY not in metadata or list(file.keys()) != [_TENSOR]:
-                    raise EncodedVideoError(f"{path}: not an encoded video; encode the video again")
+                    raise EncodedVideoError(f"{path}: not an encoded video; {_AGAIN}")
                 found = file.get_slice(_TENSOR)
                 dtype, shape = str(found.get_dtype()), tuple(found.get_shape())
-            record = _read_record(metadata[_KEY], path)
-            fps = Fraction(record.fps)
-            if len(shape) != 4 or dtype != _FLOAT32 or not math.prod(shape) or fps <= 0:
+            if len(shape) != 4 or dtype != _FLOAT32 or not math.prod(shape):
                 raise EncodedVideoError(
-                    f"{path}: tokens are {dtype} {shape} at {fps} fps, "
-                    f"expected {_FLOAT32} (T, K, P, C); encode the video again"
+                    f"{path}: tokens are {dtype} {shape}, "
+                    f"expected {_FLOAT32} (T, K, P, C); {_AGAIN}"
                 )
-            with Path(path).open("rb") as file:
-                tokens = read_mapped(Path(path), shape, 8 + _header_bytes(file))
-        except (SafetensorError, OSError, ValueError, ZeroDivisionError, TypeError) as error:
+            record = _read_record(metadata[_KEY], shape[0], path)
+            header = _check_checksum(Path(path), record.xxh3_128)
+            tokens = read_mapped(Path(path), shape, 8 + len(header))
+        except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
             if isinstance(error, EncodedVideoError):
                 raise
-            raise EncodedVideoError(f"{path}: damaged ({error}); encode the video again") from error
-        values = msgspec.structs.asdict(record) | {"fps": fps, "tokens": tokens}
-        del values["schema"]
-        return cls(**values)
+            raise EncodedVideoError(f"{path}: damaged ({error}); {_AGAIN}") from error
+        values = msgspec.structs.asdict(record)
+        del values["schema"], values["xxh3_128"]
+        return cls(**(values | {"fps": parse_clip_rate(record.fps), "tokens": tokens}))
 
 
 def is_encoded_video(path: str | Path) -> bool:
@@ -186,19 +197,57 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     model_fingerprint: str
     source: str
-    source_fingerprint: str
     duration_s: float
     start_s: float
     fps: str
     sampling: Sampling
     packets_lost: int
     encode_s: float
+    xxh3_128: str
 
 
-def _read_record(text: str, path: str | Path) -> _Record:
+class _Version(msgspec.Struct):
+    schema: int
+
+
+def _read_record(text: str, clips: int, path: str | Path) -> _Record:
+    """Return the record of a file of so many clips; its values are possible ones."""
+    schema = msgspec.json.decode(text, type=_Version).schema
+    if schema != _SCHEMA:
+        raise EncodedVideoError(f"{path}: schema {schema}, this r2rt reads {_SCHEMA}; {_AGAIN}")
     record = msgspec.json.decode(text, type=_Record)
-    if record.schema != _SCHEMA:
-        raise EncodedVideoError(
-            f"{path}: schema {record.schema}, this r2rt reads {_SCHEMA}; encode the video again"
-        )
+    fps = float(parse_clip_rate(record.fps))
+    if record.duration_s <= 0 or abs(record.duration_s * fps - clips) > _SLACK_CLIPS:
+        raise ValueError(f"{clips} clips at {record.fps} fps cannot last {record.duration_s:g} s")
+    if abs(record.start_s) > _MAX_TIME_S:
+        raise ValueError(f"cannot start at {record.start_s:g} s")
+    if not 0 <= record.packets_lost < 1 << 53 or record.encode_s < 0:
+        raise ValueError("impossible counts")
     return record
+
+
+def _check_checksum(path: Path, want: str) -> bytes:
+    """Compare a file with its record's checksum and return the header; `ValueError` if it differs.
+
+    The checksum finds damage, not malice: whoever changes tokens can compute it again.
+    """
+    with path.open("rb") as file:
+        header = file.read(_header_bytes(file))
+    if _checksum(path, header.replace(want.encode(), _NO_CHECKSUM.encode(), 1)) != want:
+        raise ValueError("its checksum is of other content")
+    return header
+
+
+def _checksum(path: Path, header: bytes) -> str:
+    """Return the xxh3_128 of a header and of what follows the header in a file.
+
+    The file is read rather than mapped, so that it takes no memory afterwards.
+    """
+    import xxhash
+
+    digest = xxhash.xxh3_128(header)
+    with path.open("rb", buffering=0) as file:
+        file.seek(8 + len(header))
+        while block := file.read(_HASHED_AT_ONCE_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

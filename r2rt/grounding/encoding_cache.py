@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_MAX_BYTES", "EncodingCache"]
 
 DEFAULT_MAX_BYTES = 4 << 30
 # Part of every key: another number whenever decoding or tokens come to mean something else.
-_GENERATION = 1
+_GENERATION = 2
 _SUFFIX = ".r2rt"
 
 

@@ -184,7 +184,6 @@ class Grounder:
             model=self.bundle.manifest.name,
             model_fingerprint=self.bundle.fingerprint,
             source=info.name,
-            source_fingerprint=info.fingerprint,
             duration_s=info.duration_s,
             start_s=info.start_s,
             fps=self.bundle.fps,

@@ -235,7 +235,6 @@ class ClipWindow:
             model=bundle.manifest.name,
             model_fingerprint=bundle.fingerprint,
             source=self._name,
-            source_fingerprint="",
             duration_s=end_s - first_s,
             start_s=start_s + first_s,
             fps=bundle.fps,

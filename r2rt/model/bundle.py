@@ -19,7 +19,7 @@ import msgspec
 
 from r2rt.cache.verified import is_verified, remember_verified
 from r2rt.errors import BundleDamagedError, BundleSchemaError, HashMismatchError, ModelNotFoundError
-from r2rt.model.contract import GraphSpec, ModelDims, graph_specs
+from r2rt.model.contract import GraphSpec, ModelDims, graph_specs, parse_clip_rate
 
 __all__ = [
     "MANIFEST_NAME",
@@ -48,9 +48,6 @@ TOKENIZER_NAME = "tokenizer.json"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Fraction alone would also take "1e999999999", and compute it.
-_FPS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}|/[0-9]{1,9})?")
-
 
 # Forms of the graphs that are ready for one kind of machine: adding one changes no answer.
 _PREPARED = ("engines/", "kernels/")
@@ -424,8 +421,10 @@ def _inconsistency(manifest: Manifest) -> str | None:
         return f"sizes must be positive, got {dims}"
     if not dims.strides or dims.strides[0] != 1 or list(dims.strides) != sorted(set(dims.strides)):
         return f"strides must ascend from 1, got {dims.strides}"
-    if not _FPS.fullmatch(manifest.fps) or not _is_positive_fraction(manifest.fps):
-        return f"fps must be a positive fraction such as 1/2, got {manifest.fps[:40]!r}"
+    try:
+        parse_clip_rate(manifest.fps)
+    except ValueError as error:
+        return str(error)
     for field in ("unit_s", "window_s"):
         value = getattr(manifest, field)
         if value is not None and value <= 0:
@@ -458,13 +457,6 @@ def _is_sound(presence: Presence) -> bool:
         and 0 < presence.false_alarm < 1
         and presence.tail >= 0
     )
-
-
-def _is_positive_fraction(text: str) -> bool:
-    try:
-        return Fraction(text) > 0
-    except ZeroDivisionError:
-        return False
 
 
 def _check_present(folder: Path, name: str, entry: FileEntry) -> None:

@@ -10,7 +10,9 @@ N queries, L query tokens, M points of the temporal pyramid.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 __all__ = [
     "GROUNDER",
@@ -22,7 +24,13 @@ __all__ = [
     "TensorSpec",
     "graph_specs",
     "level_lengths",
+    "parse_clip_rate",
 ]
+
+# Fraction alone would also take "1e999999999", and compute it.
+_CLIP_RATE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}|/[0-9]{1,9})?")
+# Beyond any camera and any recording; keeps products with timestamps small.
+_MAX_CLIP_RATE, _MIN_CLIP_RATE = Fraction(1000), Fraction(1, 86_400)
 
 VIDEO_ENCODER = "video_encoder"
 VIDEO_FINALIZER = "video_finalizer"
@@ -145,3 +153,18 @@ def level_lengths(num_clips: int, strides: tuple[int, ...]) -> tuple[int, ...]:
     another along M, in the order of `strides`; point j of a level stands at j · stride clips.
     """
     return tuple(num_clips // stride for stride in strides)
+
+
+def parse_clip_rate(text: str) -> Fraction:
+    """Return clips a second from text such as "1/2"; `ValueError` if it is no possible rate."""
+    rate = Fraction(0)
+    if _CLIP_RATE.fullmatch(text):
+        try:
+            rate = Fraction(text)
+        except ZeroDivisionError:
+            rate = Fraction(0)
+    if not _MIN_CLIP_RATE <= rate <= _MAX_CLIP_RATE:
+        raise ValueError(
+            f"fps must be a fraction such as 1/2 from 1/86400 to 1000, got {text[:40]!r}"
+        )
+    return rate

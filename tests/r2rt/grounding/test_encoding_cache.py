@@ -25,7 +25,6 @@ def encoded(seed: int = 0, clips: int = 4) -> EncodedVideo:
         model="tiny",
         model_fingerprint=MODEL,
         source="somewhere/video.mp4",
-        source_fingerprint="cd" * 16,
         duration_s=2.0 * clips,
         start_s=0.0,
         fps=Fraction(1, 2),

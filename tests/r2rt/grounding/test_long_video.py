@@ -187,7 +187,6 @@ def test_three_hours_take_the_work_of_nine_times_twenty_minutes_and_no_more_memo
         model="tiny",
         model_fingerprint=tiny_grounder.bundle.fingerprint,
         source="long",
-        source_fingerprint="",
         duration_s=10800.0,
         start_s=0.0,
         fps=FPS,
