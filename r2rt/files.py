@@ -7,10 +7,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from r2rt.errors import OutputError
 
-__all__ = ["as_text", "replacing"]
+__all__ = ["StrPath", "as_text", "replacing"]
+
+StrPath: TypeAlias = str | os.PathLike[str]
 
 # A name has 255 bytes at most; so many of it tell whose a temporary file is.
 _TOLD_BYTES = 100

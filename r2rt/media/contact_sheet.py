@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from r2rt.files import StrPath
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import (
     BLUE,
@@ -43,9 +44,9 @@ _WIDTH = 1600
 
 
 def write_contact_sheet(
-    video: Path,
+    video: StrPath,
     predictions: Sequence[Prediction],
-    path: Path,
+    path: StrPath,
     *,
     update: Update | None = None,
 ) -> None:
@@ -63,6 +64,7 @@ def write_contact_sheet(
         R2rtError: the video cannot be read.
     """
     require_pillow()
+    video, path = Path(video), Path(path)
     material = Material(video)
     shown, left_out = _shown(predictions)
     layout = _Layout.of(material, [len(moments) for _, moments in shown])

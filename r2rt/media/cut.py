@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2rt.files import replacing
+from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.copying import copy_span, copy_suffix
 from r2rt.media.material import Material
@@ -53,9 +53,9 @@ class Cut:
 
 
 def cut_clips(
-    video: Path,
+    video: StrPath,
     predictions: Sequence[Prediction],
-    folder: Path,
+    folder: StrPath,
     *,
     label: str | None = None,
     copy: bool = False,
@@ -85,6 +85,7 @@ def cut_clips(
         QueryError: a moment lies outside of the video.
         R2rtError: the video cannot be read.
     """
+    video, folder = Path(video), Path(folder)
     material = Material(video)
     make_folder(folder)
     suffix = copy_suffix(material) if copy else ".mp4"

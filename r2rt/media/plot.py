@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from r2rt.files import StrPath
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import (
     BLUE,
@@ -50,9 +51,9 @@ _MOST_STILLS = 24
 
 
 def write_plot(
-    video: Path | None,
+    video: StrPath | None,
     predictions: Sequence[Prediction],
-    path: Path,
+    path: StrPath,
     *,
     update: Update | None = None,
 ) -> None:
@@ -70,9 +71,9 @@ def write_plot(
         R2rtError: the video cannot be read.
     """
     require_pillow()
-    material = None if video is None else Material(video)
+    material = None if video is None else Material(Path(video))
     plot = _Plot(predictions, material)
-    save_picture(plot.draw(plot.strip(update)), path)
+    save_picture(plot.draw(plot.strip(update)), Path(path))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2rt.errors import OutputError
-from r2rt.files import replacing
+from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.media.cut import padded
 from r2rt.media.material import Material, Span
@@ -28,8 +28,8 @@ class Reel:
 
 
 def write_reel(
-    videos: Sequence[tuple[Path, Sequence[Prediction]]],
-    path: Path,
+    videos: Sequence[tuple[StrPath, Sequence[Prediction]]],
+    path: StrPath,
     *,
     padding_s: float = 0.0,
     update: Update | None = None,
@@ -50,11 +50,12 @@ def write_reel(
         QueryError: a moment lies outside of its video.
         R2rtError: a video cannot be read.
     """
+    path = Path(path)
     segments = [
         segment
         for video, predictions in videos
         if any(prediction.moments for prediction in predictions)
-        for segment in _segments(video, predictions, padding_s)
+        for segment in _segments(Path(video), predictions, padding_s)
     ]
     if not segments:
         raise OutputError(f"{path}: no moment was found, so there is nothing to make a reel of")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from r2rt.files import replacing
+from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, one_line, require_pillow
 from r2rt.media.lanes import lanes
@@ -32,9 +32,9 @@ _MOST_POINTS = 1500
 
 
 def write_report(
-    video: Path | None,
+    video: StrPath | None,
     predictions: Sequence[Prediction],
-    path: Path,
+    path: StrPath,
     *,
     update: Update | None = None,
 ) -> None:
@@ -55,6 +55,7 @@ def write_report(
         R2rtError: the video cannot be read.
     """
     require_pillow()
+    video, path = None if video is None else Path(video), Path(path)
     pictures = _pictures(video, predictions, update)
     address = None if video is None else _address(video, path)
     page = _Page(predictions, pictures, address).text()

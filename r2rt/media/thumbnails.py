@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from r2rt.files import replacing
+from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.media.drawing import require_pillow
 from r2rt.media.material import Material
@@ -20,9 +20,9 @@ Update = Callable[[int, int | None], None]
 
 
 def write_thumbnails(
-    video: Path,
+    video: StrPath,
     predictions: Sequence[Prediction],
-    folder: Path,
+    folder: StrPath,
     *,
     label: str | None = None,
     size: int = 640,
@@ -49,6 +49,7 @@ def write_thumbnails(
         R2rtError: the video cannot be read.
     """
     require_pillow()
+    video, folder = Path(video), Path(folder)
     material = Material(video)
     make_folder(folder)
     names = moment_names(label or video.stem, predictions)
