@@ -1,30 +1,31 @@
-"""From a decoded picture to the model's: upright, short side to S, centre crop, RGB.
+"""From a decoded frame to the model's input: upright, short side to S, centre crop, RGB.
 
-One pass of libswscale does size, aspect ratio and colour at once, straight from the decoder's pixel
-format, bicubic, with the stream's own colour matrix and range (BT.601 where it names none, as
-ffmpeg does). What is decided here:
+The definition is that of ffmpeg's filters `scale=W:H:flags=bicubic,crop=S:S,format=rgb24`, run by
+libavfilter itself, so that the pixels are those of the ffmpeg program: the stream's own colour
+matrix and range (BT.601 where it names none), chroma where `scale` assumes it. In particular:
 
 - Rotation and mirroring come from the display matrix; other angles go to the nearest right angle.
-  They are applied after scaling, to the small picture, which changes nothing but the cost.
+  They are applied after scaling, to the small frame.
 - Non-square samples are stretched to square ones in the same pass.
-- Interlaced pictures are taken as they are, both fields woven, as ffmpeg's `fps` and `scale` do.
+- Interlaced frames are scaled whole, both fields woven, as `scale` does by default.
 - An alpha channel is ignored.
-- The side that is longer becomes round(S · long / short), halves up, and never less than S; a crop
-  that cannot be centred is half a pixel off to the left or the top.
+- The longer side becomes round(S · long / short), halves up. Half of an odd margin is rounded to
+  even, as `crop` does.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from av.filter import Graph
     from av.sidedata.sidedata import SideDataContainer
 
 __all__ = [
@@ -60,17 +61,17 @@ def prepare_frame(
 
 
 class FramePreparer:
-    """`prepare_frame` for the many pictures of one stream; not for several threads at once.
+    """`prepare_frame` for the many frames of one stream; not for several threads at once.
 
-    Scaling tables are kept between calls, and so is how the stream is turned: its display matrix is
-    read again only where size, pixel format or angle of its pictures change.
+    The filter graph is kept between calls, and so is the orientation: the display matrix is read
+    again only where size, pixel format or angle of the frames change.
     """
 
     def __init__(self, image_size: int) -> None:
         if image_size < 1:
             raise ValueError(f"image_size {image_size}; expected at least 1 pixel")
         self._size = image_size
-        self._scaler = VideoReformatter()
+        self._scaler: _Scaler | None = None
         self._layout: tuple[int, int, str, int] | None = None
         self._turn = _UPRIGHT
 
@@ -87,21 +88,19 @@ class FramePreparer:
             picture, turn = frame, self._orientation(frame)
         width, height = _square_samples(picture.width, picture.height, sample_aspect_ratio)
         scaled_width, scaled_height = _scaled_size(width, height, self._size)
-        scaled = self._scaler.reformat(
-            picture,
-            width=scaled_width,
-            height=scaled_height,
-            format="rgb24",
-            interpolation=Interpolation.BICUBIC,
-            threads=1,
-        )
+        wanted = (picture.width, picture.height, picture.format.name, scaled_width, scaled_height)
+        if self._scaler is None or self._scaler.wanted != wanted:
+            self._scaler = _Scaler(wanted)
+        scaled = self._scaler(picture)
         plane = scaled.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(scaled_height, plane.line_size)
         pixels = rows[:, : 3 * scaled_width].reshape(scaled_height, scaled_width, 3)
-        top, left = (scaled_height - self._size) // 2, (scaled_width - self._size) // 2
-        cropped = pixels[top : top + self._size, left : left + self._size]
-        # A copy always, so that the result never shares memory with the decoder's picture.
-        return np.array(turn.apply(cropped), order="C", copy=True)
+        upright = turn.apply(pixels)
+        # Half a pixel is rounded to even, as by ffmpeg's `crop` and torchvision's `CenterCrop`.
+        top, left = (round((side - self._size) / 2) for side in upright.shape[:2])
+        # A copy always, so that the result never shares memory with the decoder's frame.
+        cropped = upright[top : top + self._size, left : left + self._size]
+        return np.array(cropped, order="C", copy=True)
 
     def _orientation(self, picture: av.VideoFrame) -> Orientation:
         # PyAV ties a picture whose side data were looked at into a reference cycle, so each such
@@ -110,6 +109,33 @@ class FramePreparer:
         if layout != self._layout:
             self._layout, self._turn = layout, orientation(picture)
         return self._turn
+
+
+class _Scaler:
+    """libavfilter's `scale` to RGB, for frames of one size and pixel format.
+
+    Args:
+        wanted: width, height and pixel format of the frames, width and height of the result.
+    """
+
+    def __init__(self, wanted: tuple[int, int, str, int, int]) -> None:
+        self.wanted = wanted
+        width, height, pix_fmt, scaled_width, scaled_height = wanted
+        self._graph: Graph = av.filter.Graph()
+        self._graph.threads = 1
+        source = self._graph.add_buffer(
+            width=width,
+            height=height,
+            format=av.VideoFormat(pix_fmt),
+            time_base=Fraction(1, 1000),
+        )
+        scale = self._graph.add("scale", f"{scaled_width}:{scaled_height}:flags=bicubic")
+        to_rgb = self._graph.add("format", "rgb24")
+        self._graph.link_nodes(source, scale, to_rgb, self._graph.add("buffersink")).configure()
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        self._graph.vpush(frame)
+        return self._graph.vpull()
 
 
 def display_size(
@@ -153,12 +179,29 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    """Return the nine numbers of a picture's display matrix; None where it has none."""
+    """Return the nine numbers of a frame's display matrix; None where it has none."""
+    _accept_unknown_side_data()
     # PyAV types this as a dict; it is a sequence of buffers that know their kind.
     for data in cast("SideDataContainer", frame.side_data):
         if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
             return tuple(np.frombuffer(memoryview(data), np.int32, count=9).tolist())
     return None
+
+
+@functools.cache
+def _accept_unknown_side_data() -> None:
+    """Let PyAV list side data whose type its enumeration lacks, such as EXIF.
+
+    It raises ValueError for the whole frame otherwise, and the display matrix could not be read.
+    """
+    from av.sidedata.sidedata import Type
+
+    def unknown(kind: type[Type], value: object) -> Type:
+        member: Any = object.__new__(kind)
+        member._name_, member._value_ = f"UNKNOWN_{value}", value
+        return cast("Type", member)
+
+    setattr(Type, "_missing_", classmethod(unknown))  # noqa: B010 - mypy refuses to assign
 
 
 def _square_samples(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.video import FramePreparer
+from tests.r2rt.video.oracle import scale_and_crop
 
 SIZE = (96, 64)
 NUMBER_BITS = 10
@@ -100,21 +100,22 @@ def _write_silence(container: Any, audio: Any, start_s: Fraction) -> None:
 
 
 def ffmpeg_fps(path: Path, fps: Fraction, image_size: int = 32) -> list[NDArray[np.uint8]]:
-    """Decode everything and let libavfilter's `fps` filter choose: one entry a clip."""
-    prepare = FramePreparer(image_size)
+    """Decode everything and let libavfilter choose and scale: one (S, S, 3) frame a clip."""
     chosen: list[NDArray[np.uint8]] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        ratio = stream.sample_aspect_ratio
-        graph: Any = None
-        for frame in decode_everything(path):
-            if graph is None:
-                assert stream.time_base is not None
-                graph = fps_graph(fps, stream.time_base, frame.width, frame.height, frame.format)
-            graph.vpush(frame)
-            chosen += [prepare(out, sample_aspect_ratio=ratio) for out in pulled(graph)]
-        graph.vpush(None)
-        chosen += [prepare(out, sample_aspect_ratio=ratio) for out in pulled(graph)]
+        ratio, time_base = stream.sample_aspect_ratio, stream.time_base
+    assert time_base is not None
+    graph: Any = None
+    for frame in decode_everything(path):
+        if graph is None:
+            scaling = scale_and_crop(frame.width, frame.height, image_size, ratio)
+            size = (frame.width, frame.height)
+            graph = fps_graph(fps, time_base, *size, frame.format, scaling)
+        graph.vpush(frame)
+        chosen += [np.asarray(out.to_ndarray(), np.uint8) for out in pulled(graph)]
+    graph.vpush(None)
+    chosen += [np.asarray(out.to_ndarray(), np.uint8) for out in pulled(graph)]
     return chosen
 
 
@@ -139,11 +140,20 @@ def decode_everything(path: Path) -> Iterator[av.VideoFrame]:
                 yield frame
 
 
-def fps_graph(fps: Fraction, time_base: Fraction, width: int, height: int, pix_fmt: Any) -> Any:
+def fps_graph(
+    fps: Fraction,
+    time_base: Fraction,
+    width: int,
+    height: int,
+    pix_fmt: Any,
+    then: Sequence[tuple[str, str]] = (),
+) -> Any:
+    """Return a graph of the `fps` filter and the filters (name, arguments) that follow it."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=pix_fmt, time_base=time_base)
     rate = graph.add("fps", f"fps={fps}:round=near:start_time=0")
-    graph.link_nodes(source, rate, graph.add("buffersink")).configure()
+    filters = [graph.add(*item) for item in then]
+    graph.link_nodes(source, rate, *filters, graph.add("buffersink")).configure()
     return graph
 
 

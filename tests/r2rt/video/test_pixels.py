@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from r2rt.video import FramePreparer, open_source, prepare_frame
 from tests.r2rt.video.clips import decode_everything
 from tests.r2rt.video.conftest import VideoMaker
+from tests.r2rt.video.oracle import ffmpeg_clips, needs_ffmpeg
 
 
 def quadrants(height: int, width: int) -> NDArray[np.uint8]:
@@ -209,3 +210,53 @@ def test_odd_sizes(size: tuple[int, int], make_video: VideoMaker) -> None:
         frames = list(source)
         assert (source.info.width, source.info.height) == size
     assert all(frame.pixels.shape == (40, 40, 3) for frame in frames)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "options"),
+    [
+        ("libx264", "yuv420p", {}),
+        ("libx264", "yuv420p", {"x264-params": "tff=1"}),
+        ("mpeg2video", "yuv420p", {"flags": "+ildct+ilme"}),
+        ("libx264", "yuv420p", {"colorspace": "bt709", "color_range": "tv"}),
+        ("libx264", "yuv420p", {"colorspace": "bt709", "color_range": "pc"}),
+        ("libx264", "yuv422p10le", {"colorspace": "bt2020nc"}),
+        ("libx264", "yuv444p", {}),
+        ("ffv1", "bgra", {}),
+    ],
+    ids=["plain", "interlaced", "fields", "bt709", "full", "ten", "444", "alpha"],
+)
+@pytest.mark.parametrize("size", [(96, 64), (64, 100)])
+def test_pixels_are_those_of_the_ffmpeg_program(
+    codec: str, pix_fmt: str, options: dict[str, str], size: tuple[int, int], make_video: VideoMaker
+) -> None:
+    name = "-".join([codec, pix_fmt, *options.values(), str(size[0])]).replace("=", "")
+    path = make_video(
+        f"{name}.mkv", codec=codec, pix_fmt=pix_fmt, options=options, size=size, frames=8
+    )
+    with av.open(str(path)) as container:
+        interlaced = next(container.decode(video=0)).interlaced_frame
+    assert interlaced == ("tff=1" in options.values() or "flags" in options)
+    with open_source(path, fps=Fraction(5), image_size=40) as source:
+        ours = [frame.pixels for frame in source for _ in range(frame.count)]
+    theirs = ffmpeg_clips(path, Fraction(5), 40)
+    assert len(ours) == len(theirs)
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_photos_with_exif_are_turned_as_pillow_turns_them(
+    orientation: int, suffix: str, tmp_path: Path
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    operations = pytest.importorskip("PIL.ImageOps")
+    exif = image.Exif()
+    exif[0x112] = orientation
+    path = tmp_path / f"photo.{suffix}"
+    image.fromarray(quadrants(48, 96)).save(path, exif=exif, quality=95)
+    upright = np.asarray(operations.exif_transpose(image.open(path)).convert("RGB"))
+    with open_source(tmp_path, fps=Fraction(1), image_size=32) as source:
+        assert corners(next(iter(source)).pixels) == corners(prepare_frame(upright.copy(), 32))
+        assert (source.info.width, source.info.height) == upright.shape[1::-1]
