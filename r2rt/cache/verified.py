@@ -17,6 +17,9 @@ from r2rt.cache.folder import cache_dir
 
 __all__ = ["is_verified", "remember_verified"]
 
+# Another number whenever more is checked: what was verified before is then verified again.
+_CHECKS = 2
+
 
 def is_verified(folder: Path, names: Iterable[str]) -> bool:
     """Return whether these files of a folder are the very ones that were remembered."""
@@ -40,7 +43,7 @@ def _memo(folder: Path) -> Path:
 
 
 def _stamp(folder: Path, names: Iterable[str]) -> str:
-    rows = []
+    rows: list[object] = [_CHECKS]
     for name in sorted(names):
         status = (folder / name).stat()
         rows.append((name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))

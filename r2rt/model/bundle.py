@@ -20,9 +20,11 @@ import msgspec
 from r2rt.cache.verified import is_verified, remember_verified
 from r2rt.errors import BundleDamagedError, BundleSchemaError, HashMismatchError, ModelNotFoundError
 from r2rt.model.contract import GraphSpec, ModelDims, graph_specs, parse_clip_rate
+from r2rt.model.graph_files import external_locations
 
 __all__ = [
     "MANIFEST_NAME",
+    "MAX_MANIFEST_BYTES",
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
     "Bundle",
@@ -45,6 +47,23 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 TOKENIZER_NAME = "tokenizer.json"
+
+# Text of a manifest; those of large models have some 20 KB.
+MAX_MANIFEST_BYTES = 4 << 20
+# Limits of what a manifest may say, far beyond every model, so that a wrong one is refused in one
+# line and not found out by a lack of memory.
+_MAX_SIZES = {
+    "image_size": 2048,
+    "patches": 1 << 14,
+    "layers": 128,
+    "width": 1 << 14,
+    "context_length": 1 << 13,
+}
+_MAX_TOKEN_BYTES = 256 << 20  # of one clip
+_MAX_STRIDES, _MAX_STRIDE = 16, 1 << 16
+_MAX_HEADS, _MAX_MOMENTS, _MAX_TOWER_WIDTH = 1024, 100_000, 1 << 16
+_MAX_SECONDS = 86_400.0
+_MAX_NAME, _MAX_FILES, _MAX_FILE_NAME = 200, 10_000, 255
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -278,7 +297,12 @@ class Bundle:
         return bundle
 
     def verify_hashes(self) -> None:
-        """Compare the sha256 of every file; raise `HashMismatchError` if one differs."""
+        """Compare the sha256 of every file, and see that graphs read listed files alone.
+
+        Raises:
+            HashMismatchError: a file's content is not what the manifest promises.
+            BundleDamagedError: a graph is malformed or names a file that is not listed.
+        """
         with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib releases the GIL
             entries = self.manifest.files
             found = dict(zip(entries, pool.map(self._hash, entries), strict=True))
@@ -288,6 +312,24 @@ class Bundle:
                 raise HashMismatchError(
                     f"{self.path / name}: sha256 is {digest[:16]}…, expected {want[:16]}…; "
                     "the bundle is damaged, fetch or export it again"
+                )
+        for name in entries:
+            if name.endswith(".onnx"):
+                self._check_graph(name)
+
+    def _check_graph(self, name: str) -> None:
+        """Raise `BundleDamagedError` if a graph reads a file whose hash is not in the manifest."""
+        try:
+            locations = external_locations(self.path / name)
+        except (ValueError, OSError) as error:
+            raise BundleDamagedError(
+                f"{self.path / name}: not an ONNX graph ({error}); fetch or export the bundle again"
+            ) from error
+        for location in sorted(locations):
+            if str(PurePosixPath(name).parent / location) not in self.manifest.files:
+                raise BundleDamagedError(
+                    f"{self.path / name}: reads weights from {location[:80]!r}, which the manifest "
+                    "does not list, so nothing can verify them; export the bundle again"
                 )
 
     def file(self, name: str) -> Path:
@@ -372,7 +414,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        text = path.read_bytes()
+        # A pipe would be waited for, and a device read, for ever.
+        if path.exists() and not path.is_file():
+            raise BundleDamagedError(f"{path}: cannot be read (it is not a regular file)")
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ModelNotFoundError(
             f"{folder}: no {MANIFEST_NAME} there, so it is no bundle; "
@@ -394,6 +440,10 @@ def parse_manifest(text: bytes, *, where: str) -> Manifest:
         BundleSchemaError: it has another schema version.
         BundleDamagedError: it is malformed.
     """
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleDamagedError(
+            f"{where}: more than {MAX_MANIFEST_BYTES} bytes; fetch or export the bundle again"
+        )
     try:
         version = msgspec.json.decode(text, type=_Version).schema
         if version != SCHEMA_VERSION:
@@ -415,38 +465,74 @@ class _Version(msgspec.Struct):
 
 
 def _inconsistency(manifest: Manifest) -> str | None:
+    """Return what in a manifest cannot be; None where all can."""
+    problem = (
+        _impossible_sizes(manifest) or _impossible_values(manifest) or _impossible_files(manifest)
+    )
+    if problem:
+        return problem
+    wanted = {f"{graph}.onnx" for graph in graph_specs(manifest.dims)} | {TOKENIZER_NAME}
+    missing = sorted(wanted - manifest.files.keys())
+    return f"the files {', '.join(missing)} are not listed" if missing else None
+
+
+def _impossible_sizes(manifest: Manifest) -> str | None:
     dims = manifest.dims
-    sizes = (dims.image_size, dims.patches, dims.layers, dims.width, dims.context_length)
-    if min(*sizes, manifest.max_moments, manifest.heads) < 1:
-        return f"sizes must be positive, got {dims}"
-    if not dims.strides or dims.strides[0] != 1 or list(dims.strides) != sorted(set(dims.strides)):
-        return f"strides must ascend from 1, got {dims.strides}"
+    sizes = {name: (getattr(dims, name), most) for name, most in _MAX_SIZES.items()}
+    sizes |= {
+        "max_moments": (manifest.max_moments, _MAX_MOMENTS),
+        "heads": (manifest.heads, _MAX_HEADS),
+        "vision_width": (manifest.vision_width, _MAX_TOWER_WIDTH),
+        "text_width": (manifest.text_width, _MAX_TOWER_WIDTH),
+    }
+    for name, (size, most) in sizes.items():
+        if not 1 <= size <= most:
+            return f"sizes must be positive and {name} at most {most}, got {size}"
+    token_bytes = 4 * dims.layers * dims.patches * dims.token_width
+    if token_bytes > _MAX_TOKEN_BYTES:
+        return f"a clip of {dims} takes {token_bytes} bytes, expected at most {_MAX_TOKEN_BYTES}"
+    strides = dims.strides
+    if not strides or strides[0] != 1 or list(strides) != sorted(set(strides)):
+        return f"strides must ascend from 1, got {strides[:_MAX_STRIDES]}"
+    if len(strides) > _MAX_STRIDES or strides[-1] > _MAX_STRIDE:
+        return f"strides must be at most {_MAX_STRIDES}, none above {_MAX_STRIDE}"
+    return None
+
+
+def _impossible_values(manifest: Manifest) -> str | None:
+    if not 1 <= len(manifest.name) <= _MAX_NAME or not manifest.name.isprintable():
+        return f"name must be 1 to {_MAX_NAME} printable characters, got {manifest.name[:40]!r}"
     try:
         parse_clip_rate(manifest.fps)
     except ValueError as error:
         return str(error)
     for field in ("unit_s", "window_s"):
         value = getattr(manifest, field)
-        if value is not None and value <= 0:
-            return f"{field} must be positive or null, got {value}"
-    if min(manifest.preprocessing.std) <= 0:
-        return f"std must be positive, got {manifest.preprocessing.std}"
-    if not 0 <= manifest.nms.iou_threshold <= 1 or manifest.nms.sigma <= 0:
+        if value is not None and not 0 < value <= _MAX_SECONDS:
+            return f"{field} must be positive, at most {_MAX_SECONDS:g}, or null, got {value}"
+    mean, std = manifest.preprocessing.mean, manifest.preprocessing.std
+    if not all(0 < value <= 1e3 for value in std) or not all(abs(value) <= 1e3 for value in mean):
+        return f"std must be positive, and mean and std at most 1000, got {mean} and {std}"
+    if not 0 <= manifest.nms.iou_threshold <= 1 or not 0 < manifest.nms.sigma <= 1e6:
         return f"nms needs an iou_threshold in 0..1 and a positive sigma, got {manifest.nms}"
     if manifest.presence is not None and not _is_sound(manifest.presence):
         return (
             "presence needs 20 ascending quantiles, a false alarm in 0..1 and a tail of 0 or more"
         )
+    return None
+
+
+def _impossible_files(manifest: Manifest) -> str | None:
+    if len(manifest.files) > _MAX_FILES:
+        return f"lists {len(manifest.files)} files, expected at most {_MAX_FILES}"
     for name, entry in manifest.files.items():
-        if not _SAFE_NAME.fullmatch(name) or name == MANIFEST_NAME:
-            return f"{name!r} is not a file name that a bundle may list"
+        if len(name) > _MAX_FILE_NAME or not _SAFE_NAME.fullmatch(name) or name == MANIFEST_NAME:
+            return f"{name[:80]!r} is not a file name that a bundle may list"
         if not _SHA256.fullmatch(entry.sha256) or entry.size < 0:
             return f"size or sha256 of {name} is malformed"
         if any(str(parent) in manifest.files for parent in PurePosixPath(name).parents):
             return f"{name} lies in what is listed as a file"
-    wanted = {f"{graph}.onnx" for graph in graph_specs(dims)} | {TOKENIZER_NAME}
-    missing = sorted(wanted - manifest.files.keys())
-    return f"the files {', '.join(missing)} are not listed" if missing else None
+    return None
 
 
 def _is_sound(presence: Presence) -> bool:

@@ -30,7 +30,7 @@ from r2rt.errors import (
     R2rtError,
     error_class,
 )
-from r2rt.model.bundle import MANIFEST_NAME, Bundle, Manifest, parse_manifest
+from r2rt.model.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, Bundle, Manifest, parse_manifest
 from r2rt.model.download import Progress, download, is_remote, shown_url
 from r2rt.model.installed import (
     checked_name,
@@ -44,7 +44,6 @@ from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED
 
 __all__ = ["find_workbench", "manifest_sha256", "pull"]
 
-_MAX_MANIFEST_BYTES = 4 << 20
 _CONVERTER = Path("export") / "to_onnx.py"
 _INTERRUPTED = 130
 _CONVERTER_NEEDS = ("torch", "open_clip", "onnx")
@@ -151,7 +150,7 @@ def _mirror(
     staging = staging_dir(name)
     manifest_path = staging / MANIFEST_NAME
     manifest_url = f"{base}/{MANIFEST_NAME}"
-    download(manifest_url, manifest_path, sha256=pin, max_size=_MAX_MANIFEST_BYTES)
+    download(manifest_url, manifest_path, sha256=pin, max_size=MAX_MANIFEST_BYTES)
     try:
         manifest = parse_manifest(manifest_path.read_bytes(), where=shown_url(manifest_url))
     except R2rtError:

@@ -39,7 +39,22 @@ DIMS = ModelDims(
 def fake_files(dims: ModelDims = DIMS, *, size: int = 3000) -> dict[str, bytes]:
     """Contents of every file that a bundle must have, each of them different."""
     names = [*(f"{graph}.onnx" for graph in graph_specs(dims)), TOKENIZER_NAME]
-    return {name: (name.encode() * size)[: size + index] for index, name in enumerate(names)}
+    return {name: _graph_of_nothing(name, size + index) for index, name in enumerate(names)}
+
+
+def _graph_of_nothing(name: str, size: int) -> bytes:
+    """A protobuf message of `size` bytes with one field, of a number that ONNX does not use."""
+    field = onnx_like_field(1000, b"")
+    rest = size - len(field)
+    return onnx_like_field(1000, (name.encode() * size)[:rest])
+
+
+def onnx_like_field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of protobuf; its head takes 7 bytes for numbers from 16 on."""
+    tag, length = number << 3 | 2, len(content)
+    head = bytes((tag & 0x7F | 0x80, tag >> 7)) if tag > 0x7F else bytes((tag,))
+    # A number may be written with more bytes than it needs.
+    return head + bytes(length >> 7 * i & 0x7F | 0x80 * (i < 4) for i in range(5)) + content
 
 
 def fake_manifest(folder: Path, files: list[str], **changes: Any) -> Manifest:

@@ -258,7 +258,23 @@ class TestHostileFields:
             (change("dims", "strides", to=[1, 4, 2]), "strides"),
             (change("dims", "strides", to=[1, 2, 2]), "strides"),
             (change("dims", "strides", to="1248"), "strides"),
+            (change("dims", "strides", to=[1, 2**60]), "strides"),
+            (change("dims", "strides", to=list(range(1, 100))), "strides"),
+            (change("dims", "image_size", to=30_000), "image_size at most"),
+            (change("dims", "patches", to=2**60), "patches at most"),
+            (lambda d: d["dims"].update(patches=2**14, width=2**14), r"takes \d+ bytes"),
+            (change("heads", to=2**40), "heads at most"),
+            (change("vision_width", to=0), "vision_width"),
+            (change("max_moments", to=2**40), "max_moments at most"),
+            (change("window_s", to=1e300), "window_s"),
+            (change("unit_s", to=1e300), "unit_s"),
+            (change("name", to=""), "name"),
+            (change("name", to="a\x1b[2J"), "name"),
+            (change("name", to="a" * 100_000), "name"),
+            (change("files", "a/" * 50_000 + "a", to={"size": 0, "sha256": "0" * 64}), "name"),
             (change("fps", to="0"), "fps"),
+            (change("fps", to="1/99999999"), "fps"),
+            (change("fps", to="99999"), "fps"),
             (change("fps", to="1/0"), "fps"),
             (change("fps", to="-1/2"), "fps"),
             (change("fps", to="1e999999999"), "fps"),
@@ -275,6 +291,7 @@ class TestHostileFields:
             (change("nms", "iou_threshold", to=1.5), "iou_threshold"),
             (change("preprocessing", "std", to=[0, 1, 1]), "std"),
             (change("preprocessing", "std", to=[1, 1]), "std"),
+            (change("preprocessing", "mean", to=[1e300, 1, 1]), "mean"),
             (change("preprocessing", "resize", to="nearest"), "resize"),
             (change("files", "grounder.onnx", "size", to=-1), "grounder"),
             (change("files", "grounder.onnx", "size", to=2**70), "bytes"),
@@ -287,6 +304,7 @@ class TestHostileFields:
         ],
         ids=lambda value: str(value) if isinstance(value, Change) else "",
     )
+    @pytest.mark.timeout(10)
     def test_what_makes_no_sense_is_refused(
         self, folder: Path, edited: Change, message: str
     ) -> None:

@@ -342,7 +342,7 @@ class TestMirror:
         with pytest.raises(DownloadError):
             pull("mine", source=f"{hub.url}/mirror")
         hub.always.clear()
-        new = {**{name: body[::-1] for name, body in fake_files().items()}, "extra": b"a file now"}
+        new = {**fake_files(size=3500), "extra": b"a file now"}
         publish(hub, tmp_path / "new", "mine", new)
         path = pull("mine", source=f"{hub.url}/mirror")
         Bundle.open(path)
