@@ -25,6 +25,7 @@ look at a clip.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -177,7 +178,15 @@ def merge_moments(
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Moments of one window: (N, 3), whether each is cut at its start or end, and is still told."""
+    """Moments of one window.
+
+    Attributes:
+        span_s: where the window starts and ends.
+        rows: (N, 3) start s, end s, score.
+        cut_start: (N,) whether the window's start cuts the moment.
+        cut_end: (N,) whether its end does.
+        alive: (N,) whether the moment is part of the answer.
+    """
 
     span_s: tuple[float, float]
     rows: Float
@@ -186,13 +195,13 @@ class _Rows:
     alive: Bools
 
     def margins(self) -> Float:
-        """(N,) how far each moment keeps from the window's borders, in seconds."""
+        """(N,) distance of each moment from the window's nearer border, in seconds."""
         start_s, end_s = self.span_s
         return np.minimum(self.rows[:, 0] - start_s, end_s - self.rows[:, 1])
 
 
 def _without_cuts(placed: Sequence[Float], spans_s: Float, clip_s: float) -> list[_Rows]:
-    """Drop what another window sees whole, and join what none does."""
+    """Drop cut moments that another window sees whole, and join those that no window does."""
     first_s, last_s = spans_s[0, 0], spans_s[-1, 1]
     windows = []
     for rows, (start_s, end_s) in zip(placed, spans_s.tolist(), strict=True):
@@ -201,46 +210,48 @@ def _without_cuts(placed: Sequence[Float], spans_s: Float, clip_s: float) -> lis
         windows.append(
             _Rows(
                 (start_s, end_s),
-                rows.copy(),
+                rows,
                 (rows[:, 0] <= start_s + near) & (start_s > first_s),
                 (rows[:, 1] >= end_s - near) & (end_s < last_s),
                 np.ones(len(rows), bool),
             )
         )
-    for index, earlier in enumerate(windows):
-        for later in windows[index + 1 :]:
-            if later.span_s[0] >= earlier.span_s[1]:
+    for first in range(len(windows)):
+        for second in range(first + 1, len(windows)):
+            if windows[second].span_s[0] >= windows[first].span_s[1]:
                 break
-            _settle(earlier, later)
+            windows[first], windows[second] = _settle(windows[first], windows[second])
     return windows
 
 
-def _settle(earlier: _Rows, later: _Rows) -> None:
-    """Settle what the end of one window and the start of a later one cut."""
+def _settle(earlier: _Rows, later: _Rows) -> tuple[_Rows, _Rows]:
+    """Return two windows after settling what the end of one and the start of the other cut.
+
+    Every decision reads the moments as they were given, so that the order of rows does not matter.
+    """
     if not (earlier.cut_end.any() or later.cut_start.any()):
-        return
+        return earlier, later
     same = _agreement(earlier, later) >= _SAME_IOU
-    a, b = earlier.rows, later.rows
-    for i in _by_score(earlier, earlier.cut_end & same.any(axis=1)):
-        candidates = same[i] & later.alive & (b[:, 2] >= _TRUSTED * a[i, 2])
-        if not candidates.any():
-            continue
-        j = int(np.argmax(np.where(candidates, b[:, 2], -1.0)))
-        earlier.alive[i] = False
-        if later.cut_start[j]:
-            b[j, 0], b[j, 2] = a[i, 0], max(a[i, 2], b[j, 2])
-            later.cut_start[j] = earlier.cut_start[i]
-    for j in _by_score(later, later.cut_start & same.any(axis=0)):
-        whole = same[:, j] & earlier.alive & ~earlier.cut_end
-        if (whole & (a[:, 2] >= _TRUSTED * b[j, 2])).any():
-            later.alive[j] = False
-
-
-def _by_score(window: _Rows, wanted: Bools) -> list[int]:
-    """Return the wanted rows that are still told, best first."""
-    found = np.flatnonzero(wanted & window.alive)
-    order = found[np.argsort(-window.rows[found, 2], kind="stable")]
-    return [int(index) for index in order]
+    same &= earlier.alive[:, None] & later.alive
+    a, b = earlier.rows[:, 2], later.rows[:, 2]
+    # What the end of the earlier window cuts gives way to the best one in the later window.
+    heirs = same & earlier.cut_end[:, None] & (b >= _TRUSTED * a[:, None])
+    gone = heirs.any(axis=1)
+    heir = np.where(heirs, b, -1.0).argmax(axis=1) if len(b) else gone
+    rows, cut_start = later.rows.copy(), later.cut_start.copy()
+    for j in np.flatnonzero(later.cut_start):
+        halves = np.flatnonzero(gone & (heir == j))
+        if len(halves):  # both are cut: the halves of one moment
+            best = halves[a[halves].argmax()]
+            rows[j, 0], rows[j, 2] = earlier.rows[best, 0], max(a[best], b[j])
+            cut_start[j] = False
+    # What the start of the later window still cuts gives way to one that goes on before it.
+    whole = same & ~earlier.cut_end[:, None] & (a[:, None] >= _TRUSTED * b)
+    lost = cut_start & whole.any(axis=0)
+    return (
+        dataclasses.replace(earlier, alive=earlier.alive & ~gone),
+        dataclasses.replace(later, rows=rows, cut_start=cut_start, alive=later.alive & ~lost),
+    )
 
 
 def _agreement(earlier: _Rows, later: _Rows) -> Float:

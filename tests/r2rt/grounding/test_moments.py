@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from r2rt.grounding import moments
 from r2rt.grounding.moments import boundaries_from_points, interval_iou, postprocess, suppress
 from r2rt.model.bundle import Nms
 from r2rt.model.contract import level_lengths
@@ -96,6 +97,20 @@ def test_suppression_equals_the_loop_of_the_textbook(raw: NDArray[Any], nms: Nms
         pending = rest
     got = suppress(raw, nms)
     np.testing.assert_allclose(got, np.array(want).reshape(-1, 3), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("nms", KINDS)
+def test_suppression_of_many_rows_is_that_of_all_at_once(
+    nms: Nms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    start = rng.uniform(0, 300, 600)
+    raw = np.column_stack([start, start + rng.uniform(1, 60, 600), rng.permutation(600) / 600])
+    row_by_row = suppress(raw, nms)
+    monkeypatch.setattr(moments, "_SMALL", len(raw))
+    at_once = suppress(raw, nms)
+    np.testing.assert_array_equal(row_by_row, at_once)
+    assert row_by_row[:, 2].max() > 0
 
 
 def test_rounding_spares_what_ends_with_the_video() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from r2rt.errors import QueryError
+from r2rt.grounding import windows as windows_module
 from r2rt.grounding.moments import interval_iou, postprocess
 from r2rt.grounding.windows import (
     Window,
@@ -239,6 +240,83 @@ def test_halves_of_what_no_window_sees_whole_are_joined() -> None:
         rows((150, 290, 0.5)),
     ]
     np.testing.assert_array_equal(merge(found, WINDOWS), [[10, 290, 0.8]])
+
+
+def test_a_joined_moment_keeps_its_start_in_every_later_window() -> None:
+    # Three windows overlap: 0-150 s, 50-200 s, 100-250 s. The moment from 10 s is joined with its
+    # half in the third window; the second window, which saw it from 110 s on, must not shorten it.
+    windows = plan_windows(125, WindowSize(clips=75, overlap=50))
+    assert len(windows) == 3
+    found = [rows((10, 150, 0.6)), rows((110, 200, 0.7)), rows((100, 240, 0.8))]
+    np.testing.assert_array_equal(merge(found, windows), [[10, 240, 0.8]])
+
+
+def test_a_border_cuts_what_comes_within_a_clip_of_it_and_nothing_farther_away() -> None:
+    # 2 s are a clip. The IoU of the two moments is below a half: both stay unless one is cut.
+    whole = rows((139, 166, 0.5))
+    for end, left in ((148.1, 1), (147.9, 2)):
+        assert len(merge([rows((140, end, 0.9)), whole, EMPTY, EMPTY], WINDOWS)) == left
+    whole = rows((58, 85, 0.5))
+    for start, left in ((75.9, 1), (76.1, 2)):
+        assert len(merge([whole, rows((start, 84, 0.9)), EMPTY, EMPTY], WINDOWS)) == left
+
+
+def test_a_window_that_ends_with_a_moment_sees_it_whole() -> None:
+    # The first window ends at 150 s and found nothing there, so the mean is half of 0.8.
+    found = [EMPTY, rows((120, 150, 0.8)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[120, 150, 0.4]])
+    # A moment that ends a little later is seen whole by the second window alone.
+    found = [EMPTY, rows((120, 150.5, 0.8)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[120, 150.5, 0.8]])
+    # The same for one that starts with a window.
+    found = [rows((74, 100, 0.8)), EMPTY, EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[74, 100, 0.4]])
+    found = [rows((73.5, 100, 0.8)), EMPTY, EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[73.5, 100, 0.8]])
+
+
+def window_rows(raw: Rows, window: int, order: Sequence[int]) -> windows_module._Rows:
+    start_s, end_s = spans_of(WINDOWS)[window].tolist()
+    inside = raw.copy()
+    inside[:, :2] = inside[:, :2].clip(start_s, end_s)
+    inside = inside[inside[:, 1] > inside[:, 0]]
+    inside = inside[[index for index in order if index < len(inside)]]
+    return windows_module._Rows(
+        (start_s, end_s),
+        inside,
+        inside[:, 0] <= start_s + CLIP_S,
+        inside[:, 1] >= end_s - CLIP_S,
+        np.ones(len(inside), bool),
+    )
+
+
+def facts(window: windows_module._Rows) -> set[tuple[float, ...]]:
+    columns = (*window.rows.T, window.cut_start, window.cut_end, window.alive)
+    return set(zip(*(column.tolist() for column in columns), strict=True))
+
+
+near_the_border = st.lists(
+    st.tuples(
+        st.sampled_from([60, 74, 75, 90, 120]),
+        st.sampled_from([100, 140, 149, 150, 170]),
+        st.floats(0.125, 1, width=32),
+    ),
+    max_size=8,
+    unique_by=(lambda row: row[2],),
+).map(lambda items: rows(*items))
+
+
+@given(near_the_border, near_the_border, st.permutations(range(8)), st.permutations(range(8)))
+def test_settling_two_windows_changes_neither_and_does_not_depend_on_the_order_of_rows(
+    first: Rows, second: Rows, order: Sequence[int], other: Sequence[int]
+) -> None:
+    natural = range(8)
+    earlier, later = window_rows(first, 0, natural), window_rows(second, 1, natural)
+    before = facts(earlier), facts(later)
+    got = windows_module._settle(earlier, later)
+    assert (facts(earlier), facts(later)) == before
+    shuffled = windows_module._settle(window_rows(first, 0, order), window_rows(second, 1, other))
+    assert [facts(x) for x in got] == [facts(x) for x in shuffled]
 
 
 def test_the_videos_own_ends_cut_nothing() -> None:
