@@ -94,10 +94,20 @@ class OnnxRuntimeEngine:
         """Run one graph; see `Engine.run`."""
         session = self._session(graph)
         names = [spec.name for spec in self._bundle.graphs[graph].outputs]
-        if not outputs and not any(isinstance(x, DeviceArray) for x in inputs.values()):
-            values = session.run(names, dict(inputs))
-            return dict(zip(names, cast("list[Array]", values), strict=True))
-        return _run_bound(session, names, inputs, outputs or {})
+        try:
+            if not outputs and not any(isinstance(x, DeviceArray) for x in inputs.values()):
+                values = session.run(names, dict(inputs))
+                return dict(zip(names, cast("list[Array]", values), strict=True))
+            return _run_bound(session, names, inputs, outputs or {})
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            # Such as token ids beyond the vocabulary of the graph, or too little memory.
+            line = str(error).strip().splitlines()[0][:300]
+            raise BundleDamagedError(
+                f"{self._bundle.path / f'{graph}.onnx'}: ONNX Runtime cannot run it ({line}); "
+                "fetch or export the bundle again, or free some memory"
+            ) from error
 
     def empty(self, shape: Sequence[int]) -> Placed:
         """Return memory where the graphs run; see `Engine.empty`."""

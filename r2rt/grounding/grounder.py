@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from r2rt.engines import Choice, Device, Engine, open_engine
 from r2rt.engines.exclusive import for_threads
-from r2rt.errors import ModelMismatchError, NoFramesError, QueryError
+from r2rt.errors import BundleDamagedError, ModelMismatchError, NoFramesError, QueryError
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.finalizer import Finalizer
 from r2rt.grounding.moments import boundaries_from_points
@@ -404,9 +404,19 @@ class Grounder:
             waiting = iter(answers)
             for batch in inputs:
                 out = self._engine.run(GROUNDER, {"v": v, **batch})
+                self._check_numbers(out)
                 for index in range(len(batch["pooled"])):
                     self._add(next(waiting), window, {name: out[name][index] for name in out})
         return answers
+
+    def _check_numbers(self, out: dict[str, Floats]) -> None:
+        """Raise `BundleDamagedError` if the graph answers with what is no number."""
+        wrong = [name for name, values in out.items() if not np.isfinite(values).all()]
+        if wrong:
+            raise BundleDamagedError(
+                f"{self.bundle.path}: its {' and '.join(wrong)} are not finite numbers, so its "
+                "weights or the encoded video are damaged; fetch or export the bundle again"
+            )
 
     def _add(self, answer: _Answer, window: Window, out: dict[str, Floats]) -> None:
         """Keep of the grounder's outputs for one query and window what the answer needs."""

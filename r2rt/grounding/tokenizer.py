@@ -11,8 +11,9 @@ import html
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +32,12 @@ END_TOKEN = "<end_of_text>"
 # Printable ASCII and the white space among its controls: nothing in it is for ftfy to repair, and
 # without `&` there is no HTML entity.
 _PLAIN = re.compile(r"[\t\n\f\r -%'-~]*")
+
+
+# Of a regular expression: an escaped character or property, and a class of characters.
+_ESCAPE = r"\\(?:x\{[0-9a-fA-F]+\}|[pP]\{\^?\w+\}|[^0-9gk])"
+_UNIT = re.compile(rf"{_ESCAPE}|\[(?:{_ESCAPE}|[^\[\]\\])*\]")
+_REPEATED_ONCE = re.compile(r"[^()*+?{}\[\]\\]*[*+?]?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +79,14 @@ class Tokenizer:
         if not path.is_file():
             raise BundleDamagedError(f"{path} is missing; fetch or export the bundle again")
         try:
+            _check_patterns(path)
             inner = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exceptions
+        except BaseException as error:
+            # The library raises bare Exceptions, and where it panics a class above Exception.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise BundleDamagedError(
-                f"{path} is not a tokenizer ({error}); fetch or export the bundle again"
+                f"{path} is not a tokenizer ({str(error)[:200]}); fetch or export the bundle again"
             ) from error
         ids = {token: inner.token_to_id(token) for token in (START_TOKEN, END_TOKEN)}
         special = {token: id_ for token, id_ in ids.items() if id_ is not None}
@@ -141,6 +152,33 @@ class Tokenizer:
             else:
                 ids.extend(token.id for token in self._inner.model.tokenize(piece))
         return ids
+
+
+def _check_patterns(path: Path) -> None:
+    """Raise `ValueError` if a regular expression that splits words could take for ever.
+
+    A pattern without groups, each alternative of which repeats at most its end, is matched in
+    linear time. CLIP's is one: literals, classes of characters, and repeated classes.
+    """
+    pending = [msgspec.json.decode(path.read_bytes(), type=_File).pre_tokenizer]
+    while pending:
+        value = pending.pop()
+        pattern = value.get("Regex") if isinstance(value, dict) else None
+        if isinstance(pattern, str):
+            for alternative in _UNIT.sub(".", pattern).split("|"):
+                if not _REPEATED_ONCE.fullmatch(alternative):
+                    raise ValueError(
+                        f"its pattern has {alternative[:40]!r}, expected literals and classes, "
+                        "of which the last may be repeated"
+                    )
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+
+
+class _File(msgspec.Struct):
+    pre_tokenizer: Any = None
 
 
 def clean(text: str) -> str:

@@ -205,3 +205,48 @@ def test_a_limit_or_padding_saved_in_the_file_has_no_effect(
     other.save(str(path))
     text = "Two people talk on a boat"
     assert Tokenizer.load(path, 77).encode(text).ids.tolist() == tokenizer.encode(text).ids.tolist()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(a+)+$",
+        r"(a|a)*b",
+        r"(?:a+)+",
+        r"a*a*a*a*b",
+        r"[a-z]+[a-z]+[a-z]+!",
+        r"(.)\1+",
+        r"a{1,100000}",
+        r"\p{L}+\p{L}+",
+        r"\s+(?!\S)|\s+",
+        r"[a[b]]+",
+        r"\g<0>",
+    ],
+)
+def test_a_pattern_that_may_take_for_ever_is_refused(
+    file: Path, tmp_path: Path, pattern: str
+) -> None:
+    document = json.loads(file.read_bytes())
+    document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleDamagedError, match="is not a tokenizer"):
+        Tokenizer.load(path, 77)
+
+
+@pytest.mark.parametrize("pattern", [r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", r"'s|\x{41}+|[\]\[]?"])
+def test_a_pattern_of_classes_is_accepted(file: Path, tmp_path: Path, pattern: str) -> None:
+    document = json.loads(file.read_bytes())
+    document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(document))
+    Tokenizer.load(path, 77)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"pre_tokenizer": 1}'])
+def test_deep_or_wrong_json_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(BundleDamagedError, match="is not a tokenizer"):
+        Tokenizer.load(path, 77)
