@@ -19,6 +19,7 @@ __all__ = [
     "EncodedVideoError",
     "GpuError",
     "HashMismatchError",
+    "MemoryLimitError",
     "MissingExtraError",
     "ModelMismatchError",
     "ModelNotFoundError",
@@ -155,6 +156,12 @@ class GpuError(R2rtError, RuntimeError):
     """The GPU refused a call, such as for want of memory."""
 
     exit_code = 31
+
+
+class MemoryLimitError(R2rtError, MemoryError):
+    """A video would take more memory than `--max-memory` permits."""
+
+    exit_code = 32
 
 
 class OutputError(R2rtError, OSError):

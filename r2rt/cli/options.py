@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +11,7 @@ import click
 
 from r2rt.engines.choice import DEVICES
 from r2rt.errors import QueryError
+from r2rt.memory import MAX_MEMORY_VARIABLE, parse_bytes
 from r2rt.timecode import parse_time
 
 __all__ = [
@@ -70,6 +72,14 @@ def model_options(command: F) -> F:
 def encoding_options(command: F) -> F:
     """Add how frames are chosen and which part of the video is read."""
     for option in (
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            expose_value=False,
+            callback=_limit_memory,
+            help="The most that an encoded video may take, e.g. 4G, also as R2RT_MAX_MEMORY.  "
+            "[default: half of the machine's memory]",
+        ),
         click.option("--end", "end_s", type=TIME, help="Read no further, e.g. 5m."),
         click.option("--start", "start_s", type=TIME, help="Read from here, e.g. 1:15.5."),
         click.option("--source-fps", type=float, help="Images a second of a folder of images."),
@@ -89,6 +99,13 @@ def encoding_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def _limit_memory(_: click.Context, __: click.Parameter, size: str | None) -> None:
+    """Hand the limit to whatever encodes videos in this process and in its workers."""
+    if size is not None:
+        parse_bytes(size, what="--max-memory")
+        os.environ[MAX_MEMORY_VARIABLE] = size
 
 
 def window_options(command: F) -> F:

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.cache.folder import cache_dir
+from r2rt.errors import MemoryLimitError
+from r2rt.memory import max_memory
 
 __all__ = ["IN_MEMORY_BYTES", "GrowingArray", "forget", "read_mapped"]
 
@@ -38,9 +40,16 @@ class GrowingArray:
     Args:
         row_shape: shape of one row.
         rows: how many to make room for.
+        max_bytes: the most that all rows may take; `r2rt.memory.max_memory()` if None.
+
+    Raises:
+        MemoryLimitError: the rows would take more than that; `reserve` raises it too.
     """
 
-    def __init__(self, row_shape: Sequence[int], rows: int) -> None:
+    def __init__(
+        self, row_shape: Sequence[int], rows: int, *, max_bytes: int | None = None
+    ) -> None:
+        self._max_bytes = max_memory() if max_bytes is None else max_bytes
         self._row_shape = tuple(row_shape)
         self._file: IO[bytes] | None = None
         self.rows = self._allocate(max(rows, 1))
@@ -55,13 +64,21 @@ class GrowingArray:
         if rows <= len(self.rows):
             return
         before, file = self.rows, self._file
-        self.rows = self._allocate(max(rows, len(before) * 3 // 2))
+        # More than is needed now, but not beyond the limit.
+        most = self._max_bytes // (4 * max(math.prod(self._row_shape), 1))
+        self.rows = self._allocate(max(rows, min(len(before) * 3 // 2, most)))
         if self._file is None or self._file is not file:
             self.rows[:used] = before[:used]
 
     def _allocate(self, rows: int) -> Floats:
         shape = (rows, *self._row_shape)
         size = 4 * math.prod(shape)
+        if size > self._max_bytes:
+            raise MemoryLimitError(
+                f"{rows} clips take {size / 1e6:.0f} MB, at most {self._max_bytes / 1e6:.0f} MB "
+                "are permitted; if the video is really so long, read it in parts with --start and "
+                "--end, or raise --max-memory"
+            )
         if size > IN_MEMORY_BYTES and hasattr(os, "posix_fallocate"):
             try:
                 return self._map(shape, size)

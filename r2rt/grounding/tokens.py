@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenBuffer"]
 
+# Clips written at once of a frame that is repeated: bounds what is in memory of what is on disk.
+_CLIPS_AT_ONCE = 256
+
 
 class TokenBuffer:
     """Encodes clips' frames in batches and keeps their tokens in order.
@@ -75,11 +78,21 @@ class TokenBuffer:
             self._engine.run(VIDEO_ENCODER, inputs, {"tokens": place})
         else:
             tokens = self._engine.run(VIDEO_ENCODER, inputs)["tokens"]
-            place[:] = np.repeat(tokens, self._counts, axis=0)
+            self._repeat(tokens, place)
         self._encoded += clips
         self._counts.clear()
         if self._tokens.spilled:
             forget(self._tokens.rows)
+
+    def _repeat(self, tokens: NDArray[np.float32], place: NDArray[np.float32]) -> None:
+        """Write every frame's tokens as often as it has clips, which can be thousands of times."""
+        end = 0
+        for row, count in zip(tokens, self._counts, strict=True):
+            start, end = end, end + count
+            for at in range(start, end, _CLIPS_AT_ONCE):
+                place[at : min(at + _CLIPS_AT_ONCE, end)] = row
+                if self._tokens.spilled and count > _CLIPS_AT_ONCE:
+                    forget(place)
 
     def tokens(self) -> NDArray[np.float32]:
         """Return the tokens (T, K, P, C) float32 of all clips: a view that `add` may void."""

@@ -34,6 +34,7 @@ CODES = {
     "AccuracyError": 27,
     "BackendUnavailableError": 30,
     "GpuError": 31,
+    "MemoryLimitError": 32,
     "OutputError": 40,
     "MissingExtraError": 41,
 }

@@ -54,7 +54,7 @@ def test_weights_that_are_no_numbers(
         weights = numpy_helper.to_array(tensor).copy()
         weights.ravel()[::3] = value
         tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
 
     with pytest.raises(BundleDamagedError, match="not finite numbers"):
         answer(changed("grounder.onnx", spoil))
