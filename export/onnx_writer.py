@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import torch
+import torch._dynamo.config
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def graph_to_onnx(
         }
         for tensor in spec.inputs
     }
-    with torch.no_grad(), _quiet():
+    # The cache of traced operators takes longer to look up with symbolic sizes than to do without.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with torch.no_grad(), _quiet(), uncached:
         program = torch.export.export(
             module.eval(),
             tuple(inputs.values()),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from export.exporter import Exported, export_bundle
 from export.int8 import collect, find_linears, fit_linear, quantize_graph
+from export.int8.samples import open_session
 from export.quantize import main
 from export.quantizer import Quantized, RefusedError, quantize_bundle
 from r2rt.cli.main import run as r2rt_main
@@ -366,3 +367,22 @@ def test_old_processors_take_the_kernels_that_do_not_saturate(
     assert _sums_bytes_exactly(flags) is exact
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert _sums_bytes_exactly(flags)
+
+
+def test_products_of_bytes_are_exact_on_every_processor() -> None:
+    """x86 without VNNI saturates by default, where neighbours add up to more than 16 bits hold."""
+    full = np.full((3, 64), 255, np.uint8)
+    weight = np.full((64, 5), 127, np.int8)
+    product = onnx.helper.make_node("MatMulInteger", ["full", "weight"], ["sums"])
+    graph = onnx.helper.make_graph(
+        [product],
+        "sums",
+        [onnx.helper.make_tensor_value_info("full", onnx.TensorProto.UINT8, full.shape)],
+        [onnx.helper.make_tensor_value_info("sums", onnx.TensorProto.INT32, (3, 5))],
+        [onnx.numpy_helper.from_array(weight, "weight")],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+    )
+    (sums,) = open_session(model, ["sums"])({"full": full})
+    np.testing.assert_array_equal(sums, full.astype(np.int64) @ weight.astype(np.int64))
