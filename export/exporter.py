@@ -24,6 +24,7 @@ from export.tokenizer import write_tokenizer
 from export.verify import verify_graphs
 from r2rt.errors import NoFramesError, R2rtError
 from r2rt.model.bundle import (
+    GRAPH_REVISION,
     SCHEMA_VERSION,
     TOKENIZER_NAME,
     Check,
@@ -206,6 +207,7 @@ def export_bundle(
             raise _failed(verification)
         manifest = Manifest(
             schema=SCHEMA_VERSION,
+            graph_revision=GRAPH_REVISION,
             name=name,
             dims=dims,
             clip=towers.config.name,

@@ -106,8 +106,8 @@ class LevelHeads(nn.Module):
         """Score the levels (N, T' / stride, D) of a video of T clips.
 
         Returns:
-            class logits (N, M); offsets (N, M, 2) in strides, or None; the stretched levels' best
-            score (N, T).
+            class logits (N, M); offsets (N, M, 2) in strides, or None; the highest score of all
+            levels at each clip (N, T).
         """
         lengths = [clips // stride for stride in self.strides]
         mask = None
@@ -138,17 +138,20 @@ class LevelHeads(nn.Module):
         return class_logits, offsets, self._stretched(logits, spans, clips).sigmoid()
 
     def _stretched(self, logits: Tensor, spans: list[tuple[int, int]], clips: int) -> Tensor:
-        """Repeat each level's logits (N, all rows) to the clips, take the best: (N, T).
+        """Stretch each level's logits (N, all rows) to the clips, take the highest: (N, T).
 
-        A level's tail repeats its last logit. A level without points shows the first level's
-        logits, which changes no maximum.
+        A level of n points repeats each logit T // n times and its last to the end. A level without
+        points shows the first level's logits, which change no maximum.
         """
         if len(spans) == 1:
             return logits
         index = torch.arange(clips)
+        # Half a clip on, no engine's inexact division ends at the point before.
+        middle = index.float() + 0.5
         rows = []
-        for (start, length), stride in zip(spans, self.strides, strict=True):
-            row = torch.div(index, stride, rounding_mode="trunc").clamp(max=length - 1)
+        for start, length in spans:
+            repeats = cast("int", clips // torch.sym_max(length, 1))
+            row = (middle / repeats).long().clamp(max=length - 1)
             rows.append(torch.where(row < 0, index, row + start))
         shown = logits.index_select(1, torch.cat(rows))  # (N, levels · T)
         return torch.unflatten(shown, 1, (len(spans), -1)).amax(dim=1)

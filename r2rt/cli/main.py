@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from r2rt.cli.session import show_log
 from r2rt.errors import NotInVideoError, R2rtError, exit_codes
 
 __all__ = ["cli", "run"]
@@ -59,6 +60,7 @@ class _LazyGroup(click.Group):
 @click.version_option(package_name="r2rt", message="%(prog)s %(version)s")
 def cli() -> None:
     """Find moments in videos from a sentence."""
+    show_log()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -144,5 +144,4 @@ def verbose_option(command: F) -> F:
 
 def _start_logging(_: click.Context, __: click.Parameter, verbose: bool) -> None:
     if verbose:
-        logging.basicConfig(format="r2rt: %(message)s")
         logging.getLogger("r2rt").setLevel(logging.INFO)

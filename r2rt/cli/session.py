@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r2rt.cli.console import progress, stderr_console
+from r2rt.cli.console import printable, progress, stderr_console
 from r2rt.errors import QueryError
 
 if TYPE_CHECKING:
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
     from r2rt.grounding.encoding_cache import EncodingCache
     from r2rt.grounding.grounder import Grounder
 
-__all__ = ["encode_source", "note", "open_model", "read_video", "warn", "warn_of_unknown_words"]
+__all__ = [
+    "encode_source",
+    "note",
+    "open_model",
+    "read_video",
+    "show_log",
+    "warn",
+    "warn_of_unknown_words",
+]
 
 
 def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
@@ -139,6 +148,24 @@ def _encode(
         quiet=quiet,
     )
     return encoded
+
+
+class _LogHandler(logging.Handler):
+    """Prints what the library logs as the commands print their own notes and warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            warn(text)
+        else:
+            note(text, quiet=False)
+
+
+def show_log() -> None:
+    """Print the library's warnings on stderr from now on, and what it logs under `--verbose`."""
+    logger = logging.getLogger("r2rt")
+    if not any(isinstance(handler, _LogHandler) for handler in logger.handlers):
+        logger.addHandler(_LogHandler())
 
 
 def note(text: str, *, quiet: bool) -> None:

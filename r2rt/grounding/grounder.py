@@ -107,6 +107,8 @@ class Grounder:
         from r2rt.model.installed import resolve
 
         bundle = Bundle.open(resolve(os.fspath(name_or_path)), verify=verify)
+        if bundle.outdated:
+            _log.warning("%s", bundle.outdated)
         engine, choice = open_engine(bundle, device, threads=threads)
         return cls(bundle, engine, choice=choice)
 

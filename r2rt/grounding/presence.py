@@ -65,13 +65,13 @@ def evidence_of(
     peak = float(saliency[clip])
     similarity = peak
     if merged:
-        # As in the model: levels are stretched to all clips, padded with their last, and the
-        # highest counts.
+        # As in the model: each of a level's scores is repeated T // length times, the last one to
+        # the end, and the highest counts.
         lengths = level_lengths(len(saliency), dims.strides)
         firsts = np.cumsum((0, *lengths[:-1]))
         logit = max(
-            float(class_logits[first + min(clip // stride, length - 1)])
-            for stride, length, first in zip(dims.strides, lengths, firsts, strict=True)
+            float(class_logits[first + min(clip // (len(saliency) // length), length - 1)])
+            for length, first in zip(lengths, firsts, strict=True)
             if length
         )
         similarity = peak * (1.0 + math.exp(min(-logit, 60.0)))

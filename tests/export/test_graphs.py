@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.exporter import Exported, build_graphs, export_bundle
-from export.graphs import FrameTokens, Grounder, QueryTokens, VideoFinalizer
+from export.graphs import FrameTokens, Grounder, GrounderHeads, QueryTokens, VideoFinalizer
 from export.graphs.text import RowEmbedding, embedding_of
 from export.onnx_writer import graph_to_onnx
 from r2rt.grounding.moments import boundaries_from_points
@@ -22,7 +22,9 @@ from r2rt.model.contract import (
     TEXT_ENCODER,
     VIDEO_ENCODER,
     VIDEO_FINALIZER,
+    GraphSpec,
     ModelDims,
+    TensorSpec,
     graph_specs,
     level_lengths,
 )
@@ -37,8 +39,9 @@ from tests.export.tiny import (
     to_numpy,
 )
 from tests.golden_data import GOLDEN, Tolerance, assert_golden, load_arrays
+from tests.stretching import highest, split_levels
 from training.checkpoint import build_model
-from training.model import R2Tuning
+from training.model import R2Config, R2Tuning
 
 # ONNX Runtime's fp32 against the authors' fp32.
 EXPORTED = Tolerance(rtol=1e-3, atol=1e-4)
@@ -79,6 +82,7 @@ def hidden_states(arrays: dict[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.
     [
         ("moment", "moment_t5"),
         ("moment", "moment_t12"),
+        ("moment", "stretch_t23"),
         ("highlight", "highlight_t11"),
         ("patch16", "patch16_t6"),
     ],
@@ -127,7 +131,10 @@ def check_moment(exported: Exported, case: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("case", ["moment_t5", "moment_t12"])
+@pytest.mark.parametrize(
+    "case",
+    ["moment_t5", "moment_t12", "stretch_t10", "stretch_t15", "stretch_t23", "stretch_t31"],
+)
 def test_moment_bundle_gives_the_golden_answers(moment_bundle: Exported, case: str) -> None:
     check_moment(moment_bundle, GOLDEN / f"{case}.npz")
 
@@ -208,6 +215,46 @@ def test_grounder_takes_any_number_of_clips(moment_bundle: Exported, clips: int)
     assert got["class_logits"].shape == (1, sum(level_lengths(clips, (1, 2, 4, 8))))
     for name in ("class_logits", "offsets", "saliency"):
         assert_golden(got[name], to_numpy(getattr(want, name)), EXPORTED, name)
+
+
+def test_the_graph_stretches_levels_as_the_authors_do() -> None:
+    """Every number of clips, in the part of the grounder that engines with kernels share."""
+    strides = (1, 2, 4, 8)
+    torch.manual_seed(0)
+    model = R2Tuning(
+        R2Config(
+            width=8,
+            layers=1,
+            vision_width=8,
+            text_width=8,
+            heads=2,
+            strides=strides,
+            merge_cls_sal=False,
+        )
+    )
+    spec = GraphSpec(
+        name="heads",
+        inputs=(
+            TensorSpec(name="clips", dtype="float32", shape=("N", "T", 8)),
+            TensorSpec(name="pooled", dtype="float32", shape=("N", 8)),
+        ),
+        outputs=(
+            TensorSpec(name="class_logits", dtype="float32", shape=("N", "M")),
+            TensorSpec(name="offsets", dtype="float32", shape=("N", "M", 2)),
+            TensorSpec(name="saliency", dtype="float32", shape=("N", "T")),
+        ),
+    )
+    heads = session(graph_to_onnx(GrounderHeads(model), spec, context_length=77))
+    random = np.random.default_rng(0)
+    for clips in range(1, 161):
+        inputs = {
+            "clips": 30 * random.standard_normal((1, clips, 8), np.float32),
+            "pooled": np.ones((1, 8), np.float32),
+        }
+        answers = run(heads, inputs)
+        scores = 1 / (1 + np.exp(-answers["class_logits"][0]))
+        expected = highest(list(split_levels(scores, clips, strides)), clips)
+        assert_golden(answers["saliency"][0], expected, EAGER, f"{clips} clips")
 
 
 def test_answers_do_not_depend_on_what_they_are_batched_with(moment_bundle: Exported) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2rt.model.contract import level_lengths
+from tests.stretching import highest
 from training.model import (
     Padding,
     R2Config,
@@ -176,23 +177,25 @@ def test_endpoints_are_shares_of_each_video() -> None:
     assert endpoints[1, :2].tolist() == [[0, 0.5], [0.5, 1]]
 
 
-@given(clips=st.integers(1, 40), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
-def test_levels_are_repeated_and_their_tail_padded(clips: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    strides = [s for s in (1, 2, 4, 8) if s <= clips]
-    levels = [random.random(clips // s).astype(np.float32) for s in strides]
-    expected = np.max(
-        [
-            np.pad(np.repeat(level, s), (0, clips - s * len(level)), mode="edge")
-            for level, s in zip(levels, strides, strict=True)
-        ],
-        axis=0,
-    )
-    actual = stretch_levels(
-        [torch.from_numpy(level)[None] for level in levels], strides, clips, torch.tensor([clips])
-    )
-    np.testing.assert_array_equal(actual[0], expected)
+def test_levels_are_stretched_as_the_authors_do() -> None:
+    """Every number of clips, alone and in a padded batch, where each video has its own length."""
+    random = np.random.default_rng(0)
+    strides, longest = (1, 2, 4, 8), 160
+    lengths = torch.arange(1, longest + 1)
+    points = [random.random((longest, longest // s)).astype(np.float32) for s in strides]
+    padded = stretch_levels([torch.from_numpy(x) for x in points], strides, longest, lengths)
+    for row, clips in enumerate(lengths.tolist()):
+        levels = [x[row, : clips // s] for x, s in zip(points, strides, strict=True)]
+        expected = highest(levels, clips)
+        np.testing.assert_array_equal(padded[row, :clips], expected, err_msg=f"{clips} padded")
+        present = [(x, s) for x, s in zip(levels, strides, strict=True) if len(x)]
+        alone = stretch_levels(
+            [torch.from_numpy(x)[None] for x, _ in present],
+            [s for _, s in present],
+            clips,
+            torch.tensor([clips]),
+        )
+        np.testing.assert_array_equal(alone[0], expected, err_msg=f"{clips} alone")
 
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:

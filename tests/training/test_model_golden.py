@@ -13,6 +13,7 @@ from training.model import decode_boundaries
 CASES = [
     ("moment.pth", "moment_t5.npz"),
     ("moment.pth", "moment_t12.npz"),
+    *(("moment.pth", f"stretch_t{clips}.npz") for clips in (10, 15, 23, 31)),
     ("highlight.pth", "highlight_t11.npz"),
     ("patch16.pth", "patch16_t6.npz"),
 ]

@@ -179,14 +179,15 @@ def stretch_levels(
 ) -> Tensor:
     """Stretch each level's scores to the clips and take the maximum over levels.
 
-    A score is repeated stride times; the tail of a video repeats the level's last score in it. A
-    level whose stride exceeds a video's length has no say in it.
+    In a video of T clips, each of a level's n scores is repeated T // n times, and the tail repeats
+    the last. T // n exceeds the level's stride where T is short: at T = 19 the two scores of stride
+    8 are repeated 9 times. A level whose stride exceeds a video's length has no scores.
 
     Args:
         level_scores: scores of the levels' points, (B, num_clips // stride) each.
         strides: the levels' strides in clips.
-        num_clips: clips T to stretch to.
-        lengths: clips of each video, (B,).
+        num_clips: clips of the longest video.
+        lengths: clips T of each video, (B,).
 
     Returns:
         (B, num_clips).
@@ -194,10 +195,10 @@ def stretch_levels(
     clip_index = torch.arange(num_clips, device=lengths.device)
     stretched = []
     for scores, stride in zip(level_scores, strides, strict=True):
-        last = lengths[:, None] // stride - 1
-        point_index = torch.minimum(clip_index // stride, last.clamp(min=0))
-        level = scores.gather(1, point_index)
-        stretched.append(level.masked_fill(last < 0, -math.inf))
+        points = lengths[:, None] // stride
+        repeats = lengths[:, None] // points.clamp(min=1)
+        point_index = torch.minimum(clip_index // repeats, (points - 1).clamp(min=0))
+        stretched.append(scores.gather(1, point_index).masked_fill(points == 0, -math.inf))
     return torch.stack(stretched).amax(dim=0)
 
 

@@ -28,6 +28,7 @@ from r2rt.quality.calibration import calibrate, read_pairs, roc_area, store_pres
 from tests.r2rt.answers import prediction
 from tests.r2rt.bundles import write_bundle
 from tests.r2rt.fakes import fake_bundle, fake_grounder, frames_with_red
+from tests.stretching import highest, split_levels
 
 SCORE = STATISTICS.index("score")
 
@@ -66,6 +67,29 @@ def test_the_evidence_is_what_its_names_say() -> None:
     assert contrast == pytest.approx(0.4 - 0.2)
     assert similarity == pytest.approx(0.4 / (1 / (1 + np.exp(-2.0))))
     assert evidence_of(logits, saliency, dims, merged=False)[3] == 0.4
+
+
+def test_the_similarity_is_of_the_score_that_reaches_the_clip() -> None:
+    """Every number of clips: the level that the saliency came from is found again."""
+    random = np.random.default_rng(0)
+    strides = (1, 2, 4, 8)
+    dims = ModelDims(
+        image_size=8,
+        patches=2,
+        layers=1,
+        width=4,
+        context_length=77,
+        strides=strides,
+        use_tef=True,
+        has_offsets=True,
+    )
+    for clips in range(1, 161):
+        scores = random.random(sum(clips // s for s in strides)).astype(np.float32)
+        best = highest(list(split_levels(scores, clips, strides)), clips)
+        cosine = random.random(clips)
+        logits = np.log(scores / (1 - scores))
+        found = evidence_of(logits, best * cosine, dims, merged=True)
+        assert found[3] == pytest.approx(cosine[np.argmax(best * cosine)], rel=1e-5), clips
 
 
 def test_the_similarity_undoes_what_the_model_multiplied(tiny_grounder: Grounder) -> None:

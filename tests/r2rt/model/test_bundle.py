@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from r2rt.errors import (
     R2rtError,
 )
 from r2rt.model.bundle import (
+    GRAPH_REVISION,
     MANIFEST_NAME,
     Bundle,
     FileEntry,
@@ -395,6 +396,32 @@ class TestFingerprint:
         changed = msgspec.structs.replace(manifest, **changes)
         here = Path("x")
         assert Bundle(here, changed).fingerprint != Bundle(here, manifest).fingerprint
+
+
+class TestOutdated:
+    """Manifests without a graph revision are of before scores were stretched as the authors do."""
+
+    def test_a_bundle_of_an_older_exporter_says_so(self) -> None:
+        manifest = pinned_manifest()
+        assert manifest.graph_revision == 1
+        assert Bundle(Path("x"), manifest).outdated == (
+            "fake was exported by an older r2rt, and its saliency is off by up to 0.07 in videos "
+            "of 10 to 63 clips; fetch or export it again"
+        )
+
+    def test_one_level_was_never_stretched(self) -> None:
+        manifest = pinned_manifest()
+        single = replace(manifest.dims, strides=(1,))
+        assert Bundle(Path("x"), msgspec.structs.replace(manifest, dims=single)).outdated is None
+
+    def test_a_bundle_of_today_is_not(self) -> None:
+        manifest = msgspec.structs.replace(pinned_manifest(), graph_revision=GRAPH_REVISION)
+        assert Bundle(Path("x"), manifest).outdated is None
+
+    def test_what_was_encoded_before_stays_valid(self) -> None:
+        old = Bundle(Path("x"), pinned_manifest())
+        new = msgspec.structs.replace(old.manifest, graph_revision=GRAPH_REVISION)
+        assert Bundle(Path("x"), new).fingerprint == old.fingerprint
 
 
 def pinned_manifest() -> Manifest:
