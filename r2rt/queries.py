@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from r2rt.errors import QueryError, SourceNotFoundError
+from r2rt.errors import QueryError
+from r2rt.files import StrPath
+from r2rt.textfiles import read_json_lines
 
-__all__ = ["Query", "read_queries"]
+__all__ = ["Query", "free_qids", "read_queries"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class Query:
 
     Attributes:
         text: the sentence.
-        qid: id of the answer; a number or a string, as it stood in the file.
+        qid: id of the answer; a number or a string, as in the file.
     """
 
     text: str
@@ -30,34 +32,42 @@ class _Line(msgspec.Struct):
     qid: int | str | None = None
 
 
-def read_queries(path: str | Path) -> list[Query]:
-    """Return the queries of a jsonl file: `query`, and `qid` or else the line's number from 1.
+def read_queries(path: StrPath) -> list[Query]:
+    """Return the queries of a JSON-lines file: `query`, and `qid` if there is one.
 
-    Other fields are left alone, and so are blank lines.
+    A query without a `qid` gets its line's number, from 1, or the next number that is free. Other
+    fields and blank lines are ignored.
+
+    Args:
+        path: the file; `-` is standard input.
 
     Raises:
         SourceNotFoundError: the file cannot be read.
-        QueryError: a line is no such object, with the line's number; or there is no line.
+        QueryError: a line is not such an object, two queries have one `qid`, or there is no query.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SourceNotFoundError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise QueryError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
-    queries = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+    lines = read_json_lines(path, _Line, example='{"query": "a dog runs"}')
+    places: dict[str, int] = {}
+    for number, line in lines:
+        if line.qid is None:
             continue
-        try:
-            record = msgspec.json.decode(line, type=_Line)
-        except msgspec.DecodeError as error:
+        # As text, since a table or a CSV file does not show which is a number.
+        first = places.setdefault(str(line.qid), number)
+        if first != number:
             raise QueryError(
-                f'{path}:{number}: {error}; expected an object such as {{"query": "a dog runs"}}'
-            ) from error
-        queries.append(Query(text=record.query, qid=number if record.qid is None else record.qid))
-    if not queries:
-        raise QueryError(f"{path}: no queries in it; write one JSON object a line")
+                f"{path}:{number}: qid {line.qid!r} is that of line {first} too; "
+                "give each query its own"
+            )
+    queries = []
+    for number, line in lines:
+        qid = line.qid
+        if qid is None:
+            qid = next(free for free in itertools.count(number) if str(free) not in places)
+            places[str(qid)] = number
+        queries.append(Query(text=line.query, qid=qid))
     return queries
+
+
+def free_qids(count: int, taken: list[Query]) -> list[int]:
+    """Return the first `count` numbers, from 1, that are the ids of none of the queries."""
+    used = {str(query.qid) for query in taken}
+    return list(itertools.islice((n for n in itertools.count(1) if str(n) not in used), count))

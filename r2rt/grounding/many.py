@@ -1,4 +1,4 @@
-"""Many videos: which ones a person means, and one answer after another, whatever some of them are.
+"""Many videos: finding them, and asking one after another although some may fail.
 
 for video, answer in ground_many(grounder, find_videos(["recordings/"]), ["a dog runs"]):
     if isinstance(answer, R2rtError):
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
 
 from r2rt.errors import OutputError, QueryError, R2rtError, SourceNotFoundError
 from r2rt.grounding.options import GroundOptions, check_names
+from r2rt.textfiles import numbered_lines, read_bytes
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
@@ -36,7 +36,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# What is taken for a video in a folder. A file that is named is read whatever it is called.
+# Which files of a folder are videos. A file named by the user is read whatever its suffix.
 VIDEO_SUFFIXES = frozenset(
     (
         *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -47,21 +47,21 @@ _MPEG_TS_BEGINS = b"\x47"  # TypeScript has the same ending
 
 
 def find_videos(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Return the videos that files, folders and globs stand for, each once, in a fixed order.
+    """Return the videos that files, folders and globs name, each once, in a fixed order.
 
-    A folder of images is one video, as in `Grounder.encode`. A folder that holds videos stands for
-    them, and for those in the folders below it; images beside them are left alone. Globs take `*`,
-    `?`, `[…]`, and `**` for any folders. What a folder or glob stands for comes in natural order:
-    `clip 2` before `clip 10`. A file that is not there is returned too, for whoever reads it to
-    tell.
+    A folder of images is one video, as in `Grounder.encode`. A folder with videos names these and
+    the ones in its subfolders; images beside them are ignored. Globs take `*`, `?`, `[…]`, and `**`
+    for any folders. The videos of a folder or glob are in natural order: `clip 2` before `clip 10`.
+    A file that does not exist is returned too; reading it raises the error.
 
     Raises:
         SourceNotFoundError: a folder holds neither videos nor images, or a glob fits nothing.
     """
-    videos: dict[Path, str] = {}
+    videos: dict[str, str] = {}
     for source in sources:
-        for video in _stands_for(os.fspath(source)):
-            videos.setdefault(Path(video).resolve(), video)
+        for video in _videos_of(os.fspath(source)):
+            # Not Path.resolve, which raises where links lead in a circle.
+            videos.setdefault(os.path.realpath(video), video)
     return list(videos.values())
 
 
@@ -73,7 +73,7 @@ def names_several(source: str) -> bool:
 
 
 def kind_of(source: str) -> Literal["file", "folder"] | None:
-    """Return what is at a path; None for nothing, and for texts that could be no path."""
+    """Return what is at a path; None if there is nothing, or the text cannot be a path."""
     try:
         path = Path(source)
         return "folder" if path.is_dir() else "file" if path.exists() else None
@@ -87,30 +87,42 @@ def matches(pattern: str) -> list[str]:
     return sorted(glob.glob(pattern, recursive=True), key=_natural)  # noqa: PTH207
 
 
-def read_video_list(path: str | os.PathLike[str]) -> list[str]:
-    """Return the sources that a text file names, one a line; `-` is standard input.
+def read_video_list(path: str | os.PathLike[str], *, null: bool = False) -> list[str]:
+    """Return the sources that a file lists, one a line; `-` is standard input.
 
-    Blank lines and lines that begin with `#` are left out. Relative paths are relative to where
-    the process runs, as those that `find` writes are.
+    Blank lines, lines that begin with `#`, and blanks around a name are ignored, unless the line
+    as it stands is the name of a file or folder. Relative paths are relative to where the process
+    runs, as those that `find` writes are. Names need not be UTF-8.
+
+    Args:
+        path: the list.
+        null: the names end with NUL instead of a line feed, as `find -print0` writes them; each is
+            taken as it stands.
 
     Raises:
         SourceNotFoundError: the file cannot be read.
-        QueryError: it is no text, or names nothing.
+        QueryError: it is not text, or names nothing.
     """
-    try:
-        if os.fspath(path) == "-":
-            text = sys.stdin.read()
-        else:
-            text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SourceNotFoundError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise QueryError(f"{path}: no list of videos, since it is not UTF-8 text") from error
-    lines = [line.strip() for line in text.splitlines()]
-    sources = [line for line in lines if line and not line.startswith("#")]
+    content = read_bytes(path)
+    if null:
+        sources = [os.fsdecode(name) for name in content.split(b"\0") if name]
+    elif content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise QueryError(f"{path}: UTF-16 text; save the list as UTF-8")
+    elif b"\0" in content:
+        raise QueryError(f"{path}: has NUL bytes; a list that NUL separates is read with --null")
+    else:
+        lines = [os.fsdecode(line) for _, line in numbered_lines(content)]
+        sources = [source for line in lines if (source := _listed(line))]
     if not sources:
         raise QueryError(f"{path}: no videos in it; write one path a line")
     return sources
+
+
+def _listed(line: str) -> str | None:
+    if kind_of(line) is not None:
+        return line
+    text = line.strip()
+    return text if text and (not text.startswith("#") or kind_of(text) is not None) else None
 
 
 def ground_many(
@@ -152,8 +164,8 @@ def answer_each(
 ) -> Iterator[tuple[str, T | R2rtError]]:
     """Yield each video and what `answer` returns for it, or the error that it raises.
 
-    What is wrong with one video never stops the others. A fault of r2rt itself becomes an
-    `R2rtError` too, with its traceback as cause.
+    An error of one video does not stop the others. An unexpected exception becomes an `R2rtError`
+    with the exception as its cause.
 
     Raises:
         OutputError: something cannot be written; it could not for the other videos either.
@@ -172,7 +184,7 @@ def answer_each(
         yield video, result
 
 
-def _stands_for(source: str) -> list[str]:
+def _videos_of(source: str) -> list[str]:
     if kind_of(source) == "folder":
         return _videos_in(Path(source))
     if not _is_glob(source):
@@ -181,10 +193,10 @@ def _stands_for(source: str) -> list[str]:
     for match in matches(source):
         if kind_of(match) == "file":
             videos.append(match)
-        elif not source.endswith("**"):  # whose matches are what is in them, too
+        elif not source.endswith("**"):  # which matches what is in the folders, too
             videos += _walk(Path(match)) if not _is_one_video(Path(match)) else [match]
     if not videos:
-        raise SourceNotFoundError(f"{source}: fits no video; check the pattern")
+        raise SourceNotFoundError(f"{source}: no video matches; check the pattern")
     return videos
 
 
@@ -204,7 +216,7 @@ def _videos_in(folder: Path) -> list[str]:
 
 
 def _is_one_video(folder: Path) -> bool:
-    """Return whether a folder is a source itself: images, or unreadable, as its reader tells."""
+    """Return whether a folder is one source: images, or unreadable, which its reader reports."""
     from r2rt.video.still import IMAGE_SUFFIXES
 
     try:
@@ -219,11 +231,13 @@ def _walk(folder: Path) -> list[str]:
     try:
         entries = _entries(folder)
     except OSError:
-        return [str(folder)]  # whoever reads it tells why it cannot
+        return [str(folder)]  # reading it raises the reason
     found: list[str] = []
     for path in sorted(entries, key=lambda path: _natural(path.name)):
-        if path.is_dir():
-            found += [] if path.is_symlink() else _walk(path)  # a link may lead back up
+        if path.is_symlink() and kind_of(str(path)) != "file":
+            continue  # a link to a folder may lead back up; one to nothing is no video
+        if kind_of(str(path)) == "folder":
+            found += _walk(path)
         elif _is_video(path):
             found.append(str(path))
     return found
@@ -235,8 +249,11 @@ def _entries(folder: Path) -> list[Path]:
 
 def _is_video(path: Path) -> bool:
     suffix = path.suffix.lower()
-    if suffix not in VIDEO_SUFFIXES or not path.is_file():
-        return False
+    try:
+        if suffix not in VIDEO_SUFFIXES or not path.is_file():
+            return False
+    except OSError:
+        return True  # reading it raises the reason
     if suffix != ".ts":
         return True
     try:

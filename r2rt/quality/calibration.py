@@ -22,11 +22,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.errors import QueryError, SourceNotFoundError
+from r2rt.errors import QueryError
 from r2rt.files import replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.grounding.presence import LEVELS, STATISTICS, threshold
 from r2rt.model.bundle import MANIFEST_NAME, Presence, manifest_bytes, read_manifest
+from r2rt.textfiles import read_json_lines
 
 __all__ = ["FEWEST", "Pair", "calibrate", "read_pairs", "roc_area", "store_presence"]
 
@@ -120,32 +121,15 @@ def store_presence(folder: Path, presence: Presence | None) -> None:
 def read_pairs(path: str | Path) -> list[Pair]:
     """Return the pairs of a jsonl file: `video`, `query` and `belongs` (true or false) a line.
 
-    Relative paths are relative to where the process runs. Other fields and blank lines are left
-    alone.
+    Relative paths are relative to where the process runs. Other fields and blank lines are
+    ignored.
 
     Raises:
         SourceNotFoundError: the file cannot be read.
         QueryError: a line is no such object, with the line's number; or there is no line.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SourceNotFoundError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise QueryError(f"{path}: not UTF-8 text ({error.reason})") from error
-    pairs = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                pairs.append(msgspec.json.decode(line, type=Pair))
-            except msgspec.DecodeError as error:
-                example = '{"video": "a.mp4", "query": "a dog runs", "belongs": true}'
-                raise QueryError(
-                    f"{path}:{number}: {error}; expected an object such as {example}"
-                ) from error
-    if not pairs:
-        raise QueryError(f"{path}: no pairs in it; write one JSON object a line")
-    return pairs
+    example = '{"video": "a.mp4", "query": "a dog runs", "belongs": true}'
+    return [pair for _, pair in read_json_lines(path, Pair, example=example)]
 
 
 def roc_area(positives: Float, negatives: Float) -> float:

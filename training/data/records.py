@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2rt.errors import SourceNotFoundError
+from r2rt.textfiles import UTF8_MARK, numbered_lines, other_encoding, read_bytes
 from training.data.annotation import Problem
 
 __all__ = ["Record", "read_records"]
 
 _CHARADES = re.compile(r"(?P<vid>\S+)\s+(?P<start>\S+)\s+(?P<end>[^\s#]+)\s*##(?P<query>.*)")
-_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_UTF8_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +43,7 @@ def read_records(path: Path) -> tuple[list[Record], list[Problem]]:
     Raises:
         SourceNotFoundError: the file cannot be read.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SourceNotFoundError(
-            f"{path}: {error.strerror or error}; expected a file of annotations"
-        ) from error
+    content = read_bytes(path)
     problems = _Problems(str(path))
     records = list(_read(path, content, problems))
     if not records and all(problem.severity == "warning" for problem in problems.found):
@@ -78,14 +71,12 @@ class _Problems:
 
 
 def _read(path: Path, content: bytes, problems: _Problems) -> Iterator[Record]:
-    encoding = _MARKS.get(content[:2])
-    if encoding is not None or content[:4].count(0) > 1:
-        problems.add(
-            "not-utf8", None, f"{encoding or 'UTF-16 or binary'} text; save the file as UTF-8"
-        )
+    encoding = other_encoding(content)
+    if encoding is not None:
+        problems.add("not-utf8", None, f"{encoding} text; save the file as UTF-8")
         return
-    if content.startswith(_UTF8_MARK):
-        content = content.removeprefix(_UTF8_MARK)
+    if content.startswith(UTF8_MARK):
+        content = content.removeprefix(UTF8_MARK)
         problems.add(
             "byte-order-mark",
             "1",
@@ -102,8 +93,7 @@ def _read(path: Path, content: bytes, problems: _Problems) -> Iterator[Record]:
 
 def _lines(content: bytes, problems: _Problems) -> Iterator[tuple[int, str]]:
     """The lines that hold anything, with their numbers."""
-    # Not str.splitlines, which also splits at characters that sentences may hold.
-    for number, raw in enumerate(content.split(b"\n"), start=1):
+    for number, raw in numbered_lines(content):
         try:
             line = raw.decode().strip()
         except UnicodeDecodeError as error:

@@ -202,7 +202,7 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
         (["{folder}/none.mp4", "a", "-o", "{folder}/none/x.txt"], 40, "make it first"),
         (["{folder}/none.mp4", "a", "--output-dir", "{one}"], 40, "not a folder"),
         (["{folder}/none.mp4", "a", "--clips", "{one}"], 40, "not a folder"),
-        (["{folder}/*.avi", "a"], 10, "fits no video"),
+        (["{folder}/*.avi", "a"], 10, "no video matches"),
         (["-v", "{folder}/none.mp4", "-q", "a"], 10, "none.mp4"),
         (["{one}", "{folder}/none.mp4", "-q", "a"], 4, "1 of 2 videos failed"),
         (["--videos-from", "{folder}/none.txt", "a"], 10, "none.txt"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,7 @@ def test_globs_files_and_repeats(tree: Path) -> None:
 def test_what_leads_to_no_video_is_told(tree: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="empty: no videos"):
         find_videos([tree / "empty"])
-    with pytest.raises(SourceNotFoundError, match="fits no video"):
+    with pytest.raises(SourceNotFoundError, match="no video matches"):
         find_videos([str(tree / "*.avi")])
 
 
@@ -75,10 +77,54 @@ def test_lists(tmp_path: Path) -> None:
     with pytest.raises(QueryError, match="no videos in it"):
         read_video_list(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(QueryError, match="not UTF-8"):
+    with pytest.raises(QueryError, match="UTF-16 text"):
         read_video_list(path)
     with pytest.raises(SourceNotFoundError, match="none"):
         read_video_list(tmp_path / "none")
+
+
+def test_names_in_lists_are_taken_as_they_stand_where_they_are_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["#1.mp4", " lead.mp4", "tail.mp4 ", "a\u2028b.mp4", os.fsdecode(b"\xff.mp4")]
+    for name in names:
+        Path(name).write_bytes(b"x")
+    path = tmp_path / "list.txt"
+    lines = [*names, "# a comment", "  gone.mp4 ", "  # another"]
+    path.write_bytes(b"\r\n".join(os.fsencode(line) for line in lines))
+    assert read_video_list(path) == [*names, "gone.mp4"]
+    # As `find -print0` writes them, even a line feed may be in a name.
+    names.append("x\ny.mp4")
+    path.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
+    assert read_video_list(path, null=True) == names
+    with pytest.raises(QueryError, match="--null"):
+        read_video_list(path)
+
+
+def test_links_in_a_circle_and_names_too_long_raise_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "b.mp4")
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
+    (tmp_path / "dead.mp4").symlink_to(tmp_path / "none")
+    (tmp_path / "real.mp4").write_bytes(b"x")
+    assert find_videos([tmp_path]) == [str(tmp_path / "real.mp4")]
+    named = [str(tmp_path / "a.mp4"), "x" * 5000]
+    assert find_videos(named) == named
+
+
+def test_a_folder_that_cannot_be_read_is_left_to_its_reader(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Permissions do not bind the superuser, whom tests often run as.
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert relative(find_videos([tree / "sub"]), tree) == ["sub/a.mkv", "sub/deep"]
 
 
 def test_one_bad_video_stops_no_other(tiny_grounder: Grounder, tmp_path: Path) -> None:
