@@ -23,6 +23,7 @@ from export.exporter import ExportError
 from export.graphs.grounder import GrounderHeads
 from export.onnx_writer import graph_to_onnx
 from r2rt.engines.tensorrt.cubins import (
+    MULTIPROCESSORS,
     SCHEMA_VERSION,
     Call,
     Extent,
@@ -223,12 +224,10 @@ class _Writer:
         )
 
     def _frame_step(self, layer: int, first: bool, *, scale: float, gate: float) -> Launch:
-        from kernels.frame_step import PROGRAMS
-
         k, p, d = self._dims.layers, self._dims.patches, self._dims.width
         stem = f"frame_step-{'first' if first else 'next'}-fp16"
         # As `kernels.frame_step.frame_step_tiling` has it.
-        span = f"max 1 min {self._constant(stem, 'ROWS')} min T // * T N {PROGRAMS}"
+        span = f"max 1 min {self._constant(stem, 'ROWS')} min T cdiv * T N {MULTIPROCESSORS}"
         half = 2  # bytes
         query_offset: Extent = f"* L {layer * d * half}"
         pointers: dict[str, str | Pointer] = {

@@ -39,9 +39,9 @@ from kernels.blocks import (
     softmax_step,
 )
 from kernels.frame_pool import pool_tiling
+from kernels.occupancy import multiprocessors_of
 
 __all__ = [
-    "PROGRAMS",
     "ROWS",
     "FrameStepTiling",
     "FrameStepWeights",
@@ -50,8 +50,6 @@ __all__ = [
 ]
 
 ROWS = 16
-# Programs that keep a large GPU busy.
-PROGRAMS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +96,28 @@ class FrameStepTiling:
 
 
 def frame_step_tiling(
-    *, clips: int, queries: int, patches: int, length: int, width: int, itemsize: int
+    *,
+    clips: int,
+    queries: int,
+    patches: int,
+    length: int,
+    width: int,
+    itemsize: int,
+    multiprocessors: int,
 ) -> FrameStepTiling:
-    """Choose a tiling: few clips a program while programs are few, so that the pooling spreads."""
+    """Choose a tiling: as few clips a program as give every multiprocessor at most one program.
+
+    A block takes most of a multiprocessor's registers, so that each program beyond their number
+    waits for another one to end. The division is rounded up: rounded down, 150 clips on 132
+    multiprocessors would be 150 programs, and take as long as 264.
+    """
     pool = pool_tiling(patches=patches, length=length, width=width, itemsize=itemsize)
     wide = int(triton.next_power_of_2(width)) * itemsize > 512
     return FrameStepTiling(
         block_l=16,
         block_p=min(pool.block_p, 32 if wide else 64),
         block_n=16 if wide else 64,
-        span=max(1, min(ROWS, clips, clips * queries // PROGRAMS)),
+        span=max(1, min(ROWS, clips, triton.cdiv(clips * queries, multiprocessors))),
         num_warps=8,
         num_stages=1,
     )
@@ -152,6 +162,7 @@ def frame_step(
         length=length,
         width=width,
         itemsize=v.element_size(),
+        multiprocessors=multiprocessors_of(v.device),
     )
     mixed = v.new_empty((queries, clips, width), dtype=torch.float32)
     qkv = v.new_empty((queries, clips, 3 * width))

@@ -95,6 +95,7 @@ def _frame_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
         length=dims.length,
         width=dims.width,
         itemsize=_ITEMSIZE,
+        multiprocessors=1,  # the span, which alone depends on it, is an argument of the kernel
     )
     matrix = f"*{dtype}"
     for step in ("first", "next"):

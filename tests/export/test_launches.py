@@ -27,7 +27,13 @@ from export.exporter import Exported
 from export.placing import _relist
 from export.to_trt import main
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
-from r2rt.engines.tensorrt.cubins import Launch, extent, read_cubins, read_sequence
+from r2rt.engines.tensorrt.cubins import (
+    MULTIPROCESSORS,
+    Launch,
+    extent,
+    read_cubins,
+    read_sequence,
+)
 from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.engine import TensorRTEngine
 from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, read_engine
@@ -320,9 +326,15 @@ def test_grids_and_spans_are_those_that_the_kernel_chooses(moment: Built) -> Non
     for clips in (1, 2, 75, 128, 1000):
         for queries in (1, 3, 8, 200):
             tiling = frame_step_tiling(
-                clips=clips, queries=queries, patches=50, length=7, width=32, itemsize=2
+                clips=clips,
+                queries=queries,
+                patches=50,
+                length=7,
+                width=32,
+                itemsize=2,
+                multiprocessors=132,
             )
-            symbols = {"T": clips, "N": queries, "L": 7}
+            symbols = {"T": clips, "N": queries, "L": 7, MULTIPROCESSORS: 132}
             for step in steps:
                 assert extent(step.arguments["span"], symbols) == tiling.span  # type: ignore[arg-type]
                 assert [extent(x, symbols) for x in step.grid] == [

@@ -93,11 +93,19 @@ def test_a_query_without_tokens_gives_finite_numbers() -> None:
 def test_programs_share_clips_only_when_there_are_many() -> None:
     def span(clips: int, queries: int) -> int:
         return kernel.frame_step_tiling(
-            clips=clips, queries=queries, patches=50, length=16, width=256, itemsize=2
+            clips=clips,
+            queries=queries,
+            patches=50,
+            length=16,
+            width=256,
+            itemsize=2,
+            multiprocessors=132,
         ).span
 
     assert span(75, 1) == 1
-    assert span(75, 8) == 4
+    assert span(132, 1) == 1
+    assert span(133, 1) == 2
+    assert span(75, 8) == 5
     assert span(600, 100) == 16
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIGNMENT_BYTES",
+    "MULTIPROCESSORS",
     "SCHEMA_VERSION",
     "ArgumentType",
     "Call",
@@ -39,7 +40,9 @@ __all__ = [
     "read_sequence",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# The symbol beside the contract's own in expressions: the GPU's number of multiprocessors.
+MULTIPROCESSORS = "SM"
 # Kernels are compiled to load 16 bytes at once.
 ALIGNMENT_BYTES = 16
 
@@ -244,7 +247,7 @@ def extent(expression: Extent, symbols: Mapping[str, int]) -> int:
     Args:
         expression: a number, or words in prefix notation: numbers, symbols, and the operators
             + - * // min max cdiv (// rounded up), each before its two operands.
-        symbols: values of the contract's symbols.
+        symbols: values of the contract's symbols, and of `MULTIPROCESSORS`.
 
     Raises:
         ValueError: an unknown word, a missing or surplus operand, or a division by zero.

@@ -20,7 +20,13 @@ import numpy as np
 
 from r2rt.engines.resident import DeviceArray
 from r2rt.engines.tensorrt.buckets import bucketed, shape_of, symbols_of
-from r2rt.engines.tensorrt.cubins import Call, kernels_folder, read_cubins, read_sequence
+from r2rt.engines.tensorrt.cubins import (
+    MULTIPROCESSORS,
+    Call,
+    kernels_folder,
+    read_cubins,
+    read_sequence,
+)
 from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.launcher import Kernels, SequenceStep, Weights
 from r2rt.engines.tensorrt.pipeline import FramePipeline
@@ -225,7 +231,7 @@ class TensorRTEngine:
                 SequenceStep(
                     self._gpu,
                     sequence,
-                    symbols,
+                    {**symbols, MULTIPROCESSORS: self._gpu.multiprocessors},
                     {**weights, **addresses},
                     kernels=self._kernels,
                     make_call=self._call,

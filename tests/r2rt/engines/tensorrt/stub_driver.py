@@ -76,6 +76,7 @@ class StubDriver:
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=16,
     )
 
     def __init__(
@@ -139,7 +140,8 @@ class StubDriver:
         return (Status.CUDA_SUCCESS, ordinal)
 
     def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[Any, ...]:
-        return (Status.CUDA_SUCCESS, self._capability[attribute - 75])
+        major, minor = self._capability
+        return (Status.CUDA_SUCCESS, {75: major, 76: minor, 16: 132}[attribute])
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[Any, ...]:
         return (Status.CUDA_SUCCESS, self._new("context", device))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2rt.engines.tensorrt.cubins import (
+    SCHEMA_VERSION,
     Call,
     CubinArgument,
     CubinRecord,
@@ -28,7 +29,7 @@ from tests.r2rt.bundles import fake_files, write_bundle
 
 IMAGE = b"\x7fELF cubin"
 RECORD = CubinRecord(
-    schema=1,
+    schema=SCHEMA_VERSION,
     kernel="frame_step",
     entry="_frame_step",
     target="sm_90a",
@@ -75,7 +76,7 @@ def test_a_record_is_read_with_its_code(tmp_path: Path) -> None:
         ({"global_scratch_bytes": 1 << 40}, "cannot be had"),
         ({"global_scratch_align": 3}, "powers of two"),
         ({"arguments": (CubinArgument(name="x", type="i32"),) * 2}, "same name"),
-        ({"schema": 2}, "schema 2"),
+        ({"schema": SCHEMA_VERSION + 1}, f"schema {SCHEMA_VERSION + 1}"),
     ],
 )
 def test_a_record_that_cannot_be_launched_is_refused(
@@ -109,7 +110,7 @@ def test_a_record_without_code_is_refused(tmp_path: Path) -> None:
 
 def test_a_sequence_is_read_and_is_that_of_its_graph(tmp_path: Path) -> None:
     sequence = LaunchSequence(
-        schema=1,
+        schema=SCHEMA_VERSION,
         graph="grounder",
         buffers={},
         weights=None,

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.engines.tensorrt.cubins import (
+    SCHEMA_VERSION,
     Call,
     Cubin,
     CubinArgument,
@@ -36,7 +37,7 @@ IMAGE = b"cubin"
 
 def record(**changes: Any) -> CubinRecord:
     made = CubinRecord(
-        schema=1,
+        schema=SCHEMA_VERSION,
         kernel="scale",
         entry="_scale",
         target="sm_90a",
@@ -80,7 +81,7 @@ def sequence(bundle: Bundle) -> LaunchSequence:
     dims = bundle.dims
     assert dims.layers * dims.patches * dims.width == 4352
     return LaunchSequence(
-        schema=1,
+        schema=SCHEMA_VERSION,
         graph=VIDEO_FINALIZER,
         buffers={
             name: ScratchBuffer(dtype="float32", shape=("T", dims.layers, dims.patches, dims.width))
@@ -253,7 +254,7 @@ def test_an_unknown_kernel_or_expression_is_the_bundles_fault() -> None:
 
     def build(launch: Launch) -> SequenceStep:
         made = LaunchSequence(
-            schema=1,
+            schema=SCHEMA_VERSION,
             graph="grounder",
             buffers={"s": ScratchBuffer(dtype="bfloat16", shape=("T", 3))},
             weights=None,
