@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
-import tempfile
+import platform
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 from r2rt.errors import OutputError
+from r2rt.portable import process_exists, replace
 
-__all__ = ["StrPath", "as_text", "replacing"]
+__all__ = ["as_text", "remove_orphans", "replacing", "temporary_beside"]
 
-StrPath: TypeAlias = str | os.PathLike[str]
-
-# A name has 255 bytes at most; so many of it tell whose a temporary file is.
-_TOLD_BYTES = 100
+# A name has 255 bytes at most; this many of them are kept in the name of a temporary file.
+_KEPT_BYTES = 100
+# `.NAME.r2rt-MACHINE-PID-RANDOM`, so that whoever finds it can tell whether it is still written to.
+_TEMPORARY = re.compile(r"\..*\.r2rt-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}")
 
 
 def as_text(name: str | os.PathLike[str]) -> str:
@@ -28,25 +33,26 @@ def as_text(name: str | os.PathLike[str]) -> str:
 def replacing(destination: Path) -> Iterator[Path]:
     """Give a temporary path in the destination's folder that replaces it when the block ends well.
 
-    If the block raises, the temporary file is removed and the destination stays as it was.
+    If the block raises, the temporary file is removed and the destination stays as it was. What
+    killed processes left in the folder is removed the first time that this process writes there.
 
     Raises:
         OutputError: the folder is not there, not writable, or the disk is full.
     """
     temporary: Path | None = None
     try:
-        told = os.fsencode(destination.name)[:_TOLD_BYTES].decode(errors="ignore")
-        handle, name = tempfile.mkstemp(prefix=f".{told}.", dir=destination.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _clean_once(destination.parent.absolute())
+        temporary = temporary_beside(destination)
+        # Private while it is written; exclusive, since it must not be somebody's link.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs what can be written alone
             os.fsync(file.fileno())
-        # mkstemp makes files private; what replaces a file gets the permissions of a new one.
+        # What replaces a file gets the permissions of a new one.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(destination)
+        replace(temporary, destination)
         temporary = None
     except OSError as error:
         if isinstance(error, OutputError):
@@ -58,3 +64,43 @@ def replacing(destination: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(destination: Path) -> Path:
+    """Return a new name for what will replace `destination`; `remove_orphans` knows such names."""
+    kept = os.fsencode(destination.name)[:_KEPT_BYTES].decode(errors="ignore")
+    return destination.with_name(f".{kept}.r2rt-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def remove_orphans(folder: Path) -> int:
+    """Remove temporary files and folders of processes that no longer run; return how many.
+
+    Those of other machines, which may share the folder, are left alone.
+    """
+    removed = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match is None or match[1] != _machine() or process_exists(int(match[2])):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)  # noqa: PTH108  an entry has a name, not a path
+            removed += 1
+    return removed
+
+
+@functools.lru_cache(maxsize=1024)
+def _clean_once(folder: Path) -> None:
+    remove_orphans(folder)
+
+
+@functools.cache
+def _machine() -> str:
+    """Return a token of this machine, and of this container, whose processes have numbers alike."""
+    space = ""
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  not the path of a file
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]

@@ -1,14 +1,28 @@
-"""Where caches are, and how something is put there by several processes at once."""
+"""A folder of entries, each a file or a folder, that together take a bounded number of bytes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["cache_dir", "put_folder"]
+from r2rt.files import remove_orphans, temporary_beside
+from r2rt.portable import locked, replace
+
+__all__ = ["CacheFolder", "Entry", "cache_dir"]
+
+_LOCK = ".lock"
+
+
+class Entry(NamedTuple):
+    """One entry: when it was used last (nanoseconds), where it is, and its size in bytes."""
+
+    used_ns: int
+    path: Path
+    size: int
 
 
 def cache_dir() -> Path:
@@ -20,20 +34,98 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("r2rt", appauthor=False))
 
 
-def put_folder(destination: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a new folder and put it in place at once; what another process put there stays.
+class CacheFolder:
+    """Entries by name; the least recently used make room for new ones.
 
-    Raises:
-        OSError: there is no room or no permission; nothing is left behind.
+    Entries appear and disappear whole, whatever other processes do. One process at a time adds
+    one, and makes room before it writes, so that the limit holds at every moment.
+
+    Args:
+        folder: where the entries are; made when the first one is added.
+        max_bytes: how much they may take together.
+        suffix: how the names of entries end.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=destination.parent))
-    try:
-        fill(temporary)
-        try:
-            temporary.rename(destination)
-        except OSError:
-            if not destination.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    def __init__(self, folder: Path, max_bytes: int, suffix: str = "") -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._suffix = suffix
+
+    def path(self, name: str) -> Path:
+        """Return where the entry of this name is, or would be."""
+        return self.folder / (name + self._suffix)
+
+    def touch(self, name: str) -> None:
+        """Mark an entry as used now."""
+        with contextlib.suppress(OSError):  # it may just have been evicted, or not be ours
+            os.utime(self.path(name))
+
+    def put(self, name: str, size: int, write: Callable[[Path], object]) -> bool:
+        """Add an entry, unless it is there, and return whether it is.
+
+        Args:
+            name: the entry's name.
+            size: the most bytes that it can take; an entry that would fill more than half of the
+                folder is not added.
+            write: makes the entry, a file or a folder, at a path where nothing is yet; what it
+                raises passes through, and nothing is left.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if size > self.max_bytes // 2:
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        destination = self.path(name)
+        with locked(self.folder / _LOCK):
+            if destination.exists():
+                return True
+            remove_orphans(self.folder)
+            self._evict(self.max_bytes - size)
+            temporary = temporary_beside(destination)
+            try:
+                write(temporary)
+                if _size(temporary) > size:
+                    return False
+                replace(temporary, destination)
+            finally:
+                _remove(temporary)
+        return True
+
+    def discard(self, name: str) -> None:
+        """Remove an entry, if it is there."""
+        _remove(self.path(name))
+
+    def entries(self) -> list[Entry]:
+        """Return every entry, the least recently used first."""
+        found = []
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name.endswith(self._suffix) and not path.name.startswith("."):
+                    with contextlib.suppress(OSError):
+                        found.append(Entry(path.stat().st_mtime_ns, path, _size(path)))
+        return sorted(found)
+
+    def _evict(self, room: int) -> None:
+        """Remove the least recently used entries until the others take `room` bytes at most."""
+        entries = self.entries()
+        total = sum(entry.size for entry in entries)
+        for entry in entries:
+            if total <= room:
+                return
+            _remove(entry.path)
+            total -= entry.size
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

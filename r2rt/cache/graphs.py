@@ -10,15 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import platform
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from r2rt.cache.folder import cache_dir, put_folder
+from r2rt.cache.folder import CacheFolder, cache_dir
 
-__all__ = ["PreparedGraph", "prepared_graphs_folder"]
+__all__ = ["PreparedGraph", "prepared_graphs"]
 
 _MAX_BYTES = 6 << 30
 
@@ -33,59 +31,53 @@ class PreparedGraph:
 
     def __init__(self, graph_sha256: str, runtime: str) -> None:
         key = hashlib.sha256("\n".join((graph_sha256, runtime, _processor())).encode())
-        self._folder = prepared_graphs_folder() / key.hexdigest()[:40]
+        self._name = key.hexdigest()[:40]
+        self._graphs = prepared_graphs()
 
     @property
     def path(self) -> Path:
         """The graph's file; its weights lie beside it."""
-        return self._folder / "graph.onnx"
+        return self._graphs.path(self._name) / "graph.onnx"
 
     def find(self) -> bool:
         """Return whether it is there, and mark it as used."""
         if not self.path.is_file():
             return False
-        with contextlib.suppress(OSError):
-            os.utime(self._folder)
+        self._graphs.touch(self._name)
         return True
 
-    def put(self, write: Callable[[Path], None]) -> bool:
-        """Have `write` make the graph's file at a path, keep it, and return whether it is there."""
+    def put(self, graph_bytes: int, write: Callable[[Path], None]) -> bool:
+        """Keep the prepared form and return whether it is there.
+
+        Args:
+            graph_bytes: size of the original graph.
+            write: makes the file of the prepared graph at a path, and others beside it.
+        """
+
+        def fill(folder: Path) -> None:
+            folder.mkdir()
+            write(folder / self.path.name)
+
         try:
-            put_folder(self._folder, lambda folder: write(folder / self.path.name))
+            # Weights are kept as they are and as the kernels read them.
+            self._graphs.put(self._name, graph_bytes * 5 // 2 + (1 << 20), fill)
         except OSError:
             return False  # no room or no permission: the original serves
-        _evict(keep=self._folder)
         return self.path.is_file()
 
     def discard(self) -> None:
         """Remove it, because it did not open."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._graphs.discard(self._name)
 
 
-def prepared_graphs_folder() -> Path:
+def prepared_graphs() -> CacheFolder:
     """Return the folder of all prepared graphs."""
-    return cache_dir() / "graphs"
-
-
-def _evict(keep: Path) -> None:
-    """Remove the least recently used graphs until the rest takes no more than `_MAX_BYTES`."""
-    found = []
-    for folder in prepared_graphs_folder().iterdir():
-        with contextlib.suppress(OSError):
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            found.append((folder.stat().st_mtime_ns, size, folder))
-    total = sum(size for _, size, _ in found)
-    for _, size, folder in sorted(found):
-        if total <= _MAX_BYTES:
-            return
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-            total -= size
+    return CacheFolder(cache_dir() / "graphs", _MAX_BYTES)
 
 
 @functools.cache
 def _processor() -> str:
-    """Return what tells processors with other instructions apart."""
+    """Return a text that differs between processors with different instructions."""
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as file:
         for line in file:
             name, _, value = line.partition(":")

@@ -15,6 +15,7 @@ __all__ = ["cache"]
 _PARTS = {
     "encodings": "videos as models see them, so that asking again decodes nothing",
     "graphs": "models as optimised for this machine, so that they open fast",
+    "engines": "what TensorRT found to be fast on this GPU",
     "verified": "which models were compared with their hashes",
 }
 
@@ -40,7 +41,9 @@ def info() -> None:
 def clear(parts: tuple[str, ...]) -> None:
     """Remove the named PARTS, or everything."""
     from r2rt.cache import cache_dir
+    from r2rt.files import remove_orphans
 
+    remove_orphans(cache_dir())
     for name in parts or tuple(_PARTS):
         folder = cache_dir() / name
         try:

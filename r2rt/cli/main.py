@@ -11,6 +11,7 @@ import click
 
 from r2rt.cli.session import show_log
 from r2rt.errors import NotInVideoError, R2rtError, exit_codes
+from r2rt.portable import terminations_interrupt
 
 __all__ = ["cli", "run"]
 
@@ -66,7 +67,8 @@ def cli() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; a foreseen error is one line on stderr."""
     try:
-        result = cli.main(args=list(arguments), prog_name="r2rt", standalone_mode=False)
+        with terminations_interrupt():
+            result = cli.main(args=list(arguments), prog_name="r2rt", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

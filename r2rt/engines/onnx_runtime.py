@@ -204,7 +204,9 @@ class OnnxRuntimeEngine:
         prepared = PreparedGraph(
             entry.sha256, f"onnxruntime {onnxruntime.__version__}{self._where()}"
         )
-        if not prepared.find() and not prepared.put(lambda to: self._prepare(path, to, spec)):
+        if not prepared.find() and not prepared.put(
+            entry.size, lambda to: self._prepare(path, to, spec)
+        ):
             return None
         options = self._options()
         if self._device == "cpu":

@@ -107,6 +107,11 @@ class EncodedVideo:
         Raises:
             OutputError: the file cannot be written.
         """
+        with replacing(Path(path)) as temporary:
+            self.write(temporary)
+
+    def write(self, path: Path) -> None:
+        """Write the file of `save` where half a file does no harm; raise `OSError` if it fails."""
         record = _Record(
             schema=_SCHEMA,
             model=self.model,
@@ -121,7 +126,7 @@ class EncodedVideo:
             xxh3_128=_NO_CHECKSUM,
         )
         header = _header(self.tokens, {_KEY: msgspec.json.encode(record).decode()})
-        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        with path.open("wb") as file:
             # Not by the library, which copies all tokens first.
             file.write(len(header).to_bytes(8, "little") + header)
             for start in range(0, self.num_clips, _CLIPS_AT_ONCE):
@@ -129,7 +134,7 @@ class EncodedVideo:
                 file.write(part.data)
                 forget(part)
             file.flush()
-            digest = _checksum(temporary, header)
+            digest = _checksum(path, header)
             file.seek(8)
             file.write(header.replace(_NO_CHECKSUM.encode(), digest.encode(), 1))
 

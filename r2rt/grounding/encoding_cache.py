@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from r2rt.cache.folder import cache_dir
-from r2rt.errors import EncodedVideoError, OutputError, SourceNotFoundError
+from r2rt.cache.folder import CacheFolder, cache_dir
+from r2rt.errors import EncodedVideoError, SourceNotFoundError
 from r2rt.grounding.encoded import EncodedVideo
+from r2rt.memory import parse_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "EncodingCache"]
 
@@ -26,6 +27,8 @@ DEFAULT_MAX_BYTES = 4 << 30
 # Part of every key: another number whenever decoding or tokens come to mean something else.
 _GENERATION = 2
 _SUFFIX = ".r2rt"
+# The most that an encoding takes beside its tokens; a name may have some KB.
+_HEADER_BYTES = 16 << 10
 
 
 class EncodingCache:
@@ -33,14 +36,20 @@ class EncodingCache:
 
     Args:
         folder: where they are; `encodings` in `cache_dir()` if None.
-        max_bytes: how much they may take together; `$R2RT_CACHE_BYTES` or 4 GiB if None.
+        max_bytes: how much they may take together; `$R2RT_CACHE_BYTES` (units as in `4G`) or 4 GiB
+            if None.
+
+    Raises:
+        QueryError: the variable is no size.
     """
 
     def __init__(self, folder: Path | None = None, *, max_bytes: int | None = None) -> None:
         self.folder = cache_dir() / "encodings" if folder is None else folder
         if max_bytes is None:
-            max_bytes = int(os.environ.get("R2RT_CACHE_BYTES", DEFAULT_MAX_BYTES))
+            text = os.environ.get("R2RT_CACHE_BYTES", "").strip()
+            max_bytes = parse_bytes(text, what="R2RT_CACHE_BYTES") if text else DEFAULT_MAX_BYTES
         self.max_bytes = max_bytes
+        self._entries = CacheFolder(self.folder, max_bytes, _SUFFIX)
 
     def key(self, video: Path, model_fingerprint: str, options: Mapping[str, object]) -> str:
         """Return the entry's name for a video file under a model and encoding options.
@@ -63,53 +72,30 @@ class EncodingCache:
         """
         if not self.max_bytes:
             return None  # switched off, whatever is still there
-        path = self.folder / (key + _SUFFIX)
         try:
-            encoded = EncodedVideo.load(path)
+            encoded = EncodedVideo.load(self._entries.path(key))
         except SourceNotFoundError:
             return None
         except EncodedVideoError:
-            path.unlink(missing_ok=True)
+            self._entries.discard(key)
             return None
-        with contextlib.suppress(OSError):  # it may just have been evicted
-            os.utime(path)
+        self._entries.touch(key)
         return dataclasses.replace(encoded, source=source, encode_s=0.0)
 
     def put(self, key: str, encoded: EncodedVideo) -> bool:
-        """Keep an encoded video and evict what there is no room for; return whether it was kept.
+        """Keep an encoded video, for which others make room; return whether it was kept.
 
         One that alone would take more than half of the room is not kept.
         """
-        if encoded.tokens.nbytes > self.max_bytes // 2:
-            return False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            encoded.save(self.folder / (key + _SUFFIX))
-        except (OSError, OutputError):
+            return self._entries.put(key, encoded.tokens.nbytes + _HEADER_BYTES, encoded.write)
+        except OSError:
             # A cache that cannot be written is no reason to fail: the answer is there already.
             return False
-        self._evict()
-        return True
 
     def entries(self) -> list[tuple[Path, int]]:
         """Return every entry and its bytes, the least recently used first."""
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            for path in self.folder.iterdir():
-                if path.suffix == _SUFFIX:
-                    with contextlib.suppress(FileNotFoundError):
-                        status = path.stat()
-                        found.append((status.st_mtime_ns, path, status.st_size))
-        return [(path, size) for _, path, size in sorted(found)]
-
-    def _evict(self) -> None:
-        entries = self.entries()
-        total = sum(size for _, size in entries)
-        for path, size in entries:
-            if total <= self.max_bytes:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+        return [(entry.path, entry.size) for entry in self._entries.entries()]
 
     def _content_hash(self, video: Path) -> str:
         """Return the sha256 of a file, remembered as long as the file's status does not change."""

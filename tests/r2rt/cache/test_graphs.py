@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from r2rt import Bundle
-from r2rt.cache.graphs import PreparedGraph, prepared_graphs_folder
+from r2rt.cache.graphs import PreparedGraph, prepared_graphs
 from r2rt.cache.verified import is_verified, remember_verified
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.errors import HashMismatchError
@@ -44,14 +45,14 @@ def test_prepared_and_original_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("r2rt.engines.onnx_runtime._SMALLEST_PREPARED_BYTES", 0)
     first = encode()  # makes it, and runs it
     np.testing.assert_array_equal(encode(), first)
-    assert len(list(prepared_graphs_folder().iterdir())) == 1
+    assert len(prepared_graphs().entries()) == 1
     np.testing.assert_allclose(encode(), original, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("every_graph_prepared")
 def test_a_torn_prepared_graph_is_made_again() -> None:
     want = encode()
-    (folder,) = prepared_graphs_folder().iterdir()
+    (folder,) = (entry.path for entry in prepared_graphs().entries())
     (folder / "graph.onnx").write_bytes(b"torn")
     np.testing.assert_array_equal(encode(), want)
     assert not folder.exists()
@@ -68,13 +69,40 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert np.isfinite(encode()).all()
 
 
-def test_another_runtime_or_graph_is_another_entry() -> None:
+def test_another_runtime_graph_or_processor_is_another_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     paths = {
         PreparedGraph("a" * 64, "onnxruntime 1").path,
         PreparedGraph("b" * 64, "onnxruntime 1").path,
         PreparedGraph("a" * 64, "onnxruntime 2").path,
     }
-    assert len(paths) == 3
+    assert PreparedGraph("a" * 64, "onnxruntime 1").path in paths
+    monkeypatch.setattr("r2rt.cache.graphs._processor", lambda: "another processor")
+    paths.add(PreparedGraph("a" * 64, "onnxruntime 1").path)
+    assert len(paths) == 4
+
+
+def test_the_graph_that_was_used_last_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("r2rt.cache.graphs._MAX_BYTES", 10 << 20)
+    graphs = [PreparedGraph(letter * 64, "onnxruntime 1") for letter in "abc"]
+    size = 1 << 20
+
+    def write(path: Path) -> None:
+        path.write_bytes(bytes(size))
+        path.with_name("weights.bin").write_bytes(bytes(size))
+
+    for graph in graphs[:2]:
+        assert graph.put(size, write)
+    for age, graph in enumerate(graphs[:2]):
+        os.utime(graph.path.parent, (age, age))
+    assert graphs[0].find()  # the other one is the oldest now
+    for letter in "defg":
+        newest = PreparedGraph(letter * 64, "onnxruntime 1")
+        assert newest.put(size, write)
+        assert newest.find()
+        assert graphs[0].find()
+    assert not graphs[1].find()
 
 
 def test_a_bundle_is_compared_with_its_hashes_once_a_change(tmp_path: Path) -> None:
@@ -94,6 +122,17 @@ def test_a_bundle_is_compared_with_its_hashes_once_a_change(tmp_path: Path) -> N
     with pytest.raises(HashMismatchError):
         Bundle.open(folder)
     assert not is_verified(folder, names)
+
+
+def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"before")
+    remember_verified(tmp_path, ["file"])
+    assert is_verified(tmp_path, ["file"])
+    status = file.stat()
+    file.write_bytes(b"behind")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not is_verified(tmp_path, ["file"])
 
 
 def test_remembering_without_a_place_to_is_no_error(

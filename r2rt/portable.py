@@ -1,0 +1,150 @@
+"""What differs between operating systems: locks, replacing files, processes, signals, names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+__all__ = [
+    "is_portable_name",
+    "locked",
+    "process_exists",
+    "replace",
+    "sync_folder",
+    "terminations_interrupt",
+]
+
+# Windows refuses to replace a file that another process has open or mapped, even a virus scanner.
+_REPLACE_TRIES = 20
+_REPLACE_WAIT_S = 0.05
+_DEVICES = frozenset(
+    ("con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)))
+)
+_STILL_ACTIVE = 259
+_QUERY_LIMITED_INFORMATION = 0x1000
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock that other threads and processes wait for; the system frees it if we are killed.
+
+    Args:
+        path: the lock's file, in a folder that exists; it is removed at the end.
+        waiting: called once if another has the lock.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if waiting is not None:
+            waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        # Removed while it is held: who waited for it sees that it is gone, and makes it anew.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+def replace(source: Path, destination: Path) -> None:
+    """Put a file in the place of another at once; on Windows wait shortly for those who read it.
+
+    Raises:
+        OSError: it cannot be replaced.
+    """
+    for left in range(_REPLACE_TRIES, -1, -1):
+        try:
+            source.replace(destination)
+        except PermissionError:
+            if not left or not _is_windows() or destination.is_dir():
+                raise
+            time.sleep(_REPLACE_WAIT_S)
+        else:
+            return
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that names in a folder survive a power failure, where the system can."""
+    if _is_windows():  # a folder cannot be opened there, and names are journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def process_exists(pid: int) -> bool:
+    """Return whether a process of this machine runs; true if it cannot be found out."""
+    if _is_windows():
+        return _windows_process_exists(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def is_portable_name(name: str) -> bool:
+    """Return whether a file may have this name on every system, Windows included."""
+    return not (
+        name.split(".", maxsplit=1)[0].lower() in _DEVICES
+        or name.endswith((".", " "))
+        or any(ord(letter) < 32 or letter in '<>:"/\\|?*' for letter in name)
+    )
+
+
+@contextlib.contextmanager
+def terminations_interrupt() -> Iterator[None]:
+    """Let SIGTERM (and Ctrl-Break of Windows) end the block as Ctrl-C does, cleaning up.
+
+    Outside the main thread, where Python permits no handlers, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGTERM, getattr(signal, "SIGBREAK", None)]
+    before = {number: signal.signal(number, _interrupt) for number in numbers if number is not None}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_windows() -> bool:
+    return sys.platform == "win32"
+
+
+def _windows_process_exists(pid: int) -> bool:
+    # os.kill would end it: on Windows every signal does.
+    import ctypes
+
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    handle = kernel.OpenProcess(_QUERY_LIMITED_INFORMATION, False, pid)
+    if not handle:
+        return False
+    code = ctypes.c_ulong()
+    known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+    kernel.CloseHandle(handle)
+    return not known or code.value == _STILL_ACTIVE
