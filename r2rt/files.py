@@ -12,11 +12,14 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from r2rt.errors import OutputError
 from r2rt.portable import process_exists, replace
 
-__all__ = ["as_text", "remove_orphans", "replacing", "temporary_beside"]
+__all__ = ["StrPath", "as_text", "remove_orphans", "replacing", "temporary_beside"]
+
+StrPath: TypeAlias = str | os.PathLike[str]
 
 # A name has 255 bytes at most; this many of them are kept in the name of a temporary file.
 _KEPT_BYTES = 100
