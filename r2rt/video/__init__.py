@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from r2rt.video.api import ClipFrame, DecodeReport, FrameSource, Sampling, SourceInfo
 from r2rt.video.clock import ClipClock, ClipSelector, Selection
+from r2rt.video.departures import Departures
 from r2rt.video.pixels import FramePreparer, prepare_frame
 from r2rt.video.plan import PlanCost
 from r2rt.video.source import open_source
@@ -17,6 +18,7 @@ __all__ = [
     "ClipFrame",
     "ClipSelector",
     "DecodeReport",
+    "Departures",
     "FramePreparer",
     "FrameSource",
     "PlanCost",

@@ -1,9 +1,9 @@
-"""What a source tells about itself, what it yields, and what it reports when it is over."""
+"""What a source is, what it yields, and what it reports when it is over."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from types import TracebackType
 from typing import Literal, Protocol
@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from r2rt.video.departures import Departures
 from r2rt.video.plan import PlanCost
 
 __all__ = ["ClipFrame", "DecodeReport", "FrameSource", "Sampling", "SourceInfo"]
@@ -47,13 +48,13 @@ class SourceInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFrame:
-    """One picture and the clips that it stands for.
+    """One frame and the clips that it stands for.
 
     Attributes:
         clip_index: the first of these clips.
         count: how many there are, one after another; more than one where the source is slower than
             the clips.
-        time_s: when the picture is presented, since the beginning of the part that is read.
+        time_s: when the frame is presented, since the beginning of the part that is read.
         pixels: (S, S, 3) uint8 RGB, C-contiguous.
     """
 
@@ -69,37 +70,53 @@ class DecodeReport:
 
     Attributes:
         clips: clips handed out.
-        frames_decoded: pictures that came out of the decoder.
+        frames_decoded: frames that came out of the decoder.
         packets: packets that the source has.
         packets_decoded: packets given to the decoder.
-        packets_lost: packets that the decoder refused, and places where the container was
-            unreadable.
-        frames_corrupt: pictures of those handed out that the decoder marked as damaged. They are
-            used, since a patched picture is closer to the truth than an older one.
-        frames_replaced: chosen pictures that never came out and for which a neighbour stands in.
         sampling: the sampling asked for.
-        fallback: why all was decoded in spite of it; None where the plan was followed.
         cost: what the plan promised; None where there was none.
-        decoder: where pictures were decoded.
-        decoder_fallback: why that was the CPU although the GPU was asked for; None otherwise.
+        decoder: where frames were decoded.
+        departures: how reading departed from exact. Damaged frames are used, since a patched frame
+            is closer to the truth than an older one.
     """
 
     clips: int
     frames_decoded: int
     packets: int
     packets_decoded: int
-    packets_lost: int
-    frames_corrupt: int
-    frames_replaced: int
     sampling: Sampling
-    fallback: str | None
     cost: PlanCost | None
     decoder: Literal["cpu", "gpu"] = "cpu"
-    decoder_fallback: str | None = None
+    departures: Departures = field(default_factory=Departures)
+
+    @property
+    def packets_lost(self) -> int:
+        """Packets that could not be decoded or read."""
+        return self.departures.packets_lost
+
+    @property
+    def frames_corrupt(self) -> int:
+        """Frames handed out that the decoder marked as damaged."""
+        return self.departures.frames_corrupt
+
+    @property
+    def frames_replaced(self) -> int:
+        """Chosen frames that never came out and for which a neighbour stands in."""
+        return self.departures.frames_replaced
+
+    @property
+    def fallback(self) -> str | None:
+        """Why everything was decoded; None where the plan was followed."""
+        return self.departures.decoded_all
+
+    @property
+    def decoder_fallback(self) -> str | None:
+        """Why frames were decoded on the CPU although the GPU was asked for; None otherwise."""
+        return self.departures.decoder_fallback
 
 
 class FrameSource(Protocol):
-    """A source of one picture a clip. Iterating reads it from its beginning, each time anew."""
+    """A source of one frame a clip. Iterating reads it from its beginning, each time anew."""
 
     @property
     def info(self) -> SourceInfo:
@@ -122,7 +139,7 @@ class FrameSource(Protocol):
         """What reading came to, so far."""
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Yield the pictures of all clips in order."""
+        """Yield the frames of all clips in order."""
 
     def close(self) -> None:
         """Give back what the source holds; iteration under way ends."""

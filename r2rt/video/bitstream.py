@@ -1,29 +1,27 @@
 """What a packet's first bytes tell about decoding, without decoding.
 
-Four facts decide what may be skipped: whether decoding may begin at a packet and give every later
-picture exactly (`ENTRY`), whether the decoder also forgets all before it there (`CLOSED`), whether
-no other picture depends on it (`DISPOSABLE`), and whether it shows no picture of its own
-(`HIDDEN`). Containers only flag keyframes, which is less: an H.264
-keyframe may be the start of a gradual refresh. Each reader below takes facts from the codec's own
-syntax and claims nothing where the syntax is damaged, which is safe: fewer packets are skipped.
+Five facts decide what may be skipped (`r2rt.video.packet_flags`): whether decoding may begin at a
+packet and give every later frame exactly (`ENTRY`), whether the decoder also forgets all before it
+there (`CLOSED`), whether no other frame depends on it (`DISPOSABLE`), whether it shows no frame of
+its own (`HIDDEN`), and whether it holds one field only (`FIELD`). Containers only flag keyframes,
+which is less: an H.264 keyframe may be the start of a gradual refresh. Each reader takes facts
+from the codec's own syntax and claims nothing where the syntax is damaged, which is safe: fewer
+packets are skipped.
 
-Syntax: ITU-T H.264 7.3.1 and D.1.8, ITU-T H.265 7.3.1.2 and 7.4.2.2, ITU-T H.262 6.2.3,
-ISO/IEC 14496-2 6.2.5, RFC 6386 9.1 (VP8), the VP9 bitstream specification 6.2 and annex B, the AV1
-bitstream specification 5.3 and 5.9.2.
+Syntax: ITU-T H.265 7.3.1.2 and 7.4.2.2, ITU-T H.262 6.2.3, ISO/IEC 14496-2 6.2.5, RFC 6386 9.1
+(VP8), the VP9 bitstream specification 6.2 and annex B, the AV1 bitstream specification 5.3 and
+5.9.2. For H.264 see `r2rt.video.h264`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-__all__ = ["CLOSED", "DISPOSABLE", "ENTRY", "HIDDEN", "TEMPORAL_SHIFT", "UNSAFE", "packet_reader"]
+from r2rt.video.h264 import H264Reader
+from r2rt.video.nal import prefix_size, prefixed_nals, start_code_nals
+from r2rt.video.packet_flags import CLOSED, DISPOSABLE, ENTRY, HIDDEN, TEMPORAL_SHIFT, UNSAFE
 
-ENTRY = 1
-DISPOSABLE = 2
-HIDDEN = 4
-UNSAFE = 8  # something that skipping cannot cope with: everything must be decoded
-TEMPORAL_SHIFT = 4  # bits 4 to 6 hold the temporal sub-layer (HEVC), 0 to 7
-CLOSED = 128
+__all__ = ["packet_reader"]
 
 # Every frame of these is a keyframe, or the container's flag means what it says.
 FLAGGED_CODECS = frozenset(
@@ -52,12 +50,13 @@ def packet_reader(codec: str, extradata: bytes | None) -> PacketReader | None:
         codec: name of the codec, as in `av.Codec.canonical_name`.
         extradata: the codec's global headers, which tell how NAL units are delimited.
     """
-    if codec in {"h264", "hevc"}:
-        length_size = _nal_length_size(codec, extradata)
-        flags = _h264_flags if codec == "h264" else _hevc_flags
+    if codec == "h264":
+        return H264Reader(extradata)
+    if codec == "hevc":
+        length_size = prefix_size(codec, extradata)
         if length_size is None:
-            return lambda data, key: flags(_start_code_nals(bytes(data)), key)
-        return lambda data, key: flags(_prefixed_nals(data, length_size), key)
+            return lambda data, _: _hevc_flags(start_code_nals(bytes(data)))
+        return lambda data, _: _hevc_flags(prefixed_nals(data, length_size))
     if codec in FLAGGED_CODECS:
         return lambda _, key: ENTRY | CLOSED if key else 0
     return {
@@ -70,75 +69,10 @@ def packet_reader(codec: str, extradata: bytes | None) -> PacketReader | None:
     }.get(codec)
 
 
-def _nal_length_size(codec: str, extradata: bytes | None) -> int | None:
-    """Return the bytes of a NAL unit's length prefix, or None where start codes delimit them."""
-    if not extradata or extradata[0] != 1:
-        return None
-    position = 4 if codec == "h264" else 21
-    return (extradata[position] & 3) + 1 if len(extradata) > position else None
-
-
-def _prefixed_nals(data: memoryview, length_size: int) -> Iterator[memoryview]:
-    position = 0
-    while position + length_size < len(data):
-        size = int.from_bytes(data[position : position + length_size], "big")
-        position += length_size
-        if size == 0 or position + size > len(data):
-            return
-        yield data[position : position + size]
-        position += size
-
-
-def _start_code_nals(data: bytes) -> Iterator[memoryview]:
-    # A NAL unit runs to the next start code, but all that is read of one lies at its beginning, so
-    # the picture data that make up most of a packet are never searched.
-    view = memoryview(data)
-    position = data.find(b"\0\0\1")
-    while position >= 0 and position + 4 < len(data):
-        yield view[position + 3 :]
-        position = data.find(b"\0\0\1", position + 3)
-
-
-def _h264_flags(nals: Iterator[memoryview], is_key: bool) -> int:
-    recovers = False
+def _hevc_flags(nals: Iterator[memoryview]) -> int:
     for nal in nals:
-        kind = nal[0] & 31
-        if kind == 5:
-            return ENTRY | CLOSED
-        if kind in {1, 2}:
-            if nal[0] & 0x60 == 0:
-                return DISPOSABLE
-            return ENTRY if is_key and recovers else 0
-        if kind == 6 and is_key:
-            recovers = recovers or _is_exact_recovery_point(nal)
-    return 0
-
-
-def _is_exact_recovery_point(sei: memoryview) -> bool:
-    """Whether a SEI NAL unit begins an open GOP, exact from this picture on in order of output."""
-    payload = bytes(sei[1:256]).replace(b"\0\0\3", b"\0\0")
-    position = 0
-    while position + 2 < len(payload) and payload[position] != 0x80:
-        kind = size = 0
-        while position < len(payload) and payload[position] == 255:
-            kind += 255
-            position += 1
-        kind += payload[position] if position < len(payload) else 0
-        position += 1
-        while position < len(payload) and payload[position] == 255:
-            size += 255
-            position += 1
-        size += payload[position] if position < len(payload) else 0
-        position += 1
-        if kind == 6 and position < len(payload):
-            # ue(v) 0 is the bit 1: no frame to wait for; the next bit is exact_match_flag.
-            return payload[position] & 0xC0 == 0xC0
-        position += size
-    return False
-
-
-def _hevc_flags(nals: Iterator[memoryview], _: bool) -> int:
-    for nal in nals:
+        if len(nal) < 2:
+            continue
         kind = (nal[0] >> 1) & 63
         layer = (nal[0] & 1) << 5 | nal[1] >> 3
         if kind > 31 or layer:

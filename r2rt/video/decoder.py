@@ -1,15 +1,20 @@
-"""Running a decode plan: packets in, chosen pictures out, damage counted a packet at a time."""
+"""Running a decode plan: packets in, chosen frames out, damage counted a packet at a time."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av.error
+import numpy as np
 
-from r2rt.video.clock import ClipClock, ClipSelector
+from r2rt.video.clock import ClipClock, ClipSelector, Selection
 from r2rt.video.demux import Demuxer
+from r2rt.video.frame_times import TimeGuesser
+from r2rt.video.index import PacketIndex
 from r2rt.video.plan import DecodePlan
 
 if TYPE_CHECKING:
@@ -24,6 +29,7 @@ __all__ = [
     "decode_all",
     "decode_packet",
     "decode_planned",
+    "decode_tail",
     "drain",
 ]
 
@@ -50,10 +56,10 @@ class Picked:
 
 
 def decode_planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> Iterator[Picked]:
-    """Decode what the plan says and yield the chosen pictures in order of presentation.
+    """Decode what the plan says and yield the chosen frames in order of presentation.
 
-    A chosen picture that does not come out is replaced by the picture that came out before it, or
-    after it if there is none.
+    A chosen frame that does not come out is replaced by the frame that came out before it, or
+    after it if there is none. The last ones are not: see `decode_tail`.
     """
     queue = _ChosenQueue(plan, counts)
     resets = iter([*plan.resets.tolist(), -1])
@@ -75,32 +81,86 @@ def decode_planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> 
             yield from queue.take(frame)
     for frame in drain(demuxer, counts):
         yield from queue.take(frame)
-    yield from queue.give_up_before(len(plan.feed))
     counts.packets = len(plan.feed)
     counts.packets_lost += demuxer.read_errors
 
 
-def decode_all(
+def decode_tail(
     demuxer: Demuxer,
+    index: PacketIndex,
     clock: ClipClock,
     counts: DecodeCounts,
     *,
-    frame_duration: int,
+    from_clip: int,
+    begin_pts: int | None,
+    end_pts: int | None,
+) -> Iterator[Picked]:
+    """Yield the frames of the last clips, whose chosen frames did not come out.
+
+    Everything that may show these clips is decoded, and the video ends with the last frame that
+    comes out, as for the ffmpeg program. Clips that begin after it are not yielded.
+
+    Args:
+        demuxer: the file, from its beginning.
+        index: its packets.
+        clock: the clips' clock.
+        counts: counts to add to.
+        from_clip: the first clip to yield.
+        begin_pts: frames before it are left out.
+        end_pts: frames from here on are left out; None reads to the end.
+    """
+    # The frame shown before these clips may be theirs too: it is the last before their middle.
+    begin = clock.pts_of((from_clip + Fraction(1, 2)) / clock.fps)
+    before = np.flatnonzero(index.entry & index.shown & (index.pts <= begin))
+    # One entry point earlier, since leading frames of an open group depend on the group before.
+    start = int(before[-2]) if from_clip and len(before) > 1 else 0
+    selector: ClipSelector[tuple[VideoFrame, int]] = ClipSelector(clock)
+    last_end: int | None = None
+    packets = itertools.islice(demuxer.packets(), start, None)
+    for frame in _frames_of(demuxer, packets, counts):
+        pts = frame.pts
+        if pts is None or (end_pts is not None and pts >= end_pts):
+            continue
+        if begin_pts is not None and pts < begin_pts:
+            continue
+        last_end = pts + (frame.duration or index.frame_duration)
+        yield from _from(selector.push((frame, pts), pts), from_clip)
+    if last_end is not None:
+        end = last_end if end_pts is None else min(last_end, end_pts)
+        yield from _from(selector.finish(end), from_clip)
+
+
+def _from(selection: Selection[tuple[VideoFrame, int]] | None, from_clip: int) -> Iterator[Picked]:
+    """Yield what a selection holds of the clips from one on."""
+    if selection is None:
+        return
+    first = max(selection.clip_index, from_clip)
+    count = selection.clip_index + selection.count - first
+    if count > 0:
+        yield Picked(*selection.frame, first, count)
+
+
+def decode_all(
+    demuxer: Demuxer,
+    index: PacketIndex,
+    clock: ClipClock,
+    counts: DecodeCounts,
+    *,
     end_pts: int | None = None,
     begin_pts: int | None = None,
 ) -> Iterator[Picked]:
-    """Decode everything and yield the pictures that stand for clips under the clock's rule.
+    """Decode everything and yield the frames that stand for clips under the clock's rule.
 
     Args:
         demuxer: where packets come from.
+        index: its packets.
         clock: the clips' clock.
         counts: counts to add to.
-        frame_duration: what to assume for pictures without duration or time.
-        end_pts: pictures from here on are left out; None reads to the end.
-        begin_pts: pictures before it are left out.
+        end_pts: frames from here on are left out; None reads to the end.
+        begin_pts: frames before it are left out.
     """
     selector: ClipSelector[tuple[VideoFrame, int]] = ClipSelector(clock)
-    times = TimeGuesser(frame_duration)
+    times = index.time_guesser()
     last_end: int | None = None
     for frame in _all_frames(demuxer, counts):
         pts = times.guess(frame)
@@ -108,15 +168,14 @@ def decode_all(
             continue
         if end_pts is not None and pts >= end_pts:
             continue
-        duration = frame.duration or frame_duration
+        duration = frame.duration or index.frame_duration
         last_end = pts + duration
-        selection = selector.push((frame, pts), pts, duration)
-        if selection is not None:
-            yield Picked(*selection.frame, selection.clip_index, selection.count)
+        yield from _from(selector.push((frame, pts), pts, duration), 0)
     if last_end is not None:
-        selection = selector.finish(last_end if end_pts is None else min(last_end, end_pts))
-        if selection is not None:
-            yield Picked(*selection.frame, selection.clip_index, selection.count)
+        if abs(last_end - index.end_pts) <= index.frame_duration:
+            last_end = index.end_pts  # the container knows better how long the last frame lasts
+        end = last_end if end_pts is None else min(last_end, end_pts)
+        yield from _from(selector.finish(end), 0)
     counts.packets_lost += demuxer.read_errors
 
 
@@ -161,40 +220,17 @@ class _ChosenQueue:
         return Picked(frame, pts, int(self._plan.clip_index[place]), int(self._plan.count[place]))
 
 
-class TimeGuesser:
-    """Times of pictures that come out in order, whatever the container made of them.
-
-    Presentation times are believed until they have run backwards more often than decoding times;
-    then the decoding time that came with the picture is, and where there is neither, one picture
-    follows the other.
-    """
-
-    def __init__(self, frame_duration: int) -> None:
-        self._duration = frame_duration
-        self._faults = [0, 0]
-        self._last: list[int | None] = [None, None]
-        self._expected = 0
-
-    def guess(self, frame: VideoFrame) -> int:
-        """Return the time of the picture that comes out next."""
-        pts, dts = frame.pts, frame.dts
-        for place, value in enumerate((pts, dts)):
-            if value is None:
-                continue
-            last = self._last[place]
-            self._faults[place] += last is not None and value <= last
-            self._last[place] = value
-        chosen = (
-            pts if dts is None or (pts is not None and self._faults[0] <= self._faults[1]) else dts
-        )
-        time = self._expected if chosen is None else chosen
-        self._expected = time + (frame.duration or self._duration)
-        return time
-
-
 def _all_frames(demuxer: Demuxer, counts: DecodeCounts) -> Iterator[VideoFrame]:
     for packet in demuxer.packets():
         counts.packets += 1
+        yield from decode_packet(demuxer, packet, counts)
+    yield from drain(demuxer, counts)
+
+
+def _frames_of(
+    demuxer: Demuxer, packets: Iterator[Packet[VideoStream]], counts: DecodeCounts
+) -> Iterator[VideoFrame]:
+    for packet in packets:
         yield from decode_packet(demuxer, packet, counts)
     yield from drain(demuxer, counts)
 

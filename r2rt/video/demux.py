@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,8 @@ import av.error
 from av.codec.hwaccel import HWAccel
 from av.stream import Discard, Disposition
 
-from r2rt.errors import NotAVideoError, NoVideoStreamError, SourceNotFoundError
+from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
+from r2rt.video.leaps import LeapCloser
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -22,13 +25,23 @@ __all__ = ["Demuxer"]
 
 # Demuxers that take any text or any bytes for a picture.
 NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
+# Sample entries of MP4 whose packets are encrypted.
+ENCRYPTED_TAGS = frozenset(("encv", "drmi"))
+# Bits of a demuxer's flags, as in libavformat/avformat.h.
+_NO_TIMESTAMPS = 0x80
+_TS_DISCONT = 0x200
+# A playlist that waits for more, or a share that does not answer.
+_OPEN_TIMEOUT_S = 60.0
 # What `av.open` raises of a source that cannot be opened; the last two of names and options.
 CANNOT_OPEN = (av.error.FFmpegError, OSError, ValueError, NotImplementedError)
 MAX_READ_ERRORS = 64  # in a row, without one packet in between
 
 
 class Demuxer:
-    """The video stream of a file: the first that is not cover art.
+    """A video stream of a file.
+
+    Of several that are no cover art it is the default one, of several of those the largest, as
+    ffmpeg chooses, or the first of these.
 
     Every pass over the same file numbers its packets alike, from 0, so that a plan made in one pass
     holds in another even where packets have no timestamps.
@@ -36,27 +49,47 @@ class Demuxer:
     Attributes:
         container: PyAV's container.
         stream: the video stream that is read; all others are discarded.
+        video_track: its number among the video tracks of the file, from 1.
+        video_tracks: how many of these there are.
         read_errors: how often the container could not be read on, so far.
+        leaps: how many leaps of the clock were closed, in the pass under way.
+        leaps_closed: the sum of these leaps, in units of the stream's time base.
         on_gpu: whether the GPU's decoder is used.
         gpu_refusal: why it is not although it was asked for; None otherwise.
 
     Args:
         path: the file.
         threads: decoder threads; None takes one a core.
-        gpu: decode on the GPU where it can, else on the CPU; pictures come to the host either way.
+        gpu: decode on the GPU where it can, else on the CPU; frames come to the host either way.
+        video_track: number of the video track to read, from 1; None chooses.
 
     Raises:
         SourceNotFoundError: there is no such file, or it may not be read.
-        NotAVideoError: no demuxer understands it.
-        NoVideoStreamError: it has no video stream, or no decoder for it.
+        NotAVideoError: no demuxer understands it, or it is a pipe or a live playlist.
+        NoVideoStreamError: it has no video stream, no decoder for it, or it is encrypted.
+        QueryError: there is no such video track.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, gpu: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        gpu: bool = False,
+        video_track: int | None = None,
+    ) -> None:
         self.read_errors = 0
         self.gpu_refusal: str | None = None
         self.container = self._open_on_gpu(path) if gpu else _open(path)
         try:
-            self.stream = _video_stream(self.container, path)
+            tracks = _video_tracks(self.container)
+            self.stream = _video_stream(self.container, path, video_track)
+            self.video_tracks = len(tracks)
+            self.video_track = tracks.index(self.stream) + 1
+            self._closer = self._new_closer()
+            context = self.stream.codec_context
+            if gpu and self.gpu_refusal is None and not self.on_gpu:
+                self.gpu_refusal = f"the GPU has no decoder for {context.codec.canonical_name}"
             for stream in self.container.streams:
                 if stream is not self.stream:
                     stream.discard = Discard.all
@@ -71,8 +104,27 @@ class Demuxer:
         """Whether the GPU's decoder is used."""
         return bool(self.stream.codec_context.is_hwaccel)
 
+    @property
+    def has_no_timestamps(self) -> bool:
+        """Whether the format stores no timestamps, such as raw H.264."""
+        return bool(_format_flags(self.container) & _NO_TIMESTAMPS)
+
+    @property
+    def leaps(self) -> int:
+        """How many leaps of the clock were closed, in the pass under way."""
+        return self._closer.leaps
+
+    @property
+    def leaps_closed(self) -> int:
+        """The sum of these leaps, in units of the stream's time base."""
+        return self._closer.closed
+
     def packets(self) -> Iterator[Packet[VideoStream]]:
-        """Yield every packet of the stream from where the container stands, in decoding order."""
+        """Yield every packet of the stream from where the container stands, in decoding order.
+
+        Where the clock leaps, timestamps are moved; see `r2rt.video.leaps`.
+        """
+        self._closer = self._new_closer()
         errors_in_a_row = 0
         while errors_in_a_row < MAX_READ_ERRORS:
             # A generator that raised is over: damage is read past with a new one.
@@ -80,8 +132,13 @@ class Demuxer:
                 for packet in self.container.demux(self.stream):
                     if packet.size:
                         errors_in_a_row = 0
+                        pts, dts = packet.pts, packet.dts
+                        placed = self._closer.place(pts, dts, packet.duration or 0)
+                        if placed != (pts, dts):
+                            packet.pts, packet.dts = placed
                         yield packet
-            except av.error.FFmpegError:
+            except (av.error.FFmpegError, IndexError):
+                # PyAV raises IndexError for a stream that a damaged container announces midway.
                 self.read_errors += 1
                 errors_in_a_row += 1
             else:
@@ -91,6 +148,15 @@ class Demuxer:
         """Close the file."""
         self.container.close()
 
+    def _new_closer(self) -> LeapCloser:
+        time_base = self.stream.time_base or Fraction(1, 90_000)
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return LeapCloser(
+            time_base,
+            discontinuous=bool(_format_flags(self.container) & _TS_DISCONT),
+            usual_duration=max(1, round(1 / rate / time_base)) if rate else 1,
+        )
+
     def _open_on_gpu(self, path: Path) -> InputContainer:
         try:
             container = _open(path, HWAccel("cuda", allow_software_fallback=True))
@@ -99,10 +165,6 @@ class Demuxer:
             cause = error.__cause__
             container = _open(path)
             self.gpu_refusal = f"FFmpeg cannot use an NVIDIA decoder ({cause})"
-            return container
-        context = getattr(_first_video(container), "codec_context", None)
-        if context is not None and not context.is_hwaccel:
-            self.gpu_refusal = f"the GPU has no decoder for {context.codec.canonical_name}"
         return container
 
 
@@ -110,6 +172,12 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file; expected a video or a folder of images")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode):
+            raise NotAVideoError(
+                f"{path}: a pipe or a device, not a file; `r2rt watch` reads it as it comes, "
+                "or write it to a file first"
+            )
         with path.open("rb") as file:
             is_empty = not file.read(1)
     except OSError as error:
@@ -124,7 +192,13 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
             container_options={"protocol_whitelist": "file"},
             metadata_errors="replace",
             hwaccel=hardware,
+            timeout=(_OPEN_TIMEOUT_S, None),
         )
+    except av.error.ExitError as error:
+        raise NotAVideoError(
+            f"{path}: could not be opened within {_OPEN_TIMEOUT_S:g} s; what is still being "
+            "written is for `r2rt watch`"
+        ) from error
     except CANNOT_OPEN as error:
         raise NotAVideoError(
             f"{path}: not a video that FFmpeg understands, or its head is damaged ({error}); "
@@ -133,24 +207,51 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
     if container.format.name in NOT_VIDEO_FORMATS:
         container.close()
         raise NotAVideoError(f"{path}: a text file, not a video; expected a video file")
+    if container.format.name == "hls" and not container.duration:
+        container.close()
+        raise NotAVideoError(
+            f"{path}: a live playlist, which has no end; `r2rt watch` reads it as it comes"
+        )
     return container
 
 
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    stream = _first_video(container)
+def _video_stream(container: InputContainer, path: Path, number: int | None) -> VideoStream:
+    tracks = _video_tracks(container)
+    if number is not None and not 1 <= number <= len(tracks):
+        raise QueryError(f"{path}: video track {number}; expected 1 to {len(tracks)}")
+    stream = _chosen(tracks, number) if tracks else None
     # PyAV's types promise a context; streams without a decoder have none.
-    if stream is not None and getattr(stream, "codec_context", None) is not None:
-        return stream
-    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-    raise NoVideoStreamError(
-        f"{path}: no video stream that can be decoded (streams: {kinds}); "
-        "expected a file with a picture"
-    )
+    if stream is None or getattr(stream, "codec_context", None) is None:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+        raise NoVideoStreamError(
+            f"{path}: no video stream that can be decoded (streams: {kinds}); "
+            "expected a file with a picture"
+        )
+    if stream.codec_context.codec_tag in ENCRYPTED_TAGS:
+        raise NoVideoStreamError(
+            f"{path}: the video is encrypted (copy protection); expected one that plays anywhere"
+        )
+    return stream
 
 
-def _first_video(container: InputContainer) -> VideoStream | None:
-    """Return the first video stream that is no cover art."""
-    for stream in container.streams.video:
-        if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
-            return stream
-    return None
+def _video_tracks(container: InputContainer) -> list[VideoStream]:
+    """Return the video streams that are no cover art."""
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    return [stream for stream in container.streams.video if not stream.disposition & pictures]
+
+
+def _chosen(tracks: list[VideoStream], number: int | None) -> VideoStream:
+    if number is not None and 1 <= number <= len(tracks):
+        return tracks[number - 1]
+
+    def merit(stream: VideoStream) -> tuple[bool, bool, int]:
+        context = getattr(stream, "codec_context", None)
+        area = context.width * context.height if context is not None else 0
+        return context is not None, bool(stream.disposition & Disposition.default), area
+
+    return max(tracks, key=merit)
+
+
+def _format_flags(container: InputContainer) -> int:
+    flags = container.format.flags
+    return int(getattr(flags, "value", flags))

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from r2rt.errors import NoFramesError
 from r2rt.video.api import ClipFrame, DecodeReport, Sampling, SourceInfo
-from r2rt.video.decoder import (
-    DecodeCounts,
-    Picked,
-    decode_all,
-    decode_packet,
-    decode_planned,
-    drain,
-)
+from r2rt.video.decoder import DecodeCounts, Picked, decode_all, decode_planned, decode_tail
 from r2rt.video.demux import Demuxer
+from r2rt.video.departures import Departures
 from r2rt.video.fingerprint import fingerprint_file
-from r2rt.video.index import PacketIndex, index_packets
+from r2rt.video.first import FirstFrame as FirstPicture
+from r2rt.video.inspection import inspect_file
 from r2rt.video.part import Part
-from r2rt.video.pixels import FramePreparer, display_size
+from r2rt.video.pixels import FramePreparer
 from r2rt.video.plan import DecodePlan, PlanCost, plan_exact, plan_nearest
-
-if TYPE_CHECKING:
-    from av.packet import Packet
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 __all__ = ["FirstPicture", "VideoFile"]
 
@@ -48,9 +38,11 @@ class VideoFile:
         part: Part | None = None,
         threads: int | None = None,
         gpu: bool = False,
+        video_track: int | None = None,
     ) -> None:
         self._path = path
         self._gpu = gpu
+        self._video_track = video_track
         self._decoder: Literal["cpu", "gpu"] = "cpu"
         self._decoder_fallback: str | None = None
         self._fps = fps
@@ -59,15 +51,20 @@ class VideoFile:
         self._prepare = FramePreparer(image_size)
         self._iteration: Generator[ClipFrame, None, None] | None = None
         self._counts = DecodeCounts()
-        self._clips = self._frames_corrupt = 0
+        self._clips = self._clips_lost = self._frames_corrupt = 0
 
-        stream = _inspect(path)
-        self._index = stream.index
-        self._ratio = stream.sample_aspect_ratio
+        facts = inspect_file(path, video_track=video_track)
+        self._index = facts.index
+        self._ratio = facts.sample_aspect_ratio
         self._span = (part or Part()).span(
             fps=fps, time_base=self._index.time_base, source_start_pts=self._index.start_pts
         )
-        self._frame_duration = self._index.frame_duration
+        self._track_chosen = (
+            f"{path} has {facts.video_tracks} video tracks, of which number {facts.video_track} is "
+            "read; --video-track N takes another"
+            if video_track is None and facts.video_tracks > 1
+            else None
+        )
         self._plan = self._make_plan(tolerance_s)
         clock = self._span.clock
         stop_pts = self._span.stop_pts(self._index.end_pts)
@@ -78,10 +75,10 @@ class VideoFile:
             kind="video",
             duration_s=clock.time_s(stop_pts),
             start_s=float(start_s),
-            width=stream.width,
-            height=stream.height,
-            frame_rate=stream.frame_rate,
-            codec=stream.codec,
+            width=facts.display_size[0],
+            height=facts.display_size[1],
+            frame_rate=facts.average_rate,
+            codec=facts.codec,
             fingerprint=fingerprint_file(path),
         )
 
@@ -109,19 +106,29 @@ class VideoFile:
     def report(self) -> DecodeReport:
         """What the last iteration came to, so far."""
         counts = self._counts
+        index = self._index
+        starts_inside = self._span.begin_pts is not None
         return DecodeReport(
             clips=self._clips,
             frames_decoded=counts.frames_decoded,
             packets=counts.packets,
             packets_decoded=counts.packets_decoded,
-            packets_lost=counts.packets_lost,
-            frames_corrupt=self._frames_corrupt,
-            frames_replaced=counts.frames_replaced,
             sampling=self._sampling,
-            fallback=self._index.unusable,
             cost=self.cost,
             decoder=self._decoder,
-            decoder_fallback=self._decoder_fallback,
+            departures=Departures(
+                packets_lost=counts.packets_lost,
+                packets_damaged=index.damaged,
+                frames_corrupt=self._frames_corrupt,
+                frames_replaced=counts.frames_replaced,
+                frames_lost_at_start=0 if starts_inside else index.lost_at_start,
+                clips_lost_at_end=self._clips_lost,
+                leaps_closed=index.leaps,
+                leaps_s=index.leaps_s,
+                decoded_all=index.unusable,
+                decoder_fallback=self._decoder_fallback,
+                track_chosen=self._track_chosen,
+            ),
         )
 
     def __iter__(self) -> Iterator[ClipFrame]:
@@ -178,12 +185,25 @@ class VideoFile:
 
     def _iterate(self) -> Generator[ClipFrame, None, None]:
         self._counts = DecodeCounts()
-        self._clips = self._frames_corrupt = 0
-        demuxer = Demuxer(self._path, threads=self._threads, gpu=self._gpu)
+        self._clips = self._clips_lost = self._frames_corrupt = 0
+        yield from self._read(self._picked)
+        if self._plan is not None and self._clips < self._num_clips:
+            yield from self._read(self._tail)
+        if not self._clips:
+            raise self._no_frames()
+        self._clips_lost = max(self._num_clips - self._clips, 0)
+        if self._clips_lost:
+            self._info = replace(self._info, duration_s=float(self._clips / self._fps))
+
+    def _read(self, pick: Callable[[Demuxer], Iterator[Picked]]) -> Iterator[ClipFrame]:
+        """Yield what is picked from the file, read from its beginning."""
+        demuxer = Demuxer(
+            self._path, threads=self._threads, gpu=self._gpu, video_track=self._video_track
+        )
         self._decoder = "gpu" if demuxer.on_gpu else "cpu"
         self._decoder_fallback = demuxer.gpu_refusal
         try:
-            for picked in self._picked(demuxer):
+            for picked in pick(demuxer):
                 self._clips = picked.clip_index + picked.count
                 self._frames_corrupt += picked.frame.is_corrupt
                 yield ClipFrame(
@@ -194,17 +214,26 @@ class VideoFile:
                 )
         finally:
             demuxer.close()
-        if not self._clips:
-            raise self._no_frames()
 
     def _picked(self, demuxer: Demuxer) -> Iterator[Picked]:
         if self._plan is not None:
             return decode_planned(demuxer, self._plan, self._counts)
         return decode_all(
             demuxer,
+            self._index,
             self._span.clock,
             self._counts,
-            frame_duration=self._frame_duration,
+            begin_pts=self._span.begin_pts,
+            end_pts=self._span.end_pts,
+        )
+
+    def _tail(self, demuxer: Demuxer) -> Iterator[Picked]:
+        return decode_tail(
+            demuxer,
+            self._index,
+            self._span.clock,
+            self._counts,
+            from_clip=self._clips,
             begin_pts=self._span.begin_pts,
             end_pts=self._span.end_pts,
         )
@@ -215,63 +244,3 @@ class VideoFile:
             f"{self._path}: not one picture could be decoded in the part asked for; "
             f"the video lasts {lasts_s:.3f} s"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stream:
-    """What one pass over a file tells."""
-
-    index: PacketIndex
-    width: int
-    height: int
-    sample_aspect_ratio: Fraction | None
-    frame_rate: Fraction | None
-    codec: str
-
-
-def _inspect(path: Path) -> _Stream:
-    """Index a file, and decode its first picture: only that tells how it is turned."""
-    demuxer = Demuxer(path, threads=1)
-    try:
-        first = FirstPicture(demuxer)
-        index = index_packets(demuxer, see=first.see)
-        picture = first.found()
-        if picture is None:
-            raise NoFramesError(
-                f"{path}: not one picture could be decoded from {len(index)} packets; "
-                "the file is empty or damaged throughout"
-            )
-        ratio = demuxer.stream.sample_aspect_ratio
-        width, height = display_size(picture, ratio)
-        return _Stream(
-            index=index,
-            width=width,
-            height=height,
-            sample_aspect_ratio=ratio,
-            frame_rate=demuxer.stream.average_rate,
-            codec=demuxer.stream.codec_context.codec.canonical_name,
-        )
-    finally:
-        demuxer.close()
-
-
-class FirstPicture:
-    """Decodes the packets that it is shown until a picture comes out."""
-
-    def __init__(self, demuxer: Demuxer) -> None:
-        self._demuxer = demuxer
-        self._picture: VideoFrame | None = None
-
-    def see(self, packet: Packet[VideoStream]) -> None:
-        """Take the next packet."""
-        if self._picture is None:
-            self._take(decode_packet(self._demuxer, packet, DecodeCounts()))
-
-    def found(self) -> VideoFrame | None:
-        """Return the first picture, when all packets have been seen; None if none came out."""
-        if self._picture is None:
-            self._take(drain(self._demuxer, DecodeCounts()))
-        return self._picture
-
-    def _take(self, frames: list[VideoFrame]) -> None:
-        self._picture = next(iter(frames), None)

@@ -1,12 +1,11 @@
 """The packet index: what a video holds, from one pass over its packets without decoding.
 
-It is a few compact arrays, 27 bytes a packet (12 MB for two hours at 60 frames a second), whatever
+It is a few compact arrays, 28 bytes a packet (12 MB for two hours at 60 frames a second), whatever
 the resolution.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,26 +14,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.video.bitstream import (
+from r2rt.video.frame_times import TimeGuesser, Timing
+from r2rt.video.leaps import LONGEST_GAP_S
+from r2rt.video.packet_flags import (
     CLOSED,
     DISPOSABLE,
     ENTRY,
+    FIELD,
     HIDDEN,
     TEMPORAL_SHIFT,
     UNSAFE,
-    packet_reader,
 )
+from r2rt.video.scan import NO_PTS, Scan, scan_packets
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
     from r2rt.video.demux import Demuxer
+    from r2rt.video.first import FirstFrame
 
 __all__ = ["PacketIndex", "index_packets"]
 
-NO_PTS = -(2**63)
-# AVI stores no presentation times: pictures that are decoded out of order may get those of others.
+# Containers that store no presentation times, and codecs that may reorder frames: the times made up
+# for their packets are those of other frames. Of Ogg that is OGM, which holds such codecs.
+WITHOUT_PRESENTATION_TIMES = frozenset(("avi", "ogg"))
 REORDERING_CODECS = frozenset(("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1"))
 
 
@@ -49,11 +53,17 @@ class PacketIndex:
         dts: (N,) int64 decoding times, `NO_PTS` where unknown.
         entry: (N,) bool: decoding may begin here.
         closed: (N,) bool: an entry point at which a decoder needs no reset to begin anew.
-        disposable: (N,) bool: no other picture depends on it.
-        shown: (N,) bool: it yields a picture that is presented.
-        end_pts: where the last picture ends.
-        frame_duration: how long a picture lasts by the stream's rate, at least 1.
-        unusable: why the index cannot say which packets a picture needs; None if it can.
+        disposable: (N,) bool: no other frame depends on it.
+        shown: (N,) bool: it yields a frame that is presented.
+        end_pts: where the last frame ends.
+        frame_duration: how long a frame lasts by the stream's rate, at least 1.
+        unusable: why the index cannot say which packets a frame needs; None if it can.
+        timing: what tells when a decoded frame is presented: its own presentation time, else the
+            decoding time of the packet that it came out with, or its place at a constant rate.
+        leaps: how many leaps of the clock were closed; see `r2rt.video.leaps`.
+        leaps_s: the sum of these leaps, in seconds.
+        damaged: packets that the container marks as damaged.
+        lost_at_start: frames before the first that decodes, which depend on what is not there.
     """
 
     time_base: Fraction
@@ -67,90 +77,159 @@ class PacketIndex:
     end_pts: int
     frame_duration: int
     unusable: str | None
+    timing: Timing = "presentation"
+    leaps: int = 0
+    leaps_s: float = 0.0
+    damaged: int = 0
+    lost_at_start: int = 0
 
     def __len__(self) -> int:
         return len(self.pts)
 
+    def time_guesser(self) -> TimeGuesser:
+        """Return what tells when decoded frames are presented, for one pass from the beginning."""
+        return TimeGuesser(self.frame_duration, self.timing)
+
 
 def index_packets(
-    demuxer: Demuxer, see: Callable[[Packet[VideoStream]], None] | None = None
+    demuxer: Demuxer,
+    see: Callable[[Packet[VideoStream]], None] | None = None,
+    *,
+    first: FirstFrame | None = None,
 ) -> PacketIndex:
     """Read every packet of the stream once, from its beginning, and decode none.
 
     Args:
         demuxer: a file that has not been read from yet.
         see: is shown every packet, for those who need a look at the first ones.
+        first: decodes up to the first frame on the way, which tells what lies before it.
     """
+    scan = scan_packets(demuxer, [look for look in (see, first and first.see) if look])
+    frame = None if first is None else first.found()
     stream = demuxer.stream
-    context = stream.codec_context
-    codec = context.codec.canonical_name
-    reader = packet_reader(codec, context.extradata)
-    pts, dts, durations, flags = array("q"), array("q"), array("q"), array("B")
-    discarded = array("B")
-    parameters_change = False
-    for packet in demuxer.packets():
-        if see is not None:
-            see(packet)
-        pts.append(NO_PTS if packet.pts is None else packet.pts)
-        dts.append(NO_PTS if packet.dts is None else packet.dts)
-        durations.append(packet.duration or 0)
-        discarded.append(packet.is_discard)
-        flags.append(reader(memoryview(packet), packet.is_keyframe) if reader else 0)
-        if packet.has_sidedata("new_extradata") and len(pts) > 1:
-            parameters_change = True
-
     time_base = stream.time_base or Fraction(1, 90_000)
-    facts = np.frombuffer(flags, np.uint8) if flags else np.zeros(0, np.uint8)
-    temporal = facts >> TEMPORAL_SHIFT & 7
-    kinds = facts & (CLOSED | DISPOSABLE | ENTRY | HIDDEN | UNSAFE)
-    disposable = (kinds & DISPOSABLE) != 0
-    if codec == "hevc" and len(facts):
-        # Unreferenced in its own temporal sub-layer: a higher one may still refer to it.
-        disposable &= temporal == temporal.max()
-    entry = (kinds & ENTRY) != 0
-    shown = ((kinds & HIDDEN) == 0) & (np.array(discarded, np.uint8) == 0)
-    times = np.array(pts, np.int64)
-    decode_times = np.array(dts, np.int64)
-    frame_duration = _usual_duration(stream.average_rate or stream.guessed_rate, time_base)
+    codec = stream.codec_context.codec.canonical_name
+    shown = _shown(scan)
+    timing = _timing(demuxer, scan, shown, codec)
+    duration = _frame_duration(stream, time_base, timing)
+    unusable = _why_unusable(demuxer, scan, shown, codec, timing)
+    times = _times(scan, timing, duration, shown)
+    if timing == "decoding" and frame is not None and frame.dts is not None and len(times):
+        times += max(frame.dts - int(times[0]), 0)  # what the decoder holds back
+    start_pts = _rescale_us(demuxer.container.start_time or 0, time_base)
 
-    unusable = None
-    if reader is None:
-        unusable = f"dependencies of {codec} pictures are not known"
-    elif (times[shown] == NO_PTS).any():
-        unusable = "some packets have no presentation time"
-    elif demuxer.container.format.name == "avi" and (
-        codec in REORDERING_CODECS and (times != decode_times).any()
-    ):
-        unusable = f"the container has no presentation times for {codec}"
-    elif parameters_change:
-        unusable = "the decoder's parameters change on the way"
-    elif (kinds & UNSAFE).any():
-        unusable = "packets hold more than one picture"
-    elif len(np.unique(times[shown])) != int(shown.sum()):
-        unusable = "several packets have the same presentation time"
-    elif (np.diff(times[entry & shown]) <= 0).any():
-        unusable = "presentation times run backwards"
-    if (times == NO_PTS).any():
-        times = _fill_times(times, decode_times, frame_duration)
-
-    start_us = demuxer.container.start_time
+    lost = 0
+    if frame is not None and frame.pts is not None and timing == "presentation":
+        # Frames come out in order of presentation: what lies before the first never does.
+        before = shown & (times < frame.pts)
+        lost = int(before.sum())
+        shown &= ~before
+    leaps, leaps_s = demuxer.leaps, float(demuxer.leaps_closed * time_base)
+    if shown.any():
+        begin = int(times[shown].min())
+        if (begin - start_pts) * time_base > LONGEST_GAP_S:
+            leaps, leaps_s = leaps + 1, leaps_s + float((begin - start_pts) * time_base)
+            start_pts = begin
+    disposable, entry = _dependencies(scan, codec)
     return PacketIndex(
         time_base=time_base,
-        start_pts=_rescale_us(start_us or 0, time_base),
+        start_pts=start_pts,
         pts=times,
-        dts=decode_times,
+        dts=scan.dts,
         entry=entry,
-        closed=(kinds & CLOSED) != 0,
+        closed=(scan.flags & CLOSED) != 0,
         disposable=disposable,
         shown=shown,
-        end_pts=_end_pts(times, np.array(durations, np.int64), shown, frame_duration),
-        frame_duration=frame_duration,
+        end_pts=_end_pts(times, scan, duration, time_base),
+        frame_duration=duration,
         unusable=unusable,
+        timing=timing,
+        leaps=leaps,
+        leaps_s=leaps_s,
+        damaged=scan.damaged,
+        lost_at_start=lost,
     )
 
 
-def _usual_duration(rate: Fraction | None, time_base: Fraction) -> int:
+def _shown(scan: Scan) -> NDArray[np.bool_]:
+    """Return (N,) bool: the packets that yield a frame that is presented."""
+    shown = ((scan.flags & HIDDEN) == 0) & ~scan.discarded
+    # Two fields in a row make one frame, which has the time of the first.
+    fields = (scan.flags & FIELD) != 0
+    starts = np.flatnonzero(fields & ~np.concatenate(([False], fields[:-1])))
+    run = np.arange(len(scan)) - np.repeat(
+        np.concatenate(([0], starts)), np.diff(np.concatenate(([0], starts, [len(scan)])))
+    )
+    return np.asarray(shown & ~(fields & (run % 2 == 1)))
+
+
+def _timing(demuxer: Demuxer, scan: Scan, shown: NDArray[np.bool_], codec: str) -> Timing:
+    if demuxer.has_no_timestamps and (scan.pts[shown] == NO_PTS).any():
+        return "rate"
+    is_without = demuxer.container.format.name in WITHOUT_PRESENTATION_TIMES
+    if is_without and codec in REORDERING_CODECS and (scan.pts != scan.dts).any():
+        return "decoding"
+    return "presentation"
+
+
+def _frame_duration(stream: VideoStream, time_base: Fraction, timing: Timing) -> int:
+    """Return how long a frame lasts by the stream's rate."""
+    # The average rate of a raw stream is what its demuxer assumes; the codec may know better.
+    told = [stream.average_rate, stream.guessed_rate]
+    rate = next((rate for rate in (reversed(told) if timing == "rate" else told) if rate), None)
     return max(1, round(1 / rate / time_base)) if rate else 1
+
+
+def _why_unusable(
+    demuxer: Demuxer, scan: Scan, shown: NDArray[np.bool_], codec: str, timing: Timing
+) -> str | None:
+    """Return why everything must be decoded, None if the index tells what a frame needs."""
+    times = scan.pts
+    entries = ((scan.flags & ENTRY) != 0) & shown
+    if not scan.understood:
+        return f"dependencies of {codec} frames are not known"
+    if timing == "decoding":
+        return f"the container has no presentation times for {codec}"
+    if (times[shown] == NO_PTS).any():
+        return "some packets have no presentation time"
+    if demuxer.leaps:
+        return "the clock leaps"
+    if scan.parameters_change:
+        return "the decoder's parameters change on the way"
+    if scan.palette_is_rare:
+        return "one palette serves several frames"
+    if (scan.flags & FIELD).any():
+        return "each field comes in a packet of its own"
+    if (scan.flags & UNSAFE).any():
+        return "packets hold more than one frame"
+    if len(np.unique(times[shown])) != int(shown.sum()):
+        return "several packets have the same presentation time"
+    if (np.diff(times[entries]) <= 0).any():
+        return "presentation times run backwards"
+    return None
+
+
+def _dependencies(scan: Scan, codec: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which packets nothing depends on, and where decoding may begin, (N,) bool each."""
+    disposable = (scan.flags & DISPOSABLE) != 0
+    if codec == "hevc" and len(scan):
+        # Unreferenced in its own temporal sub-layer: a higher one may still refer to it.
+        temporal = scan.flags >> TEMPORAL_SHIFT & 7
+        disposable &= temporal == temporal.max()
+    return disposable, (scan.flags & ENTRY) != 0
+
+
+def _times(
+    scan: Scan, timing: Timing, duration: int, shown: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return presentation times; guessed where missing: decoding times, else one after another."""
+    counted = np.asarray(np.maximum(np.cumsum(shown) - 1, 0) * duration, np.int64)
+    if timing == "rate":
+        return counted
+    if timing == "decoding":
+        return np.where(scan.dts == NO_PTS, counted, scan.dts)
+    filled = np.where(scan.pts == NO_PTS, scan.dts, scan.pts)
+    return np.where(filled == NO_PTS, counted, filled)
 
 
 def _rescale_us(time_us: int, time_base: Fraction) -> int:
@@ -160,27 +239,16 @@ def _rescale_us(time_us: int, time_base: Fraction) -> int:
     return rounded if time_us >= 0 else -rounded
 
 
-def _fill_times(
-    times: NDArray[np.int64], decode_times: NDArray[np.int64], duration: int
-) -> NDArray[np.int64]:
-    """Guess missing presentation times: the decoding time, else one frame after another."""
-    filled = np.where(times == NO_PTS, decode_times, times)
-    return np.where(filled == NO_PTS, np.arange(len(times)) * duration, filled)
-
-
-def _end_pts(
-    times: NDArray[np.int64],
-    durations: NDArray[np.int64],
-    shown: NDArray[np.bool_],
-    usual_duration: int,
-) -> int:
-    """Return where the last picture ends, estimating its duration where the container has none."""
-    order = np.flatnonzero(shown)
+def _end_pts(times: NDArray[np.int64], scan: Scan, usual: int, time_base: Fraction) -> int:
+    """Return where the last frame ends, estimating its duration where the container has none."""
+    order = np.flatnonzero(((scan.flags & HIDDEN) == 0) & ~scan.discarded)
     if not len(order):
         return 0
     order = order[np.argsort(times[order], kind="stable")]
     last = order[-1]
-    duration = int(durations[last])
+    duration = int(scan.durations[last])
+    if duration * time_base > LONGEST_GAP_S:
+        duration = usual
     if duration <= 0:
-        duration = int(times[last] - times[order[-2]]) if len(order) > 1 else usual_duration
+        duration = int(times[last] - times[order[-2]]) if len(order) > 1 else usual
     return int(times[last]) + duration

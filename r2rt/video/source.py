@@ -31,8 +31,9 @@ def open_source(
     source_fps: Fraction | float | None = None,
     threads: int | None = None,
     gpu: bool = False,
+    video_track: int | None = None,
 ) -> FrameSource:
-    """Open a source that yields one picture a clip, in bounded memory.
+    """Open a source that yields one frame a clip, in bounded memory.
 
     Args:
         source: a video file; a folder of images (png, jpg, jpeg, webp, bmp), read in natural order;
@@ -49,6 +50,7 @@ def open_source(
         source_fps: images a second: required for an array; for a folder, one a clip by default.
         threads: decoder threads; None takes one a core.
         gpu: decode a video on an NVIDIA GPU where one can; the report says where it was done.
+        video_track: which video track of a file to read, from 1; None takes the default one.
 
     Raises:
         SourceNotFoundError: there is no such file or folder, it cannot be read, or a folder holds
@@ -61,6 +63,9 @@ def open_source(
     fps = Fraction(fps)
     _check(fps, image_size, sampling, tolerance_s, threads)
     part = Part.from_seconds(start_s, end_s)
+    is_file = not isinstance(source, np.ndarray) and not Path(source).is_dir()
+    if video_track is not None and not is_file:
+        raise QueryError("a video track is for video files; images and arrays have none")
     if isinstance(source, np.ndarray):
         if source_fps is None:
             raise QueryError("an array of frames needs source_fps, its frames a second")
@@ -85,6 +90,7 @@ def open_source(
         part=part,
         threads=threads,
         gpu=gpu,
+        video_track=video_track,
     )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from r2rt.errors import NoFramesError, NotAVideoError, SourceNotFoundError
 from r2rt.video.api import ClipFrame, DecodeReport, SourceInfo
 from r2rt.video.clock import ClipClock, select_offline
+from r2rt.video.departures import Departures
 from r2rt.video.fingerprint import fingerprint_array, fingerprint_files
 from r2rt.video.part import Part
 from r2rt.video.pixels import FramePreparer, display_size, prepare_frame
@@ -89,12 +90,9 @@ class _StillSource(ABC):
             frames_decoded=self._read - self._lost,
             packets=self._length,
             packets_decoded=self._read,
-            packets_lost=self._lost,
-            frames_corrupt=0,
-            frames_replaced=self._lost,
             sampling="exact",
-            fallback=None,
             cost=self.cost,
+            departures=Departures(packets_lost=self._lost, frames_replaced=self._lost),
         )
 
     def __iter__(self) -> Iterator[ClipFrame]:

@@ -33,12 +33,16 @@ def index(
     stream = SimpleNamespace(
         time_base=Fraction(1, 25),
         average_rate=Fraction(25),
+        guessed_rate=Fraction(25),
         codec_context=SimpleNamespace(codec=SimpleNamespace(canonical_name=codec), extradata=None),
     )
     demuxer: Any = SimpleNamespace(
         stream=stream,
         container=SimpleNamespace(format=SimpleNamespace(name=container), start_time=start_us),
         packets=lambda: iter(made),
+        has_no_timestamps=False,
+        leaps=0,
+        leaps_closed=0,
     )
     return index_packets(cast("Demuxer", demuxer))
 
@@ -88,7 +92,7 @@ def test_the_top_sub_layer_alone_is_disposable() -> None:
         (
             [(b"\0\0\1\xb6\x50\0\0\0\1\xb6\x90", 0, True)],
             {"codec": "mpeg4"},
-            "more than one picture",
+            "more than one frame",
         ),
     ],
 )

@@ -1,0 +1,186 @@
+"""What one pass over a file's packets and its first frame say about it; read once a process."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.errors import NoFramesError
+from r2rt.video.demux import Demuxer
+from r2rt.video.first import FirstFrame
+from r2rt.video.index import PacketIndex, index_packets
+from r2rt.video.pixels import Orientation, display_matrix, display_size, orientation
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+__all__ = ["AudioFacts", "FileFacts", "inspect_file"]
+
+# Encoding, exports and media of one command ask about the same few files again and again. An index
+# takes 27 bytes a packet: 12 MB for two hours at 60 frames a second.
+_REMEMBERED = 4
+_Identity = tuple[str, int | None, int, int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioFacts:
+    """An audio stream.
+
+    Attributes:
+        codec: the codec's name; None where this FFmpeg has no decoder.
+        rate: samples a second, 0 if unknown.
+        channels: how many, 0 if unknown.
+        metadata: the stream's language and title, those that it has.
+    """
+
+    codec: str | None
+    rate: int
+    channels: int
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FileFacts:
+    """What a video file is, from one pass over it.
+
+    Attributes:
+        index: the packets of the video stream.
+        keyframes: (N,) bool: the container marks the packet as a keyframe.
+        stored_size: width and height of the first frame as stored, in samples.
+        display_size: width and height in square pixels, upright.
+        sample_aspect_ratio: width of a sample over its height; None where the file has none.
+        matrix: the display matrix, None where frames are stored upright.
+        turn: what makes stored frames upright.
+        average_rate: frames a second by the container's count and duration; None if unknown.
+        declared_rates: average, base and guessed rate, those that the file has.
+        codec: the codec's name.
+        audio: the audio streams, in the file's order.
+        video_track: number of the video track that was read, from 1.
+        video_tracks: how many video tracks there are, cover art not counted.
+        timecodes: the `timecode` entries of the video stream, the container and other streams.
+    """
+
+    index: PacketIndex
+    keyframes: NDArray[np.bool_]
+    stored_size: tuple[int, int]
+    display_size: tuple[int, int]
+    sample_aspect_ratio: Fraction | None
+    matrix: tuple[int, ...] | None
+    turn: Orientation
+    average_rate: Fraction | None
+    declared_rates: tuple[Fraction, ...]
+    codec: str
+    audio: tuple[AudioFacts, ...]
+    timecodes: tuple[str, ...]
+    video_track: int
+    video_tracks: int
+
+
+def inspect_file(path: Path, *, video_track: int | None = None) -> FileFacts:
+    """Index a file and decode its first frame, whose side data alone tell how it is turned.
+
+    The facts of the last few files are kept as long as the file's inode, size and times stay the
+    same, so encoding a video and then exporting from it reads its packets once.
+
+    Args:
+        path: the file.
+        video_track: which of its video tracks, from 1; None takes the default one.
+
+    Raises:
+        SourceNotFoundError: there is no such file.
+        NotAVideoError: FFmpeg does not understand it.
+        NoVideoStreamError: it has no video stream.
+        QueryError: there is no such video track.
+        NoFramesError: no frame can be decoded.
+    """
+    identity = _identity(path, video_track)
+    if identity is None:
+        return _inspect(path, video_track)
+    with _lock:
+        kept = _kept.get(identity)
+        if kept is not None:
+            _kept.move_to_end(identity)
+            return kept
+    facts = _inspect(path, video_track)
+    with _lock:
+        _kept[identity] = facts
+        while len(_kept) > _REMEMBERED:
+            _kept.popitem(last=False)
+    return facts
+
+
+_lock = threading.Lock()
+_kept: OrderedDict[_Identity, FileFacts] = OrderedDict()
+
+
+def _identity(path: Path, video_track: int | None) -> _Identity | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # opening it says why
+    times = status.st_mtime_ns, status.st_ctime_ns
+    name = str(path.absolute())
+    return name, video_track, status.st_dev, status.st_ino, status.st_size, *times
+
+
+def _inspect(path: Path, video_track: int | None) -> FileFacts:
+    keyframes = array("B")
+    demuxer = Demuxer(path, threads=1, video_track=video_track)
+    try:
+        first = FirstFrame(demuxer)
+
+        def see(packet: Packet[VideoStream]) -> None:
+            keyframes.append(packet.is_keyframe)
+
+        index = index_packets(demuxer, see, first=first)
+        frame = first.found()
+        if frame is None:
+            raise NoFramesError(
+                f"{path}: not one picture could be decoded from {len(index)} packets; "
+                "the file is empty or damaged throughout"
+            )
+        stream = demuxer.stream
+        ratio = stream.sample_aspect_ratio
+        rates = stream.average_rate, stream.base_rate, stream.guessed_rate
+        places = [stream.metadata, demuxer.container.metadata]
+        places += [other.metadata for other in demuxer.container.streams]
+        return FileFacts(
+            index=index,
+            keyframes=np.frombuffer(keyframes, np.uint8) > 0,
+            stored_size=(frame.width, frame.height),
+            display_size=display_size(frame, ratio),
+            sample_aspect_ratio=ratio,
+            matrix=display_matrix(frame),
+            turn=orientation(frame),
+            average_rate=stream.average_rate,
+            declared_rates=tuple(rate for rate in rates if rate),
+            codec=stream.codec_context.codec.canonical_name,
+            audio=tuple(map(_audio_facts, demuxer.container.streams.audio)),
+            video_track=demuxer.video_track,
+            video_tracks=demuxer.video_tracks,
+            timecodes=tuple(place["timecode"] for place in places if place.get("timecode")),
+        )
+    finally:
+        demuxer.close()
+
+
+def _audio_facts(stream: AudioStream) -> AudioFacts:
+    # PyAV's types promise a context; streams without a decoder have none.
+    context = getattr(stream, "codec_context", None)
+    names = ("language", "title")
+    return AudioFacts(
+        codec=None if context is None else context.codec.canonical_name,
+        rate=0 if context is None else context.sample_rate or 0,
+        channels=0 if context is None else context.channels or 0,
+        metadata={name: stream.metadata[name] for name in names if stream.metadata.get(name)},
+    )
