@@ -45,9 +45,10 @@ def replacing(destination: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         _clean_once(destination.parent.absolute())
-        temporary = temporary_beside(destination)
+        new = temporary_beside(destination)
         # Private while it is written; exclusive, since it must not be somebody's link.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        temporary = new
         yield temporary
         with temporary.open("r+b") as file:  # Windows syncs what can be written alone
             os.fsync(file.fileno())
