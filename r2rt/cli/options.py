@@ -80,6 +80,15 @@ def encoding_options(command: F) -> F:
             help="The most that an encoded video may take, e.g. 4G, also as R2RT_MAX_MEMORY.  "
             "[default: half of the machine's memory]",
         ),
+        click.option(
+            "--skip-similar",
+            type=click.FloatRange(0, 255),
+            default=0.0,
+            metavar="LEVELS",
+            help="Do not encode a frame that differs from the last one encoded by at most so many "
+            "levels of 255 in every 8 x 8 block; what was skipped is reported.  "
+            "[default: 0, equal frames alone]",
+        ),
         click.option("--end", "end_s", type=TIME, help="Read no further, e.g. 5m."),
         click.option("--start", "start_s", type=TIME, help="Read from here, e.g. 1:15.5."),
         click.option("--source-fps", type=float, help="Images a second of a folder of images."),

@@ -102,6 +102,11 @@ def encode_source(
             f"{video}: {encoded.packets_lost} packet{plural} could not be decoded; "
             "the nearest frames stand in for what they held"
         )
+    if encoded.clips_similar:
+        warn(
+            f"{video}: {encoded.clips_similar} of {encoded.num_clips} clips were not encoded but "
+            "took the tokens of a similar frame (--skip-similar)"
+        )
     return encoded
 
 

@@ -54,6 +54,8 @@ class EncodedVideo:
         fps: clips a second.
         sampling: how frames were chosen.
         packets_lost: packets of the file that could not be decoded.
+        clips_similar: clips that took the tokens of a similar frame, not an equal one, because
+            `skip_similar` allowed it.
         encode_s: wall-clock seconds that decoding and encoding took.
     """
 
@@ -67,6 +69,7 @@ class EncodedVideo:
     sampling: Sampling
     packets_lost: int
     encode_s: float
+    clips_similar: int = 0
 
     @property
     def num_clips(self) -> int:
@@ -122,6 +125,7 @@ class EncodedVideo:
             fps=str(self.fps),
             sampling=self.sampling,
             packets_lost=self.packets_lost,
+            clips_similar=self.clips_similar,
             encode_s=self.encode_s,
             xxh3_128=_NO_CHECKSUM,
         )
@@ -209,6 +213,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     packets_lost: int
     encode_s: float
     xxh3_128: str
+    clips_similar: int = 0
 
 
 class _Version(msgspec.Struct):
@@ -226,7 +231,8 @@ def _read_record(text: str, clips: int, path: str | Path) -> _Record:
         raise ValueError(f"{clips} clips at {record.fps} fps cannot last {record.duration_s:g} s")
     if abs(record.start_s) > _MAX_TIME_S:
         raise ValueError(f"cannot start at {record.start_s:g} s")
-    if not 0 <= record.packets_lost < 1 << 53 or record.encode_s < 0:
+    counts = (record.packets_lost, record.clips_similar)
+    if not all(0 <= count < 1 << 53 for count in counts) or record.encode_s < 0:
         raise ValueError("impossible counts")
     return record
 

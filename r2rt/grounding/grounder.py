@@ -149,6 +149,7 @@ class Grounder:
         start_s: float | None = None,
         end_s: float | None = None,
         source_fps: Fraction | float | None = None,
+        skip_similar: float = 0.0,
     ) -> EncodedVideo:
         """Encode a video, so that any number of queries can be asked without decoding it again.
 
@@ -160,11 +161,18 @@ class Grounder:
             start_s: where the part to read starts, in seconds on the source's clock.
             end_s: where it ends.
             source_fps: frames a second of an array or of a folder of images.
+            skip_similar: a frame no farther than this from the last one encoded takes that one's
+                tokens, in levels of 255; see `r2rt.grounding.tokens.difference`. 0 skips equal
+                frames alone, which changes nothing; more departs from the exact answer, and
+                `EncodedVideo.clips_similar` counts the clips.
 
         Raises:
             SourceNotFoundError, NotAVideoError, NoVideoStreamError, NoFramesError: see there.
+            QueryError: `skip_similar` is outside 0 to 255.
         """
         self._check_open()
+        if not 0 <= skip_similar <= 255:
+            raise QueryError(f"skip_similar must be from 0 to 255 levels, got {skip_similar:g}")
         began = time.perf_counter()
         with open_source(
             source,
@@ -178,7 +186,7 @@ class Grounder:
             gpu=self.choice.device != "cpu",
         ) as frames:
             _log_plan(frames)
-            tokens = self._encode_frames(frames, progress)
+            tokens, similar = self._encode_frames(frames, progress, skip_similar)
             info, report = frames.info, frames.report
         _log.info("%s", report)
         return EncodedVideo(
@@ -191,6 +199,7 @@ class Grounder:
             fps=self.bundle.fps,
             sampling=sampling,
             packets_lost=report.packets_lost,
+            clips_similar=similar,
             encode_s=time.perf_counter() - began,
         )
 
@@ -340,8 +349,16 @@ class Grounder:
         self.ground(self.encode_frames(frames, self.bundle.fps), text)
         self._texts.forget(text)
 
-    def _encode_frames(self, frames: FrameSource, progress: Progress | None) -> Floats:
-        buffer = TokenBuffer(self._engine, self.bundle.dims, expected_clips=frames.num_clips)
+    def _encode_frames(
+        self, frames: FrameSource, progress: Progress | None, skip_similar: float
+    ) -> tuple[Floats, int]:
+        """Return the tokens of all clips, and how many clips took a similar frame's."""
+        buffer = TokenBuffer(
+            self._engine,
+            self.bundle.dims,
+            expected_clips=frames.num_clips,
+            skip_similar=skip_similar,
+        )
         ahead = prefetch(frames, depth=_FRAMES_AHEAD)
         try:
             for frame in ahead:
@@ -353,7 +370,7 @@ class Grounder:
         tokens = buffer.tokens()
         if not len(tokens):
             raise NoFramesError(f"{frames.info.name}: not one frame could be decoded")
-        return tokens
+        return tokens, buffer.clips_similar
 
     def check_encoded(self, encoded: EncodedVideo) -> None:
         """Raise `ModelMismatchError` if another model encoded this video."""

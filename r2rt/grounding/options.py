@@ -23,6 +23,7 @@ class EncodeOptions(TypedDict, total=False):
     start_s: float | None
     end_s: float | None
     source_fps: Fraction | float | None
+    skip_similar: float
 
 
 class AnswerOptions(TypedDict, total=False):

@@ -14,10 +14,12 @@ from r2rt.model.contract import VIDEO_ENCODER, ModelDims
 if TYPE_CHECKING:
     from r2rt.engines.base import Engine
 
-__all__ = ["TokenBuffer"]
+__all__ = ["TokenBuffer", "difference"]
 
 # Clips written at once of a frame that is repeated: bounds what is in memory of what is on disk.
 _CLIPS_AT_ONCE = 256
+# Side of the blocks that frames are compared by, in pixels.
+_BLOCK = 8
 
 
 class TokenBuffer:
@@ -30,9 +32,14 @@ class TokenBuffer:
         engine: what runs `video_encoder`.
         dims: sizes of the model.
         expected_clips: how many clips to make room for; more is found when more come.
+        skip_similar: how far a frame may be from the last one encoded for that one's tokens to be
+            used for it, in levels of 255 as `difference` has it. With 0, frames are encoded unless
+            they are equal, which changes nothing.
     """
 
-    def __init__(self, engine: Engine, dims: ModelDims, *, expected_clips: int) -> None:
+    def __init__(
+        self, engine: Engine, dims: ModelDims, *, expected_clips: int, skip_similar: float = 0.0
+    ) -> None:
         self._engine = engine
         self._pipelined = engine if isinstance(engine, PipelinedEngine) else None
         size = dims.image_size
@@ -41,6 +48,9 @@ class TokenBuffer:
         token_shape = (dims.layers, dims.patches, dims.token_width)
         self._tokens = GrowingArray(token_shape, expected_clips)
         self._encoded = 0
+        self._skip_similar = skip_similar
+        self._last: NDArray[np.uint8] | None = None  # the last frame that was or will be encoded
+        self.clips_similar = 0
 
     @property
     def num_clips(self) -> int:
@@ -49,10 +59,28 @@ class TokenBuffer:
 
     def add(self, pixels: NDArray[np.uint8], count: int = 1) -> None:
         """Add one frame (S, S, 3) uint8 that stands for `count` consecutive clips."""
+        if self._last is not None:
+            distance = difference(pixels, self._last)
+            if distance <= self._skip_similar:
+                self.clips_similar += count if distance else 0
+                self._extend(count)
+                return
+        self._last = pixels.copy()
         self._frames[len(self._counts)] = pixels
         self._counts.append(count)
         if len(self._counts) == len(self._frames):
             self.flush()
+
+    def _extend(self, count: int) -> None:
+        """Let the last frame stand for `count` more clips."""
+        if self._counts:
+            self._counts[-1] += count
+            return
+        self._finish()
+        self._reserve(self._encoded + count)
+        rows = self._tokens.rows
+        self._repeat(rows[self._encoded - 1 : self._encoded], [count], rows[self._encoded :])
+        self._encoded += count
 
     def drop_oldest(self, clips: int) -> None:
         """Drop the tokens of the oldest clips; their room is used again."""
@@ -78,16 +106,18 @@ class TokenBuffer:
             self._engine.run(VIDEO_ENCODER, inputs, {"tokens": place})
         else:
             tokens = self._engine.run(VIDEO_ENCODER, inputs)["tokens"]
-            self._repeat(tokens, place)
+            self._repeat(tokens, self._counts, place)
         self._encoded += clips
         self._counts.clear()
         if self._tokens.spilled:
             forget(self._tokens.rows)
 
-    def _repeat(self, tokens: NDArray[np.float32], place: NDArray[np.float32]) -> None:
+    def _repeat(
+        self, tokens: NDArray[np.float32], counts: list[int], place: NDArray[np.float32]
+    ) -> None:
         """Write every frame's tokens as often as it has clips, which can be thousands of times."""
         end = 0
-        for row, count in zip(tokens, self._counts, strict=True):
+        for row, count in zip(tokens, counts, strict=True):
             start, end = end, end + count
             for at in range(start, end, _CLIPS_AT_ONCE):
                 place[at : min(at + _CLIPS_AT_ONCE, end)] = row
@@ -108,3 +138,27 @@ class TokenBuffer:
     def _finish(self) -> None:
         if self._pipelined is not None:
             self._pipelined.finish()
+
+
+def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return how far two frames are apart: the greatest mean absolute difference of a block.
+
+    Blocks are 8 x 8 pixels (a frame's last rows and columns may make smaller ones), over the three
+    channels. A small thing that moves changes its own blocks much, and the whole frame little.
+
+    Args:
+        a: frame (S, S, 3) uint8.
+        b: frame of the same shape.
+
+    Returns:
+        Levels from 0 (equal) to 255.
+    """
+    if np.array_equal(a, b):
+        return 0.0
+    change = np.abs(a.astype(np.int16) - b).sum(axis=2, dtype=np.float64)
+    starts = [np.arange(0, size, _BLOCK) for size in change.shape]
+    sums = np.add.reduceat(np.add.reduceat(change, starts[0], axis=0), starts[1], axis=1)
+    rows, columns = (
+        np.diff(np.append(start, size)) for start, size in zip(starts, change.shape, strict=True)
+    )
+    return float((sums / (3 * rows[:, None] * columns[None, :])).max())
