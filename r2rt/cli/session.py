@@ -96,17 +96,15 @@ def encode_source(
         else:
             encoded = kept
             note(f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s, kept", quiet=quiet)
-    if encoded.packets_lost:
-        plural = "s" if encoded.packets_lost > 1 else ""
-        warn(
-            f"{video}: {encoded.packets_lost} packet{plural} could not be decoded; "
-            "the nearest frames stand in for what they held"
-        )
     if encoded.clips_similar:
         warn(
             f"{video}: {encoded.clips_similar} of {encoded.num_clips} clips were not encoded but "
             "took the tokens of a similar frame (--skip-similar)"
         )
+    for text in encoded.departures.warnings:
+        warn(f"{video}: {text}")
+    for text in encoded.departures.notes:
+        note(f"{video}: {text}", quiet=quiet)
     return encoded
 
 

@@ -17,7 +17,7 @@ from r2rt.errors import EncodedVideoError, QueryError, SourceNotFoundError
 from r2rt.files import as_text, replacing
 from r2rt.grounding.growing_array import forget, read_mapped
 from r2rt.model.contract import parse_clip_rate
-from r2rt.video import Sampling
+from r2rt.video import Departures, Sampling
 
 __all__ = ["EncodedVideo", "is_encoded_video"]
 
@@ -53,9 +53,9 @@ class EncodedVideo:
         start_s: where that part starts on the source's clock, in seconds.
         fps: clips a second.
         sampling: how frames were chosen.
-        packets_lost: packets of the file that could not be decoded.
         clips_similar: clips that took the tokens of a similar frame, not an equal one, because
             `skip_similar` allowed it.
+        departures: how reading the frames departed from exact.
         encode_s: wall-clock seconds that decoding and encoding took.
     """
 
@@ -67,7 +67,7 @@ class EncodedVideo:
     start_s: float
     fps: Fraction
     sampling: Sampling
-    packets_lost: int
+    departures: Departures
     encode_s: float
     clips_similar: int = 0
 
@@ -124,8 +124,8 @@ class EncodedVideo:
             start_s=self.start_s,
             fps=str(self.fps),
             sampling=self.sampling,
-            packets_lost=self.packets_lost,
             clips_similar=self.clips_similar,
+            departures=self.departures,
             encode_s=self.encode_s,
             xxh3_128=_NO_CHECKSUM,
         )
@@ -210,7 +210,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     start_s: float
     fps: str
     sampling: Sampling
-    packets_lost: int
+    departures: Departures
     encode_s: float
     xxh3_128: str
     clips_similar: int = 0
@@ -231,7 +231,8 @@ def _read_record(text: str, clips: int, path: str | Path) -> _Record:
         raise ValueError(f"{clips} clips at {record.fps} fps cannot last {record.duration_s:g} s")
     if abs(record.start_s) > _MAX_TIME_S:
         raise ValueError(f"cannot start at {record.start_s:g} s")
-    counts = (record.packets_lost, record.clips_similar)
+    departures = record.departures.as_dict().values()
+    counts = [record.clips_similar, *(item for item in departures if not isinstance(item, str))]
     if not all(0 <= count < 1 << 53 for count in counts) or record.encode_s < 0:
         raise ValueError("impossible counts")
     return record

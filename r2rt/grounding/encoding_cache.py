@@ -25,7 +25,7 @@ __all__ = ["DEFAULT_MAX_BYTES", "EncodingCache"]
 
 DEFAULT_MAX_BYTES = 4 << 30
 # Part of every key: another number whenever decoding or tokens come to mean something else.
-_GENERATION = 2
+_GENERATION = 3
 _SUFFIX = ".r2rt"
 # The most that an encoding takes beside its tokens; a name may have some KB.
 _HEADER_BYTES = 16 << 10

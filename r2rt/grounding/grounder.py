@@ -150,6 +150,7 @@ class Grounder:
         end_s: float | None = None,
         source_fps: Fraction | float | None = None,
         skip_similar: float = 0.0,
+        video_track: int | None = None,
     ) -> EncodedVideo:
         """Encode a video, so that any number of queries can be asked without decoding it again.
 
@@ -165,6 +166,7 @@ class Grounder:
                 tokens, in levels of 255; see `r2rt.grounding.tokens.difference`. 0 skips equal
                 frames alone, which changes nothing; more departs from the exact answer, and
                 `EncodedVideo.clips_similar` counts the clips.
+            video_track: which video track of a file, from 1; None takes the default one.
 
         Raises:
             SourceNotFoundError, NotAVideoError, NoVideoStreamError, NoFramesError: see there.
@@ -183,6 +185,7 @@ class Grounder:
             start_s=start_s,
             end_s=end_s,
             source_fps=source_fps,
+            video_track=video_track,
             gpu=self.choice.device != "cpu",
         ) as frames:
             _log_plan(frames)
@@ -198,8 +201,8 @@ class Grounder:
             start_s=info.start_s,
             fps=self.bundle.fps,
             sampling=sampling,
-            packets_lost=report.packets_lost,
             clips_similar=similar,
+            departures=report.departures,
             encode_s=time.perf_counter() - began,
         )
 
@@ -493,6 +496,7 @@ class Grounder:
             duration_s=encoded.duration_s,
             fps=encoded.fps,
             sampling=encoded.sampling,
+            departures=encoded.departures,
             model=manifest.name,
             timings=timings,
             windows_s=spans_s + encoded.start_s,

@@ -24,6 +24,7 @@ class EncodeOptions(TypedDict, total=False):
     end_s: float | None
     source_fps: Fraction | float | None
     skip_similar: float
+    video_track: int | None
 
 
 class AnswerOptions(TypedDict, total=False):

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.video import Sampling
+from r2rt.video import Departures, Sampling
 
 __all__ = ["Moment", "Prediction", "Timings"]
 
@@ -58,6 +58,7 @@ class Prediction:
         duration_s: length of the part of the source that was read, in seconds.
         fps: clips a second.
         sampling: how frames were chosen.
+        departures: how reading the frames departed from exact.
         model: name of the bundle.
         timings: seconds a stage.
         windows_s: (W, 2) float64, where each window starts and ends that was grounded, on the
@@ -86,6 +87,7 @@ class Prediction:
     present: bool | None = None
     presence_score: float | None = None
     evidence: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 4)))
+    departures: Departures = field(default_factory=Departures)
 
     def best(self, top_k: int | None = None, min_score: float = 0.0) -> Prediction:
         """Return the answer with the first `top_k` of the moments that score `min_score` or more.

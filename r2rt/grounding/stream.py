@@ -16,7 +16,7 @@ from r2rt.errors import NoFramesError, QueryError
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.options import AnswerOptions
 from r2rt.grounding.tokens import TokenBuffer
-from r2rt.video import ClipClock, ClipSelector, FramePreparer
+from r2rt.video import ClipClock, ClipSelector, Departures, FramePreparer
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -239,7 +239,7 @@ class ClipWindow:
             start_s=start_s + first_s,
             fps=bundle.fps,
             sampling="exact",
-            packets_lost=0,
+            departures=Departures(),
             encode_s=0.0,
         )
 

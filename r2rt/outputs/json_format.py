@@ -44,6 +44,7 @@ def _document(answers: Answers) -> dict[str, Any]:
         "duration_s": first.duration_s,
         "fps": str(first.fps),
         "sampling": first.sampling,
+        "departures": first.departures.as_dict(),
         "model": first.model,
         "timings": first.timings,
         "results": [

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from r2rt import EncodedVideo
 from r2rt.errors import EncodedVideoError, OutputError, QueryError, SourceNotFoundError
 from r2rt.grounding.encoded import is_encoded_video
+from r2rt.video import Departures
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def video() -> EncodedVideo:
         start_s=1.5,
         fps=Fraction(24000, 1001),
         sampling="nearest",
-        packets_lost=3,
+        departures=Departures(packets_lost=3, leaps_s=1.5, decoded_all="why"),
         encode_s=0.25,
     )
 
@@ -141,8 +142,10 @@ def test_a_fitting_checksum_is_accepted(video: EncodedVideo, tmp_path: Path) -> 
         {"duration_s": 9.7},
         {"duration_s": 1e300},
         {"start_s": 1e300},
-        {"packets_lost": -1},
-        {"packets_lost": 1 << 80},
+        {"departures": {"packets_lost": -1}},
+        {"departures": {"frames_replaced": 1 << 80}},
+        {"departures": {"leaps_s": 1e300}},
+        {"departures": {"decoded_all": 3}},
         {"encode_s": -1},
         {"model": None},
         {"model": [[]] * 3},

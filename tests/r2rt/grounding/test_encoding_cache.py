@@ -14,6 +14,7 @@ import pytest
 from r2rt import EncodedVideo
 from r2rt.errors import QueryError, SourceNotFoundError
 from r2rt.grounding.encoding_cache import EncodingCache
+from r2rt.video import Departures
 
 MODEL = "ab" * 16
 
@@ -29,7 +30,7 @@ def encoded(seed: int = 0, clips: int = 4) -> EncodedVideo:
         start_s=0.0,
         fps=Fraction(1, 2),
         sampling="exact",
-        packets_lost=2,
+        departures=Departures(packets_lost=2),
         encode_s=1.0,
     )
 
@@ -53,7 +54,7 @@ def test_what_was_put_is_got_under_the_name_it_is_asked_by(cache: EncodingCache)
     assert kept is not None
     assert kept.source == "x.mp4"
     assert kept.encode_s == 0
-    assert kept.packets_lost == 2
+    assert kept.departures.packets_lost == 2
     np.testing.assert_array_equal(kept.tokens, encoded().tokens)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from r2rt import EncodedVideo, Grounder, Prediction
 from r2rt.errors import QueryError
 from r2rt.model.contract import GROUNDER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.video import Departures
 from tests.r2rt.conftest import DEMO_VIDEO
 from tests.r2rt.fakes import FakeEngine, fake_grounder, frames_with_red
 
@@ -191,7 +192,7 @@ def test_three_hours_take_the_work_of_nine_times_twenty_minutes_and_no_more_memo
         start_s=0.0,
         fps=FPS,
         sampling="exact",
-        packets_lost=0,
+        departures=Departures(),
         encode_s=0.0,
     )
     tiny_grounder.encode_queries(QUERIES[:1])
