@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import random
 import threading
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from r2rt.errors import QueryError
+from r2rt.retry import TransientError, retrying
 
 if TYPE_CHECKING:
     import httpx2
@@ -42,7 +42,7 @@ class Webhook:
         first_wait_s: the wait after a first failure; it doubles from there.
 
     Raises:
-        QueryError: the address is none of http or https.
+        QueryError: the address is none of http or https, or a header is not ASCII.
     """
 
     def __init__(
@@ -54,9 +54,11 @@ class Webhook:
         waiting: int = _WAITING,
         first_wait_s: float = _FIRST_WAIT_S,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise QueryError(f"webhook {url!r}; expected http://… or https://…")
+        if not _is_web_address(url):
+            raise QueryError(f"webhook {url[:80]!r}: expected http://… or https://…")
+        for name, value in (headers or {}).items():
+            if not f"{name}{value}".isascii() or not f"{name}{value}".isprintable():
+                raise QueryError(f"webhook header {name[:40]!r}: expected printable ASCII alone")
         self._url = url
         self._headers = dict(headers or {})
         self._tries = tries
@@ -64,7 +66,6 @@ class Webhook:
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(waiting)
         self._closing = threading.Event()
         self._counted = threading.Lock()
-        self._jitter = random.Random()
         self.delivered = 0
         self.dropped = 0
         self.last_failure: str | None = None
@@ -105,31 +106,61 @@ class Webhook:
                 self._deliver(client, record)
 
     def _deliver(self, client: httpx2.Client, record: dict[str, Any]) -> None:
+        again = retrying(
+            tries=self._tries,
+            first_s=self._first_wait_s,
+            longest_s=_LONGEST_WAIT_S,
+            sleep=self._sleep,
+        )
+        try:
+            again(self._send, client, record)
+        except (TransientError, _RefusedError) as error:
+            self._drop(str(error))
+        except _ClosingError:
+            self._drop(self.last_failure or "watching ended")
+        else:
+            with self._counted:
+                self.delivered += 1
+
+    def _send(self, client: httpx2.Client, record: dict[str, Any]) -> None:
+        """Send one record; the body of the answer, which may be endless, is not read."""
         import httpx2
 
-        wait_s = self._first_wait_s
-        for attempt in range(1, self._tries + 1):
-            try:
-                response = client.post(self._url, json=record)
-            except httpx2.HTTPError as error:
-                failure, may_pass = type(error).__name__, True
-            else:
-                if response.is_success:
-                    with self._counted:
-                        self.delivered += 1
-                    return
-                status = response.status_code
-                failure = f"status {status}"
-                may_pass = status >= 500 or status in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT)
-            self.last_failure = failure
-            if not may_pass or attempt == self._tries:
-                break
-            if self._closing.wait(wait_s * self._jitter.uniform(0.5, 1.0)):
-                break
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        self._drop(failure)
+        try:
+            with client.stream("POST", self._url, json=record) as response:
+                status, success = response.status_code, response.is_success
+        except httpx2.HTTPError as error:
+            failure = TransientError(type(error).__name__)
+        else:
+            if success:
+                return
+            if status < 500 and status not in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT):
+                raise _RefusedError(f"status {status}")
+            failure = TransientError(f"status {status}")
+        self.last_failure = str(failure)
+        raise failure
+
+    def _sleep(self, seconds: float) -> None:
+        if self._closing.wait(seconds):
+            raise _ClosingError
 
     def _drop(self, reason: str) -> None:
         self.last_failure = reason
         with self._counted:
             self.dropped += 1
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as an IPv6 address without its end, or a port that is no number
+        return False
+
+
+class _RefusedError(Exception):
+    """The server does not want this record, now or later."""
+
+
+class _ClosingError(Exception):
+    """Watching ended while a record waited for its next try."""

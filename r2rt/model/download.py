@@ -8,23 +8,18 @@ the destination, so a reader never sees a wrong one.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import json
-import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from r2rt.errors import DownloadError, HashMismatchError, OutputError, QueryError
+from r2rt.model.partial_file import PartialFile, locked_part, output_error
+from r2rt.retry import TransientError, retrying
 
 if TYPE_CHECKING:
     import httpx2
@@ -81,9 +76,9 @@ def download(
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _output_error(destination.parent, error) from error
+        raise output_error(destination.parent, error) from error
     wanted = _Wanted(url=url, sha256=want, size=size, max_size=max_size, progress=progress)
-    with _locked_part(destination) as part:
+    with locked_part(destination) as part:
         if want and _has_hash(destination, want, size):  # another process has just fetched it
             return destination
         if is_remote(url):
@@ -140,116 +135,7 @@ class _Wanted:
             self.progress(done, total if self.size is None else self.size)
 
 
-class _TransientError(Exception):
-    """A failure that may be gone the next time."""
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class _Part:
-    """The file that is being fetched, open and locked."""
-
-    def __init__(self, destination: Path, path: Path, file: FileIO) -> None:
-        self.destination = destination
-        self.path = path
-        self._file = file
-        self._state_path = path.with_name(path.name + ".json")
-        self._state = self._read_state()
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    @property
-    def url(self) -> str | None:
-        return self._state.get("url")
-
-    @property
-    def validator(self) -> str | None:
-        """The strong ETag or the date by which the server named the version that lies here."""
-        return self._state.get("validator")
-
-    def restart(self, *, url: str, validator: str | None) -> None:
-        """Drop what is there; what follows comes from this URL, in this version."""
-        self._state = {"url": url, **({"validator": validator} if validator else {})}
-        try:
-            self._file.truncate(0)
-            self._state_path.write_text(json.dumps(self._state), encoding="utf-8")
-        except OSError as error:
-            raise _output_error(self.path, error) from error
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            raise _output_error(self.path, error) from error
-
-    def sha256(self) -> str:
-        self._file.seek(0)
-        return hashlib.file_digest(self._file, "sha256").hexdigest()
-
-    def land(self) -> None:
-        try:
-            os.fsync(self._file.fileno())
-            self.path.replace(self.destination)
-            _sync_folder(self.destination.parent)
-        except OSError as error:
-            raise _output_error(self.destination, error) from error
-        self._state_path.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._state_path.unlink(missing_ok=True)
-
-    def _read_state(self) -> dict[str, str]:
-        try:
-            state = json.loads(self._state_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}  # without it the part is merely fetched again or left to its hash
-        if not isinstance(state, dict):
-            return {}
-        return {key: value for key, value in state.items() if isinstance(value, str)}
-
-
-@contextmanager
-def _locked_part(destination: Path) -> Iterator[_Part]:
-    """Open the destination's part and hold its lock, which ends with the process at the latest."""
-    path = destination.with_name(destination.name + ".part")
-    while True:
-        try:
-            file = FileIO(path, "a+")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except BaseException:
-                file.close()
-                raise
-        except OSError as error:
-            raise _output_error(path, error) from error
-        # The one who held the lock before may have moved this very file to its destination.
-        if _is_same_file(path, file):
-            break
-        file.close()
-    with file:
-        part = _Part(destination, path, file)
-        try:
-            yield part
-        finally:
-            if _is_same_file(path, file) and part.size == 0:
-                part.discard()
-
-
-def _is_same_file(path: Path, file: FileIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def _fetch_verified(wanted: _Wanted, part: _Part) -> None:
+def _fetch_verified(wanted: _Wanted, part: PartialFile) -> None:
     """Fetch until the part is complete; what an earlier run left is given one chance."""
     url, want = wanted.url, wanted.sha256
     if part.size and not want and (part.url != url or not part.validator):
@@ -263,29 +149,36 @@ def _fetch_verified(wanted: _Wanted, part: _Part) -> None:
         _fetch(wanted, part)
 
 
-def _fetch(wanted: _Wanted, part: _Part) -> None:
-    failures = 0
+def _fetch(wanted: _Wanted, part: PartialFile) -> None:
     with _client(wanted.url) as client:
         while True:
-            before = part.size
+            again = retrying(tries=_ATTEMPTS, first_s=_BACKOFF_S, longest_s=_LONGEST_WAIT_S)
             try:
-                _fetch_once(client, wanted, part)
-            except _TransientError as error:
-                failures = 1 if part.size - before >= _ADVANCE_BYTES else failures + 1
-                if failures >= _ATTEMPTS:
-                    raise DownloadError(
-                        f"{shown_url(wanted.url)}: {error} ({failures} times in a row); check the "
-                        "network or proxy and run the same again, it goes on where it stopped"
-                    ) from error
-                wait_s = error.retry_after_s
-                if wait_s is None:
-                    wait_s = _BACKOFF_S * 2 ** (failures - 1)
-                time.sleep(min(wait_s, _LONGEST_WAIT_S))
-            else:
-                return
+                if again(_fetch_more, client, wanted, part):
+                    return
+            except TransientError as error:
+                raise DownloadError(
+                    f"{shown_url(wanted.url)}: {error} ({_ATTEMPTS} times in a row); check the "
+                    "network or proxy and run the same again, it goes on where it stopped"
+                ) from error
 
 
-def _fetch_once(client: httpx2.Client, wanted: _Wanted, part: _Part) -> None:
+def _fetch_more(client: httpx2.Client, wanted: _Wanted, part: PartialFile) -> bool:
+    """Ask once for what the part still lacks; return whether it is complete.
+
+    A failure after much has come is none: tries are counted anew.
+    """
+    before = part.size
+    try:
+        _fetch_once(client, wanted, part)
+    except TransientError:
+        if part.size - before >= _ADVANCE_BYTES:
+            return False
+        raise
+    return True
+
+
+def _fetch_once(client: httpx2.Client, wanted: _Wanted, part: PartialFile) -> None:
     """Ask once for what the part still lacks; return when it is complete."""
     import httpx2
 
@@ -307,13 +200,13 @@ def _fetch_once(client: httpx2.Client, wanted: _Wanted, part: _Part) -> None:
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
         raise DownloadError(f"{shown_url(url)}: {_reason(error)}; check the URL") from error
     except httpx2.HTTPError as error:
-        raise _TransientError(_reason(error)) from error
+        raise TransientError(_reason(error)) from error
     expected = total if wanted.size is None else wanted.size
     if expected is not None and part.size < expected:
-        raise _TransientError(f"the connection ended after {part.size} of {expected} bytes")
+        raise TransientError(f"the connection ended after {part.size} of {expected} bytes")
 
 
-def _begin(response: httpx2.Response, url: str, part: _Part, offset: int) -> int | None:
+def _begin(response: httpx2.Response, url: str, part: PartialFile, offset: int) -> int | None:
     """Judge the response's head, make the part fit it, and return the whole file's size."""
     status = response.status_code
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -331,20 +224,22 @@ def _begin(response: httpx2.Response, url: str, part: _Part, offset: int) -> int
         if fits and (known is None or _validator(response) in {None, known}):
             return total
         part.restart(url=url, validator=None)
-        raise _TransientError("sent another part or version of the file than was asked for", 0.0)
+        raise TransientError("sent another part or version of the file than was asked for", 0.0)
     if status == 416 and offset:
         if total == offset:
             return total
         part.restart(url=url, validator=None)
-        raise _TransientError("the file has changed on the server", 0.0)
+        raise TransientError("the file has changed on the server", 0.0)
     reason = f"HTTP {status} {response.reason_phrase}".strip()
     if status in {408, 425, 429} or status >= 500:
         after = response.headers.get("Retry-After", "")
-        raise _TransientError(reason, float(after) if after.isdecimal() else None)
+        raise TransientError(reason, float(after) if after.isdecimal() else None)
     raise DownloadError(f"{shown_url(url)}: {reason}; check the name and the address")
 
 
-def _receive(response: httpx2.Response, wanted: _Wanted, part: _Part, total: int | None) -> None:
+def _receive(
+    response: httpx2.Response, wanted: _Wanted, part: PartialFile, total: int | None
+) -> None:
     done = part.size
     wanted.report(done, total)
     for chunk in response.iter_raw():
@@ -358,7 +253,7 @@ def _receive(response: httpx2.Response, wanted: _Wanted, part: _Part, total: int
         wanted.report(done, total)
 
 
-def _copy(wanted: _Wanted, part: _Part) -> None:
+def _copy(wanted: _Wanted, part: PartialFile) -> None:
     path = _local_path(wanted.url)
     part.restart(url=wanted.url, validator=None)
     try:
@@ -386,7 +281,7 @@ def _local_path(source: str) -> Path:
     return Path(source)
 
 
-def _verify(wanted: _Wanted, part: _Part) -> None:
+def _verify(wanted: _Wanted, part: PartialFile) -> None:
     if wanted.size is not None and part.size != wanted.size:
         size = part.size
         part.discard()
@@ -434,7 +329,7 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0]
 
 
-def _check_space(part: _Part, total: int | None) -> None:
+def _check_space(part: PartialFile, total: int | None) -> None:
     if total is None:
         return
     free = shutil.disk_usage(part.path.parent).free
@@ -462,20 +357,3 @@ def _checked_hash(sha256: str | None) -> str | None:
     if not _HASH.fullmatch(sha256.lower()):
         raise QueryError(f"{sha256!r} is no sha256: expected 8 to 64 hexadecimal digits")
     return sha256.lower()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _output_error(path: Path, error: OSError) -> OutputError:
-    advice = (
-        "make room, or set R2RT_HOME to a folder on another disk"
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-        else "set R2RT_HOME to a folder that can be written"
-    )
-    return OutputError(f"{path}: cannot be written ({error.strerror}); {advice}")

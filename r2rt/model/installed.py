@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
-import fcntl
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from r2rt import portable
 from r2rt.errors import ModelNotFoundError, OutputError, QueryError, R2rtError
+from r2rt.files import remove_orphans, temporary_beside
 from r2rt.model.bundle import MANIFEST_NAME, Manifest, read_manifest
 from r2rt.model.registry import DEFAULT_NAME, PUBLISHED, canonical_name
 
@@ -152,9 +151,13 @@ def choose_default() -> DefaultModel:
     names = [model.name for model in installed()]
     for name in dict.fromkeys((DEFAULT_NAME, *PUBLISHED)):
         if name in names:
-            return DefaultModel(
-                name=name, path=models_dir() / name, reason="a published model that is installed"
+            path = models_dir() / name
+            reason = (
+                "a published model that is installed"
+                if _is_published(_inspect(path), name)
+                else f"installed as {name}, though it was not made of the published checkpoint"
             )
+            return DefaultModel(name=name, path=path, reason=reason)
     if len(names) == 1:
         return DefaultModel(
             name=names[0], path=models_dir() / names[0], reason="the only model that is installed"
@@ -267,23 +270,16 @@ def locked(name: str, waiting: Callable[[], None] | None = None) -> Iterator[Non
         OutputError: the models folder cannot be written.
     """
     path = models_dir() / ".partial" / f".{name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); "
-            "set R2RT_HOME to a folder that can be written"
-        ) from error
-    with file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_orphans(models_dir())
+            stack.enter_context(portable.locked(path, waiting))
         except OSError as error:
-            if error.errno not in {errno.EAGAIN, errno.EACCES}:
-                raise OutputError(f"{path}: cannot be locked ({error.strerror})") from error
-            if waiting:
-                waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            raise OutputError(
+                f"{path}: cannot be locked ({error.strerror}); "
+                "set R2RT_HOME to a folder that can be written"
+            ) from error
         yield
 
 
@@ -293,6 +289,13 @@ def _inspect(path: Path) -> InstalledModel:
     except R2rtError as error:
         return InstalledModel(name=path.name, path=path, manifest=None, problem=str(error))
     return InstalledModel(name=path.name, path=path, manifest=manifest, problem=None)
+
+
+def _is_published(model: InstalledModel, name: str) -> bool:
+    """Return whether a model was made of the checkpoint that was published under a name."""
+    if model.manifest is None:
+        return False
+    return model.manifest.provenance.checkpoint_sha256.startswith(PUBLISHED[name].hash8)
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -306,8 +309,8 @@ def _discard(path: Path) -> None:
     """Take a folder away in one step, then delete it at leisure."""
     trash: Path | None = None
     try:
-        trash = Path(tempfile.mkdtemp(prefix=".trash.", dir=path.parent))
-        path.rename(trash / path.name)
+        trash = temporary_beside(path)
+        path.rename(trash)
     except OSError as error:
         raise OutputError(f"{path}: cannot be removed ({error.strerror})") from error
     finally:

@@ -40,7 +40,7 @@ from r2rt.model.installed import (
     staging_dir,
     user_path,
 )
-from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED
+from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED, canonical_name
 
 __all__ = ["find_workbench", "manifest_sha256", "pull"]
 
@@ -72,7 +72,8 @@ def pull(
 
     Raises:
         QueryError: the name can be none, or the pin cannot be used.
-        ModelNotFoundError: no source is given, and no model of that name was published.
+        ModelNotFoundError: no source is given, and no model of that name was published; or the
+            source holds another published model under this name.
         DownloadError: it could not be fetched, or nothing here converts it; says what is needed.
         ConversionError: the checkpoint cannot be used, or the converter failed in a way of its own.
         HashMismatchError: a file is not what the manifest, the registry or the pin promises.
@@ -153,6 +154,7 @@ def _mirror(
     download(manifest_url, manifest_path, sha256=pin, max_size=MAX_MANIFEST_BYTES)
     try:
         manifest = parse_manifest(manifest_path.read_bytes(), where=shown_url(manifest_url))
+        _check_own_name(manifest, name, shown_url(manifest_url))
     except R2rtError:
         manifest_path.unlink()
         raise
@@ -173,6 +175,15 @@ def _mirror(
             progress(before, total)
     Bundle.open(staging, verify="never")  # the hashes were compared file by file
     return install_folder(staging, name)
+
+
+def _check_own_name(manifest: Manifest, name: str, where: str) -> None:
+    """Refuse a bundle that calls itself a published model other than the one asked for."""
+    own = canonical_name(manifest.name)
+    if own in PUBLISHED and own != name:
+        raise ModelNotFoundError(
+            f"{where}: is the bundle of {own}, asked for was {name}; pull {own}, or another source"
+        )
 
 
 def _base(source: str, name: str) -> str:

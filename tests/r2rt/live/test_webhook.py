@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -111,7 +112,50 @@ def test_nobody_waits_for_a_server_that_is_slow_or_dead(hook: Hook) -> None:
     assert slow.delivered + slow.dropped == 50
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    for address in ("example.com", "ftp://example.com/x", "http://"):
-        with pytest.raises(QueryError, match="webhook"):
-            Webhook(address)
+@pytest.mark.parametrize(
+    "address",
+    ["example.com", "ftp://example.com/x", "http://", "http://[::1", "http://a:b/", "http://[", ""],
+)
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(QueryError, match="webhook"):
+        Webhook(address)
+
+
+@pytest.mark.parametrize("value", ["ü", "a\r\nX-Other: b", "\x00"])
+def test_a_header_that_cannot_be_sent_is_refused(value: str) -> None:
+    with pytest.raises(QueryError, match="header 'X-Key'"):
+        Webhook("http://127.0.0.1:9/", headers={"X-Key": value})
+
+
+def test_an_endless_answer_is_not_read() -> None:
+    """The status decides; a server that keeps sending is left after it."""
+    sent = 0
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            nonlocal sent
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while sent < 1 << 30:
+                    sent += self.wfile.write(bytes(1 << 16))
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        webhook = Webhook(f"http://127.0.0.1:{server.server_address[1]}/")
+        for number in range(3):
+            webhook.post({"number": number})
+        webhook.close()
+        assert (webhook.delivered, webhook.dropped) == (3, 0)
+        assert sent < 64 << 20
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from r2rt.errors import (
@@ -197,6 +198,19 @@ class TestFinding:
         mine = install("mine")
         assert default_model() == mine
 
+    @pytest.mark.parametrize(
+        ("sha256", "reason"),
+        [("ed516355" + "0" * 56, "a published model"), ("0" * 64, "not made of the published")],
+    )
+    def test_a_published_model_is_one_made_of_the_published_checkpoint(
+        self, sha256: str, reason: str
+    ) -> None:
+        folder = models_dir() / "qvhighlights"
+        manifest = write_bundle(folder)
+        origin = msgspec.structs.replace(manifest.provenance, checkpoint_sha256=sha256)
+        write_bundle(folder, provenance=origin)
+        assert reason in choose_default().reason
+
     def test_the_demo_of_the_package_has_a_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -333,6 +347,14 @@ class TestMirror:
         Bundle.open(models_dir() / "mine")
         resumed = hub.sent(slow)[-1]
         assert 0 < resumed <= len(hub.files[slow]) - 60_000 + 2 * 16_384
+
+    def test_a_bundle_of_another_published_name_is_refused(self, hub: Hub, tmp_path: Path) -> None:
+        write_bundle(tmp_path / "charades", name="r2_tuning_qvhighlights")
+        with pytest.raises(ModelNotFoundError, match="is the bundle of qvhighlights, asked for"):
+            pull("charades", source=str(tmp_path))
+        assert not (models_dir() / "charades").exists()
+        write_bundle(tmp_path / "charades", name="r2_tuning_charades")
+        assert pull("charades", source=str(tmp_path)) == models_dir() / "charades"
 
     def test_a_mirror_that_changed_meanwhile(self, hub: Hub, tmp_path: Path) -> None:
         old = {**fake_files(size=50_000), "extra/old.bin": b"old"}
