@@ -19,6 +19,7 @@ from r2rt.errors import OutputError, QueryError
 if TYPE_CHECKING:
     from r2rt.grounding.prediction import Prediction
     from r2rt.media import Cut
+    from r2rt.media.indexed_video import IndexedVideo, Video
 
 __all__ = [
     "MediaOptions",
@@ -223,15 +224,21 @@ def deliver_media(
     if video is None and options.needs_video:
         raise _no_video(video_path, options)
     if video is not None:
-        _deliver_clips(video, predictions, options, quiet, label)
-        if label is None:
-            deliver_reel([(video, predictions)], options, quiet)
-        _deliver_thumbnails(video, predictions, options, quiet, label)
-    _deliver_pages(video, video_path, predictions, options, quiet, label)
+        from r2rt.media.indexed_video import IndexedVideo
+
+        with IndexedVideo(video) as source:
+            _deliver_clips(source, predictions, options, quiet, label)
+            if label is None:
+                deliver_reel([(source, predictions)], options, quiet)
+            _deliver_thumbnails(source, predictions, options, quiet, label)
+            _deliver_pages(source, predictions, options, quiet, label)
+    else:
+        warn(f"{video_path} is no video file here, so there are no frames of it")
+        _deliver_pages(None, predictions, options, quiet, label)
 
 
 def deliver_reel(
-    videos: Sequence[tuple[Path, Sequence[Prediction]]], options: MediaOptions, quiet: bool
+    videos: Sequence[tuple[Video, Sequence[Prediction]]], options: MediaOptions, quiet: bool
 ) -> None:
     """Join the moments of all videos into the reel, where one is asked for."""
     if options.reel is None:
@@ -241,14 +248,14 @@ def deliver_reel(
         return
     from r2rt.media import write_reel
 
-    with progress("joining", unit="pictures", quiet=quiet) as update:
+    with progress("joining", unit="frames", quiet=quiet) as update:
         reel = write_reel(videos, options.reel, padding_s=options.padding_s, update=update)
     parts = f"{reel.parts} part" + ("s" if reel.parts > 1 else "")
     note(f"{reel.path}: {parts}, {reel.duration_s:.2f} s", quiet=quiet)
 
 
 def _deliver_clips(
-    video: Path,
+    video: IndexedVideo,
     predictions: Sequence[Prediction],
     options: MediaOptions,
     quiet: bool,
@@ -275,7 +282,7 @@ def _deliver_clips(
 
 
 def _deliver_thumbnails(
-    video: Path,
+    video: IndexedVideo,
     predictions: Sequence[Prediction],
     options: MediaOptions,
     quiet: bool,
@@ -284,7 +291,7 @@ def _deliver_thumbnails(
     if options.thumbnails is not None:
         from r2rt.media import write_thumbnails
 
-        with progress("thumbnails", unit="pictures", quiet=quiet) as update:
+        with progress("thumbnails", unit="frames", quiet=quiet) as update:
             paths = write_thumbnails(
                 video, predictions, options.thumbnails, label=label, update=update
             )
@@ -294,33 +301,30 @@ def _deliver_thumbnails(
         from r2rt.media import write_contact_sheet
 
         path = _labelled(options.contact_sheet, label)
-        with progress("contact sheet", unit="pictures", quiet=quiet) as update:
+        with progress("contact sheet", unit="frames", quiet=quiet) as update:
             write_contact_sheet(video, predictions, path, update=update)
         note(f"{path}: contact sheet", quiet=quiet)
 
 
 def _deliver_pages(
-    video: Path | None,
-    video_path: Path,
+    video: IndexedVideo | None,
     predictions: Sequence[Prediction],
     options: MediaOptions,
     quiet: bool,
     label: str | None,
 ) -> None:
-    if video is None and (options.plot or options.report):
-        warn(f"{video_path} is no video file here, so there are no pictures of it")
     if options.plot is not None:
         from r2rt.media import write_plot
 
         path = _labelled(options.plot, label)
-        with progress("timeline", unit="pictures", quiet=quiet) as update:
+        with progress("timeline", unit="frames", quiet=quiet) as update:
             write_plot(video, predictions, path, update=update)
         note(f"{path}: timeline", quiet=quiet)
     if options.report is not None:
         from r2rt.media import write_report
 
         path = _labelled(options.report, label)
-        with progress("report", unit="pictures", quiet=quiet) as update:
+        with progress("report", unit="frames", quiet=quiet) as update:
             write_report(video, predictions, path, update=update)
         note(f"{path}: report", quiet=quiet)
 

@@ -1,4 +1,4 @@
-"""The picture of a movie, and how pictures of other sizes are fitted into it."""
+"""The frame size of an exported movie, and how frames of other sizes are fitted into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import av
 import av.filter
 from av.video.reformatter import ColorRange, Colorspace
 
-from r2rt.media.material import Geometry
+from r2rt.media.indexed_video import Geometry
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -26,14 +26,14 @@ _GBR = 0  # AVCOL_SPC_RGB
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """How the pictures of a movie lie.
+    """Size, shape and rotation of a movie's frames.
 
     Attributes:
         width: in samples, even, as H.264 for every player needs it.
         height: in samples, even.
         sample_aspect_ratio: width of a sample over its height.
         matrix: the display matrix that players turn it by; None for none.
-        mixed: whether pictures of several kinds are fitted in, upright, with square samples.
+        mixed: whether frames of several kinds are fitted in, upright, with square samples.
     """
 
     width: int
@@ -44,8 +44,10 @@ class Canvas:
 
 
 def common_canvas(geometries: Sequence[Geometry]) -> Canvas:
-    """Return the canvas of videos alike, as they are; or the largest of them, upright and square.
+    """Return the canvas that fits all videos.
 
+    Videos of one geometry keep it. Others are fitted into the largest, upright, with square
+    samples.
     One row or column is added to an odd height or width.
     """
     first = geometries[0]
@@ -70,7 +72,7 @@ def common_canvas(geometries: Sequence[Geometry]) -> Canvas:
 
 
 class Fitter:
-    """Fits the pictures of one video into a canvas, as 4:2:0 in 8 bits, which all players show."""
+    """Fits the frames of one video into a canvas, as 4:2:0 in 8 bits, which all players show."""
 
     def __init__(self, canvas: Canvas, geometry: Geometry) -> None:
         self._canvas = canvas
@@ -79,7 +81,7 @@ class Fitter:
         self._graph: Any = None
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
-        """Return the picture fitted in; the very one where nothing is to be done."""
+        """Return the frame fitted in; the same object where nothing is to be done."""
         canvas = self._canvas
         same_size = (frame.width, frame.height) == (canvas.width, canvas.height)
         if not canvas.mixed and same_size and frame.format.name in _KEPT_FORMATS:
@@ -99,7 +101,7 @@ class Fitter:
         key = frame.width, frame.height, frame.format.name
         if key != self._key:
             self._key, self._graph = key, self._build(frame)
-        # The graph is fed pictures one by one; what their times are is no matter of it.
+        # The graph takes frames one by one; times are set by the caller afterwards.
         frame.pts = None
         self._graph.vpush(frame)
         filtered: VideoFrame = self._graph.vpull()

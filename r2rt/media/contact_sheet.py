@@ -1,4 +1,4 @@
-"""A contact sheet: the moments of every query as a grid of pictures with times and scores."""
+"""A contact sheet: the moments of every query as a grid of frames with times and scores."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from r2rt.media.drawing import (
     font,
     one_line,
     require_pillow,
-    save_picture,
+    save_image,
     shortened,
     wrapped,
 )
-from r2rt.media.material import Material
+from r2rt.media.indexed_video import IndexedVideo, Video, indexed
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import fitted_size, stills
 from r2rt.timecode import format_clock
@@ -35,28 +35,28 @@ __all__ = ["write_contact_sheet"]
 
 Update = Callable[[int, int | None], None]
 
-_MOST_PICTURES = 200  # a picture of more could be opened by few programs
+_MOST_IMAGES = 200  # few programs could open a sheet of more
 _MARGIN, _GAP = 40, 24
 _CAPTION, _HEADING = 58, 34
-# Width of a sheet by its columns; one or two pictures are shown larger, not in a corner.
+# Width of a sheet by its columns; one or two images are shown larger, not in a corner.
 _WIDTHS = {1: 720, 2: 1120}
 _WIDTH = 1600
 
 
 def write_contact_sheet(
-    video: StrPath,
+    video: Video,
     predictions: Sequence[Prediction],
     path: StrPath,
     *,
     update: Update | None = None,
 ) -> None:
-    """Draw the moments of a video as a grid, a heading a query, best moments first.
+    """Draw the moments of a video as a grid under a heading for each query, best first.
 
     Args:
-        video: the file that was grounded.
-        predictions: what it was asked, and its moments; the first 200 moments are shown.
+        video: the file that was grounded, or its path.
+        predictions: the answers; the first 200 moments are shown.
         path: a .png, .jpg or .webp.
-        update: is told pictures decoded of all.
+        update: called with frames decoded and their total.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -64,20 +64,19 @@ def write_contact_sheet(
         R2rtError: the video cannot be read.
     """
     require_pillow()
-    video, path = Path(video), Path(path)
-    material = Material(video)
     shown, left_out = _shown(predictions)
-    layout = _Layout.of(material, [len(moments) for _, moments in shown])
     times_s = [peak_s(prediction, moment) for prediction, moments in shown for moment in moments]
-    pictures = stills(material, times_s, layout.picture, update=update)
-    save_picture(_draw(video, material, shown, left_out, layout, pictures), path)
+    with indexed(video) as source:
+        layout = _Layout.of(source, [len(moments) for _, moments in shown])
+        images = stills(source, times_s, layout.image, update=update)
+    save_image(_draw(source, shown, left_out, layout, images), Path(path))
 
 
 def _shown(
     predictions: Sequence[Prediction],
 ) -> tuple[list[tuple[Prediction, tuple[Moment, ...]]], int]:
     """Return the moments to show, as many of each query as there is room for."""
-    room = _MOST_PICTURES
+    room = _MOST_IMAGES
     share = max(1, room // max(len(predictions), 1))
     total = sum(len(prediction.moments) for prediction in predictions)
     each = total if total <= room else share
@@ -87,22 +86,22 @@ def _shown(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes in pixels: the sheet's width, its columns, and a picture's box."""
+    """Sizes in pixels: the sheet's width, its columns, and an image's box."""
 
     width: int
     columns: int
-    picture: tuple[int, int]
+    image: tuple[int, int]
 
     @classmethod
-    def of(cls, material: Material, counts: Sequence[int]) -> _Layout:
-        display = material.geometry.display_size
+    def of(cls, video: IndexedVideo, counts: Sequence[int]) -> _Layout:
+        display = video.geometry.display_size
         shape = display[0] / display[1]
         most = 3 if shape > 2.2 else 4 if shape > 1.2 else 5 if shape > 0.8 else 6
         longest = max([*counts, 1])
         columns = min(longest, most)
-        # The fewest columns that need no further row: 5 pictures are 3 and 2, not 4 and 1.
+        # The fewest columns that need no further row: 5 images are 3 and 2, not 4 and 1.
         columns = -(-longest // -(-longest // columns))
-        if shape < 0.8:  # upright: as wide as its pictures, which are high enough
+        if shape < 0.8:  # upright: as wide as its images, which are high enough
             cell = {1: 480, 2: 400, 3: 340}.get(columns, 0)
             width = 2 * _MARGIN + columns * cell + (columns - 1) * _GAP if cell else _WIDTH
         else:
@@ -112,20 +111,19 @@ class _Layout:
 
     def cell(self, place: int) -> tuple[int, int]:
         row, column = divmod(place, self.columns)
-        width, height = self.picture
+        width, height = self.image
         return _MARGIN + column * (width + _GAP), row * (height + _CAPTION + _GAP)
 
     def rows_height(self, count: int) -> int:
-        return -(-count // self.columns) * (self.picture[1] + _CAPTION + _GAP)
+        return -(-count // self.columns) * (self.image[1] + _CAPTION + _GAP)
 
 
 def _draw(
-    video: Path,
-    material: Material,
+    video: IndexedVideo,
     shown: Sequence[tuple[Prediction, tuple[Moment, ...]]],
     left_out: int,
     layout: _Layout,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
 ) -> Image.Image:
     from PIL import Image, ImageDraw
 
@@ -136,9 +134,9 @@ def _draw(
         height += len(lines) * _HEADING + 14 + (layout.rows_height(len(moments)) or 44) + 12
     sheet = Image.new("RGB", (layout.width, height + (40 if left_out else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    _title(draw, video, material, room)
+    _title(draw, video, room)
     y = _MARGIN + 62
-    remaining = iter(pictures)
+    remaining = iter(images)
     for (prediction, moments), lines in zip(shown, headings, strict=True):
         for line in lines:
             draw.text((_MARGIN, y), line, INK, font(25, prediction.query))
@@ -160,8 +158,8 @@ def _heading(prediction: Prediction, room: int) -> list[str]:
     return wrapped(text, font(25, text), room, 3)
 
 
-def _title(draw: ImageDraw.ImageDraw, video: Path, material: Material, room: int) -> None:
-    name, lasts = one_line(video.name), format_clock(material.duration_s)
+def _title(draw: ImageDraw.ImageDraw, video: IndexedVideo, room: int) -> None:
+    name, lasts = one_line(video.path.name), format_clock(video.duration_s)
     letters = font(19, name)
     width = letters.getlength(lasts)
     draw.text((_MARGIN, _MARGIN - 10), shortened(name, letters, room - width - 24), QUIET, letters)
@@ -173,14 +171,14 @@ def _cell(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
-    picture: Image.Image,
+    image: Image.Image,
     rank: int,
     moment: Moment,
 ) -> None:
     x, y = corner
-    width, height = picture.size
-    sheet.paste(picture, (x, y))
-    # A light picture must not run into the paper.
+    width, height = image.size
+    sheet.paste(image, (x, y))
+    # A border, so that a light image does not run into the paper.
     draw.rectangle((x, y, x + width - 1, y + height - 1), outline=LINE)
     badge = font(20)
     across = max(34, round(badge.getlength(str(rank))) + 20)

@@ -10,7 +10,7 @@ from pathlib import Path
 from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.copying import copy_span, copy_suffix
-from r2rt.media.material import Material
+from r2rt.media.indexed_video import Video, indexed
 from r2rt.media.movie import Segment, write_movie
 from r2rt.media.names import make_folder, moment_names
 
@@ -53,7 +53,7 @@ class Cut:
 
 
 def cut_clips(
-    video: StrPath,
+    video: Video,
     predictions: Sequence[Prediction],
     folder: StrPath,
     *,
@@ -62,20 +62,20 @@ def cut_clips(
     padding_s: float = 0.0,
     update: Update | None = None,
 ) -> list[Cut]:
-    """Write every moment of a video as a file of its own; the files are there all or none.
+    """Write every moment of a video as a file of its own; either all are written or none.
 
-    By default a moment is encoded anew, which makes it exact to the picture and, for sound, to the
-    sample: an mp4 of H.264 and AAC of the same size, shape, rotation, colours and times. A copy
-    costs nothing and loses nothing, but begins with the keyframe before the moment.
+    By default a moment is encoded anew, which makes it exact to the frame and, for sound, to the
+    sample: an mp4 of H.264 and AAC of the same size, shape, rotation, colours and times, with all
+    audio tracks. A copy is fast and lossless, but begins with the keyframe before the moment.
 
     Args:
-        video: the file that was grounded.
-        predictions: what it was asked, and its moments.
+        video: the file that was grounded, or its path.
+        predictions: the answers, with their moments.
         folder: where files go; made if it is not there.
-        label: what stands for the video in the files' names; its own name by default.
+        label: name of the video in the files' names; its own by default.
         copy: copy packets instead of encoding.
         padding_s: seconds to add before and after each moment, as far as the video goes.
-        update: is told moments done of all.
+        update: called with moments done and their total.
 
     Returns:
         What was written, queries in order, best moments first.
@@ -85,22 +85,21 @@ def cut_clips(
         QueryError: a moment lies outside of the video.
         R2rtError: the video cannot be read.
     """
-    video, folder = Path(video), Path(folder)
-    material = Material(video)
-    make_folder(folder)
-    suffix = copy_suffix(material) if copy else ".mp4"
-    names = moment_names(label or video.stem, predictions)
+    folder = Path(folder)
     cuts: list[Cut] = []
-    with contextlib.ExitStack() as files:
+    with indexed(video) as source, contextlib.ExitStack() as files:
+        make_folder(folder)
+        suffix = copy_suffix(source) if copy else ".mp4"
+        names = moment_names(label or source.path.stem, predictions)
         for name, (prediction, rank, moment) in names:
-            start_s, end_s = padded(moment, padding_s, material.duration_s)
+            start_s, end_s = padded(moment, padding_s, source.duration_s)
             path = folder / f"{name}{suffix}"
-            span = material.span(start_s, end_s)
+            span = source.span(start_s, end_s)
             temporary = files.enter_context(replacing(path))
             if copy:
-                span = copy_span(material, span, temporary)
+                span = copy_span(source, span, temporary)
             else:
-                write_movie(temporary, [Segment(material, span)])
+                write_movie(temporary, [Segment(source, span)])
             cuts.append(
                 Cut(
                     path=path,
@@ -108,8 +107,8 @@ def cut_clips(
                     rank=rank,
                     asked_start_s=start_s,
                     asked_end_s=end_s,
-                    start_s=material.seconds(span.start_pts),
-                    end_s=material.seconds(span.end_pts),
+                    start_s=source.seconds(span.start_pts),
+                    end_s=source.seconds(span.end_pts),
                 )
             )
             if update is not None:

@@ -1,4 +1,4 @@
-"""What pictures share: colours, letters, time axes."""
+"""What drawn images share: colours, fonts, time axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from r2rt.errors import MissingExtraError
 from r2rt.files import replacing
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
+    from PIL import Image
     from PIL.ImageFont import FreeTypeFont
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "nice_ticks",
     "one_line",
     "require_pillow",
-    "save_picture",
+    "save_image",
     "shortened",
     "wrapped",
 ]
@@ -40,7 +40,7 @@ __all__ = [
 BLUE, ORANGE = "#0072B2", "#E69F00"
 PAPER, INK, QUIET, LINE, FAINT = "#FFFFFF", "#1B1F24", "#57606A", "#D0D7DE", "#F3F5F7"
 
-# Pillow's own letters are Latin; these, where they are installed, have most other scripts.
+# Pillow's own font is Latin; these, where they are installed, have most other scripts.
 _OTHER_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -57,7 +57,7 @@ _TICK_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 180
 
 
 def require_pillow() -> None:
-    """Check that pictures can be drawn.
+    """Check that images can be drawn.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -73,7 +73,7 @@ def require_pillow() -> None:
 
 
 def font(size: int, text: str = "") -> FreeTypeFont:
-    """Return letters of a size in pixels that have all signs of a text, if any font here does."""
+    """Return a font of a size in pixels that has all characters of a text, if one is installed."""
     signs = frozenset(sign for sign in text if ord(sign) > 126 and not sign.isspace())
     return _font_for(size, signs)
 
@@ -106,13 +106,13 @@ def _load(name: str | None, size: int) -> FreeTypeFont | None:
 
 
 def _missing(letters: FreeTypeFont, signs: frozenset[str]) -> int:
-    """Return how many signs are drawn as the box that stands for what a font lacks."""
+    """Return how many characters the font lacks: they are drawn as its replacement box."""
     box = bytes(letters.getmask("\U0010ffff"))
     return sum(bytes(letters.getmask(sign)) == box for sign in signs)
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line, without signs that are not printed or turn others around."""
+    """Return a text on one line, without control characters and those that change direction."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -171,30 +171,24 @@ def mix(color: str, other: str, share: float) -> str:
     return "#" + "".join(f"{round(a * share + b * (1 - share)):02X}" for a, b in pairs)
 
 
-def jpeg_bytes(picture: Image.Image, quality: int = 82) -> bytes:
-    """Return a picture as a progressive JPEG."""
+def jpeg_bytes(image: Image.Image, quality: int = 82) -> bytes:
+    """Return an image as a progressive JPEG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
+    image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
     return buffer.getvalue()
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture, whole or not at all, as its ending says: JPEG, WebP or else PNG.
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image, whole or not at all, in the format of its suffix: JPEG, WebP or else PNG.
 
     Raises:
         OutputError: disk full, no permission, no such folder.
     """
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
-    # The smallest PNG takes seconds where a picture is large, and saves little.
-    small = picture.width * picture.height < 3_000_000
+    # The smallest PNG takes seconds where an image is large, and saves little.
+    small = image.width * image.height < 3_000_000
     with replacing(path) as temporary:
         if kind == "PNG":
-            picture.save(temporary, kind, optimize=small)
+            image.save(temporary, kind, optimize=small)
         else:
-            picture.save(temporary, kind, quality=90)
-
-
-def text_height(draw: ImageDraw.ImageDraw, letters: FreeTypeFont) -> int:
-    """Return the height of a line of letters."""
-    box = draw.textbbox((0, 0), "Agjy", font=letters)
-    return round(box[3])
+            image.save(temporary, kind, quality=90)

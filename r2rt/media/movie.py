@@ -1,4 +1,4 @@
-"""Writing an mp4 of segments of videos: every picture and every sample where it belongs."""
+"""Writing an mp4 of segments of videos, with exact times of frames and audio samples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from r2rt.errors import OutputError
 from r2rt.media.canvas import Canvas, Fitter, common_canvas
-from r2rt.media.material import Material, PictureReader, Span
-from r2rt.media.sound import SoundFormat, read_sound, sound_format
+from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
+from r2rt.media.sound import SoundFormat, read_sound, sound_formats
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -46,48 +46,51 @@ _FINEST_TIME_BASE = Fraction(1, 1_000_000)
 class Segment:
     """A span of a video."""
 
-    material: Material
+    video: IndexedVideo
     span: Span
 
     @property
     def start_s(self) -> Fraction:
         """Where it starts, on the source's clock."""
-        index = self.material.index
+        index = self.video.index
         return (self.span.start_pts - index.start_pts) * index.time_base
 
     @property
     def duration_s(self) -> Fraction:
         """How long it is."""
-        return (self.span.end_pts - self.span.start_pts) * self.material.time_base
+        return (self.span.end_pts - self.span.start_pts) * self.video.time_base
 
 
 def write_movie(path: Path, segments: Sequence[Segment], update: Update | None = None) -> None:
     """Encode segments one after another into an mp4 of H.264 and AAC.
 
     The movie begins with the first segment's start at its time 0 and is as long as the segments
-    together. Pictures keep their distance in time; sound is cut to the sample and silent where a
-    source has none. Videos of different sizes are fitted into the largest, in black bars.
+    together. Frames keep their distance in time. Every audio track is kept, cut to the sample, and
+    silent where a source has none. Videos of different sizes are fitted into the largest, with
+    black bars.
 
     Args:
         path: where to write; overwritten.
         segments: at least one.
-        update: is told pictures done and, once known, how many there are.
+        update: called with frames done and their total.
 
     Raises:
         OutputError: this FFmpeg cannot encode it.
         OSError: the file cannot be written.
     """
-    sources = list(dict.fromkeys(segment.material for segment in segments))
+    sources = list(dict.fromkeys(segment.video for segment in segments))
     canvas = common_canvas([source.geometry for source in sources])
     time_base = sources[0].time_base if len(sources) == 1 else _SHARED_TIME_BASE
     if time_base < _FINEST_TIME_BASE:
         time_base = _SHARED_TIME_BASE
-    formats = [sound_format(source.path) for source in sources if source.has_sound]
-    sound = next((format_ for format_ in formats if format_ is not None), None)
+    # A track is written in the format of the first source that has it.
+    formats: list[SoundFormat] = []
+    for source in sources:
+        formats += sound_formats(source)[len(formats) :]
     try:
         # A faststart movie can be shown while it is still being fetched.
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            _Movie(container, canvas, time_base, sound).write(segments, update)
+            _Movie(container, canvas, time_base, formats).write(segments, update)
     except OSError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
@@ -100,69 +103,73 @@ class _Movie:
         container: Any,
         canvas: Canvas,
         time_base: Fraction,
-        sound: SoundFormat | None,
+        formats: Sequence[SoundFormat],
     ) -> None:
         self._container = container
         self._canvas = canvas
         self._time_base = time_base
-        self._format = sound
+        self._formats = formats
         self._video: VideoStream | None = None
-        self._audio: AudioStream | None = None
-        self._samples_written = 0
+        self._tracks: list[_AudioTrack] = []
         self._last_pts = -1
 
     def write(self, segments: Sequence[Segment], update: Update | None) -> None:
         total = sum(_count(segment) for segment in segments)
         done = 0
         offset_s = Fraction(0)
+        previous = segments[0].video
         for segment in segments:
-            sound = self._sound_of(segment, offset_s)
-            for frame, pts, duration in self._pictures(segment, offset_s):
+            if segment.video is not previous:
+                previous.close()  # of many videos one is open at a time
+                previous = segment.video
+            sounds = [
+                _sound_of(segment, number, offset_s, format_)
+                for number, format_ in enumerate(self._formats)
+            ]
+            for frame, pts, duration in self._frames(segment, offset_s):
                 if self._video is None:
-                    self._open(frame, segment.material.rate)
-                self._write_picture(frame, pts, duration)
-                # Sound keeps pace with the picture, so that the muxer need not hold either.
-                self._write_sound(sound, until=round((pts + duration) * self._sample_ratio))
+                    self._open(frame, segment.video.rate)
+                self._write_frame(frame, pts, duration)
+                # Sound keeps pace with the frames, so that the muxer need not hold either.
+                for track, sound in zip(self._tracks, sounds, strict=True):
+                    track.write(sound, until_s=(pts + duration) * self._time_base)
                 done += 1
                 if update is not None:
                     update(done, total)
-            self._write_sound(sound, until=None)
+            for track, sound in zip(self._tracks, sounds, strict=False):
+                track.write(sound, until_s=None)
             offset_s += segment.duration_s
         if self._video is None:
-            raise ValueError("not one picture could be decoded")
-        for stream in (self._video, self._audio):
-            if stream is not None:
-                self._container.mux(stream.encode(None))
+            raise ValueError("no frame could be decoded")
+        streams: list[Any] = [self._video, *(track.stream for track in self._tracks)]
+        for stream in streams:
+            self._container.mux(stream.encode(None))
 
-    @property
-    def _sample_ratio(self) -> Fraction:
-        return self._time_base * (self._format.rate if self._format else 0)
-
-    def _pictures(
+    def _frames(
         self, segment: Segment, offset_s: Fraction
     ) -> Iterator[tuple[VideoFrame, int, int]]:
-        """Yield pictures fitted to the canvas with time and duration on the movie's clock."""
-        fitter = Fitter(self._canvas, segment.material.geometry)
-        span, source = segment.span, segment.material
+        """Yield frames fitted to the canvas with time and duration on the movie's clock."""
+        fitter = Fitter(self._canvas, segment.video.geometry)
+        span, source = segment.span, segment.video
 
         def movie_pts(pts: int) -> int:
             return round((offset_s + (pts - span.start_pts) * source.time_base) / self._time_base)
 
         held: tuple[VideoFrame, int] | None = None
-        with PictureReader(source) as reader:
-            for frame, pts in reader.pictures(span):
+        with FrameReader(source) as reader:
+            for frame, pts in reader.frames(span):
                 begin = max(pts, span.start_pts)
                 if held is not None:
                     start = movie_pts(held[1])
                     yield fitter(held[0]), start, movie_pts(begin) - start
-                # The first picture stands from the start on even if others before it are lost.
+                # Where earlier frames are lost, the first decoded one is shown from the start on.
                 held = frame, span.start_pts if held is None else begin
         if held is not None:
             start = movie_pts(held[1])
             yield fitter(held[0]), start, movie_pts(span.end_pts) - start
 
     def _open(self, frame: VideoFrame, rate: Fraction) -> None:
-        """Start the movie: its colours are those of the first picture."""
+        """Start the movie: its colours are those of the first frame."""
         name, options = _encoder()
         stream = self._container.add_stream(name, rate=rate, options=dict(options))
         context = stream.codec_context
@@ -172,7 +179,7 @@ class _Movie:
         context.framerate = rate
         context.sample_aspect_ratio = self._canvas.sample_aspect_ratio
         context.gop_size = max(1, round(rate * _KEYFRAME_EVERY_S))
-        # Without pictures out of order every player, also one that reads no edit list, starts with
+        # Without frames out of order every player, also one that reads no edit list, starts with
         # the first; and the last one's duration, which may be seconds, is kept.
         context.max_b_frames = 0
         context.color_range = int(frame.color_range)
@@ -185,42 +192,38 @@ class _Movie:
         if self._canvas.matrix is not None:
             stream.set_display_matrix(self._canvas.matrix)
         self._video = stream
-        if self._format is not None:
-            audio = self._container.add_stream("aac", rate=self._format.rate)
-            audio.codec_context.layout = self._format.layout
-            audio.codec_context.format = "fltp"
-            audio.codec_context.bit_rate = _BITS_A_CHANNEL * audio.codec_context.channels
-            self._audio = audio
+        self._tracks = [_AudioTrack(self._container, item) for item in self._formats]
 
-    def _write_picture(self, frame: VideoFrame, pts: int, duration: int) -> None:
+    def _write_frame(self, frame: VideoFrame, pts: int, duration: int) -> None:
         assert self._video is not None
-        # Two pictures on one tick cannot both be shown; the muxer would refuse the second.
+        # Two frames on one tick cannot both be shown; the muxer would refuse the second.
         if pts <= self._last_pts:
             return
         self._last_pts = pts
         frame.time_base = self._time_base
         frame.pts, frame.duration = pts, duration
-        frame.pict_type = 0  # the source's kinds of picture are not forced on the encoder
+        frame.pict_type = 0  # the encoder chooses frame types itself
         self._container.mux(self._video.encode(frame))
 
-    def _sound_of(self, segment: Segment, offset_s: Fraction) -> Iterator[NDArray[np.float32]]:
-        if self._format is None:
-            return iter(())
-        # Lengths are differences of rounded ends, so that segments never drift apart.
-        rate = self._format.rate
-        begin = round(offset_s * rate)
-        samples = round((offset_s + segment.duration_s) * rate) - begin
-        return read_sound(
-            segment.material.path,
-            segment.start_s,
-            segment.start_s + Fraction(samples, rate),
-            self._format,
-        )
 
-    def _write_sound(self, sound: Iterator[NDArray[np.float32]], *, until: int | None) -> None:
-        if self._audio is None or self._format is None:
-            return
-        while until is None or self._samples_written < until:
+class _AudioTrack:
+    """An audio stream of the movie, and how many samples were written to it."""
+
+    def __init__(self, container: Any, format_: SoundFormat) -> None:
+        self._container = container
+        self._format = format_
+        self._written = 0
+        self.stream: AudioStream = container.add_stream("aac", rate=format_.rate)
+        self.stream.metadata.update(format_.metadata)
+        context = self.stream.codec_context
+        context.layout = format_.layout
+        context.format = "fltp"
+        context.bit_rate = _BITS_A_CHANNEL * context.channels
+
+    def write(self, sound: Iterator[NDArray[np.float32]], *, until_s: Fraction | None) -> None:
+        """Write blocks until the track is at least so long; all of them if None."""
+        until = None if until_s is None else round(until_s * self._format.rate)
+        while until is None or self._written < until:
             block = next(sound, None)
             if block is None:
                 return
@@ -229,14 +232,25 @@ class _Movie:
             )
             frame.sample_rate = self._format.rate
             frame.time_base = Fraction(1, self._format.rate)
-            frame.pts = self._samples_written
-            self._samples_written += block.shape[1]
-            self._container.mux(self._audio.encode(frame))
+            frame.pts = self._written
+            self._written += block.shape[1]
+            self._container.mux(self.stream.encode(frame))
+
+
+def _sound_of(
+    segment: Segment, track: int, offset_s: Fraction, format_: SoundFormat
+) -> Iterator[NDArray[np.float32]]:
+    # Lengths are differences of rounded ends, so that segments never drift apart.
+    rate = format_.rate
+    begin = round(offset_s * rate)
+    samples = round((offset_s + segment.duration_s) * rate) - begin
+    end_s = segment.start_s + Fraction(samples, rate)
+    return read_sound(segment.video, track, segment.start_s, end_s, format_)
 
 
 def _count(segment: Segment) -> int:
-    pts = segment.material.pts
-    first = segment.material.shown_at(segment.span.start_pts)
+    pts = segment.video.pts
+    first = segment.video.shown_at(segment.span.start_pts)
     return int(np.searchsorted(pts, segment.span.end_pts) - np.searchsorted(pts, first))
 
 

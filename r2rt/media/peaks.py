@@ -1,4 +1,4 @@
-"""Which instant of a moment shows it best."""
+"""The time in a moment that shows it best."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["peak_s"]
 def peak_s(prediction: Prediction, moment: Moment) -> float:
     """Return the middle of the moment's most salient clip, on the source's clock, in seconds.
 
-    That is the instant that stood for the clip when the video was encoded. It lies inside of the
+    That is the time whose frame represented the clip when the video was encoded. It lies inside the
     moment, also where a clip is longer.
     """
     clip_s = 1 / float(prediction.fps)

@@ -1,4 +1,4 @@
-"""A timeline as a picture: film strip, saliency and moments of every query over one time axis."""
+"""A timeline as an image: film strip, saliency and moments of every query over one time axis."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from r2rt.media.drawing import (
     nice_ticks,
     one_line,
     require_pillow,
-    save_picture,
+    save_image,
     shortened,
     wrapped,
 )
+from r2rt.media.indexed_video import IndexedVideo, Video, indexed
 from r2rt.media.lanes import lanes
-from r2rt.media.material import Material
 from r2rt.media.stills import fitted_size, stills
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ __all__ = ["write_plot"]
 
 Update = Callable[[int, int | None], None]
 
-# Lengths are in pixels of the finished picture; all is drawn twice as large and then halved, which
+# Lengths are in pixels of the finished image; all is drawn twice as large and then halved, which
 # smooths lines and bars, whose ends need not lie on pixels.
 _SCALE = 2
 _WIDTH, _MARGIN, _GUTTER = 1600, 36, 52
@@ -51,19 +51,19 @@ _MOST_STILLS = 24
 
 
 def write_plot(
-    video: StrPath | None,
+    video: Video | None,
     predictions: Sequence[Prediction],
     path: StrPath,
     *,
     update: Update | None = None,
 ) -> None:
-    """Draw saliency and moments of queries over time, the video's pictures above them.
+    """Draw saliency and moments of queries over time, below a film strip of the video.
 
     Args:
-        video: the file that was grounded; None leaves the film strip out.
+        video: the file that was grounded, or its path; None leaves the film strip out.
         predictions: at least one; the first 24 are drawn, on one scale of saliency.
         path: a .png, .jpg or .webp.
-        update: is told pictures decoded of all.
+        update: called with frames decoded and their total.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -71,9 +71,12 @@ def write_plot(
         R2rtError: the video cannot be read.
     """
     require_pillow()
-    material = None if video is None else Material(Path(video))
-    plot = _Plot(predictions, material)
-    save_picture(plot.draw(plot.strip(update)), Path(path))
+    plot = _Plot(predictions)
+    strip = []
+    if video is not None:
+        with indexed(video) as source:
+            strip = plot.strip(source, update)
+    save_image(plot.draw(strip), Path(path))
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,9 @@ class _Row:
 
 
 class _Plot:
-    def __init__(self, predictions: Sequence[Prediction], material: Material | None) -> None:
+    def __init__(self, predictions: Sequence[Prediction]) -> None:
         shown = list(predictions[:_MOST_ROWS])
         self._left_out = len(predictions) - len(shown)
-        self._material = material
         self._name = one_line(Path(shown[0].video).name)
         self._start_s = min(float(item.clip_starts_s[0]) for item in shown)
         self._end_s = max(float(item.clip_starts_s[0]) + item.duration_s for item in shown)
@@ -122,22 +124,18 @@ class _Plot:
         most = 12 if self._end_s >= 3600 else 16
         self._ticks = nice_ticks(self._start_s, self._end_s, most)
 
-    def strip(self, update: Update | None) -> list[tuple[float, Image.Image]]:
-        """Return pictures of the video, and the left edge of each."""
-        if self._material is None:
-            return []
+    def strip(self, video: IndexedVideo, update: Update | None) -> list[tuple[float, Image.Image]]:
+        """Return frames of the video as images, and the middle of each on the x axis."""
         room = self._x1 - self._x0
-        width, height = fitted_size(self._material.geometry.display_size, (room, _STRIP))
+        width, height = fitted_size(video.geometry.display_size, (room, _STRIP))
         count = min(max(1, round(room / (width + 4))), _MOST_STILLS)
         cell = room / count
         length_s = self._end_s - self._start_s
         times_s = [self._start_s + (place + 0.5) * length_s / count for place in range(count)]
         near_s = min(0.3 * length_s / count, 10.0)
         size = (width * _SCALE, height * _SCALE)
-        pictures = stills(self._material, times_s, size, near_s=near_s, update=update)
-        return [
-            (self._x0 + (place + 0.5) * cell, picture) for place, picture in enumerate(pictures)
-        ]
+        images = stills(video, times_s, size, near_s=near_s, update=update)
+        return [(self._x0 + (place + 0.5) * cell, image) for place, image in enumerate(images)]
 
     def draw(self, strip: Sequence[tuple[float, Image.Image]]) -> Image.Image:
         from PIL import Image
@@ -150,9 +148,9 @@ class _Plot:
         self._pen = _Pen(sheet)
         self._header()
         y = float(_TOP)
-        for middle, picture in strip:
-            left = round(middle * _SCALE - picture.width / 2)
-            sheet.paste(picture, (left, _TOP * _SCALE + (_STRIP * _SCALE - picture.height) // 2))
+        for middle, image in strip:
+            left = round(middle * _SCALE - image.width / 2)
+            sheet.paste(image, (left, _TOP * _SCALE + (_STRIP * _SCALE - image.height) // 2))
         y += strip_height
         self._axis(y)
         y += _AXIS
@@ -276,7 +274,7 @@ class _Plot:
 
 
 class _Pen:
-    """Draws in pixels of the finished picture on one that is larger."""
+    """Draws in pixels of the finished image on one that is larger."""
 
     def __init__(self, sheet: Image.Image) -> None:
         from PIL import ImageDraw

@@ -10,7 +10,7 @@ from r2rt.errors import OutputError
 from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.media.cut import padded
-from r2rt.media.material import Material, Span
+from r2rt.media.indexed_video import IndexedVideo, Span, Video
 from r2rt.media.movie import Segment, write_movie
 
 __all__ = ["Reel", "write_reel"]
@@ -28,7 +28,7 @@ class Reel:
 
 
 def write_reel(
-    videos: Sequence[tuple[StrPath, Sequence[Prediction]]],
+    videos: Sequence[tuple[Video, Sequence[Prediction]]],
     path: StrPath,
     *,
     padding_s: float = 0.0,
@@ -37,13 +37,14 @@ def write_reel(
     """Join the moments of videos into one mp4, encoded once.
 
     Videos come in the order given, and the moments of each in the order of the video, whichever
-    query they answer. Moments that overlap or touch are shown once.
+    query they answer. Moments that overlap or touch are joined and shown once. All audio tracks
+    are kept.
 
     Args:
-        videos: files that were grounded, each with what it was asked.
+        videos: files that were grounded, or their paths, each with its answers.
         path: the mp4 to write.
         padding_s: seconds to add before and after each moment, as far as the video goes.
-        update: is told pictures done of all.
+        update: called with frames done and their total.
 
     Raises:
         OutputError: there is no moment at all, disk full, no permission; or FFmpeg cannot write it.
@@ -51,16 +52,20 @@ def write_reel(
         R2rtError: a video cannot be read.
     """
     path = Path(path)
-    segments = [
-        segment
+    found = [
+        (video if isinstance(video, IndexedVideo) else IndexedVideo(video), predictions)
         for video, predictions in videos
         if any(prediction.moments for prediction in predictions)
-        for segment in _segments(Path(video), predictions, padding_s)
     ]
+    segments = [part for item in found for part in _segments(*item, padding_s)]
     if not segments:
         raise OutputError(f"{path}: no moment was found, so there is nothing to make a reel of")
-    with replacing(path) as temporary:
-        write_movie(temporary, segments, update)
+    try:
+        with replacing(path) as temporary:
+            write_movie(temporary, segments, update)
+    finally:
+        if len(found) > 1 or found[0][0] is not videos[0][0]:  # else others go on reading it
+            segments[-1].video.close()  # the others are closed as they are done
     return Reel(
         path=path,
         parts=len(segments),
@@ -68,11 +73,12 @@ def write_reel(
     )
 
 
-def _segments(video: Path, predictions: Sequence[Prediction], padding_s: float) -> list[Segment]:
-    material = Material(video)
+def _segments(
+    source: IndexedVideo, predictions: Sequence[Prediction], padding_s: float
+) -> list[Segment]:
     spans = sorted(
         (
-            material.span(*padded(moment, padding_s, material.duration_s))
+            source.span(*padded(moment, padding_s, source.duration_s))
             for prediction in predictions
             for moment in prediction.moments
         ),
@@ -85,4 +91,4 @@ def _segments(video: Path, predictions: Sequence[Prediction], padding_s: float) 
             joined[-1] = Span(start_pts=joined[-1].start_pts, end_pts=end_pts)
         else:
             joined.append(span)
-    return [Segment(material, span) for span in joined]
+    return [Segment(source, span) for span in joined]

@@ -16,8 +16,8 @@ import numpy as np
 from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, one_line, require_pillow
+from r2rt.media.indexed_video import IndexedVideo, Video, indexed
 from r2rt.media.lanes import lanes
-from r2rt.media.material import Material
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
 from r2rt.timecode import format_clock
@@ -26,28 +26,28 @@ __all__ = ["write_report"]
 
 Update = Callable[[int, int | None], None]
 
-_MOST_PICTURES = 300  # each is some 10 KB of the page
-_PICTURE = (360, 360)
+_MOST_IMAGES = 300  # each is some 10 KB of the page
+_IMAGE = (360, 360)
 _MOST_POINTS = 1500
 
 
 def write_report(
-    video: StrPath | None,
+    video: Video | None,
     predictions: Sequence[Prediction],
     path: StrPath,
     *,
     update: Update | None = None,
 ) -> None:
-    """Write an HTML page of the moments of a video, with style, script and pictures inside.
+    """Write an HTML page of the moments of a video, with style, script and images inside.
 
     It refers to the video by a path relative to the page and loads nothing else. Clicking a moment
     plays it; without the video the page shows the rest.
 
     Args:
-        video: the file that was grounded; None leaves player and pictures out.
+        video: the file that was grounded, or its path; None leaves player and images out.
         predictions: at least one.
         path: the page to write.
-        update: is told pictures decoded of all.
+        update: called with frames decoded and their total.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -55,32 +55,33 @@ def write_report(
         R2rtError: the video cannot be read.
     """
     require_pillow()
-    video, path = None if video is None else Path(video), Path(path)
-    pictures = _pictures(video, predictions, update)
-    address = None if video is None else _address(video, path)
-    page = _Page(predictions, pictures, address).text()
+    path = Path(path)
+    images: dict[tuple[int, int], tuple[str, tuple[int, int]]] = {}
+    address = None
+    if video is not None:
+        with indexed(video) as source:
+            images = _images(source, predictions, update)
+            address = _address(source.path, path)
+    page = _Page(predictions, images, address).text()
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _pictures(
-    video: Path | None, predictions: Sequence[Prediction], update: Update | None
+def _images(
+    video: IndexedVideo, predictions: Sequence[Prediction], update: Update | None
 ) -> dict[tuple[int, int], tuple[str, tuple[int, int]]]:
-    """Return a picture, as an address that holds it, and its size, by query and moment."""
-    if video is None:
-        return {}
-    material = Material(video)
+    """Return an image as a data URL and its size, by number of query and moment."""
     places = [
         (number, rank)
         for number, prediction in enumerate(predictions)
         for rank in range(len(prediction.moments))
     ]
     # The best of every query come first where there are too many.
-    places = sorted(sorted(places, key=lambda place: place[1])[:_MOST_PICTURES])
+    places = sorted(sorted(places, key=lambda place: place[1])[:_MOST_IMAGES])
     times_s = [
         peak_s(predictions[number], predictions[number].moments[rank]) for number, rank in places
     ]
-    images = stills(material, times_s, _PICTURE, update=update)
+    images = stills(video, times_s, _IMAGE, update=update)
     return {
         place: (
             "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(image, 75)).decode(),
@@ -101,11 +102,11 @@ class _Page:
     def __init__(
         self,
         predictions: Sequence[Prediction],
-        pictures: dict[tuple[int, int], tuple[str, tuple[int, int]]],
+        images: dict[tuple[int, int], tuple[str, tuple[int, int]]],
         address: str | None,
     ) -> None:
         self._predictions = predictions
-        self._pictures = pictures
+        self._images = images
         self._address = address
         first = predictions[0]
         self._name = one_line(Path(first.video).name)
@@ -175,7 +176,7 @@ class _Page:
             return ""
         address = _escaped(self._address)
         # Until it plays it shows the best moment; the first picture of many videos is black.
-        poster = next((f'poster="{picture}" ' for picture, _ in self._pictures.values()), "")
+        poster = next((f'poster="{picture}" ' for picture, _ in self._images.values()), "")
         return (
             '<div class="player">'
             f'<video src="{address}" {poster}controls preload="metadata" '
@@ -191,11 +192,7 @@ class _Page:
             self._card(number, rank, moment) for rank, moment in enumerate(prediction.moments)
         )
         shape = next(
-            (
-                size[0] / size[1]
-                for place, (_, size) in self._pictures.items()
-                if place[0] == number
-            ),
+            (size[0] / size[1] for place, (_, size) in self._images.items() if place[0] == number),
             1.5,
         )
         # Upright pictures are shown narrower, so that they are not as high as the window.
@@ -277,8 +274,8 @@ class _Page:
 
     def _card(self, number: int, rank: int, moment: Moment) -> str:
         picture = ""
-        if (number, rank) in self._pictures:
-            address, (width, height) = self._pictures[number, rank]
+        if (number, rank) in self._images:
+            address, (width, height) = self._images[number, rank]
             picture = (
                 f'<img src="{address}" width="{width}" height="{height}" alt="" loading="lazy">'
             )

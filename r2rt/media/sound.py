@@ -1,11 +1,10 @@
-"""The sound of a span of a video, to the sample."""
+"""The audio tracks of a span of a video, exact to the sample."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
@@ -14,18 +13,18 @@ import numpy as np
 from av.stream import Discard
 from numpy.typing import NDArray
 
-from r2rt.video.demux import Demuxer
-
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
-    from av.container import InputContainer
 
-__all__ = ["SoundFormat", "read_sound", "sound_format"]
+    from r2rt.media.indexed_video import IndexedVideo
+    from r2rt.video.demux import Demuxer
 
-# Decoders of sound need a moment before what they say is right: AAC a packet, Opus 80 ms.
+__all__ = ["SoundFormat", "audio_tracks", "read_sound", "sound_formats"]
+
+# Audio decoders need some packets before their output is right: AAC one, Opus 80 ms.
 _WARM_UP_S = (Fraction(1, 2), Fraction(3), Fraction(20), None)
-# Timestamps of Matroska are rounded to milliseconds: what is off by less is no gap.
+# Matroska rounds timestamps to milliseconds: smaller distances are no gaps.
 _JITTER_S = Fraction(2, 1000)
 _BLOCK = 1024
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
@@ -34,35 +33,45 @@ AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 1200
 
 @dataclass(frozen=True, kw_only=True)
 class SoundFormat:
-    """How sound is written: samples a second, and the name of the channels' layout."""
+    """How an audio track is written.
+
+    Attributes:
+        rate: samples a second.
+        layout: name of the channels' layout.
+        metadata: language and title, those that are known.
+    """
 
     rate: int
     layout: str
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
-def sound_format(path: Path) -> SoundFormat | None:
-    """Return how the sound of a file is written again as AAC; None if it has none that decodes."""
-    demuxer = Demuxer(path, threads=1)
-    try:
-        stream = _sound_stream(demuxer.container)
-        if stream is None:
-            return None
-        rate = stream.codec_context.sample_rate
-        return SoundFormat(
-            rate=rate if rate in AAC_RATES else 48000,
-            layout=_LAYOUTS.get(stream.codec_context.channels, "stereo"),
+def audio_tracks(video: IndexedVideo) -> list[int]:
+    """Return the numbers of the audio streams that can be decoded, in the file's order."""
+    return [number for number, facts in enumerate(video.audio) if facts.codec and facts.rate]
+
+
+def sound_formats(video: IndexedVideo) -> list[SoundFormat]:
+    """Return how each track of `audio_tracks` is written again as AAC."""
+    facts = [video.audio[number] for number in audio_tracks(video)]
+    return [
+        SoundFormat(
+            rate=item.rate if item.rate in AAC_RATES else 48000,
+            layout=_LAYOUTS.get(item.channels, "stereo"),
+            metadata=item.metadata,
         )
-    finally:
-        demuxer.close()
+        for item in facts
+    ]
 
 
 def read_sound(
-    path: Path, start_s: Fraction, end_s: Fraction, format_: SoundFormat
+    video: IndexedVideo, track: int, start_s: Fraction, end_s: Fraction, format_: SoundFormat
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the sound of a span, as long as the span to the sample, silent where there is none.
+    """Yield a span of an audio track, as long as the span to the sample, silent where it has none.
 
     Args:
-        path: the file.
+        video: the file.
+        track: place among `audio_tracks`; one that the video lacks is silent.
         start_s: where it starts, on the source's clock, whose 0 is the container's start.
         end_s: where it ends.
         format_: rate and layout to give it.
@@ -72,37 +81,29 @@ def read_sound(
     """
     channels = av.AudioLayout(format_.layout).nb_channels
     left = round((end_s - start_s) * format_.rate)
-    demuxer = Demuxer(path, threads=1)
-    try:
-        for block in _converted(demuxer, start_s, end_s, format_):
-            for at in range(0, min(block.shape[1], left), _BLOCK):
-                yield block[:, at : min(at + _BLOCK, left)]
-            left -= min(block.shape[1], left)
-            if not left:
-                return
-    finally:
-        demuxer.close()
+    tracks = audio_tracks(video)
+    if track < len(tracks):
+        with video.borrowed(audio=tracks[track]) as demuxer:
+            stream = demuxer.container.streams.audio[tracks[track]]
+            for block in _converted(demuxer, stream, start_s, end_s, format_):
+                for at in range(0, min(block.shape[1], left), _BLOCK):
+                    yield block[:, at : min(at + _BLOCK, left)]
+                left -= min(block.shape[1], left)
+                if not left:
+                    break
     while left:
         yield np.zeros((channels, min(left, _BLOCK)), np.float32)
         left -= min(left, _BLOCK)
 
 
-def _sound_stream(container: InputContainer) -> AudioStream | None:
-    stream = container.streams.best("audio")
-    # PyAV's types promise a context; streams without a decoder have none.
-    if stream is None or getattr(stream, "codec_context", None) is None:
-        return None
-    found: AudioStream = container.streams.audio[container.streams.audio.index(stream)]
-    return found if found.codec_context.sample_rate else None
-
-
 def _converted(
-    demuxer: Demuxer, start_s: Fraction, end_s: Fraction, format_: SoundFormat
+    demuxer: Demuxer,
+    stream: AudioStream,
+    start_s: Fraction,
+    end_s: Fraction,
+    format_: SoundFormat,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield what is decoded from `start_s` on, resampled; up to about `end_s`."""
-    stream = _sound_stream(demuxer.container)
-    if stream is None:
-        return
     demuxer.stream.discard = Discard.all
     stream.discard = Discard.default
     origin_s = Fraction(demuxer.container.start_time or 0, 1_000_000)

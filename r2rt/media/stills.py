@@ -1,4 +1,4 @@
-"""Single pictures of a video at given times, upright and scaled."""
+"""Single frames of a video at given times, upright and scaled, as images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from r2rt.media.material import Material, PictureReader, Span
+from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -20,37 +20,37 @@ Update = Callable[[int, int | None], None]
 
 
 def stills(
-    material: Material,
+    video: IndexedVideo,
     times_s: Sequence[float],
     box: tuple[int, int],
     *,
     near_s: float = 0.0,
     update: Update | None = None,
 ) -> list[Image.Image]:
-    """Return the picture on display at each time.
+    """Return the frame on display at each time.
 
     Args:
-        material: the video.
+        video: the video.
         times_s: times on the source's clock, in any order.
-        box: width and height to fit pictures into, in pixels, keeping their shape.
-        near_s: a keyframe this near will do, which spares decoding what comes before.
-        update: is told pictures done of all.
+        box: width and height to fit images into, in pixels, keeping their shape.
+        near_s: take a keyframe at most this far away instead, which costs less to decode.
+        update: called with frames done and their total.
 
     Returns:
-        RGB pictures, as many as times; grey where none can be decoded.
+        RGB images, as many as times; grey where none can be decoded.
     """
     from PIL import Image
 
-    size = fitted_size(material.geometry.display_size, box)
-    wanted = [material.shown_at(_cheapest(material, time_s, near_s)) for time_s in times_s]
+    size = fitted_size(video.geometry.display_size, box)
+    wanted = [video.shown_at(_cheapest(video, time_s, near_s)) for time_s in times_s]
     found: dict[int, Image.Image] = {}
     needed = set(wanted)
     scaler = VideoReformatter()
-    with PictureReader(material) as reader:
-        for group in _groups(material, sorted(needed)):
-            for frame, pts in reader.pictures(Span(group[0], group[-1] + 1)):
+    with FrameReader(video) as reader:
+        for group in _groups(video, sorted(needed)):
+            for frame, pts in reader.frames(Span(group[0], group[-1] + 1)):
                 if pts in needed:
-                    found[pts] = _image(material, frame, size, scaler)
+                    found[pts] = _image(video, frame, size, scaler)
                     if update is not None:
                         update(len(found), len(needed))
     grey = Image.new("RGB", size, "#808080")
@@ -63,35 +63,35 @@ def fitted_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _groups(material: Material, pts: Sequence[int]) -> list[list[int]]:
-    """Return times put together that are decoded from one keyframe, so that it is done once."""
-    if material.index.unusable is not None:
+def _groups(video: IndexedVideo, pts: Sequence[int]) -> list[list[int]]:
+    """Group times that are decoded from the same keyframe, so that it is decoded once."""
+    if video.index.unusable is not None:
         return [list(pts)] if pts else []
-    keys = np.sort(material.index.pts[material.entries])
+    keys = np.sort(video.index.pts[video.entries])
     groups: dict[int, list[int]] = {}
     for value in pts:
         groups.setdefault(int(np.searchsorted(keys, value, side="right")), []).append(value)
     return list(groups.values())
 
 
-def _cheapest(material: Material, time_s: float, near_s: float) -> int:
+def _cheapest(video: IndexedVideo, time_s: float, near_s: float) -> int:
     """Return the time of a keyframe that is near enough, else the time itself."""
-    pts = material.ticks(time_s)
-    if not near_s or not len(material.entries):
+    pts = video.ticks(time_s)
+    if not near_s or not len(video.entries):
         return pts
-    keys = material.index.pts[material.entries]
+    keys = video.index.pts[video.entries]
     nearest = int(keys[np.argmin(np.abs(keys - pts))])
-    return nearest if abs(nearest - pts) * material.time_base <= near_s else pts
+    return nearest if abs(nearest - pts) * video.time_base <= near_s else pts
 
 
 def _image(
-    material: Material, frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter
+    video: IndexedVideo, frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter
 ) -> Image.Image:
     from PIL import Image
 
-    turn = material.geometry.turn
+    turn = video.geometry.turn
     width, height = size[::-1] if turn.transpose else size
-    # Area averages: shrunk by much, a cubic would leave out most of the picture and flicker.
+    # Area averages: shrunk by much, a cubic would skip most of the pixels and flicker.
     smaller = width < frame.width / 2
     scaled = scaler.reformat(
         frame,

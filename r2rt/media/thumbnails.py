@@ -1,4 +1,4 @@
-"""One picture a moment: its most salient clip's."""
+"""One JPEG a moment: the frame of its most salient clip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from r2rt.files import StrPath, replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.media.drawing import require_pillow
-from r2rt.media.material import Material
+from r2rt.media.indexed_video import Video, indexed
 from r2rt.media.names import make_folder, moment_names
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
@@ -20,7 +20,7 @@ Update = Callable[[int, int | None], None]
 
 
 def write_thumbnails(
-    video: StrPath,
+    video: Video,
     predictions: Sequence[Prediction],
     folder: StrPath,
     *,
@@ -28,17 +28,17 @@ def write_thumbnails(
     size: int = 640,
     update: Update | None = None,
 ) -> list[Path]:
-    """Write a JPEG of every moment, upright, of the picture that stands for its best clip.
+    """Write a JPEG of every moment, upright: the middle frame of its most salient clip.
 
-    The files are there all or none.
+    Either all files are written or none.
 
     Args:
-        video: the file that was grounded.
-        predictions: what it was asked, and its moments.
+        video: the file that was grounded, or its path.
+        predictions: the answers, with their moments.
         folder: where files go; made if it is not there.
-        label: what stands for the video in the files' names; its own name by default.
+        label: name of the video in the files' names; its own by default.
         size: longer side in pixels.
-        update: is told pictures decoded of all.
+        update: called with frames decoded and their total.
 
     Returns:
         What was written, queries in order, best moments first.
@@ -49,14 +49,14 @@ def write_thumbnails(
         R2rtError: the video cannot be read.
     """
     require_pillow()
-    video, folder = Path(video), Path(folder)
-    material = Material(video)
-    make_folder(folder)
-    names = moment_names(label or video.stem, predictions)
-    times_s = [peak_s(prediction, moment) for _, (prediction, _, moment) in names]
+    folder = Path(folder)
+    times_s = [peak_s(item, moment) for item in predictions for moment in item.moments]
+    with indexed(video) as source:
+        make_folder(folder)
+        names = moment_names(label or source.path.stem, predictions)
+        images = stills(source, times_s, (size, size), update=update)
     paths = [folder / f"{name}.jpg" for name, _ in names]
-    pictures = stills(material, times_s, (size, size), update=update)
     with contextlib.ExitStack() as files:
-        for path, picture in zip(paths, pictures, strict=True):
-            picture.save(files.enter_context(replacing(path)), "JPEG", quality=90)
+        for path, image in zip(paths, images, strict=True):
+            image.save(files.enter_context(replacing(path)), "JPEG", quality=90)
     return paths

@@ -14,8 +14,7 @@ from r2rt.errors import NoFramesError, QueryError
 from r2rt.timecode import drops_frames, format_timecode, parse_timecode
 
 if TYPE_CHECKING:
-    from r2rt.video.demux import Demuxer
-    from r2rt.video.index import PacketIndex
+    from r2rt.video.inspection import FileFacts
 
 __all__ = ["SourceFacts", "assumed_source_facts", "read_source_facts"]
 
@@ -44,7 +43,7 @@ class SourceFacts:
         rate: pictures a second that timecodes count.
         variable: whether the video's own rate varies, so that `rate` stands in for it.
         rate_is_own: whether `rate` is the video's own, or one that was asked for.
-        first_picture_s: when the first picture is shown, on the source's clock.
+        first_frame_s: when the first picture is shown, on the source's clock.
         frames: how many pictures the video lasts at `rate`; at least 1.
         start_frame: number that the video's own timecode gives its first picture, 0 without one.
         drop: whether timecodes are drop-frame.
@@ -58,7 +57,7 @@ class SourceFacts:
     rate: Fraction
     variable: bool
     rate_is_own: bool
-    first_picture_s: Fraction
+    first_frame_s: Fraction
     frames: int
     start_frame: int
     drop: bool
@@ -73,7 +72,7 @@ class SourceFacts:
         Cuts move to the nearest boundary of pictures, inside the video.
         """
         first, end = (
-            min(max(round((Fraction(time_s) - self.first_picture_s) * self.rate), 0), self.frames)
+            min(max(round((Fraction(time_s) - self.first_frame_s) * self.rate), 0), self.frames)
             for time_s in (start_s, end_s)
         )
         first = min(first, self.frames - 1)
@@ -105,41 +104,31 @@ def read_source_facts(
         NoVideoStreamError: it has no picture.
         NoFramesError: not one picture can be decoded.
     """
-    from r2rt.video.demux import Demuxer
-    from r2rt.video.file import FirstPicture
-    from r2rt.video.index import index_packets
-    from r2rt.video.pixels import display_size
+    from r2rt.video.inspection import inspect_file
 
-    demuxer = Demuxer(path, threads=1)
-    try:
-        first = FirstPicture(demuxer)
-        index = index_packets(demuxer, see=first.see)
-        picture = first.found()
-        if picture is None or not index.shown.any():
-            raise NoFramesError(f"{path}: not one picture could be decoded")
-        width, height = display_size(picture, demuxer.stream.sample_aspect_ratio)
-        own_rate, variable = _rate(demuxer, index)
-        rate = frame_rate or own_rate
-        start_frame, declared_drop = _start(demuxer, rate)
-        sounds = demuxer.container.streams.audio
-        begin = int(index.pts[index.shown].min())
-        lasts_s = (index.end_pts - begin) * index.time_base
-        return SourceFacts(
-            path=path,
-            rate=rate,
-            variable=variable,
-            rate_is_own=frame_rate is None,
-            first_picture_s=(begin - index.start_pts) * index.time_base,
-            frames=max(1, round(lasts_s * rate)),
-            start_frame=start_frame,
-            drop=_drop(rate, drop_frame, declared_drop),
-            width=width,
-            height=height,
-            sound_rate=sounds[0].rate if sounds else None,
-            sound_channels=sounds[0].channels if sounds else 0,
-        )
-    finally:
-        demuxer.close()
+    facts = inspect_file(path)
+    index = facts.index
+    if not index.shown.any():
+        raise NoFramesError(f"{path}: not one frame could be decoded")
+    own_rate, variable = _rate(facts)
+    rate = frame_rate or own_rate
+    start_frame, declared_drop = _start(facts, rate)
+    begin = int(index.pts[index.shown].min())
+    lasts_s = (index.end_pts - begin) * index.time_base
+    return SourceFacts(
+        path=path,
+        rate=rate,
+        variable=variable,
+        rate_is_own=frame_rate is None,
+        first_frame_s=(begin - index.start_pts) * index.time_base,
+        frames=max(1, round(lasts_s * rate)),
+        start_frame=start_frame,
+        drop=_drop(rate, drop_frame, declared_drop),
+        width=facts.display_size[0],
+        height=facts.display_size[1],
+        sound_rate=(facts.audio[0].rate or None) if facts.audio else None,
+        sound_channels=facts.audio[0].channels if facts.audio else 0,
+    )
 
 
 def assumed_source_facts(
@@ -151,7 +140,7 @@ def assumed_source_facts(
         rate=rate,
         variable=False,
         rate_is_own=False,
-        first_picture_s=Fraction(0),
+        first_frame_s=Fraction(0),
         frames=max(1, round(Fraction(duration_s) * rate)),
         start_frame=0,
         drop=_drop(rate, drop_frame, None),
@@ -167,11 +156,10 @@ def _drop(rate: Fraction, asked: bool | None, declared: bool | None) -> bool:
     return wanted and drops_frames(rate)
 
 
-def _rate(demuxer: Demuxer, index: PacketIndex) -> tuple[Fraction, bool]:
+def _rate(facts: FileFacts) -> tuple[Fraction, bool]:
     """Return the video's rate and whether it varies; then it is the rate that most of it has."""
-    stream = demuxer.stream
-    told = [stream.average_rate, stream.base_rate, stream.guessed_rate]
-    rates = [simple_rate(rate) for rate in told if rate]
+    index = facts.index
+    rates = [simple_rate(rate) for rate in facts.declared_rates]
     pts = np.sort(index.pts[index.shown])
     if len(pts) < 2 or (np.diff(pts) <= 0).any():
         return (rates or [Fraction(25)])[0], False  # no times to judge by
@@ -208,15 +196,11 @@ def _on_grid(pts: NDArray[np.int64], time_base: Fraction, rate: Fraction) -> boo
     return bool(off <= max(_OFF_GRID, 1.01 * float(time_base * rate)) and off < 0.45)
 
 
-def _start(demuxer: Demuxer, rate: Fraction) -> tuple[int, bool | None]:
-    """Return the picture that the file's own timecode begins with, and whether it drops names."""
-    places = [demuxer.stream.metadata, demuxer.container.metadata]
-    places += [stream.metadata for stream in demuxer.container.streams]
-    for metadata in places:
-        text = metadata.get("timecode")
-        if text:
-            try:
-                return parse_timecode(text, rate)
-            except QueryError:
-                return 0, None  # of another rate than this one
+def _start(facts: FileFacts, rate: Fraction) -> tuple[int, bool | None]:
+    """Return the number of the first frame by the file's own timecode, and whether it drops."""
+    for text in facts.timecodes:
+        try:
+            return parse_timecode(text, rate)
+        except QueryError:
+            return 0, None  # of another rate than this one
     return 0, None

@@ -15,13 +15,12 @@ from r2rt.video.decoder import DecodeCounts, Picked, decode_all, decode_planned,
 from r2rt.video.demux import Demuxer
 from r2rt.video.departures import Departures
 from r2rt.video.fingerprint import fingerprint_file
-from r2rt.video.first import FirstFrame as FirstPicture
 from r2rt.video.inspection import inspect_file
 from r2rt.video.part import Part
 from r2rt.video.pixels import FramePreparer
 from r2rt.video.plan import DecodePlan, PlanCost, plan_exact, plan_nearest
 
-__all__ = ["FirstPicture", "VideoFile"]
+__all__ = ["VideoFile"]
 
 
 class VideoFile:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from r2rt.cli.main import cli
 from r2rt.cli.media import MediaOptions, best_of, deliver_media, deliver_reel
 from r2rt.errors import MissingExtraError, OutputError, QueryError, R2rtError
+from r2rt.video.index import index_packets
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 from tests.r2rt.media.footage import prediction, write_footage
 
@@ -51,6 +53,38 @@ def test_everything_at_once(tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as picture:
             picture.load()
     assert '<video src="./shapes.mp4"' in (tmp_path / "out.html").read_text()
+
+
+def test_a_command_indexes_a_video_once_and_opens_it_four_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pass over the packets, then a reader each for what is read at the same time."""
+    video = write_footage(tmp_path / "film.mp4")  # with sound
+    opened: list[str] = []
+    indexed: list[object] = []
+    av_open = av.open
+
+    def count_open(file: Any, *arguments: Any, **options: Any) -> Any:
+        if str(file).endswith("film.mp4"):
+            opened.append(str(file))
+        return av_open(file, *arguments, **options)
+
+    def count_index(*arguments: Any, **options: Any) -> Any:
+        indexed.append(arguments)
+        return index_packets(*arguments, **options)
+
+    monkeypatch.setattr(av, "open", count_open)
+    monkeypatch.setattr("r2rt.video.inspection.index_packets", count_index)
+    ground(
+        *(video, QUERY, "-q", "a ring", "--top-k", 2, "--no-cache"),
+        *("--output-dir", tmp_path / "out", "-f", "edl", "-f", "otio", "-f", "fcpxml"),
+        *("--clips", tmp_path / "clips", "--reel", tmp_path / "reel.mp4"),
+        *("--thumbnails", tmp_path / "thumbs", "--contact-sheet", tmp_path / "sheet.png"),
+        *("--plot", tmp_path / "plot.png", "--report", tmp_path / "out.html"),
+    )
+    assert len(indexed) == 1
+    # The index; the decoder of the encoding; frames of all media; their sound, read beside them.
+    assert len(opened) == 4
 
 
 def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
@@ -107,7 +141,7 @@ def test_a_timeline_goes_without_the_video(
 ) -> None:
     options = MediaOptions(plot=tmp_path / "plot.png", report=tmp_path / "out.html")
     deliver_media(tmp_path / "gone.mp4", [prediction((1, 2, 0.5))], options, True)
-    assert "no pictures of it" in capsys.readouterr().err
+    assert "no frames of it" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"plot.png", "out.html"}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from r2rt.errors import OutputError, QueryError
-from r2rt.media import Cut, cut_clips
+from r2rt.media import Cut, cut_clips, write_reel
 from tests.conftest import CHECKOUT
 from tests.r2rt.media.footage import RATES, Watched, prediction, vfr_times, watch, write_footage
 
@@ -351,3 +351,60 @@ def test_clips_are_there_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not list(folder.iterdir())
     assert len(cut_clips(video, asked, folder)) == 2
     assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_all_audio_tracks_are_kept(copy: bool, tmp_path: Path) -> None:
+    """Two tracks of different pitch and language, told apart by ffmpeg's decoder."""
+    video = tmp_path / "two.mp4"
+    write_tones(video, {"eng": 440, "deu": 1000})
+    made = cut(video, tmp_path / "out", 1.0, 3.0, copy=copy)
+    assert tones(made.path) == {"eng": 440, "deu": 1000}
+
+
+def test_audio_tracks_of_several_videos_are_joined_one_by_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
+    write_tones(one, {"eng": 440})
+    write_tones(two, {"eng": 440, "deu": 1000})
+    asked = [prediction((1.0, 2.0, 0.9))]
+    reel = write_reel([(one, asked), (two, asked)], tmp_path / "reel.mp4")
+    assert tones(reel.path, from_s=1.1) == {"eng": 440, "deu": 1000}
+    assert tones(reel.path, to_s=0.9) == {"eng": 440, "deu": 0}  # the first video has no second
+
+
+def write_tones(path: Path, hertz: dict[str, int]) -> None:
+    rate = 48000
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        tracks: list[Any] = [container.add_stream("aac", rate=rate) for _ in hertz]
+        for track, language in zip(tracks, hertz, strict=True):
+            track.metadata["language"] = language
+        for number in range(100):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8))
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for track, pitch in zip(tracks, hertz.values(), strict=True):
+            wave = 0.5 * np.sin(2 * np.pi * pitch * np.arange(4 * rate) / rate)
+            for at in range(0, len(wave), 1024):
+                block = np.tile(wave[at : at + 1024].astype(np.float32), (2, 1))
+                piece = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
+                piece.sample_rate, piece.time_base, piece.pts = rate, Fraction(1, rate), at
+                container.mux(track.encode(piece))
+            container.mux(track.encode(None))
+
+
+def tones(path: Path, from_s: float = 0.1, to_s: float = 1.9) -> dict[str, int]:
+    """The strongest pitch of each audio track, in whole hertz; 0 where it is silent."""
+    found = {}
+    with av.open(str(path)) as container:
+        languages = [stream.metadata["language"] for stream in container.streams.audio]
+    for number, language in enumerate(languages):
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray()[0] for frame in container.decode(audio=number)]
+            rate = container.streams.audio[number].codec_context.sample_rate
+        wave = np.concatenate(frames)[round(from_s * rate) : round(to_s * rate)]
+        power = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
+        found[language] = round(int(power.argmax()) * rate / len(wave)) if power.max() > 1 else 0
+    return found

@@ -16,7 +16,7 @@ from PIL import Image
 from r2rt.errors import MissingExtraError, OutputError
 from r2rt.media import write_contact_sheet, write_plot, write_report, write_thumbnails
 from r2rt.media.drawing import BLUE, ORANGE, axis_clock, font, nice_ticks, shortened, wrapped
-from r2rt.media.material import Material
+from r2rt.media.indexed_video import IndexedVideo
 from r2rt.media.stills import stills
 from tests.r2rt.media.footage import prediction, write_footage
 from tests.r2rt.video.clips import picture_number
@@ -36,13 +36,13 @@ def number_in(picture: Image.Image) -> int:
 
 def test_stills_are_the_very_pictures_on_display(video: Path) -> None:
     times_s = [5.99, 0.0, 2.001, 0.5, 0.5399, 3.98]
-    pictures = stills(Material(video), times_s, (192, 192))
+    pictures = stills(IndexedVideo(video), times_s, (192, 192))
     assert [number_in(picture) for picture in pictures] == [149, 0, 50, 12, 13, 99]
 
 
 def test_stills_near_a_keyframe_are_that_keyframe(video: Path) -> None:
-    (exact,) = stills(Material(video), [1.7], (192, 192))
-    (near,) = stills(Material(video), [1.7], (192, 192), near_s=0.2)
+    (exact,) = stills(IndexedVideo(video), [1.7], (192, 192))
+    (near,) = stills(IndexedVideo(video), [1.7], (192, 192), near_s=0.2)
     assert (number_in(exact), number_in(near)) == (42, 40)
 
 
@@ -57,7 +57,7 @@ def test_stills_are_upright_and_have_square_pixels(tmp_path: Path, size: tuple[i
         sample_aspect_ratio=Fraction(4, 3),
         sound=None,
     )
-    (picture,) = stills(Material(path), [0.84], (400, 400))
+    (picture,) = stills(IndexedVideo(path), [0.84], (400, 400))
     assert picture.size == (200, 400)  # 2:1 by its samples, on its side
     assert number_in(picture.rotate(90, expand=True)) == 21
 

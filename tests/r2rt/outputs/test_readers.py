@@ -190,11 +190,11 @@ def test_a_varying_rate_is_named_and_exact_seconds_stand_beside(variable: Answer
     text = render("edl", variable)
     assert "* SECONDS: 2.340 TO 5.670" in text
     clips = clips_of(otio.adapters.read_from_string(text, "cmx_3600", rate=30))
-    first_picture_s = float(variable.source.first_picture_s)
+    first_frame_s = float(variable.source.first_frame_s)
     for clip, (start_s, end_s, _) in zip(clips, IN_ORDER, strict=True):
         first, end = pictures(clip.source_range)
-        assert abs(first / 30 + first_picture_s - start_s) <= 1 / 60 + 0.011
-        assert abs(end / 30 + first_picture_s - end_s) <= 1 / 60
+        assert abs(first / 30 + first_frame_s - start_s) <= 1 / 60 + 0.011
+        assert abs(end / 30 + first_frame_s - end_s) <= 1 / 60
     timeline = otio.adapters.read_from_string(render("otio", variable), "otio_json")
     assert timeline.metadata["r2rt"]["variable_frame_rate"] is True
     assert clips_of(timeline)[1].metadata["r2rt"]["start_s"] == 2.34

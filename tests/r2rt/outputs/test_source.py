@@ -117,7 +117,7 @@ def test_pictures_count_from_the_first_also_where_sound_begins_before(tmp_path: 
     times = [Fraction(1, 2) + Fraction(number, 25) for number in range(100)]
     path = make_video(tmp_path / "a.mkv", Fraction(25), times=times, sound=True)
     facts = read_source_facts(path)
-    assert float(facts.first_picture_s) == pytest.approx(0.5, abs=0.002)
+    assert float(facts.first_frame_s) == pytest.approx(0.5, abs=0.002)
     assert facts.span(0.5, 1.5) == (0, 25)
 
 

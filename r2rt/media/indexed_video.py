@@ -1,32 +1,32 @@
-"""A video to cut from: when each of its pictures is shown, and its pictures of any span."""
+"""A video file to export from: when each frame is shown, and the frames of any span."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import NoFramesError, QueryError
+from r2rt.files import StrPath
 from r2rt.video.decoder import DecodeCounts, TimeGuesser, decode_packet, drain
 from r2rt.video.demux import Demuxer
-from r2rt.video.file import FirstPicture
-from r2rt.video.index import PacketIndex, index_packets
-from r2rt.video.pixels import Orientation, display_matrix, orientation
+from r2rt.video.index import PacketIndex
+from r2rt.video.inspection import inspect_file
+from r2rt.video.pixels import Orientation
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["Geometry", "Material", "PictureReader", "Span"]
+__all__ = ["FrameReader", "Geometry", "IndexedVideo", "Span", "Video", "indexed"]
 
 # A container may seek to a place after the one asked for; how much earlier to ask then, seconds.
 _EARLIER_S = (0, 1, 5, 30)
@@ -42,14 +42,14 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How the pictures of a video lie.
+    """Size, shape and rotation of a video's frames.
 
     Attributes:
         width: width as stored, in samples.
         height: height as stored, in samples.
         sample_aspect_ratio: width of a sample over its height.
-        matrix: the display matrix, None where pictures are stored upright.
-        turn: what makes stored pictures upright.
+        matrix: the display matrix, None where frames are stored upright.
+        turn: what makes stored frames upright.
     """
 
     width: int
@@ -67,61 +67,89 @@ class Geometry:
         return (height, width) if self.turn.transpose else (width, height)
 
 
-class Material:
-    """A video file, indexed once.
+class IndexedVideo:
+    """A video file, indexed once, and the open files that read it, used one after another.
+
+    What is read at the same time needs a place of its own in the file: frames are read through one
+    open file, and each audio track through another. They stay open for the next reader until
+    `close`.
 
     Attributes:
         path: the file.
         index: its packets.
-        pts: (F,) int64, when each picture is shown, ascending.
-        usual: how long a picture lasts by the median, in timestamps; at least 1.
-        geometry: how its pictures lie.
-        rate: pictures a second, on average.
+        audio: its audio streams, in the file's order.
+        pts: (F,) int64, when each frame is shown, ascending.
+        usual: median duration of a frame, in timestamps; at least 1.
+        geometry: size, shape and rotation of its frames.
+        rate: frames a second, on average.
 
     Raises:
         SourceNotFoundError: there is no such file.
         NotAVideoError: FFmpeg does not understand it.
-        NoVideoStreamError: it has no picture.
-        NoFramesError: not one picture can be decoded.
+        NoVideoStreamError: it has no video stream.
+        NoFramesError: no frame can be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        keys = array("B")
-        demuxer = Demuxer(path, threads=1)
-        try:
-            first = FirstPicture(demuxer)
-
-            def see(packet: Packet[VideoStream]) -> None:
-                keys.append(packet.is_keyframe)
-                first.see(packet)
-
-            self.index: PacketIndex = index_packets(demuxer, see=see)
-            picture = first.found()
-            if picture is None:
-                raise NoFramesError(f"{path}: not one picture could be decoded")
-            stream = demuxer.stream
-            self.geometry = Geometry(
-                width=picture.width,
-                height=picture.height,
-                sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
-                matrix=display_matrix(picture),
-                turn=orientation(picture),
-            )
-            self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            self.has_sound = bool(demuxer.container.streams.audio)
-        finally:
-            demuxer.close()
-        index = self.index
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        facts = inspect_file(self.path)
+        index: PacketIndex = facts.index
+        self.index = index
+        self.codec, self.audio = facts.codec, facts.audio
+        self.geometry = Geometry(
+            width=facts.stored_size[0],
+            height=facts.stored_size[1],
+            sample_aspect_ratio=facts.sample_aspect_ratio or Fraction(1),
+            matrix=facts.matrix,
+            turn=facts.turn,
+        )
+        # The average, else the guessed rate.
+        rates = (facts.average_rate, *facts.declared_rates[-1:])
+        self.rate = next((rate for rate in rates if rate), Fraction(25))
         shown = np.flatnonzero(index.shown)
         self._order = shown[np.argsort(index.pts[shown], kind="stable")]
         self.pts: NDArray[np.int64] = index.pts[self._order]
         if not len(self.pts):
-            raise NoFramesError(f"{path}: not one picture is shown")
+            raise NoFramesError(f"{path}: not one frame is shown")
         gaps = np.diff(self.pts)
         self.usual = max(1, int(np.median(gaps)) if len(gaps) else index.frame_duration)
-        entry = index.entry if index.entry.any() else np.frombuffer(keys, np.uint8) > 0
+        entry = index.entry if index.entry.any() else facts.keyframes
         self.entries: NDArray[np.int64] = np.flatnonzero(entry & index.shown)
+        self._idle: dict[int | None, list[Demuxer]] = {}
+
+    def __enter__(self) -> IndexedVideo:
+        """Return the video."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close its open files."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the open files that nobody reads; later readers open others."""
+        for demuxer in itertools.chain(*self._idle.values()):
+            demuxer.close()
+        self._idle.clear()
+
+    @contextlib.contextmanager
+    def borrowed(self, audio: int | None = None) -> Iterator[Demuxer]:
+        """Give an open file for as long as the block lasts: one that is idle, or a new one.
+
+        Args:
+            audio: number of the audio stream that is to be read; None for the video stream.
+        """
+        idle = self._idle.setdefault(audio, [])
+        demuxer = idle.pop() if idle else self.open(threads=None if audio is None else 1)
+        try:
+            yield demuxer
+        except BaseException:
+            demuxer.close()  # where it stands is not known
+            raise
+        self._idle.setdefault(audio, []).append(demuxer)
+
+    def open(self, *, threads: int | None = None) -> Demuxer:
+        """Open the file once more."""
+        return Demuxer(self.path, threads=threads)
 
     @property
     def time_base(self) -> Fraction:
@@ -130,7 +158,7 @@ class Material:
 
     @property
     def duration_s(self) -> float:
-        """When the last picture ends, on the source's clock."""
+        """When the last frame ends, on the source's clock."""
         return self.seconds(self.index.end_pts)
 
     def seconds(self, pts: int) -> float:
@@ -142,12 +170,12 @@ class Material:
         return self.index.start_pts + round(Fraction(time_s) / self.time_base)
 
     def shown_at(self, pts: int) -> int:
-        """Return the timestamp of the picture that is on display at a time."""
+        """Return the timestamp of the frame that is on display at a time."""
         place = int(np.searchsorted(self.pts, pts, side="right")) - 1
         return int(self.pts[max(place, 0)])
 
     def place_of(self, pts: int | None) -> int | None:
-        """Return the number of the packet, in decoding order, whose picture is shown at `pts`."""
+        """Return the number of the packet, in decoding order, whose frame is shown at `pts`."""
         if pts is None:
             return None
         place = int(np.searchsorted(self.pts, pts))
@@ -155,15 +183,15 @@ class Material:
         return int(self._order[place]) if found else None
 
     def entry_before(self, pts: int) -> int:
-        """Return the number of the packet from which the picture shown at `pts` can be decoded."""
+        """Return the number of the packet from which the frame shown at `pts` can be decoded."""
         before = self.entries[self.index.pts[self.entries] <= pts]
         return int(before[-1]) if len(before) else 0
 
     def span(self, start_s: float, end_s: float) -> Span:
-        """Return the cut that is asked for, on the boundaries of pictures where they are close.
+        """Return the cut that is asked for, on the boundaries of frames where they are close.
 
-        A cut moves to the nearest boundary if that is at most half a usual picture away, so a video
-        of constant rate is never cut inside a picture. One that is shown for long, as in recordings
+        A cut moves to the nearest boundary if that is at most half a usual frame away, so a video
+        of constant rate is never cut inside a frame. One that is shown for long, as in recordings
         of screens, is cut where it was asked for.
 
         Raises:
@@ -191,29 +219,43 @@ class Material:
         return nearest if 2 * abs(nearest - pts) <= self.usual + 1 else pts
 
 
-class PictureReader:
-    """Decodes spans of a `Material`, one after another, with one open file."""
+class FrameReader:
+    """Decodes spans of a video, one after another, with one open file.
 
-    def __init__(self, material: Material, *, threads: int | None = None) -> None:
-        self._material = material
-        self._threads = threads
+    Use it as a context manager, so that the open file goes back to the video.
+    """
+
+    def __init__(self, video: IndexedVideo) -> None:
+        self._video = video
+        self._files = contextlib.ExitStack()
         self._demuxer: Demuxer | None = None
+        self._own: Demuxer | None = None
 
-    def pictures(self, span: Span) -> Iterator[tuple[VideoFrame, int]]:
-        """Yield the pictures shown in a span, and when: first the one on display at its start.
+    def __enter__(self) -> FrameReader:
+        """Return the reader."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give the open file back."""
+        self._demuxer = None
+        self._close_own()
+        self._files.__exit__(*error)  # type: ignore[arg-type]
+
+    def frames(self, span: Span) -> Iterator[tuple[VideoFrame, int]]:
+        """Yield the frames shown in a span, and when: first the one on display at its start.
 
         What the decoder refuses is left out.
         """
-        material = self._material
-        index = material.index
-        first = material.shown_at(span.start_pts)
+        video = self._video
+        index = video.index
+        first = video.shown_at(span.start_pts)
         if index.unusable is not None:
             yield from self._from_the_beginning(first, span.end_pts)
             return
         needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < span.end_pts))
         last = int(index.pts[needed[-1]])  # the last one that must be fed, in decoding order
         counts = DecodeCounts()
-        for packet in self.packets_from(material.entry_before(first)):
+        for packet in self.packets_from(video.entry_before(first)):
             for frame in decode_packet(self._open(), packet, counts):
                 if frame.pts is not None and first <= frame.pts < span.end_pts:
                     yield frame, frame.pts
@@ -223,44 +265,18 @@ class PictureReader:
             if frame.pts is not None and first <= frame.pts < span.end_pts:
                 yield frame, frame.pts
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._demuxer is not None:
-            self._demuxer.close()
-        self._demuxer = None
-
-    def __enter__(self) -> PictureReader:
-        """Return the reader."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
-
-    def _open(self) -> Demuxer:
-        if self._demuxer is None:
-            self._demuxer = Demuxer(self._material.path, threads=self._threads)
-        return self._demuxer
-
     def packets_from(self, place: int) -> Iterator[Packet[VideoStream]]:
-        """Return the packets of pictures from one on, in decoding order.
+        """Return the video's packets from one on, in decoding order.
 
         Args:
-            place: its number; 0, or that of a picture that is shown.
+            place: its number; 0, or that of a frame that is shown.
         """
         self.stream.codec_context.flush_buffers()
-        if place:
-            for earlier_s in _EARLIER_S:
-                packets = self._seek(place, earlier_s)
-                if packets is not None:
-                    return packets
-        self.close()  # read on from the beginning, which always works
-        packets = self._open().packets()
+        for earlier_s in _EARLIER_S if place else (0,):
+            packets = self._seek(place, earlier_s)
+            if packets is not None:
+                return packets
+        packets = self._reopened().packets()
         return itertools.dropwhile(lambda packet: self._is_before(packet, place), packets)
 
     @property
@@ -268,21 +284,37 @@ class PictureReader:
         """The stream that is read."""
         return self._open().stream
 
+    def _open(self) -> Demuxer:
+        if self._demuxer is None:
+            self._demuxer = self._files.enter_context(self._video.borrowed())
+        return self._demuxer
+
+    def _reopened(self) -> Demuxer:
+        """Open the file anew: reading from the beginning works also where seeking does not."""
+        self._close_own()
+        self._demuxer = self._own = self._video.open()
+        return self._own
+
+    def _close_own(self) -> None:
+        if self._own is not None:
+            self._own.close()
+        self._own = None
+
     def _is_before(self, packet: Packet[VideoStream], place: int) -> bool:
-        return bool(place) and self._material.place_of(packet.pts) != place
+        return bool(place) and self._video.place_of(packet.pts) != place
 
     def _seek(self, place: int, earlier_s: int) -> Iterator[Packet[VideoStream]] | None:
         """Return the packets from one on; None if the container went to a later one."""
-        material = self._material
+        video = self._video
         demuxer = self._open()
-        target = int(material.index.pts[place]) - round(earlier_s / material.time_base)
+        target = int(video.index.pts[place]) - round(earlier_s / video.time_base)
         try:
             demuxer.container.seek(target, stream=demuxer.stream)
         except OSError:
             return None
         packets = demuxer.packets()
         for packet in packets:
-            found = material.place_of(packet.pts)
+            found = video.place_of(packet.pts)
             if found == place:
                 return itertools.chain((packet,), packets)
             if found is not None and found > place:
@@ -290,11 +322,10 @@ class PictureReader:
         return None
 
     def _from_the_beginning(self, first: int, end_pts: int) -> Iterator[tuple[VideoFrame, int]]:
-        """Decode everything where the index cannot say when pictures are shown."""
-        self.close()
-        demuxer = self._open()
+        """Decode everything where the index cannot say when frames are shown."""
+        demuxer = self._reopened()
         counts = DecodeCounts()
-        times = TimeGuesser(self._material.index.frame_duration)
+        times = TimeGuesser(self._video.index.frame_duration)
         packets: Iterator[Packet[VideoStream] | None] = itertools.chain(demuxer.packets(), (None,))
         for packet in packets:
             frames = (
@@ -303,8 +334,19 @@ class PictureReader:
             for frame in frames:
                 pts = times.guess(frame)
                 if pts >= end_pts:
-                    self.close()
                     return
                 if pts >= first:
                     yield frame, pts
-        self.close()
+
+
+Video: TypeAlias = IndexedVideo | StrPath
+
+
+@contextlib.contextmanager
+def indexed(video: Video) -> Iterator[IndexedVideo]:
+    """Give a video indexed: as it is, or, of a path, one whose files are closed in the end."""
+    if isinstance(video, IndexedVideo):
+        yield video
+        return
+    with IndexedVideo(video) as opened:
+        yield opened
