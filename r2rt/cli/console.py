@@ -1,4 +1,4 @@
-"""What every command shares: data to stdout or a file, messages and progress to stderr."""
+"""What every command prints with: data to stdout or a file, messages and progress to stderr."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ import click
 
 from r2rt.errors import OutputError
 from r2rt.files import replacing
+from r2rt.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import ProgressColumn
 
 __all__ = [
+    "complain",
     "is_terminal",
+    "note",
     "print_table",
     "printable",
     "progress",
-    "stderr_console",
+    "warn",
     "write_text",
 ]
 
@@ -34,19 +37,32 @@ Update = Callable[[int, int | None], None]
 
 _LINE_EVERY_S = 10.0
 
+# The console of the progress bar that is shown: messages go above the bar.
+_bar_console: Console | None = None
 
-def stderr_console() -> Console:
-    """Return a console for messages on what `sys.stderr` is now.
 
-    It is made anew each time: whether it may draw bars is decided when it is made.
-    """
-    from rich.console import Console
+def complain(text: str) -> None:
+    """Print one message on stderr, without control characters."""
+    line = f"r2rt: {printable(text)}"
+    if _bar_console is not None:
+        _bar_console.print(line, markup=False, highlight=False, soft_wrap=True)
+    elif sys.stderr is not None:
+        print(line, file=sys.stderr, flush=True)
 
-    return Console(stderr=True)
+
+def note(text: str, *, quiet: bool) -> None:
+    """Print a message that is not needed to understand the result; with `quiet`, nothing."""
+    if not quiet:
+        complain(text)
+
+
+def warn(text: str) -> None:
+    """Print a message that is needed to understand the result; `--quiet` does not silence it."""
+    complain(f"warning: {text}")
 
 
 def is_terminal() -> bool:
-    """Return whether stdout is a terminal; one that was closed (`>&-`) is none."""
+    """Return whether stdout is a terminal; a closed one (`>&-`) is not."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
@@ -65,17 +81,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def progress(
     description: str, total: int | None = None, unit: str = "", *, quiet: bool = False
 ) -> Iterator[Update]:
-    """Show progress on stderr while the block runs, and give it `update(done, total)`.
+    """Show progress on stderr while the block runs, and yield `update(done, total)`.
 
-    On a terminal it is a bar; elsewhere a line every ten seconds, so that a log shows life.
+    On a terminal it is a bar; elsewhere a line every ten seconds. A block inside of another shows
+    nothing, since a terminal has one bar.
 
     Args:
         description: what is being done, such as `encoding`.
-        total: how much there is to do, where it is known before `update` tells.
+        total: how much there is to do, if it is known before the first update.
         unit: what is counted, such as `clips`; with `B` bytes are shown in MB.
         quiet: show nothing.
     """
-    if quiet:
+    if quiet or sys.stderr is None or _bar_console is not None:
         yield _ignore
     elif sys.stderr.isatty():
         with _bar(description, total, unit) as update:
@@ -91,7 +108,7 @@ def write_text(path: Path | None, text: str) -> None:
 
     Raises:
         OutputError: disk full, no permission, no such folder.
-        click.exceptions.Exit: whoever read stdout has gone; the command ends, well.
+        click.exceptions.Exit: the reader of stdout has closed it; the command ends without error.
     """
     if path is None:
         _write_stdout(text)
@@ -107,21 +124,20 @@ def write_text(path: Path | None, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def printable(text: str) -> str:
-    """Return text on one line without control characters, which could drive a terminal."""
-    return "".join(char if char.isprintable() else "�" for char in text)
-
-
 def _write_stdout(text: str) -> None:
     if sys.stdout is None:
         raise OutputError("standard output is closed; write to a file by --output")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
+    except UnicodeEncodeError:
+        # Such as `PYTHONIOENCODING=ascii`, or a name that is not UTF-8.
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
     except BrokenPipeError:
         _abandon_stdout()
-        # Whoever read it (`| head`) has had enough, which is no fault of anyone. Let through to
-        # click, the error would end the process with the code of an internal fault.
+        # The reader, such as `head`, needs no more. Click would make it an internal error.
         raise click.exceptions.Exit(0) from None
     except OSError as error:
         _abandon_stdout()
@@ -132,7 +148,7 @@ def _write_stdout(text: str) -> None:
 
 
 def _abandon_stdout() -> None:
-    """Give what is still buffered somewhere to go; it would fail again, noisily, at exit."""
+    """Send what is still buffered to /dev/null; else writing it fails again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -165,15 +181,22 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 @contextlib.contextmanager
 def _bar(description: str, total: int | None, unit: str) -> Iterator[Update]:
+    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(*_columns(unit), console=stderr_console(), transient=True) as bar:
+    global _bar_console  # noqa: PLW0603  a process has one stderr
+    console = Console(stderr=True)
+    with Progress(*_columns(unit), console=console, transient=True) as bar:
         task = bar.add_task(printable(description), total=total)
 
         def update(done: int, total: int | None) -> None:
             bar.update(task, completed=done, total=total)
 
-        yield update
+        _bar_console = console
+        try:
+            yield update
+        finally:
+            _bar_console = None
 
 
 def _columns(unit: str) -> list[ProgressColumn]:
@@ -203,7 +226,7 @@ def _sparse_lines(description: str, unit: str) -> Update:
         last_s = now_s
         scale, name = (1e6, "MB") if unit == "B" else (1, unit)
         amount = f"{done / scale:.0f}" + ("" if total is None else f" of {total / scale:.0f}")
-        print(f"r2rt: {printable(description)}: {amount} {name}".rstrip(), file=sys.stderr)
+        complain(f"{description}: {amount} {name}".rstrip())
 
     return update
 

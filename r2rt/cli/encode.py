@@ -1,13 +1,15 @@
-"""`r2rt encode`: encode a video once, to ask it many times."""
+"""`r2rt encode`: encode a video once and query it many times."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from r2rt.cli.options import encoding_options, model_options, quiet_option, verbose_option
+from r2rt.cli.options import Encoding, encoding_options, model_options, quiet_option, verbose_option
 from r2rt.cli.session import encode_source, note, open_model
+from r2rt.cli.spool import spooled
+from r2rt.errors import QueryError
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
@@ -28,13 +30,17 @@ def encode(
     model: str | None,
     device: Device,
     quiet: bool,
-    **encoding: Any,
+    encoding: Encoding,
 ) -> None:
-    """Encode VIDEO and write what the model sees of it to OUTPUT.
+    """Encode VIDEO into the file OUTPUT, such as talk.r2rt.
 
-    `r2rt ground OUTPUT QUERY` then answers without the video.
+    `r2rt ground OUTPUT QUERY` then answers without decoding the video again. VIDEO is a video
+    file, a folder of images, a pipe, or - for standard input.
     """
+    if not video:
+        raise QueryError("the name of the video is empty; give a file or a folder of images")
+    (video,) = spooled([video], quiet=quiet)
     grounder = open_model(model, device, quiet=quiet)
-    encoded = encode_source(grounder, video, encoding, quiet=quiet)
+    encoded = encode_source(grounder, video, encoding.options, quiet=quiet)
     encoded.save(output)
     note(f"{output}: {encoded.tokens.nbytes / 1e6:.1f} MB", quiet=quiet)

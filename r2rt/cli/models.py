@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r2rt.cli.console import print_table, printable, progress, stderr_console, write_text
+from r2rt.cli.console import complain, print_table, printable, progress, write_text
 from r2rt.cli.options import quiet_option
 from r2rt.engines.choice import DEVICES
 
@@ -340,6 +340,4 @@ def _write_json(document: dict[str, Any]) -> None:
 
 
 def _note(line: str) -> None:
-    stderr_console().print(
-        f"r2rt: {printable(line)}", markup=False, highlight=False, soft_wrap=True
-    )
+    complain(line)

@@ -1,21 +1,25 @@
-"""Options that several commands share, and how a source is read under them."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from r2rt.engines.choice import DEVICES
 from r2rt.errors import QueryError
+from r2rt.grounding.options import EncodeOptions
 from r2rt.memory import MAX_MEMORY_VARIABLE, parse_bytes
 from r2rt.timecode import parse_time
 
 __all__ = [
     "TIME",
+    "Encoding",
     "encoding_options",
     "model_options",
     "quiet_option",
@@ -62,22 +66,49 @@ def model_options(command: F) -> F:
         type=click.Choice(DEVICES),
         default="auto",
         show_default=True,
-        help="What to run on.",
+        help="What the model runs on.",
     )(command)
     return click.option("--model", "-m", help="An installed model's name or a bundle's folder.")(
         command
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How videos are encoded.
+
+    Attributes:
+        options: keyword arguments of `Grounder.encode`.
+        given: those options that stand on the command line.
+    """
+
+    options: EncodeOptions
+    given: tuple[str, ...] = ()
+
+
 def encoding_options(command: F) -> F:
-    """Add how frames are chosen and which part of the video is read."""
+    """Add which frames and which part of a video are read; the command gets them as `encoding`."""
+
+    @functools.wraps(command)
+    def with_encoding(*arguments: Any, **others: Any) -> Any:
+        names = [name for name in EncodeOptions.__annotations__ if name in others]
+        options: dict[str, Any] = {name: others.pop(name) for name in names}
+        context = click.get_current_context()
+        given = tuple(
+            name
+            for name in names
+            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        )
+        encoding = Encoding(options=cast("EncodeOptions", options), given=given)
+        return command(*arguments, encoding=encoding, **others)
+
     for option in (
         click.option(
             "--max-memory",
             metavar="SIZE",
             expose_value=False,
             callback=_limit_memory,
-            help="The most that an encoded video may take, e.g. 4G, also as R2RT_MAX_MEMORY.  "
+            help="The most memory that an encoded video may take, e.g. 4G; also R2RT_MAX_MEMORY.  "
             "[default: half of the machine's memory]",
         ),
         click.option(
@@ -89,65 +120,66 @@ def encoding_options(command: F) -> F:
             "levels of 255 in every 8 x 8 block; what was skipped is reported.  "
             "[default: 0, equal frames alone]",
         ),
-        click.option("--end", "end_s", type=TIME, help="Read no further, e.g. 5m."),
-        click.option("--start", "start_s", type=TIME, help="Read from here, e.g. 1:15.5."),
-        click.option("--source-fps", type=float, help="Images a second of a folder of images."),
+        click.option("--end", "end_s", type=TIME, help="Read up to this time, e.g. 5m."),
+        click.option("--start", "start_s", type=TIME, help="Read from this time on, e.g. 1:15.5."),
+        click.option("--source-fps", type=float, help="Frame rate of a folder of images, e.g. 2."),
         click.option(
             "--tolerance",
             "tolerance_s",
             type=float,
-            help="How far a nearest frame may be, in seconds.  [default: half a clip]",
+            help="With --sampling nearest: the largest distance of a frame from the exact one, in "
+            "seconds.  [default: half a clip]",
         ),
         click.option(
             "--sampling",
             type=click.Choice(["exact", "nearest"]),
             default="exact",
             show_default=True,
-            help="Take the very frame of each clip, or the cheapest near it.",
+            help="Decode the exact frame of each clip, or the cheapest one near it.",
         ),
     ):
-        command = option(command)
-    return command
+        with_encoding = option(with_encoding)
+    return with_encoding  # type: ignore[return-value]
 
 
 def _limit_memory(_: click.Context, __: click.Parameter, size: str | None) -> None:
-    """Hand the limit to whatever encodes videos in this process and in its workers."""
+    """Set the limit for this process and its workers."""
     if size is not None:
         parse_bytes(size, what="--max-memory")
         os.environ[MAX_MEMORY_VARIABLE] = size
 
 
 def window_options(command: F) -> F:
-    """Add how a long video is split: `window` and `overlap` of `Grounder.ground`."""
+    """Add `--window` and `--overlap`; see `Grounder.ground`."""
     command = click.option(
         "--overlap",
         type=TIME,
-        help="What two windows have in common.  [default: half a window]",
+        help="How much two windows overlap.  [default: half a window]",
     )(command)
     return click.option(
         "--window",
         type=_WindowLength(),
         default="auto",
         show_default=True,
-        help="Split longer videos into windows of this length; auto: as the model was trained.",
+        help="Length of the windows that longer videos are split into; auto: the training length.",
     )(command)
 
 
 def quiet_option(command: F) -> F:
     """Add `--quiet`."""
-    return click.option("--quiet", is_flag=True, help="No progress and no notes; warnings stay.")(
-        command
-    )
+    help_ = "Print no progress and no notes, only warnings."
+    return click.option("--quiet", is_flag=True, help=help_)(command)
 
 
 def verbose_option(command: F) -> F:
-    """Add `--verbose`, which starts logging to stderr and hands nothing to the command."""
+    """Add `--verbose`, which prints what the library logs; the command does not get it."""
     return click.option(
         "--verbose",
+        "-v",
         is_flag=True,
         expose_value=False,
         callback=_start_logging,
-        help="Tell what is decoded, what it costs, and what takes time.",
+        help="Print what is decoded, what it costs, and what takes time.",
     )(command)
 
 

@@ -205,18 +205,29 @@ class Delivery:
         slugs = [slug(stem, _LABEL_BYTES, empty="video") for stem in self._stems.values()]
         return dict(zip(self._stems, numbered(slugs), strict=True))
 
+    def stem(self, video: str) -> str:
+        """Return the name of a video's output files, without suffix."""
+        return self._stems[video]
+
     def waiting(
-        self, videos: Sequence[str], *, also: Callable[[str], Sequence[Path]] = lambda _: ()
+        self,
+        videos: Sequence[str],
+        *,
+        also: Callable[[str], Sequence[Path]] = lambda _: (),
+        is_same: Callable[[str], bool] = lambda _: True,
     ) -> list[str]:
         """Return the videos that are to be answered: all, or those without newer files.
 
         Args:
             videos: of those that are asked.
-            also: tells which files are made of a video besides its answers.
+            also: returns the files that are made of a video besides its answers.
+            is_same: returns whether a video's files were written for what is asked now.
         """
         if not self._options.skip_existing:
             return list(videos)
-        waiting = [video for video in videos if not self._is_done(video, also(video))]
+        waiting = [
+            video for video in videos if not (is_same(video) and self._is_done(video, also(video)))
+        ]
         if len(waiting) < len(videos):
             done = len(videos) - len(waiting)
             plural = "s have" if done > 1 else " has"

@@ -1,23 +1,24 @@
-"""What commands share: opening the model, reading the video, telling of it."""
+"""What commands share: opening the model, reading a video, showing what the library logs."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-
-from r2rt.cli.console import printable, progress, stderr_console
+from r2rt.cli.console import note, progress, warn
 from r2rt.errors import QueryError
+from r2rt.grounding.many import kind_of
 
 if TYPE_CHECKING:
+    from r2rt.cli.options import Encoding
     from r2rt.engines import Device
     from r2rt.grounding.encoded import EncodedVideo
     from r2rt.grounding.encoding_cache import EncodingCache
     from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.options import EncodeOptions
 
 __all__ = [
     "encode_source",
@@ -31,13 +32,13 @@ __all__ = [
 
 
 def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
-    """Open the model asked for or the default one, and say which, and on what it runs."""
+    """Open the named model or the default one, and print its name and what it runs on."""
     from r2rt.grounding.grounder import Grounder
     from r2rt.model.installed import choose_default
 
     if model is None:
         chosen = choose_default()
-        note(f"no --model was named, so this is {chosen.reason}", quiet=quiet)
+        note(f"no --model given: this is {chosen.reason}", quiet=quiet)
         model = str(chosen.path)
     grounder = Grounder.load(model, device=device)
     manifest = grounder.bundle.manifest
@@ -48,33 +49,33 @@ def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
     )
     if manifest.provenance.random_weights:
         warn(
-            f"{manifest.name} has random weights: it shows that everything runs, "
+            f"{manifest.name} has random weights: it is for trying things out, "
             "and its answers mean nothing"
         )
     return grounder
 
 
 def warn_of_unknown_words(grounder: Grounder, queries: Iterable[str]) -> None:
-    """Tell which words of the queries the model has never read, so that they mean nothing to it."""
+    """Warn of words that were not in the model's training data; they do not change its answers."""
     words = dict.fromkeys(word for query in queries for word in grounder.unknown_words(query))
     if words:
         listed = ", ".join(repr(word) for word in words)
         warn(
             f"the model {grounder.bundle.manifest.name} does not know: {listed}; "
-            "its answers do not depend on what they mean"
+            "it ignores what they mean"
         )
 
 
 def encode_source(
     grounder: Grounder,
     video: str,
-    options: Mapping[str, Any],
+    options: EncodeOptions,
     *,
     cache: EncodingCache | None = None,
     quiet: bool,
     label: str = "encoding",
 ) -> EncodedVideo:
-    """Encode a video under a progress bar, or take it from the cache, and warn of what was lost.
+    """Encode a video under a progress bar, or take it from the cache, and warn of lost packets.
 
     Args:
         grounder: the session.
@@ -84,7 +85,7 @@ def encode_source(
         quiet: show no progress and no notes.
         label: what the progress bar says.
     """
-    if cache is None or not Path(video).is_file():
+    if cache is None or kind_of(video) != "file":
         encoded = _encode(grounder, video, options, quiet=quiet, label=label)
     else:
         key = cache.key(Path(video), grounder.bundle.fingerprint, options)
@@ -95,7 +96,10 @@ def encode_source(
             threading.Thread(target=cache.put, args=(key, encoded)).start()
         else:
             encoded = kept
-            note(f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s, kept", quiet=quiet)
+            note(
+                f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s from the cache",
+                quiet=quiet,
+            )
     if encoded.clips_similar:
         warn(
             f"{video}: {encoded.clips_similar} of {encoded.num_clips} clips were not encoded but "
@@ -111,38 +115,33 @@ def encode_source(
 def read_video(
     grounder: Grounder,
     video: str,
-    encoding: dict[str, Any],
+    encoding: Encoding,
     *,
     cache: bool,
     quiet: bool,
-    label: str,
 ) -> EncodedVideo:
-    """Read a video, or what `r2rt encode` wrote of one, for which options to read by are of no use.
+    """Encode a video, or load an encoded one, for which encoding options are rejected.
 
     Raises:
-        QueryError: such options were given for a video that is encoded already.
+        QueryError: encoding options were given for an encoded video.
         R2rtError: the video cannot be read.
     """
     from r2rt.grounding.encoded import EncodedVideo, is_encoded_video
 
-    if not is_encoded_video(video):
+    if kind_of(video) != "file" or not is_encoded_video(video):
         from r2rt.grounding.encoding_cache import EncodingCache
 
         kept = EncodingCache() if cache else None
-        return encode_source(grounder, video, encoding, cache=kept, quiet=quiet, label=label)
-    context = click.get_current_context()
-    given = [
-        name
-        for name in encoding
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    ]
-    if given:
-        raise QueryError(f"{', '.join(given)}: of no use with {video}, which is encoded already")
+        return encode_source(grounder, video, encoding.options, cache=kept, quiet=quiet)
+    if encoding.given:
+        raise QueryError(
+            f"{', '.join(encoding.given)}: cannot be used with {video}, which is already encoded"
+        )
     return EncodedVideo.load(video)
 
 
 def _encode(
-    grounder: Grounder, video: str, options: Mapping[str, Any], *, quiet: bool, label: str
+    grounder: Grounder, video: str, options: EncodeOptions, *, quiet: bool, label: str
 ) -> EncodedVideo:
     with progress(label, unit="clips", quiet=quiet) as update:
         encoded = grounder.encode(video, update, **options)
@@ -157,7 +156,7 @@ class _LogHandler(logging.Handler):
     """Prints what the library logs as the commands print their own notes and warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = printable(record.getMessage())
+        text = record.getMessage()
         if record.levelno >= logging.WARNING:
             warn(text)
         else:
@@ -169,14 +168,3 @@ def show_log() -> None:
     logger = logging.getLogger("r2rt")
     if not any(isinstance(handler, _LogHandler) for handler in logger.handlers):
         logger.addHandler(_LogHandler())
-
-
-def note(text: str, *, quiet: bool) -> None:
-    """Tell something on stderr that is not needed to read the result."""
-    if not quiet:
-        stderr_console().print(f"r2rt: {text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def warn(text: str) -> None:
-    """Tell on stderr what makes the result other than one might think; never silenced."""
-    stderr_console().print(f"r2rt: warning: {text}", markup=False, highlight=False, soft_wrap=True)

@@ -299,14 +299,19 @@ class Grounder:
         ]
         return predictions[0] if isinstance(query, str) else predictions
 
-    def encode_queries(self, queries: Sequence[str]) -> None:
+    def encode_queries(self, queries: Sequence[str]) -> list[str]:
         """Encode sentences in advance, so that a bad one raises before a video is read.
+
+        Returns:
+            The queries that are longer than the model reads, each once; of them only the beginning
+            counts.
 
         Raises:
             QueryError: there is none, or one is empty.
         """
         self._check_open()
-        self._texts.features(queries)
+        texts = self._texts.features(queries)
+        return list(dict.fromkeys(text.query for text in texts if text.truncated))
 
     def window_size(
         self, window: WindowLength = "auto", overlap: float | None = None

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VIDEO_SUFFIXES",
     "answer_each",
+    "attempt",
     "find_videos",
     "ground_many",
     "kind_of",
@@ -160,28 +163,57 @@ def ground_many(
 
 
 def answer_each(
-    videos: Iterable[str], answer: Callable[[str], T]
+    videos: Iterable[str], answer: Callable[[str], T], *, jobs: int = 1
 ) -> Iterator[tuple[str, T | R2rtError]]:
-    """Yield each video and what `answer` returns for it, or the error that it raises.
+    """Yield each video and what `answer` returns for it, or the error that it raises, in order.
 
-    An error of one video does not stop the others. An unexpected exception becomes an `R2rtError`
-    with the exception as its cause.
+    An error of one video does not stop the others; see `attempt`.
+
+    Args:
+        videos: the sources.
+        answer: called with each, in threads if `jobs` is above 1.
+        jobs: how many videos are answered at the same time.
 
     Raises:
-        OutputError: something cannot be written; it could not for the other videos either.
+        OutputError: something cannot be written, and could not for the other videos either.
     """
-    for video in videos:
+    if jobs == 1:
+        for video in videos:
+            yield video, attempt(video, answer)
+        return
+    with ThreadPoolExecutor(jobs, thread_name_prefix="r2rt-video") as pool:
+        waiting: deque[tuple[str, Future[T | R2rtError]]] = deque()
         try:
-            result: T | R2rtError = answer(video)
-        except OutputError:
-            raise
-        except R2rtError as error:
-            result = error
-        except Exception as error:
-            line = str(error).strip().partition("\n")[0]
-            result = R2rtError(f"{video}: internal error: {type(error).__name__}: {line}")
-            result.__cause__ = error
-        yield video, result
+            for video in videos:
+                waiting.append((video, pool.submit(attempt, video, answer)))
+                if len(waiting) == jobs:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for first, future in waiting:
+                yield first, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def attempt(video: str, answer: Callable[[str], T]) -> T | R2rtError:
+    """Return what `answer` returns for a video, or the error that it raises.
+
+    An unexpected exception becomes an `R2rtError` with the exception as its cause.
+
+    Raises:
+        OutputError: something cannot be written.
+    """
+    try:
+        return answer(video)
+    except OutputError:
+        raise
+    except R2rtError as error:
+        return error
+    except Exception as error:
+        line = str(error).strip().partition("\n")[0]
+        wrapped = R2rtError(f"{video}: internal error: {type(error).__name__}: {line}")
+        wrapped.__cause__ = error
+        return wrapped
 
 
 def _videos_of(source: str) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from r2rt.cli.console import print_table, printable, progress, stderr_console, write_text
+from r2rt.cli.console import note, print_table, printable, progress, warn, write_text
 from r2rt.errors import OutputError
 from tests.conftest import CHECKOUT
 
@@ -103,7 +103,7 @@ class TestProgress:
             def isatty(self) -> bool:
                 return True
 
-        stderr_console().print("while stderr is no terminal")
+        warn("while stderr is no terminal")
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("TERM", "xterm")
@@ -113,6 +113,36 @@ class TestProgress:
             assert f"some {unit}" in terminal.getvalue()
 
 
-def test_messages_follow_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    stderr_console().print("a message")
-    assert capsys.readouterr() == ("", "a message\n")
+def test_messages_follow_stderr_and_cannot_drive_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    warn("bad \x1b[2J\nr2rt: error: forged\x9b31m.mp4")
+    note("a note", quiet=False)
+    note("another", quiet=True)
+    forged = "r2rt: warning: bad �[2J�r2rt: error: forged�31m.mp4\n"
+    assert capsys.readouterr() == ("", forged + "r2rt: a note\n")
+
+
+def test_messages_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("videos", total=3, unit="videos") as update:
+        update(1, 3)
+        with progress("encoding", unit="clips") as inner:  # a terminal has one bar
+            inner(1, 2)
+        warn("bad.mp4: a message [bold]")
+    assert "r2rt: warning: bad.mp4: a message [bold]\n" in terminal.getvalue()
+    assert "encoding" not in terminal.getvalue()
+    assert "videos" in terminal.getvalue()
+
+
+def test_stdout_that_is_not_utf_8_gets_marks(tmp_path: Path) -> None:
+    code = "from r2rt.cli.console import write_text; write_text(None, 'a ü\\udc80 b')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, cwd=CHECKOUT, env=environment) == b"a ?? b"

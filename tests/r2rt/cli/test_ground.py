@@ -137,7 +137,7 @@ def test_encode_then_ground_without_the_video(tmp_path: Path) -> None:
     kept = json.loads(ground(encoded, QUERY, "--format", "json").stdout)
     assert kept["results"] == direct["results"]
     assert kept["timings"]["encode_s"] == 0
-    fails(ground(encoded, QUERY, "--start", "1"), 2, "start_s", "encoded already")
+    fails(ground(encoded, QUERY, "--start", "1"), 2, "start_s", "already encoded")
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:

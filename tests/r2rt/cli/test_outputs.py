@@ -41,7 +41,7 @@ def test_every_format_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     options = [word for name in FORMATS for word in ("-f", name)]
     assert ground(DEMO_VIDEO, QUERY, "--output-dir", out, *options) == 0
     assert capsys.readouterr().out == ""
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in out.glob("[!.]*")} == {
         *("shapes.txt", "shapes.json", "shapes.jsonl", "shapes.csv", "shapes.srt", "shapes.vtt"),
         *("shapes.chapters.txt", "shapes.edl", "shapes.otio", "shapes.fcpxml"),
     }
@@ -97,7 +97,7 @@ def test_finished_videos_are_left_out(
     listed = tmp_path / "list.txt"
     listed.write_text(f"{videos / 'clip 2.mp4'}\n# and\n{videos / 'more'}\n")
     assert ground("--videos-from", listed, QUERY, *options) == 0
-    files = sorted(out.iterdir())
+    files = sorted(out.glob("[!.]*"))
     assert len(files) == 4
     assert len({path.name for path in files}) == 4  # though both videos have one name
     for path in files:
@@ -153,7 +153,7 @@ def test_a_video_is_finished_only_with_all_that_is_made_of_it(
 def test_pictures_of_videos_with_like_names_are_told_apart(videos: Path, tmp_path: Path) -> None:
     long = "a" * 90
     names = ["clip 2", "clip_2", f"{long} b", f"{long} c"]
-    named = [word for name in names for word in ("-v", videos / f"{name}.mp4")]
+    named = [word for name in names for word in ("-i", videos / f"{name}.mp4")]
     for name in names[1:]:
         shutil.copy(DEMO_VIDEO, videos / f"{name}.mp4")
     made = ["--plot", tmp_path / "plot.png", "--thumbnails", tmp_path / "stills"]
@@ -175,15 +175,15 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
     assert asked(one, "a", "-q", "b") == [(str(one), ["a", "b"])]
     assert asked(one, two, "-q", "b") == [(str(one), ["b"]), (str(two), ["b"])]
     assert asked(one, two, "a", "-q", "b") == [(str(one), ["a", "b"]), (str(two), ["a", "b"])]
-    assert asked("a", "-v", two, "-v", one) == [(str(two), ["a"]), (str(one), ["a"])]
-    assert asked("a", "-v", one) == [(str(one), ["a"])]
+    assert asked("a", "-i", two, "-i", one) == [(str(two), ["a"]), (str(one), ["a"])]
+    assert asked("a", "-i", one) == [(str(one), ["a"])]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["{one}", "{two}", "a"], 2, "is a file, not a query"),
-        (["{one}", "-v", "{two}", "a"], 2, "is a file, not a query"),
+        (["{one}", "-i", "{two}", "a"], 2, "is a file, not a query"),
         (["a", "{one}"], 2, "name the video first"),
         ([], 2, "no video"),
         (["{one}"], 2, "no query"),
@@ -203,7 +203,7 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
         (["{folder}/none.mp4", "a", "--output-dir", "{one}"], 40, "not a folder"),
         (["{folder}/none.mp4", "a", "--clips", "{one}"], 40, "not a folder"),
         (["{folder}/*.avi", "a"], 10, "no video matches"),
-        (["-v", "{folder}/none.mp4", "-q", "a"], 10, "none.mp4"),
+        (["-i", "{folder}/none.mp4", "-q", "a"], 10, "none.mp4"),
         (["{one}", "{folder}/none.mp4", "-q", "a"], 4, "1 of 2 videos failed"),
         (["--videos-from", "{folder}/none.txt", "a"], 10, "none.txt"),
     ],
@@ -248,7 +248,7 @@ def test_names_that_are_no_text_or_very_long(
     out = tmp_path / "out"
     options = [word for name in FORMATS for word in ("-f", name)]
     assert ground(odd, long, "-q", QUERY, "--output-dir", out, *options) == 0
-    assert len(list(out.iterdir())) == 2 * len(FORMATS)
+    assert len(list(out.glob("[!.]*"))) == 2 * len(FORMATS)
     for name in FORMATS:
         assert ground(odd, QUERY, "-f", name) == 0
         assert QUERY in capfd.readouterr().out

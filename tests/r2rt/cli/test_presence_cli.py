@@ -110,7 +110,7 @@ def test_a_failure_counts_more_than_nothing_found(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store_presence(model, never(PRESENCE))
-    arguments = ["-v", str(DEMO_VIDEO), "-v", str(tmp_path / "none.mp4"), "-m", str(model)]
+    arguments = ["-i", str(DEMO_VIDEO), "-i", str(tmp_path / "none.mp4"), "-m", str(model)]
     assert run(["ground", "a dog", *arguments, "--quiet"]) == 4
     capsys.readouterr()
 

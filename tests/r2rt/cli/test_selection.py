@@ -79,7 +79,7 @@ def test_several_videos_each_have_a_file(
         "summarize", tmp_path, "-q", "a ball", "-f", "csv", "--output-dir", out, capsys=capsys
     )
     assert code == 0, err
-    assert sorted(path.name for path in out.iterdir()) == ["a.csv", "b.csv"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["a.csv", "b.csv"]
 
 
 @pytest.mark.parametrize(
