@@ -84,13 +84,20 @@ class Finding:
     show_default=True,
     help="For people or for programs.",
 )
-def doctor(format_: str) -> None:
+@click.option(
+    "--measure",
+    "measured",
+    metavar="MODEL",
+    help="Measure anew which device is fastest for a model and gives the CPU's numbers, and let "
+    "--device auto remember it.",
+)
+def doctor(format_: str, measured: str | None) -> None:
     """Tell what is installed, what the machine has, and which backend would run and why."""
     findings = [
         *_system(),
         *_packages(),
         *_video(),
-        *_backend(),
+        *_backend(measured),
         *_gpu(),
         *_models(),
         *_folders(),
@@ -183,12 +190,18 @@ def _video() -> list[Finding]:
     return findings
 
 
-def _backend() -> list[Finding]:
+def _backend(measured: str | None = None) -> list[Finding]:
     from r2rt.engines.choice import choose, obstacles
 
     findings = []
     try:
-        choice = choose()
+        bundle = None
+        if measured is not None:
+            from r2rt.model.bundle import Bundle
+            from r2rt.model.installed import resolve
+
+            bundle = Bundle.open(resolve(measured))
+        choice = choose("auto", bundle, measure_again=True)
         value = f"{choice.backend} on {choice.device} ({choice.reason})"
         findings.append(Finding(section="backend", name="chosen", value=value))
     except R2rtError as error:

@@ -20,18 +20,27 @@ if TYPE_CHECKING:
 
 __all__ = ["DEVICES", "Choice", "Device", "choose", "obstacles", "open_engine"]
 
-Device = Literal["auto", "cpu", "cuda", "tensorrt", "rtx"]
+Device = Literal[
+    "auto", "cpu", "cuda", "tensorrt", "rtx", "openvino", "webgpu", "coreml", "directml"
+]
 DEVICES: tuple[Device, ...] = get_args(Device)
-_Used = Literal["cpu", "cuda", "tensorrt", "rtx"]
+_Used = Literal["cpu", "cuda", "tensorrt", "rtx", "openvino", "webgpu", "coreml", "directml"]
 _Backend = Literal["onnxruntime", "tensorrt"]
+_Way = tuple[_Used, _Backend]
 
-# Every way to use a GPU, the fastest first.
-_WAYS: tuple[tuple[_Used, _Backend], ...] = (
+# Every way to use an NVIDIA GPU, the fastest first, and every way to use other hardware.
+_NVIDIA: tuple[_Way, ...] = (
     ("tensorrt", "tensorrt"),
     ("rtx", "tensorrt"),
     ("cuda", "onnxruntime"),
     ("rtx", "onnxruntime"),
     ("tensorrt", "onnxruntime"),
+)
+_OTHERS: tuple[_Way, ...] = (
+    ("openvino", "onnxruntime"),
+    ("coreml", "onnxruntime"),
+    ("directml", "onnxruntime"),
+    ("webgpu", "onnxruntime"),
 )
 # TensorRT-RTX is made for consumer GPUs: data-centre ones of these generations are left out.
 _NOT_RTX = (9, 10)
@@ -42,7 +51,7 @@ class Choice:
     """A chosen backend and why it was chosen.
 
     Attributes:
-        device: `cpu`, or the way a GPU is used: `cuda`, `tensorrt` or `rtx` (TensorRT-RTX).
+        device: `cpu`, or a row of `r2rt.engines.providers`.
         backend: what runs there: `onnxruntime`, or `tensorrt` for engines run directly.
         reason: one clause for a person.
     """
@@ -52,12 +61,25 @@ class Choice:
     reason: str
 
 
-def choose(device: Device = "auto", bundle: Bundle | None = None) -> Choice:
+def choose(
+    device: Device = "auto",
+    bundle: Bundle | None = None,
+    *,
+    threads: int | None = None,
+    measure_again: bool = False,
+) -> Choice:
     """Choose the backend for `device`.
+
+    `auto` measures: where anything beside the CPU can be used, each of them and the CPU encode a
+    batch of frames and answer a query, once a machine and bundle (`r2rt.engines.measuring`). The
+    fastest whose numbers are those of the CPU is chosen, and remembered.
 
     Args:
         device: what to run on.
-        bundle: the bundle to run, whose engines decide what can be used; None leaves them out.
+        bundle: the bundle to run; without one nothing is measured, and the first usable way of a
+            fixed order is named.
+        threads: processor threads an operator may use; None takes every usable core.
+        measure_again: measure even if this machine and bundle were measured before.
 
     Raises:
         BackendUnavailableError: the device was asked for by name and cannot be used.
@@ -67,43 +89,32 @@ def choose(device: Device = "auto", bundle: Bundle | None = None) -> Choice:
         raise QueryError(f"no device {device!r}; expected one of {', '.join(DEVICES)}")
     if device == "cpu":
         return Choice(device="cpu", backend="onnxruntime", reason="asked for")
-    from r2rt.engines.gpu import find_gpu
+    problems = _problems(device, bundle)
+    usable = [way for way, problem in problems.items() if problem is None]
+    if device != "auto":
+        if usable:
+            return Choice(device=usable[0][0], backend=usable[0][1], reason="asked for")
+        if len(set(problems.values())) == 1:
+            missing = str(next(iter(problems.values())))
+        else:
+            missing = "; ".join(f"{_title(*way)}: {why}" for way, why in problems.items())
+        raise BackendUnavailableError(f"device {device} cannot be used: {missing}")
+    if not usable:
+        return Choice(device="cpu", backend="onnxruntime", reason=_why_cpu(problems))
+    if bundle is None:
+        return Choice(device=usable[0][0], backend=usable[0][1], reason="usable; not measured")
+    from r2rt.engines.measuring import fastest
 
-    try:
-        gpu = find_gpu()
-    except BackendUnavailableError as error:
-        if device == "auto":
-            return Choice(device="cpu", backend="onnxruntime", reason=f"no GPU: {error}")
-        raise BackendUnavailableError(f"device {device} cannot be used: {error}") from None
-    ways = [way for way in _WAYS if device in ("auto", way[0])]
-    missing = []
-    for used, backend in ways:
-        problem = _problem(used, backend, gpu, bundle)
-        if problem is None:
-            reason = f"an NVIDIA GPU is there: {gpu.name}" if device == "auto" else "asked for"
-            return Choice(device=used, backend=backend, reason=reason)
-        missing.append(f"{_title(used, backend)}: {problem}")
-    if device == "auto":
-        # The way that takes every bundle, ONNX Runtime's CUDA provider, is explained.
-        plainest = next(line for line in missing if line.startswith(_title("cuda", "onnxruntime")))
-        reason = f"{gpu.name} cannot be used: {plainest}"
-        return Choice(device="cpu", backend="onnxruntime", reason=reason)
-    raise BackendUnavailableError(f"device {device} cannot be used: {'; '.join(missing)}")
+    return fastest(bundle, usable, threads=threads, again=measure_again)
 
 
 def obstacles(bundle: Bundle | None = None) -> dict[str, str]:
-    """Return every way to use a GPU and what it lacks, empty where it lacks nothing.
+    """Return every way to run elsewhere than on the CPU and what it lacks, empty for nothing.
 
     Args:
         bundle: the bundle to run, whose engines count as well.
     """
-    from r2rt.engines.gpu import find_gpu
-
-    try:
-        gpu = find_gpu()
-    except BackendUnavailableError as error:
-        return {_title(*way): str(error) for way in _WAYS}
-    return {_title(*way): _problem(*way, gpu, bundle) or "" for way in _WAYS}
+    return {_title(*way): problem or "" for way, problem in _problems("auto", bundle).items()}
 
 
 def open_engine(
@@ -116,19 +127,60 @@ def open_engine(
         device: what to run on.
         threads: processor threads an operator may use; None takes every core this process may use.
     """
-    choice = choose(device, bundle)
-    if choice.backend == "tensorrt":
+    choice = choose(device, bundle, threads=threads)
+    return open_way(bundle, choice.device, choice.backend, threads=threads), choice
+
+
+def open_way(bundle: Bundle, device: _Used, backend: str, *, threads: int | None = None) -> Engine:
+    """Open the engine of a device and backend, as `Choice` names them."""
+    if backend == "tensorrt":
         from r2rt.engines.tensorrt.engine import TensorRTEngine
 
-        return TensorRTEngine(bundle, "rtx" if choice.device == "rtx" else "tensorrt"), choice
+        return TensorRTEngine(bundle, "rtx" if device == "rtx" else "tensorrt")
     from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(bundle, device=choice.device, threads=threads), choice
+    return OnnxRuntimeEngine(bundle, device=device, threads=threads)
+
+
+def _problems(device: Device, bundle: Bundle | None) -> dict[_Way, str | None]:
+    """Return what stands in the way of each way to use a device; None where nothing does."""
+    nvidia = [way for way in _NVIDIA if device in ("auto", way[0])]
+    problems: dict[_Way, str | None] = {}
+    if nvidia:
+        from r2rt.engines.gpu import find_gpu
+
+        try:
+            gpu = find_gpu()
+        except BackendUnavailableError as error:
+            problems = dict.fromkeys(nvidia, str(error))
+        else:
+            problems = {way: _problem(*way, gpu, bundle) for way in nvidia}
+    others = [way for way in _OTHERS if device in ("auto", way[0])]
+    return problems | {way: _provider_problem(way[0]) for way in others}
+
+
+def _no_gpu(problems: dict[_Way, str | None]) -> str | None:
+    """Return the reason that all ways to use an NVIDIA GPU share; None if they differ."""
+    found = {problems[way] for way in _NVIDIA if way in problems}
+    return found.pop() if len(found) == 1 else None
+
+
+def _why_cpu(problems: dict[_Way, str | None]) -> str:
+    shared = _no_gpu(problems)
+    if shared is not None:
+        return f"no GPU: {shared}"
+    # The way that takes every bundle, ONNX Runtime's CUDA provider, is explained.
+    return f"the GPU cannot be used: {_title('cuda', 'onnxruntime')}: " + str(
+        problems["cuda", "onnxruntime"]
+    )
 
 
 def _title(used: _Used, backend: _Backend) -> str:
-    name = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX", "cuda": "CUDA", "cpu": "CPU"}[used]
-    return name if backend == "tensorrt" else f"{name} by ONNX Runtime"
+    if backend == "tensorrt":
+        return "TensorRT-RTX" if used == "rtx" else "TensorRT"
+    from r2rt.engines.providers import PROVIDERS
+
+    return PROVIDERS[used].name
 
 
 def _problem(used: _Used, backend: _Backend, gpu: GpuInfo, bundle: Bundle | None) -> str | None:
@@ -143,7 +195,7 @@ def _problem(used: _Used, backend: _Backend, gpu: GpuInfo, bundle: Bundle | None
         # activation to the CPU and back.
         return "ONNX Runtime runs int8 products on the CPU; use the fp32 bundle or an engine"
     if used == "rtx":
-        return _plugin_problem()
+        return _provider_problem(used)
     import onnxruntime
 
     from r2rt.engines.providers import INSTALL_CUDA, PROVIDERS, load_problem
@@ -198,17 +250,25 @@ def _engine_problem(
     return None
 
 
-def _plugin_problem() -> str | None:
+def _provider_problem(device: _Used) -> str | None:
+    """Return why a provider that is a plugin or part of another build cannot be used."""
     import importlib.util
 
+    from r2rt.engines.providers import PROVIDERS, plugin_devices
+
+    provider = PROVIDERS[device]
+    if provider.plugin is not None and importlib.util.find_spec(provider.plugin) is None:
+        return f"its provider is missing; pip install {provider.package}"
     import onnxruntime
 
-    from r2rt.engines.providers import PROVIDERS
-
-    plugin = PROVIDERS["rtx"].plugin
-    assert plugin is not None
-    if importlib.util.find_spec(plugin) is None:
-        return "its provider is missing; pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
+    if provider.plugin is None:
+        if provider.name in onnxruntime.get_available_providers():
+            return None
+        return f"this onnxruntime has no {provider.name}; it comes with {provider.package}"
     if not hasattr(onnxruntime, "register_execution_provider_library"):
         return f"onnxruntime {onnxruntime.__version__} takes no plugins; pip install -U onnxruntime"
+    try:
+        plugin_devices(provider)
+    except BackendUnavailableError as error:
+        return str(error)
     return None

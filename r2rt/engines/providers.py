@@ -6,6 +6,10 @@
 | `cuda`     | CUDAExecutionProvider          | onnxruntime-gpu                                  |
 | `tensorrt` | TensorrtExecutionProvider      | onnxruntime-gpu, TensorRT 10's libraries         |
 | `rtx`      | NvTensorRTRTXExecutionProvider | onnxruntime, onnxruntime-ep-nv-tensorrt-rtx-cu13 |
+| `openvino` | OpenVINOExecutionProvider      | onnxruntime, onnxruntime-ep-openvino             |
+| `webgpu`   | WebGpuExecutionProvider        | onnxruntime, onnxruntime-ep-webgpu               |
+| `coreml`   | CoreMLExecutionProvider        | onnxruntime for macOS                            |
+| `directml` | DmlExecutionProvider           | onnxruntime-directml, in place of onnxruntime    |
 
 `onnxruntime` and `onnxruntime-gpu` are the same module: installed together, the files of one
 replace those of the other, so the CPU package is uninstalled first (`INSTALL_CUDA`).
@@ -30,6 +34,7 @@ __all__ = [
     "OrtDevice",
     "Provider",
     "load_problem",
+    "plugin_devices",
     "provider_options",
     "register_plugin",
     "use",
@@ -37,7 +42,7 @@ __all__ = [
 
 INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
-OrtDevice = Literal["cpu", "cuda", "tensorrt", "rtx"]
+OrtDevice = Literal["cpu", "cuda", "tensorrt", "rtx", "openvino", "webgpu", "coreml", "directml"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,7 @@ class Provider:
         profile: prefix of its settings for the range of shapes that one engine takes.
         others: providers behind it, for what it cannot run itself; all on the same device.
         plugin: module that brings it, where ONNX Runtime itself does not.
+        package: what to install for it.
         resident: whether arrays can be kept on its device between two graphs.
         context: settings of a session that saves a compiled graph; see `ep.context_enable`.
     """
@@ -61,6 +67,7 @@ class Provider:
     profile: str | None = None
     others: tuple[str, ...] = ()
     plugin: str | None = None
+    package: str = "onnxruntime"
     resident: bool = True
     context: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,8 +98,34 @@ PROVIDERS: dict[OrtDevice, Provider] = {
         options={"nv_runtime_cache_path": "{cache}"},
         profile="nv_profile",
         plugin="onnxruntime_ep_nv_tensorrt_rtx",
+        package="onnxruntime-ep-nv-tensorrt-rtx-cu13",
         resident=False,
         context=_CONTEXT,
+    ),
+    "openvino": Provider(
+        name="OpenVINOExecutionProvider",
+        frame_batch=8,
+        plugin="onnxruntime_ep_openvino",
+        package="onnxruntime-ep-openvino",
+        resident=False,
+    ),
+    "webgpu": Provider(
+        name="WebGpuExecutionProvider",
+        frame_batch=8,
+        plugin="onnxruntime_ep_webgpu",
+        package="onnxruntime-ep-webgpu",
+        resident=False,
+    ),
+    "coreml": Provider(
+        name="CoreMLExecutionProvider",
+        frame_batch=8,
+        options={"ModelFormat": "MLProgram"},
+        resident=False,
+    ),
+    "directml": Provider(
+        name="DmlExecutionProvider",
+        package="onnxruntime-directml in place of onnxruntime",
+        resident=False,
     ),
 }
 
@@ -140,17 +173,25 @@ def use(
     """
     if provider.plugin is None:
         return [(provider.name, dict(settings)), *((name, {}) for name in provider.others)]
+    options.add_provider_for_devices(plugin_devices(provider)[:1], dict(settings))
+    return None
+
+
+def plugin_devices(provider: Provider) -> list[Any]:
+    """Return the devices (`OrtEpDevice`) that a plugin can run on; at least one.
+
+    Raises:
+        BackendUnavailableError: a plugin cannot be loaded or finds no device.
+    """
     import onnxruntime
 
     register_plugin(provider)
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
     if not devices:
         raise BackendUnavailableError(
-            f"{provider.name} finds no GPU that it can run on; it takes GeForce RTX 30 and later, "
-            "and no H100; use --device cuda or cpu"
+            f"{provider.name} finds no device on this machine that it can run on; use --device cpu"
         )
-    options.add_provider_for_devices(devices[:1], dict(settings))
-    return None
+    return devices
 
 
 def load_problem(device: OrtDevice) -> str | None:
@@ -209,7 +250,7 @@ def register_plugin(provider: Provider) -> None:
         except ImportError as error:
             raise BackendUnavailableError(
                 f"{provider.name} is not installed; "
-                "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13 beside onnxruntime"
+                f"pip install {provider.package} beside onnxruntime"
             ) from error
         try:
             onnxruntime.register_execution_provider_library(
@@ -219,7 +260,7 @@ def register_plugin(provider: Provider) -> None:
             # ONNX Runtime's own classes, all of them plain subclasses of Exception.
             line = str(error).strip().splitlines()[0]
             raise BackendUnavailableError(
-                f"{provider.name} does not load ({line}); check the NVIDIA driver, or use "
+                f"{provider.name} does not load ({line}); check the device's driver, or use "
                 "--device cpu"
             ) from error
         _plugins.add(provider.plugin)

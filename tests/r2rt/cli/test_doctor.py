@@ -122,7 +122,7 @@ def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> No
     document = diagnose()
     ways = document["backend"]
     assert "does not serve compute capability 9.0" in ways["TensorRT-RTX"]["value"]
-    assert "onnxruntime-gpu[cuda,cudnn]" in ways["CUDA by ONNX Runtime"]["value"]
+    assert "onnxruntime-gpu[cuda,cudnn]" in ways["CUDAExecutionProvider"]["value"]
     assert not any(way["problem"] for way in ways.values())
     found = document["gpu"]
     assert found["driver"]["value"] == "for CUDA 12.8"

@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from r2rt.engines import DEVICES, gpu, open_engine, providers
+from r2rt.engines import DEVICES, Choice, gpu, measuring, open_engine, providers
 from r2rt.engines.choice import choose, obstacles
 from r2rt.engines.gpu import GpuInfo, find_gpu
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
@@ -72,8 +72,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_devices() -> None:
-    assert DEVICES == ("auto", "cpu", "cuda", "tensorrt", "rtx")
-    with pytest.raises(QueryError, match="expected one of auto, cpu, cuda, tensorrt, rtx"):
+    nvidia, others = ("cuda", "tensorrt", "rtx"), ("openvino", "webgpu", "coreml", "directml")
+    assert ("auto", "cpu", *nvidia, *others) == DEVICES
+    with pytest.raises(QueryError, match="expected one of auto, cpu, cuda, tensorrt, rtx, openv"):
         choose("gpu")  # type: ignore[arg-type]
 
 
@@ -81,7 +82,11 @@ def test_without_a_gpu_auto_is_the_cpu_and_says_why(no_gpu: None) -> None:
     chosen = choose()
     assert (chosen.device, chosen.backend) == ("cpu", "onnxruntime")
     assert chosen.reason == "no GPU: no NVIDIA driver (libcuda.so.1) on this machine"
-    assert len(set(obstacles().values())) == 1
+    lacks = obstacles()
+    assert chosen.reason == f"no GPU: {lacks['TensorRT']}"
+    assert lacks["CUDAExecutionProvider"] == lacks["TensorRT"]
+    assert "pip install onnxruntime-ep-openvino" in lacks["OpenVINOExecutionProvider"]
+    assert "has no CoreMLExecutionProvider" in lacks["CoreMLExecutionProvider"]
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt", "rtx"])
@@ -90,14 +95,21 @@ def test_without_a_gpu_asking_for_one_is_an_error(no_gpu: None, device: Any) -> 
         choose(device)
 
 
-def test_the_fastest_way_is_taken(machine: Machine, tmp_path: Path) -> None:
+def test_the_ways_are_in_order(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without measurements the first of a fixed order; see test_measuring for those."""
+    monkeypatch.setattr(
+        measuring,
+        "fastest",
+        lambda _, ways, **__: Choice(device=ways[0][0], backend=ways[0][1], reason="first"),
+    )
     bundle = bundle_with_engines(tmp_path, capability="8.9")
     machine.providers.append("CUDAExecutionProvider")
     assert (choose("auto", bundle).device, choose("cuda").reason) == ("cuda", "asked for")
     machine.modules |= {"cuda", "cuda.bindings", "rtx"}
     fastest = choose("auto", bundle)
     assert (fastest.device, fastest.backend) == ("rtx", "tensorrt")
-    assert fastest.reason == "an NVIDIA GPU is there: A GPU"
     # Without an engine for this GPU it is ONNX Runtime again.
     assert choose("auto", Bundle.open(DEMO)).device == "cuda"
     machine.capability = (8, 6)
@@ -107,7 +119,7 @@ def test_the_fastest_way_is_taken(machine: Machine, tmp_path: Path) -> None:
 def test_a_gpu_that_cannot_be_used_leaves_the_cpu_and_the_reason(machine: Machine) -> None:
     chosen = choose()
     assert chosen.device == "cpu"
-    assert chosen.reason.startswith("A GPU cannot be used: CUDA by ONNX Runtime: this onnxruntime")
+    assert chosen.reason.startswith("the GPU cannot be used: CUDAExecutionProvider: this onnx")
     assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in chosen.reason
 
 
@@ -172,13 +184,16 @@ def test_what_is_missing_is_said_step_by_step(machine: Machine, tmp_path: Path) 
     assert choose("tensorrt", bundle).backend == "onnxruntime"
 
 
-def test_the_plugin_makes_rtx_usable_without_engines(machine: Machine) -> None:
+def test_the_plugin_makes_rtx_usable_without_engines(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: ["a device"])
     machine.modules |= {"onnxruntime_ep_nv_tensorrt_rtx"}
     chosen = choose("rtx", Bundle.open(DEMO))
     assert (chosen.device, chosen.backend) == ("rtx", "onnxruntime")
     ways = obstacles(Bundle.open(DEMO))
-    assert ways["TensorRT-RTX by ONNX Runtime"] == ""
-    assert all(problem for name, problem in ways.items() if not name.startswith("TensorRT-RTX by"))
+    assert ways["NvTensorRTRTXExecutionProvider"] == ""
+    assert all(problem for name, problem in ways.items() if not name.startswith("NvTensorRTRTX"))
 
 
 def test_a_driver_without_a_gpu_is_told() -> None:

@@ -1,0 +1,248 @@
+"""Which backend is fastest for a bundle on this machine, and right: measured once and remembered.
+
+Each candidate and the CPU run in a process of their own, because a driver that crashes ends its
+process: a batch of frames through `video_encoder`, then one query through the other graphs. A
+candidate is refused if it ends without an answer, takes longer than `_LIMIT_S`, or gives numbers
+that are not the CPU's; the fastest encoder of the others is chosen, the CPU's included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.cache.folder import cache_dir
+from r2rt.engines.choice import Choice, open_way
+from r2rt.files import replacing
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+
+if TYPE_CHECKING:
+    from r2rt.engines.choice import _Way
+
+__all__ = ["TOLERANCE", "Measurement", "fastest", "measure"]
+
+# The most by which an output may differ from the CPU's, as the RMS of the difference over the RMS
+# of the CPU's output: the limit that a quantised bundle's tokens are held to, too.
+TOLERANCE = 0.02
+# Compiling for a device takes up to a minute.
+_LIMIT_S = 180.0
+_FRAMES, _REPEATS = 8, 5
+_CPU: _Way = ("cpu", "onnxruntime")
+_log = logging.getLogger(__name__)
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What one backend took and gave.
+
+    Attributes:
+        device: as in `Choice`.
+        backend: as in `Choice`.
+        frame_s: seconds a frame of `video_encoder`, the median; None if it was refused.
+        error: the largest difference of an output from the CPU's, see `TOLERANCE`.
+        problem: why it was refused; None if it was not.
+    """
+
+    device: str
+    backend: str
+    frame_s: float | None = None
+    error: float | None = None
+    problem: str | None = None
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    measurements: tuple[Measurement, ...]
+
+
+def fastest(
+    bundle: Bundle, ways: Sequence[_Way], *, threads: int | None = None, again: bool = False
+) -> Choice:
+    """Return the fastest right backend among `ways` and the CPU.
+
+    Args:
+        bundle: the bundle that it is to run.
+        ways: usable devices and backends, beside the CPU.
+        threads: processor threads an operator may use.
+        again: measure even if it was measured before.
+    """
+    path = cache_dir() / "devices" / f"{_key(bundle, ways, threads)}.json"
+    found = None if again else _remembered(path)
+    how = "measured before"
+    if found is None:
+        found = measure(bundle, ways, threads=threads)
+        how = "measured now"
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_bytes(msgspec.json.encode(_Record(measurements=tuple(found))))
+    for one in found:
+        if one.problem is not None:
+            _log.info("%s by %s is not used: %s", one.device, one.backend, one.problem)
+    right = [one for one in found if one.frame_s is not None]
+    cpu = next((one for one in right if one.device == "cpu"), None)
+    if cpu is None or cpu.frame_s is None:
+        return Choice(device="cpu", backend="onnxruntime", reason="the CPU could not be measured")
+    best = min(right, key=lambda one: one.frame_s or 0.0)
+    assert best.frame_s is not None
+    if best is cpu:
+        others = "; ".join(
+            f"{one.device} {one.problem or f'took {1e3 * (one.frame_s or 0):.1f} ms'}"
+            for one in found
+            if one is not cpu
+        )
+        reason = f"{how}: {1e3 * cpu.frame_s:.1f} ms a frame, the fastest; {others}"
+    else:
+        reason = (
+            f"{how}: {1e3 * best.frame_s:.1f} ms a frame, the CPU takes {1e3 * cpu.frame_s:.1f}"
+        )
+    way = next(way for way in (_CPU, *ways) if way == (best.device, best.backend))
+    return Choice(device=way[0], backend=way[1], reason=reason)
+
+
+def measure(
+    bundle: Bundle, ways: Sequence[_Way], *, threads: int | None = None
+) -> list[Measurement]:
+    """Measure the CPU and other backends on one bundle, one after another.
+
+    Args:
+        bundle: the bundle.
+        ways: devices and backends beside the CPU.
+        threads: processor threads an operator may use.
+
+    Returns:
+        The CPU's measurement, then the others' in order.
+    """
+    with tempfile.TemporaryDirectory(prefix="r2rt-") as folder:
+        results = []
+        want: dict[str, NDArray[Any]] = {}
+        for number, (device, backend) in enumerate((_CPU, *ways)):
+            place = Path(folder) / f"{number}.npz"
+            problem = _run(bundle, device, backend, threads, place)
+            if problem is not None:
+                results.append(Measurement(device=device, backend=backend, problem=problem))
+                continue
+            with np.load(place, allow_pickle=False) as found:
+                got = dict(found)
+            frame_s = float(got.pop("frame_s"))
+            want = want or got
+            error = max(_difference(got[name], want[name]) for name in want)
+            right = error <= TOLERANCE
+            results.append(
+                Measurement(
+                    device=device,
+                    backend=backend,
+                    frame_s=frame_s if right else None,
+                    error=error,
+                    problem=None if right else f"differs from the CPU by {error:.2g} (RMS)",
+                )
+            )
+        return results
+
+
+def _run(bundle: Bundle, device: str, backend: str, threads: int | None, place: Path) -> str | None:
+    """Measure one backend in a process of its own; return why there is no result, or None."""
+    job = msgspec.json.encode([str(bundle.path), device, backend, threads, str(place)]).decode()
+    command = [sys.executable, "-m", "r2rt.engines.measuring", job]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"did not end within {_LIMIT_S:.0f} s"
+    if done.returncode == 0 and place.is_file():
+        return None
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    if done.returncode < 0:
+        return f"its process ended by signal {-done.returncode}"
+    # The last line of a traceback: the error's class and its message.
+    if lines:
+        return lines[-1].rpartition("Error: ")[2]
+    return f"its process ended with exit code {done.returncode}"
+
+
+def _difference(got: NDArray[Any], want: NDArray[Any]) -> float:
+    if got.shape != want.shape or not np.isfinite(got).all():
+        return float("inf")
+    rms = float(np.sqrt(np.mean(np.square(want, dtype=np.float64))))
+    off = float(np.sqrt(np.mean(np.square(got.astype(np.float64) - want))))
+    return off / max(rms, 1e-12)
+
+
+def _key(bundle: Bundle, ways: Sequence[_Way], threads: int | None) -> str:
+    """Return a name for what a measurement depends on."""
+    import onnxruntime
+
+    from r2rt.engines.gpu import find_gpu
+    from r2rt.errors import BackendUnavailableError
+
+    try:
+        gpu = str(find_gpu())
+    except BackendUnavailableError:
+        gpu = ""
+    parts = (bundle.fingerprint, onnxruntime.__version__, platform.platform(), _processor(), gpu)
+    return hashlib.sha256(repr((parts, tuple(ways), threads)).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith(("model name", "flags")):
+                return line
+    return platform.processor()
+
+
+def _remembered(path: Path) -> list[Measurement] | None:
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return list(msgspec.json.decode(path.read_bytes(), type=_Record).measurements)
+    return None
+
+
+def _work(bundle_path: str, device: str, backend: str, threads: int | None, place: str) -> None:
+    """Run every graph of a bundle on one backend; write what came out and the encoder's time."""
+    bundle = Bundle.open(Path(bundle_path), verify="never")
+    engine = open_way(bundle, device, backend, threads=threads)  # type: ignore[arg-type]
+    dims = bundle.dims
+    rng = np.random.default_rng(0)
+    size = dims.image_size
+    frames = rng.integers(0, 256, (_FRAMES, size, size, 3), np.uint8)
+    results: dict[str, NDArray[Any]] = engine.run(VIDEO_ENCODER, {"frames": frames})
+    tokens = results["tokens"]
+    batch = np.resize(frames, (engine.frame_batch, *frames.shape[1:]))
+    engine.run(VIDEO_ENCODER, {"frames": batch})
+    times = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        engine.run(VIDEO_ENCODER, {"frames": batch})
+        times.append(time.perf_counter() - began)
+    v = tokens
+    if dims.use_tef:
+        ends = np.arange(_FRAMES + 1, dtype=np.float32) / _FRAMES
+        inputs = {"tokens": tokens, "endpoints": np.stack([ends[:-1], ends[1:]], axis=1)}
+        v = engine.run(VIDEO_FINALIZER, inputs)["v"]
+    mask = np.ones((1, 6), np.float32)
+    texts: dict[str, NDArray[Any]] = {
+        "token_ids": rng.integers(300, 4_000, (1, 6)),
+        "query_mask": mask,
+    }
+    query = engine.run(TEXT_ENCODER, texts)
+    results |= engine.run(GROUNDER, {"v": v, **query, "query_mask": mask})
+    frame_s = np.float64(statistics.median(times) / len(batch))
+    engine.close()
+    with Path(place).open("wb") as file:
+        np.savez(file, allow_pickle=False, frame_s=frame_s, **results)
+
+
+if __name__ == "__main__":
+    _work(*msgspec.json.decode(sys.argv[1]))

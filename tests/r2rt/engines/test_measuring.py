@@ -1,0 +1,118 @@
+"""`auto` measures: the fastest right backend is chosen, whatever the others do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from r2rt.engines import choice, measuring
+from r2rt.engines.choice import choose, open_engine
+from r2rt.model.bundle import Bundle
+from tests.conftest import CHECKOUT
+
+DEMO = CHECKOUT / "demo" / "random-tiny"
+
+# Runs in every process that measures. Other hardware is the CPU here, with the faults of a driver:
+# the plain CPU and directml are slowed, openvino is the fastest, webgpu computes something else,
+# and coreml ends the process.
+FAKES = """
+import os, time
+from r2rt.engines import onnx_runtime, providers
+for device in ("openvino", "webgpu", "coreml", "directml"):
+    providers.PROVIDERS[device] = providers.PROVIDERS["cpu"]
+real = onnx_runtime.OnnxRuntimeEngine.run
+def run(self, graph, inputs, outputs=None):
+    if self._device == "coreml":
+        os.abort()
+    if self._device in ("cpu", "directml"):
+        time.sleep({"cpu": 0.05, "directml": 0.2}[self._device])
+    results = real(self, graph, inputs, outputs)
+    if self._device == "webgpu":
+        results = {name: array * 1.1 for name, array in results.items()}
+    return results
+onnx_runtime.OnnxRuntimeEngine.run = run
+onnx_runtime.OnnxRuntimeEngine._check_provider = lambda *_: None
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAKES)
+    paths = (str(tmp_path), str(CHECKOUT), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+
+
+def usable(monkeypatch: pytest.MonkeyPatch, *devices: str) -> None:
+    """Let these devices have no obstacle, and all others one."""
+    ways = {
+        (device, "onnxruntime"): None if device in devices else "absent"
+        for device in ("cuda", "openvino", "webgpu", "coreml", "directml")
+    }
+    monkeypatch.setattr(choice, "_problems", lambda *_: ways)
+
+
+def test_the_fastest_right_backend_is_chosen_and_remembered(
+    fakes: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = Bundle.open(DEMO)
+    usable(monkeypatch, "openvino", "webgpu", "coreml", "directml")
+    caplog.set_level("INFO", "r2rt")
+    chosen = choose("auto", bundle, threads=1)
+    assert chosen.device == "openvino"
+    assert chosen.reason.startswith("measured now: ")
+    assert "the CPU takes" in chosen.reason
+    refused = "\n".join(record.getMessage() for record in caplog.records)
+    assert "webgpu by onnxruntime is not used: differs from the CPU by 0." in refused
+    assert "coreml by onnxruntime is not used: its process ended by signal 6" in refused
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(measuring, "measure", never)
+    assert choose("auto", bundle, threads=1).reason.startswith("measured before: ")
+    with pytest.raises(AssertionError, match="measured again"):
+        choose("auto", bundle, threads=1, measure_again=True)
+    with pytest.raises(AssertionError, match="measured again"):
+        choose("auto", bundle, threads=2)
+
+
+def test_the_cpu_is_never_replaced_by_something_slower_or_wrong(
+    fakes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable(monkeypatch, "webgpu", "directml")
+    engine, chosen = open_engine(Bundle.open(DEMO), "auto", threads=1)
+    assert (chosen.device, engine.name) == ("cpu", "onnxruntime-cpu")
+    assert "ms a frame, the fastest" in chosen.reason
+    assert "webgpu differs from the CPU" in chosen.reason
+    assert "directml took" in chosen.reason
+
+
+def test_a_memory_that_cannot_be_read_is_measured_anew(
+    fakes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usable(monkeypatch, "directml")
+    bundle = Bundle.open(DEMO)
+    assert choose("auto", bundle, threads=1).device == "cpu"
+    (kept,) = (tmp_path / "cache" / "devices").iterdir()
+    kept.write_bytes(b'{"measurements": 3}')
+    assert choose("auto", bundle, threads=1).reason.startswith("measured now")
+
+
+def test_where_nothing_else_is_usable_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(measuring, "measure", never)
+    usable(monkeypatch)
+    chosen = choose("auto", Bundle.open(DEMO))
+    assert chosen.device == "cpu"
+    assert "absent" in chosen.reason
+
+
+def test_a_backend_that_hangs_is_given_up(fakes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_LIMIT_S", 0.01)
+    found = measuring.measure(Bundle.open(DEMO), [("openvino", "onnxruntime")], threads=1)
+    assert [one.problem for one in found] == ["did not end within 0 s"] * 2
