@@ -285,11 +285,15 @@ class _Waiting:
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes as soon as there are any, none at the end."""
-        read = self._read_growing if self._growing else self._read_pipe
+        if self._growing:
+            return self._read_growing(size)
+        began = time.monotonic()
         while not self._stopped.is_set():
-            content = read(size)
+            content = self._read_pipe(size)
             if content is not None:
                 return content
+            if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+                break
         return b""
 
     def close(self) -> None:
@@ -307,7 +311,7 @@ class _Waiting:
         except BlockingIOError:
             return None
 
-    def _read_growing(self, size: int) -> bytes | None:
+    def _read_growing(self, size: int) -> bytes:
         began = time.monotonic()
         while not self._stopped.is_set():
             if content := os.read(self._handle, size):

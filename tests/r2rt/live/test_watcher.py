@@ -295,7 +295,7 @@ def test_decoding_that_falls_behind_skips_to_keyframes_and_recovers(
             super().see(arrival_s, time_s)
             self.lag_s = 10.0 if 1.0 <= time_s < 3.0 else 0.0
 
-    monkeypatch.setattr("r2rt.live.reader.Pace", LatePace)
+    monkeypatch.setattr("r2rt.live.decoding.Pace", LatePace)
     watcher = Watcher(
         grounder, str(video), QUERIES[0], options=REALTIME, rules=ANYTHING, duration_s=5.5
     )
