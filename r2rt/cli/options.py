@@ -120,6 +120,12 @@ def encoding_options(command: F) -> F:
             "levels of 255 in every 8 x 8 block; what was skipped is reported.  "
             "[default: 0, equal frames alone]",
         ),
+        click.option(
+            "--video-track",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Read the Nth video track of a file.  [default: the file's default track]",
+        ),
         click.option("--end", "end_s", type=TIME, help="Read up to this time, e.g. 5m."),
         click.option("--start", "start_s", type=TIME, help="Read from this time on, e.g. 1:15.5."),
         click.option("--source-fps", type=float, help="Frame rate of a folder of images, e.g. 2."),

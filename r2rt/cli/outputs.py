@@ -84,11 +84,12 @@ def output_options(command: F) -> F:
     def with_outputs(
         *arguments: Any,
         formats: tuple[str, ...],
+        json_: bool,
         output: str | None,
         output_dir: str | None,
         **options: Any,
     ) -> Any:
-        names = tuple(dict.fromkeys(formats))
+        names = tuple(dict.fromkeys((*formats, *(["json"] if json_ else []))) or ["table"])
         taken = {
             name: options.pop(name)
             for name in ("skip_existing", "rank", "frame_rate", "drop_frame")
@@ -110,9 +111,9 @@ def output_options(command: F) -> F:
                 "formats",
                 type=click.Choice(list(FORMATS)),
                 multiple=True,
-                default=("table",),
                 help="How to write the result; repeatable with --output-dir.  [default: table]",
             ),
+            click.option("--json", "json_", is_flag=True, help="Short for --format json."),
             click.option(
                 "--output",
                 "-o",

@@ -1,0 +1,103 @@
+"""Defaults for options from a TOML file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from r2rt.cli.config import config_path
+from r2rt.cli.main import run
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+
+QUERY = "a red ball"
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "config.toml"
+    monkeypatch.setenv("R2RT_CONFIG", str(path))
+    return path
+
+
+def test_the_file_lies_in_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("R2RT_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config_path() == tmp_path / "r2rt" / "config.toml"
+
+
+def test_a_command_takes_its_defaults_and_the_command_line_goes_first(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(
+        f"""
+        [defaults]
+        model = "{DEMO_BUNDLE}"
+        false-alarm = 0.1  # an option of `models calibrate` alone
+        [ground]
+        top-k = 2
+        format = ["json"]
+        quiet = true
+        end = "8s"
+        [highlights]
+        length = "4s"
+        json = true
+        """
+    )
+    assert run(["ground", str(DEMO_VIDEO), QUERY]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["duration_s"] == 8
+    assert len(document["results"][0]["moments"]) == 2
+    assert run(["ground", str(DEMO_VIDEO), QUERY, "--top-k", "1", "-f", "csv"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count(QUERY) == 1
+    assert "model" not in err
+    assert run(["highlights", str(DEMO_VIDEO), QUERY, "--quiet"]) == 0
+    moments = json.loads(capsys.readouterr().out)["results"][0]["moments"]
+    assert {moment["end_s"] - moment["start_s"] for moment in moments} == {4}
+
+
+def test_a_default_for_encoding_is_not_refused_with_an_encoded_video(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(f'[defaults]\nmodel = "{DEMO_BUNDLE}"\nsampling = "nearest"\n')
+    encoded = str(tmp_path / "shapes.r2rt")
+    assert run(["encode", str(DEMO_VIDEO), encoded]) == 0
+    assert run(["ground", encoded, QUERY, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sampling"] == "nearest"
+    assert run(["ground", encoded, QUERY, "--sampling", "exact"]) == 2
+    assert "already encoded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[ground]\ntopk = 3", "[ground] topk: there is no such option; did you mean top-k?"),
+        ("[defaults]\nzzz = 3", "[defaults] zzz: there is no such option"),
+        ("[models.verify]\nzzz = 3", "[models.verify] zzz: there is no such option"),
+        ("[graund]\n", "[graund]: there is no such command"),
+        ("ground = 3", "ground: expected a table"),
+        ("[ground", "not TOML"),
+        ("[ground]\ntop-k = 0", "--top-k"),
+        ("\xff", "not TOML"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    config: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_bytes(content.encode("latin-1"))
+    command = ["models", "verify", "x"] if "models" in content else ["ground", "a.mp4", "a"]
+    assert run(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_named_must_be_there(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["ground", "a.mp4", "a"]) == 2
+    assert "R2RT_CONFIG" in capsys.readouterr().err
+    assert run(["--help"]) == 0
+    monkeypatch.delenv("R2RT_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nowhere")
+    assert run(["ground", "/nowhere.mp4", "a", "-m", str(DEMO_BUNDLE)]) == 10
