@@ -100,11 +100,6 @@ def encode_source(
                 f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s from the cache",
                 quiet=quiet,
             )
-    if encoded.clips_similar:
-        warn(
-            f"{video}: {encoded.clips_similar} of {encoded.num_clips} clips were not encoded but "
-            "took the tokens of a similar frame (--skip-similar)"
-        )
     for text in encoded.departures.warnings:
         warn(f"{video}: {text}")
     for text in encoded.departures.notes:

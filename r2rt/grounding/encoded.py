@@ -53,8 +53,6 @@ class EncodedVideo:
         start_s: where that part starts on the source's clock, in seconds.
         fps: clips a second.
         sampling: how frames were chosen.
-        clips_similar: clips that took the tokens of a similar frame, not an equal one, because
-            `skip_similar` allowed it.
         departures: how reading the frames departed from exact.
         encode_s: wall-clock seconds that decoding and encoding took.
     """
@@ -69,7 +67,6 @@ class EncodedVideo:
     sampling: Sampling
     departures: Departures
     encode_s: float
-    clips_similar: int = 0
 
     @property
     def num_clips(self) -> int:
@@ -124,7 +121,6 @@ class EncodedVideo:
             start_s=self.start_s,
             fps=str(self.fps),
             sampling=self.sampling,
-            clips_similar=self.clips_similar,
             departures=self.departures,
             encode_s=self.encode_s,
             xxh3_128=_NO_CHECKSUM,
@@ -213,7 +209,6 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     departures: Departures
     encode_s: float
     xxh3_128: str
-    clips_similar: int = 0
 
 
 class _Version(msgspec.Struct):
@@ -232,7 +227,7 @@ def _read_record(text: str, clips: int, path: str | Path) -> _Record:
     if abs(record.start_s) > _MAX_TIME_S:
         raise ValueError(f"cannot start at {record.start_s:g} s")
     departures = record.departures.as_dict().values()
-    counts = [record.clips_similar, *(item for item in departures if not isinstance(item, str))]
+    counts = [item for item in departures if not isinstance(item, str)]
     if not all(0 <= count < 1 << 53 for count in counts) or record.encode_s < 0:
         raise ValueError("impossible counts")
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -165,7 +166,7 @@ class Grounder:
             skip_similar: a frame no farther than this from the last one encoded takes that one's
                 tokens, in levels of 255; see `r2rt.grounding.tokens.difference`. 0 skips equal
                 frames alone, which changes nothing; more departs from the exact answer, and
-                `EncodedVideo.clips_similar` counts the clips.
+                `EncodedVideo.departures` counts the clips.
             video_track: which video track of a file, from 1; None takes the default one.
 
         Raises:
@@ -201,8 +202,7 @@ class Grounder:
             start_s=info.start_s,
             fps=self.bundle.fps,
             sampling=sampling,
-            clips_similar=similar,
-            departures=report.departures,
+            departures=dataclasses.replace(report.departures, clips_similar=similar),
             encode_s=time.perf_counter() - began,
         )
 

@@ -21,6 +21,8 @@ class Departures:
         frames_replaced: chosen frames that never came out; the nearest one stands in.
         frames_lost_at_start: frames before the first that decodes, which stands in for them.
         clips_lost_at_end: planned clips after the last frame that decodes; they are left out.
+        clips_similar: clips that were not encoded but took the tokens of a similar frame, since
+            `skip_similar` allowed it.
         leaps_closed: places where the stream's clock leapt, and the leap was taken out.
         leaps_s: the sum of these leaps, in seconds.
         decoded_all: why every frame was decoded although few were needed.
@@ -34,6 +36,7 @@ class Departures:
     frames_replaced: int = 0
     frames_lost_at_start: int = 0
     clips_lost_at_end: int = 0
+    clips_similar: int = 0
     leaps_closed: int = 0
     leaps_s: float = 0.0
     decoded_all: str | None = None
@@ -69,6 +72,11 @@ class Departures:
             found.append(
                 f"the last {_count(self.clips_lost_at_end, 'clip')} cannot be decoded and were "
                 "left out"
+            )
+        if self.clips_similar:
+            found.append(
+                f"{_count(self.clips_similar, 'clip')} took the tokens of a similar frame and were "
+                "not encoded, as asked for"
             )
         if self.leaps_closed:
             found.append(

@@ -73,10 +73,10 @@ def test_similar_clips_are_counted_and_kept_with_the_encoding(
     grounder = fake_grounder(tmp_path, tokenizer_file)
     frames = np.stack([frame(level) for level in (10, 11, 200, 200, 90)])
     exact = grounder.encode_frames(frames, grounder.bundle.fps)
-    assert exact.clips_similar == 0
+    assert exact.departures.clips_similar == 0
     loose = grounder.encode(frames, source_fps=grounder.bundle.fps, skip_similar=1)
-    assert loose.clips_similar == 1
+    assert loose.departures.clips_similar == 1
     loose.save(tmp_path / "a.r2rt")
-    assert type(loose).load(tmp_path / "a.r2rt").clips_similar == 1
+    assert type(loose).load(tmp_path / "a.r2rt").departures.clips_similar == 1
     with pytest.raises(QueryError, match="from 0 to 255 levels, got 256"):
         grounder.encode(frames, source_fps=1, skip_similar=256)

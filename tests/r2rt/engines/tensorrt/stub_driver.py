@@ -89,6 +89,7 @@ class StubDriver:
     ) -> None:
         self.calls: list[str] = []
         self.ran: list[str] = []
+        self.images: list[bytes] = []  # code of the modules that were loaded
         self.faults: list[str] = []  # misuse that a real driver might forgive or punish
         self.failed: str | None = None
         self._random = random.Random(seed)
@@ -259,6 +260,7 @@ class StubDriver:
     # code ---------------------------------------------------------------------------------------
 
     def cuModuleLoadData(self, image: bytes) -> tuple[Any, ...]:
+        self.images.append(image)
         return (Status.CUDA_SUCCESS, self._new("module", image))
 
     def cuModuleUnload(self, module: int) -> tuple[Any, ...]:

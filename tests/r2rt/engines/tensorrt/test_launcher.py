@@ -196,6 +196,19 @@ def test_misaligned_pointers_are_refused_before_they_are_launched() -> None:
     stand.gpu.close()
 
 
+def test_pointers_are_offset_forward_and_the_cubin_is_what_is_loaded() -> None:
+    stand = Stand()
+    step = stand.step(from_ptr=Pointer(buffer="from", offset_bytes="* T 32"))
+    stream = stand.gpu.stream()
+    step.enqueue(stream)
+    stream.synchronize()
+    to, source, *_ = stand.seen[0]
+    assert (to, source) == (stand.places["to"], stand.places["from"] + 32)
+    assert stand.driver.images == [IMAGE]
+    step.close()
+    stand.gpu.close()
+
+
 def test_numbers_that_the_kernel_was_specialised_for_are_checked() -> None:
     count = CubinArgument(name="count", type="i32", divisible_by=16)
     stand = Stand(arguments=(*record().arguments[:3], count))
@@ -244,6 +257,8 @@ def test_scratch_is_allocated_by_block_and_passed_last() -> None:
     assert "cuFuncSetAttribute" in stand.driver.calls
     step.close()
     assert "device memory" not in stand.driver.leaks()
+    # The driver aligns its memory to 256 bytes.
+    Stand(global_scratch_bytes=1, global_scratch_align=256).step()
     with pytest.raises(BundleDamagedError, match="aligned to 512"):
         Stand(global_scratch_bytes=1, global_scratch_align=512).step()
     stand.gpu.close()
