@@ -9,9 +9,9 @@ MARKERS := $(if $(SLOW),-m "",)
 # These wait for compilers of one thread each: two go at once. The others measure time, or use all
 # cores themselves.
 COMPILED := tests/export tests/kernels
-CODE := r2rt training export kernels benchmarks tests demo
+CODE := r2rt training export kernels benchmarks tests demo docs examples
 
-.PHONY: demo test format lint types pytest wheel clean help
+.PHONY: demo test format lint types pytest docs dist wheel clean help
 
 help:            ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -37,6 +37,14 @@ types: $(VENV)/installed         ## check the types
 pytest: $(VENV)/installed        ## run the tests; SLOW=1 for all
 	$(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile $(COMPILED)
 	$(VENV)/bin/python -m pytest $(MARKERS) $(COMPILED:%=--ignore=%)
+
+docs: $(VENV)/installed          ## build the documentation site into build/docs/site
+	$(VENV)/bin/python docs/build.py
+
+dist: $(VENV)/installed          ## build what a release uploads into dist/, and check it
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/python -m twine check --strict dist/*
 
 wheel: $(VENV)/installed         ## build the runtime's wheel into dist/
 	$(VENV)/bin/python -m build --wheel --outdir dist .

@@ -1,4 +1,4 @@
-"""The README's Python code: it passes `mypy --strict`, and it runs on the demo model."""
+"""The Python code of the engineers' page passes `mypy --strict` and runs on the demo model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 8
 
 @pytest.fixture(scope="module")
 def code() -> str:
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    text = (CHECKOUT / "docs" / "guides" / "engineer.md").read_text(encoding="utf-8")
     return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 

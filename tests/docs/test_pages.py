@@ -1,0 +1,139 @@
+"""The pages name every exit code, environment variable and runnable example that exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import runpy
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from r2rt.errors import R2rtError, exit_codes
+from tests.conftest import CHECKOUT
+
+DOCS = CHECKOUT / "docs"
+RUNTIME = CHECKOUT / "r2rt"
+TOOLS = ("training", "export", "kernels")
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def test_every_exit_code_of_the_runtime_has_a_section() -> None:
+    sections = dict(re.findall(r"^### (\d+) (\w+)$", page("reference/errors.md"), re.MULTILINE))
+    assert {int(code) for code in sections} == set(exit_codes())
+    errors = importlib.import_module("r2rt.errors")
+    for code, name in sections.items():
+        error = getattr(errors, name, None)
+        if code not in ("0", "130"):
+            assert issubclass(error, R2rtError)
+            assert error.exit_code == int(code)
+
+
+def test_every_failure_has_a_cause_and_a_remedy() -> None:
+    _, *sections = page("reference/errors.md").partition("## Development")[0].split("\n### ")
+    for section in sections:
+        if not section.startswith(("0 ", "130 ")):
+            title, cause, remedy = filter(None, section.split("\n"))
+            assert cause.endswith("."), title
+            assert remedy.startswith("*What to do:* "), title
+
+
+def test_every_exit_code_of_the_development_tools_is_in_the_table() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", page("reference/errors.md"), re.MULTILINE)
+    assert {(name, int(code)) for code, name in rows} == set(tool_errors())
+
+
+def tool_errors() -> Iterator[tuple[str, int]]:
+    """Yield the class and code of every error that the development tools define."""
+    for path in (path for folder in TOOLS for path in (CHECKOUT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for line in node.body if isinstance(node, ast.ClassDef) else ():
+                match line:
+                    case ast.Assign(targets=[ast.Name("exit_code")], value=ast.Constant(code)):
+                        assert isinstance(node, ast.ClassDef)
+                        yield node.name, code
+
+
+def test_every_environment_variable_of_the_package_is_listed() -> None:
+    listed = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", page("reference/environment.md")))
+    sources = [path.read_text(encoding="utf-8") for path in RUNTIME.rglob("*.py")]
+    read = {name for text in sources for name in re.findall(r"\b(?:R2RT|HF)_[A-Z_]+\b", text)}
+    assert read <= listed
+    ours = {name for name in listed if name.startswith("R2RT_")}
+    tools = [path.read_text(encoding="utf-8") for path in CHECKOUT.glob("[b-t]*/**/*.py")]
+    assert all(any(name in text for text in (*sources, *tools)) for name in ours)
+
+
+def test_the_command_line_page_has_every_command_and_option() -> None:
+    text = runpy.run_path(str(DOCS / "build.py"))["cli_page"]()
+    for path, command in commands():
+        assert f"## r2rt {path}\n" in text
+        section = text.split(f"## r2rt {path}\n")[1].split("\n## ")[0]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                assert max(parameter.opts, key=len) in section, f"{path}: {parameter.opts}"
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    from r2rt.cli.main import cli
+
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {below}", item) for below, item in command.commands.items())
+        else:
+            yield name, command
+
+
+def test_the_python_page_has_every_public_name() -> None:
+    import r2rt
+
+    documented = set(re.findall(r"^::: r2rt\.(\w+)$", page("reference/python.md"), re.MULTILINE))
+    assert documented == set(r2rt.__all__)
+
+
+def test_the_readme_code_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert "54.1 to 62.1 s" in capsys.readouterr().out
+
+
+def test_the_examples_are_listed_where_they_are_looked_for() -> None:
+    scripts = {path.name for path in (CHECKOUT / "examples").glob("*.py")}
+    for text in (
+        page("guides/engineer.md"),
+        (CHECKOUT / "examples" / "README.md").read_text(encoding="utf-8"),
+    ):
+        assert set(re.findall(r"`(?:examples/)?(\w+\.py)`", text)) == scripts
+
+
+def test_no_page_has_a_relative_link_that_leaves_the_site() -> None:
+    """Links into the repository would be dead on the site."""
+    for path in DOCS.rglob("*.md"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).resolve().is_relative_to(DOCS), f"{path}: {target}"
+
+
+def test_every_relative_link_of_the_other_texts_leads_somewhere() -> None:
+    texts = [
+        *CHECKOUT.glob("*.md"),
+        *(
+            path
+            for folder in ("training", "kernels", "benchmarks", "examples", "r2rt", "containers")
+            for path in (CHECKOUT / folder).rglob("*.md")
+        ),
+    ]
+    for path in texts:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.relative_to(CHECKOUT)}: {target}"
