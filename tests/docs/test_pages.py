@@ -28,8 +28,9 @@ def test_every_exit_code_of_the_runtime_has_a_section() -> None:
     assert {int(code) for code in sections} == set(exit_codes())
     errors = importlib.import_module("r2rt.errors")
     for code, name in sections.items():
-        error = getattr(errors, name, None)
+        error: object = getattr(errors, name, None)
         if code not in ("0", "130"):
+            assert isinstance(error, type)
             assert issubclass(error, R2rtError)
             assert error.exit_code == int(code)
 
@@ -56,6 +57,7 @@ def tool_errors() -> Iterator[tuple[str, int]]:
                 match line:
                     case ast.Assign(targets=[ast.Name("exit_code")], value=ast.Constant(code)):
                         assert isinstance(node, ast.ClassDef)
+                        assert isinstance(code, int)
                         yield node.name, code
 
 
