@@ -19,6 +19,7 @@ from r2rt.errors import (
     NoVideoStreamError,
     QueryError,
     R2rtError,
+    SourceLostError,
     SourceNotFoundError,
 )
 
@@ -53,8 +54,8 @@ class SourceOptions:
         follow: a file is read on while it grows.
         realtime: a file is played at its own rate.
         reconnect: tries in a row before a lost source is given up; 0 for none, None without end.
-        timeout_s: how long to wait for a source to open or to say something; 10 s on the network
-            and without end elsewhere if None. A file that has not grown for so long is over.
+        timeout_s: how long a source may send nothing; 10 s on the network and no limit elsewhere if
+            None. A pipe, or a file that grows, ends after so long.
         transport: how RTSP brings its packets.
         input_format: FFmpeg's name of the format, where it cannot be told from the content.
         input_options: further options of FFmpeg, such as `{"video_size": "1280x720"}`.
@@ -145,6 +146,10 @@ class LiveSource:
         except CANNOT_OPEN as error:
             if waiting is not None:
                 waiting.close()
+                if waiting.timed_out:
+                    raise SourceLostError(
+                        f"{self.name}: nothing to read within {self.options.timeout_s:g} s"
+                    ) from error
             timeout_s = self._timeouts()
             if timeout_s is not None and time.monotonic() - began_s >= timeout_s:
                 raise LostError("no answer in time") from error  # FFmpeg may call it anything
@@ -160,7 +165,7 @@ class LiveSource:
     def _reader(self, stopped: threading.Event) -> _Waiting | None:
         if self.kind == "pipe":
             path = None if self._address == "-" else self._address
-            return _Waiting(path, stopped, None, growing=False)
+            return _Waiting(path, stopped, self.options.timeout_s, growing=False)
         if self.kind == "growing":
             return _Waiting(self._address, stopped, self.options.timeout_s, growing=True)
         return None
@@ -273,6 +278,7 @@ class _Waiting:
         self._timeout_s = timeout_s
         self._growing = growing
         self.was_replaced = False
+        self.timed_out = False
         if path is None:
             self._handle, self._owned = sys.stdin.fileno(), False
             return
@@ -293,6 +299,7 @@ class _Waiting:
             if content is not None:
                 return content
             if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+                self.timed_out = True
                 break
         return b""
 
@@ -320,6 +327,7 @@ class _Waiting:
                 self.was_replaced = True
                 return b""
             if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+                self.timed_out = True
                 return b""
             self._stopped.wait(_POLL_S)
         return b""

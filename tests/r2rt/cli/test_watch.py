@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from r2rt.cli.main import run as run_here
+from r2rt.cli.watch import _json_line
+from r2rt.cli.watch import watch as watch_command
 from tests.r2rt.cli.test_ground import fails, run
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 from tests.r2rt.live.conftest import transport_stream, video
@@ -44,8 +48,8 @@ def test_lines_for_people_and_a_summary(transport_stream: Path) -> None:
         assert re.match(pattern, line), line
         assert QUERY in line
     assert "watching <stdin> for 1 query, the last 150 s" in result.stderr
-    assert "0:12.0 watched: 144 pictures, 6 clips" in result.stderr.replace("0:11.9", "0:12.0")
-    assert "dropped: 0 clips, 0 pictures, 0 answers" in result.stderr
+    assert "0:12.0 watched: 144 frames, 6 clips" in result.stderr.replace("0:11.9", "0:12.0")
+    assert "dropped: 0 clips, 0 frames, 0 answers" in result.stderr
     assert re.search(r"p50 \d+ ms, p95 \d+ ms \(a clip is 2 s\)", result.stderr)
 
 
@@ -157,3 +161,33 @@ def test_the_help_names_every_kind_of_source() -> None:
     text = " ".join(run("watch", "--help").stdout.split())
     for word in ("rtsp://", "/dev/video0", "--follow", "--realtime", "--webhook", "exit code 0"):
         assert word in text
+
+
+def test_a_pipe_that_sends_nothing_ends_after_the_timeout() -> None:
+    reader, writer = os.pipe()
+    try:
+        result = subprocess.run(
+            command("-", QUERY, "--timeout", "1s"),
+            stdin=reader,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    fails(result, 15, "<stdin>", "nothing to read within 1 s")
+
+
+def test_events_in_json_cannot_drive_a_terminal() -> None:
+    line = _json_line({"query": "a\x1b[2J \x9b31m \u2028 ü 犬"})
+    assert line.isprintable()
+    assert json.loads(line) == {"query": "a\x1b[2J \x9b31m \u2028 ü 犬"}
+    assert "ü 犬" in line
+
+
+def test_no_function_has_dozens_of_parameters() -> None:
+    assert watch_command.callback is not None
+    assert len(inspect.signature(watch_command.callback).parameters) <= 12
+    assert len(watch_command.params) > 25
