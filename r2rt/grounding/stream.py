@@ -17,6 +17,7 @@ from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.options import AnswerOptions
 from r2rt.grounding.tokens import TokenBuffer
 from r2rt.video import ClipClock, ClipSelector, Departures, FramePreparer
+from r2rt.video.container import exact
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -263,9 +264,8 @@ def _stamp(frame: Frame, time_s: Seconds | None, duration_s: Seconds | None) -> 
     if time_s is None:
         if isinstance(frame, np.ndarray) or frame.pts is None or frame.time_base is None:
             raise QueryError("the frame brings no time of its own; give time_s")
-        return _Stamp(
-            pts=frame.pts, duration=frame.duration or 0, time_base=Fraction(frame.time_base)
-        )
+        base = exact(frame.time_base) or _NANOSECOND
+        return _Stamp(pts=frame.pts, duration=frame.duration or 0, time_base=base)
     # An exact time keeps its own unit; a float is kept to the nanosecond.
     base = _NANOSECOND
     if isinstance(time_s, Fraction) and isinstance(duration_s, Fraction):

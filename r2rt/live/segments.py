@@ -14,6 +14,7 @@ from r2rt.live.decoding import Decoded
 from r2rt.live.events import Reconnected
 from r2rt.live.source import Connection, LiveSource
 from r2rt.video import ClipClock, ClipSelector, FramePreparer
+from r2rt.video.container import exact
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -119,7 +120,7 @@ class Segments:
         self._lead_s = lead_s
         self._counts.frames += 1
         frame, stream = decoded.frame, connection.stream
-        time_base = Fraction(frame.time_base or stream.time_base or Fraction(1, 90_000))
+        time_base = exact(frame.time_base) or exact(stream.time_base) or Fraction(1, 90_000)
         placed = self._clock.place(
             decoded.pts,
             frame.duration or 0,
@@ -141,7 +142,7 @@ class Segments:
             self._end_pts = self._clip_clock.pts_of(rest_s)
             raise ReadEnoughError
         self._end_pts = self._clock.end_pts
-        held = _Held(frame, decoded.arrival_s, stream.sample_aspect_ratio)
+        held = _Held(frame, decoded.arrival_s, exact(stream.sample_aspect_ratio))
         chosen = self._selector.push(held, placed.pts, placed.duration)
         if chosen is not None:
             self._hand_on(chosen.frame, chosen.count, placed.pts)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from r2rt.errors import (
@@ -128,18 +128,16 @@ class LiveSource:
             LostError: it cannot be opened now; try again.
             SourceNotFoundError, NotAVideoError, NoVideoStreamError: no use in trying again.
         """
-        import av
-
+        from r2rt.video.container import open_input
         from r2rt.video.demux import CANNOT_OPEN
 
         waiting = self._reader(stopped)
         began_s = time.monotonic()
         try:
-            container = av.open(
+            container = open_input(
                 self._address_for_ffmpeg() if waiting is None else waiting,
                 format=self._format(),
                 container_options=self._container_options(),
-                metadata_errors="replace",
                 timeout=self._timeouts(),
                 buffer_size=4096 if self.kind == "growing" else 32768,
             )
@@ -155,7 +153,7 @@ class LiveSource:
                 raise LostError("no answer in time") from error  # FFmpeg may call it anything
             raise self._refusal(error, first=first, stopped=stopped) from error
         try:
-            return Connection(self, cast("InputContainer", container), waiting)
+            return Connection(self, container, waiting)
         except BaseException:
             container.close()
             if waiting is not None:
@@ -233,7 +231,9 @@ class Connection:
     def __init__(
         self, source: LiveSource, container: InputContainer, waiting: _Waiting | None
     ) -> None:
-        from av.stream import Discard, Disposition
+        from av.stream import Disposition
+
+        from r2rt.video.container import skip_stream
 
         pictures = Disposition.attached_pic | Disposition.timed_thumbnails
         self.container = container
@@ -245,7 +245,7 @@ class Connection:
         self.stream = streams[0]
         for stream in container.streams:
             if stream is not self.stream:
-                stream.discard = Discard.all
+                skip_stream(stream)
         # Decoding several pictures at once would hold each back until the others are there.
         self.stream.codec_context.thread_type = "SLICE"
         self.stream.codec_context.thread_count = 0

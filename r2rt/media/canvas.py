@@ -22,6 +22,7 @@ _KEPT_FORMATS = frozenset(("yuv420p", "yuvj420p"))
 # Range (limited), matrix, primaries and transfer of BT.709, by FFmpeg's numbers.
 _BT709_TAGS = (1, 1, 1, 1)
 _GBR = 0  # AVCOL_SPC_RGB
+_UNSPECIFIED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,13 +180,16 @@ def _tags(frame: VideoFrame) -> tuple[int, int, int, int]:
     return (
         int(frame.color_range),
         int(frame.colorspace),
-        int(frame.color_primaries),
-        int(frame.color_trc),
+        # PyAV 16 cannot read these; the movie's stay unspecified.
+        int(getattr(frame, "color_primaries", _UNSPECIFIED)),
+        int(getattr(frame, "color_trc", _UNSPECIFIED)),
     )
 
 
 def _tag(frame: VideoFrame, tags: tuple[int, int, int, int]) -> None:
-    frame.color_range, frame.colorspace, frame.color_primaries, frame.color_trc = tags
+    frame.color_range, frame.colorspace, primaries, transfer = tags
+    if hasattr(frame, "color_primaries"):
+        frame.color_primaries, frame.color_trc = primaries, transfer
 
 
 def _is_rgb(frame: VideoFrame) -> bool:

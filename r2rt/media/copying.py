@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import av
 import av.error
 import numpy as np
-from av.stream import Discard
 
 from r2rt.errors import OutputError
 from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
+from r2rt.video.container import read_stream, skip_stream
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -164,8 +164,8 @@ def _sound_packets(
 
     That one is needed to decode the first; the edit list hides its own samples.
     """
-    demuxer.stream.discard = Discard.all
-    stream.discard = Discard.default
+    skip_stream(demuxer.stream)
+    read_stream(stream)
     before_s = max(start_s - 1, Fraction(demuxer.container.start_time or 0, 1_000_000) - 1)
     demuxer.container.seek(int(before_s / stream.time_base), stream=stream)
     held: Packet[Any] | None = None

@@ -184,8 +184,9 @@ class _Movie:
         context.max_b_frames = 0
         context.color_range = int(frame.color_range)
         context.colorspace = int(frame.colorspace)
-        context.color_primaries = int(frame.color_primaries)
-        context.color_trc = int(frame.color_trc)
+        if hasattr(frame, "color_primaries"):  # since PyAV 17
+            context.color_primaries = int(frame.color_primaries)
+            context.color_trc = int(frame.color_trc)
         context.flags |= Flags.frame_duration
         if frame.interlaced_frame:
             context.flags |= Flags.interlaced_dct | Flags.interlaced_me

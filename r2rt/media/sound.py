@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import av
 import av.error
 import numpy as np
-from av.stream import Discard
 from numpy.typing import NDArray
+
+from r2rt.video.container import read_stream, skip_stream
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -104,8 +105,8 @@ def _converted(
     format_: SoundFormat,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield what is decoded from `start_s` on, resampled; up to about `end_s`."""
-    demuxer.stream.discard = Discard.all
-    stream.discard = Discard.default
+    skip_stream(demuxer.stream)
+    read_stream(stream)
     origin_s = Fraction(demuxer.container.start_time or 0, 1_000_000)
     resampler: av.AudioResampler | None = None
     pts = 0

@@ -147,11 +147,13 @@ def _title(source: str) -> str | None:
 
     import av
 
+    from r2rt.video.container import metadata_text, open_input
+
     if not Path(source).is_file():
         return None
     try:
-        with av.open(source, metadata_errors="replace") as container:
-            title = " ".join(container.metadata.get("title", "").split())
+        with open_input(source) as container:
+            title = " ".join(metadata_text(container.metadata.get("title", "")).split())
     except (OSError, ValueError, av.FFmpegError):
         return None
     return title or None

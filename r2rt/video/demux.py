@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import av
 import av.error
 from av.codec.hwaccel import HWAccel
-from av.stream import Discard, Disposition
+from av.stream import Disposition
 
 from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
+from r2rt.video.container import exact, open_input, skip_stream
 from r2rt.video.leaps import LeapCloser
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Demuxer:
                 self.gpu_refusal = f"the GPU has no decoder for {context.codec.canonical_name}"
             for stream in self.container.streams:
                 if stream is not self.stream:
-                    stream.discard = Discard.all
+                    skip_stream(stream)
             self.stream.codec_context.thread_type = "AUTO"
             self.stream.codec_context.thread_count = threads or 0
         except BaseException:
@@ -149,8 +150,8 @@ class Demuxer:
         self.container.close()
 
     def _new_closer(self) -> LeapCloser:
-        time_base = self.stream.time_base or Fraction(1, 90_000)
-        rate = self.stream.average_rate or self.stream.guessed_rate
+        time_base = exact(self.stream.time_base) or Fraction(1, 90_000)
+        rate = exact(self.stream.average_rate) or exact(self.stream.guessed_rate)
         return LeapCloser(
             time_base,
             discontinuous=bool(_format_flags(self.container) & _TS_DISCONT),
@@ -187,10 +188,9 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
     try:
         # Only local files, whatever a playlist inside the file may refer to; and a name with a
         # colon is no protocol.
-        container = av.open(
+        container = open_input(
             f"file:{path}",
             container_options={"protocol_whitelist": "file"},
-            metadata_errors="replace",
             hwaccel=hardware,
             timeout=(_OPEN_TIMEOUT_S, None),
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from r2rt.video.container import exact
 from r2rt.video.frame_times import TimeGuesser, Timing
 from r2rt.video.leaps import LONGEST_GAP_S
 from r2rt.video.packet_flags import (
@@ -107,7 +108,7 @@ def index_packets(
     scan = scan_packets(demuxer, [look for look in (see, first and first.see) if look])
     frame = None if first is None else first.found()
     stream = demuxer.stream
-    time_base = stream.time_base or Fraction(1, 90_000)
+    time_base = exact(stream.time_base) or Fraction(1, 90_000)
     codec = stream.codec_context.codec.canonical_name
     shown = _shown(scan)
     timing = _timing(demuxer, scan, shown, codec)

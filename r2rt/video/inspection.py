@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import NoFramesError
+from r2rt.video.container import exact, metadata_text
 from r2rt.video.demux import Demuxer
 from r2rt.video.first import FirstFrame
 from r2rt.video.index import PacketIndex, index_packets
@@ -150,8 +151,8 @@ def _inspect(path: Path, video_track: int | None) -> FileFacts:
                 "the file is empty or damaged throughout"
             )
         stream = demuxer.stream
-        ratio = stream.sample_aspect_ratio
-        rates = stream.average_rate, stream.base_rate, stream.guessed_rate
+        ratio = exact(stream.sample_aspect_ratio)
+        rates = map(exact, (stream.average_rate, stream.base_rate, stream.guessed_rate))
         places = [stream.metadata, demuxer.container.metadata]
         places += [other.metadata for other in demuxer.container.streams]
         return FileFacts(
@@ -162,7 +163,7 @@ def _inspect(path: Path, video_track: int | None) -> FileFacts:
             sample_aspect_ratio=ratio,
             matrix=display_matrix(frame),
             turn=orientation(frame),
-            average_rate=stream.average_rate,
+            average_rate=exact(stream.average_rate),
             declared_rates=tuple(rate for rate in rates if rate),
             codec=stream.codec_context.codec.canonical_name,
             audio=tuple(map(_audio_facts, demuxer.container.streams.audio)),
@@ -182,5 +183,9 @@ def _audio_facts(stream: AudioStream) -> AudioFacts:
         codec=None if context is None else context.codec.canonical_name,
         rate=0 if context is None else context.sample_rate or 0,
         channels=0 if context is None else context.channels or 0,
-        metadata={name: stream.metadata[name] for name in names if stream.metadata.get(name)},
+        metadata={
+            name: metadata_text(stream.metadata[name])
+            for name in names
+            if stream.metadata.get(name)
+        },
     )

@@ -16,6 +16,7 @@ matrix and range (BT.601 where it names none), chroma where `scale` assumes it. 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
@@ -25,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from av.buffer import Buffer
     from av.filter import Graph
-    from av.sidedata.sidedata import SideDataContainer
 
 __all__ = [
     "FramePreparer",
@@ -122,7 +123,8 @@ class _Scaler:
         self.wanted = wanted
         width, height, pix_fmt, scaled_width, scaled_height = wanted
         self._graph: Graph = av.filter.Graph()
-        self._graph.threads = 1
+        if hasattr(self._graph, "threads"):  # since PyAV 17.1
+            self._graph.threads = 1
         source = self._graph.add_buffer(
             width=width,
             height=height,
@@ -181,11 +183,12 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """Return the nine numbers of a frame's display matrix; None where it has none."""
     _accept_unknown_side_data()
-    # PyAV types this as a dict; it is a sequence of buffers that know their kind.
-    for data in cast("SideDataContainer", frame.side_data):
-        if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
-            return tuple(np.frombuffer(memoryview(data), np.int32, count=9).tolist())
-    return None
+    # PyAV's types differ by version from each other, and from what it gives.
+    side_data: Mapping[Any, Buffer] = cast("Any", frame.side_data)
+    data = side_data.get("DISPLAYMATRIX")
+    if data is None or data.buffer_size < 36:
+        return None
+    return tuple(np.frombuffer(memoryview(data), np.int32, count=9).tolist())
 
 
 @functools.cache
@@ -201,7 +204,8 @@ def _accept_unknown_side_data() -> None:
         member._name_, member._value_ = f"UNKNOWN_{value}", value
         return cast("Type", member)
 
-    setattr(Type, "_missing_", classmethod(unknown))  # noqa: B010 - mypy refuses to assign
+    if "_missing_" not in vars(Type):  # PyAV 19 has one of its own
+        setattr(Type, "_missing_", classmethod(unknown))  # noqa: B010 - mypy refuses to assign
 
 
 def _square_samples(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from r2rt.errors import NoFramesError, NotAVideoError, SourceNotFoundError
 from r2rt.video.api import ClipFrame, DecodeReport, SourceInfo
 from r2rt.video.clock import ClipClock, select_offline
+from r2rt.video.container import open_input
 from r2rt.video.departures import Departures
 from r2rt.video.fingerprint import fingerprint_array, fingerprint_files
 from r2rt.video.part import Part
@@ -254,7 +255,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 def _read_image(path: Path) -> VideoFrame | None:
     try:
-        with av.open(io.BytesIO(path.read_bytes()), "r", metadata_errors="replace") as container:
+        with open_input(io.BytesIO(path.read_bytes())) as container:
             return next(container.decode(video=0), None)
     except (av.error.FFmpegError, OSError, ValueError, IndexError):
         return None

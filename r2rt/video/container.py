@@ -1,0 +1,66 @@
+"""What differs between the versions of PyAV that the project supports, 16 to 19."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from numbers import Rational
+from typing import TYPE_CHECKING, Any
+
+import av
+import av.stream
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.stream import Stream
+
+__all__ = ["exact", "metadata_text", "open_input", "read_stream", "skip_stream"]
+
+# Since PyAV 19 metadata that is no UTF-8 is decoded with surrogates; before, an argument said how.
+_TOLERANT: dict[str, Any] = (
+    {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+)
+_DISCARD: Any = getattr(av.stream, "Discard", None)  # since PyAV 17.1
+
+
+def open_input(file: Any, **options: Any) -> InputContainer:
+    """Open a path, URL or readable object whose metadata may be no UTF-8.
+
+    Args:
+        file: as `av.open` takes it.
+        options: keyword arguments of `av.open`.
+
+    Raises:
+        av.error.FFmpegError, OSError, ValueError: as `av.open`.
+    """
+    container: InputContainer = av.open(file, "r", **_TOLERANT, **options)
+    return container
+
+
+def metadata_text(value: str) -> str:
+    """Return a value of a container's or stream's metadata as text that can be printed anywhere.
+
+    Bytes that are no UTF-8 become U+FFFD.
+    """
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def exact(value: Rational | None) -> Fraction | None:
+    """Return a rate, a ratio or a time base as a fraction; None where PyAV knows none or zero.
+
+    PyAV 19 has a type of its own for these, whose products may be rounded to 32 bits.
+    """
+    if not value or not value.denominator:
+        return None
+    return Fraction(int(value.numerator), int(value.denominator))
+
+
+def skip_stream(stream: Stream) -> None:
+    """Let the demuxer leave out a stream's packets, which is faster where PyAV can do it."""
+    if _DISCARD is not None:
+        stream.discard = _DISCARD.all
+
+
+def read_stream(stream: Stream) -> None:
+    """Undo `skip_stream`."""
+    if _DISCARD is not None:
+        stream.discard = _DISCARD.default

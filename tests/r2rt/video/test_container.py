@@ -1,0 +1,51 @@
+"""What PyAV's versions do differently is the same to those who read through it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from r2rt.video.container import exact, metadata_text, open_input
+
+
+@pytest.fixture(scope="module")
+def odd_title(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video whose title holds bytes that are no UTF-8."""
+    path = tmp_path_factory.mktemp("titles") / "odd.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "12345678"
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32
+        for _ in range(3):
+            picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert content.count(b"12345678") == 1
+    path.write_bytes(content.replace(b"12345678", b"\xff\xfeok\x80 ok"))
+    return path
+
+
+def test_metadata_that_is_no_utf8_is_read_as_text(odd_title: Path) -> None:
+    with open_input(str(odd_title)) as container:
+        assert metadata_text(container.metadata["title"]) == "��ok� ok"
+
+
+def test_rates_are_fractions(odd_title: Path) -> None:
+    with open_input(str(odd_title)) as container:
+        stream = container.streams.video[0]
+        assert exact(stream.average_rate) == Fraction(5)
+        assert type(exact(stream.average_rate)) is Fraction
+        time_base = exact(stream.time_base)
+        assert time_base is not None
+        # PyAV 19's own type keeps 32 bits of a product.
+        assert time_base**6 == Fraction(1, 1000**6)
+
+
+def test_what_is_not_known_is_none() -> None:
+    assert exact(None) is None
+    assert exact(Fraction(0)) is None
