@@ -1,5 +1,5 @@
 # r2rt on a CPU, amd64 and arm64: docker build -f containers/cpu.Dockerfile -t r2rt .
-ARG PYTHON=3.13
+ARG PYTHON=3.11
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE CHANGELOG.md ./

@@ -1,6 +1,6 @@
 # r2rt with ONNX Runtime for CUDA 13, amd64: docker build -f containers/cuda.Dockerfile -t r2rt-cuda .
 # CUDA's libraries come from the package index, the driver from the host (docker run --gpus all).
-ARG PYTHON=3.13
+ARG PYTHON=3.11
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE CHANGELOG.md ./

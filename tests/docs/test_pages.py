@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import runpy
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import click
 import pytest
 
 from r2rt.errors import R2rtError, exit_codes
+from r2rt.outputs import Answers, render
 from tests.conftest import CHECKOUT
+from tests.r2rt.answers import moments, prediction
 
 DOCS = CHECKOUT / "docs"
 RUNTIME = CHECKOUT / "r2rt"
@@ -99,6 +102,29 @@ def test_the_python_page_has_every_public_name() -> None:
 
     documented = set(re.findall(r"^::: r2rt\.(\w+)$", page("reference/python.md"), re.MULTILINE))
     assert documented == set(r2rt.__all__)
+
+
+def test_the_json_page_has_every_field() -> None:
+    found = moments((1.0, 2.0, 0.5))
+    document = json.loads(render("json", Answers.of([prediction(moments=found)])))
+    fields = {name for name, _ in walk(document)}
+    text = page("reference/json.md")
+    (example,) = re.findall(r"```json\n(.*?)```", text, re.S)
+    assert {name for name, _ in walk(json.loads(example))} == fields
+    assert {name for name in fields if f"`{name}`" not in text.split("```")[-1]} <= {
+        *("encode_s", "text_s", "ground_s", "score"),  # described with the object they belong to
+    }
+
+
+def walk(value: object) -> Iterator[tuple[str, object]]:
+    """Yield every field of a JSON document, at any depth."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield name, item
+            yield from walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from walk(item)
 
 
 def test_the_readme_code_runs(
