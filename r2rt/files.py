@@ -10,17 +10,27 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 from r2rt.errors import OutputError
 from r2rt.portable import process_exists, replace
 
-__all__ = ["StrPath", "as_text", "remove_orphans", "replacing", "temporary_beside"]
+__all__ = [
+    "StrPath",
+    "as_text",
+    "check_destinations",
+    "check_folder",
+    "remove_orphans",
+    "replacing",
+    "temporary_beside",
+]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
+_IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 # A name has 255 bytes at most; this many of them are kept in the name of a temporary file.
 _KEPT_BYTES = 100
 # `.NAME.r2rt-MACHINE-PID-RANDOM`, so that whoever finds it can tell whether it is still written to.
@@ -30,6 +40,62 @@ _TEMPORARY = re.compile(r"\..*\.r2rt-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}")
 def as_text(name: str | os.PathLike[str]) -> str:
     """Return a path as text that can be written; a byte that is not UTF-8 becomes a mark."""
     return os.fsencode(name).decode(errors="replace")
+
+
+def check_destinations(paths: Iterable[StrPath], inputs: Iterable[StrPath] = ()) -> None:
+    """Check that files can be written at these paths, and that none would overwrite an input.
+
+    Files are compared by device and inode, so symbolic and hard links to an input are refused too,
+    and so are images in a folder that is an input.
+
+    Raises:
+        OutputError: a folder does not exist, a name is too long, or a path is an input.
+    """
+    names: dict[tuple[int, int], StrPath] = {}
+    for name in inputs:
+        with contextlib.suppress(OSError):
+            names[_identity(Path(name).stat())] = name
+    for path in map(Path, paths):
+        try:
+            status: os.stat_result | None = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            status = None
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror}); choose another name"
+            ) from error
+        if status is None:
+            if not path.parent.is_dir():
+                raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+            continue
+        found = names.get(_identity(status))
+        if found is None and names and path.suffix.lower() in _IMAGES:
+            found = names.get(_identity(path.parent.stat()))
+        if found is not None and not stat.S_ISCHR(status.st_mode):
+            raise OutputError(f"{path}: is the input {found}; write to another file")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def check_folder(folder: StrPath) -> None:
+    """Check that a path is a folder, or free for one.
+
+    Raises:
+        OutputError: it is a file, or the name is too long.
+    """
+    folder = Path(folder)
+    try:
+        status = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # what is in the way is found when the folder is made
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be a folder ({error.strerror}); choose another place"
+        ) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise OutputError(f"{folder}: a file, not a folder; choose another place")
 
 
 @contextlib.contextmanager

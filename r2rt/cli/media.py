@@ -14,7 +14,8 @@ import click
 from r2rt.cli.console import progress
 from r2rt.cli.options import TIME
 from r2rt.cli.session import note, warn
-from r2rt.errors import OutputError, QueryError
+from r2rt.errors import QueryError
+from r2rt.files import check_destinations, check_folder
 
 if TYPE_CHECKING:
     from r2rt.grounding.prediction import Prediction
@@ -127,7 +128,7 @@ def check_media(video: Path | None, options: MediaOptions) -> None:
 
     Raises:
         QueryError: options that make no sense, or that a folder of images cannot serve.
-        OutputError: a folder to write into is not there.
+        OutputError: a file or folder cannot be written there, or is the video itself.
         MissingExtraError: pictures are wanted and Pillow is not installed.
     """
     if options.copy and options.clips is None:
@@ -139,11 +140,11 @@ def check_media(video: Path | None, options: MediaOptions) -> None:
     _check_ending("--plot", options.plot, _PICTURES)
     _check_ending("--report", options.report, (".html", ".htm"))
     for path in (options.reel, options.contact_sheet, options.plot, options.report):
-        if path is not None and not path.parent.is_dir():
-            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+        if path is not None:
+            check_destinations([path], [] if video is None else [video])
     for folder in (options.clips, options.thumbnails):
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder}: a file, not a folder; choose another place")
+        if folder is not None:
+            check_folder(folder)
     if any((options.thumbnails, options.contact_sheet, options.plot, options.report)):
         from r2rt.media.drawing import require_pillow
 

@@ -19,6 +19,7 @@ import click
 from r2rt.cli.console import is_terminal, write_text
 from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
+from r2rt.files import check_destinations, check_folder
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
 from r2rt.outputs.names import numbered, output_stems
@@ -41,6 +42,8 @@ class OutputOptions:
         folder: where to write a file a video and format; None for `output` or stdout.
         skip_existing: leave out videos of which all files asked for are there and newer.
         rank: one table of the best moments of all videos.
+        rows: rows of that table at most.
+        csv_raw: whether CSV leaves cells alone that spreadsheets would take for formulas.
         frame_rate: pictures a second that timecodes count; None for the video's own.
         drop_frame: whether to use drop-frame timecode where there is such; None for as usual.
     """
@@ -50,13 +53,19 @@ class OutputOptions:
     folder: Path | None
     skip_existing: bool
     rank: bool
+    rows: int
+    csv_raw: bool
     frame_rate: Fraction | None
     drop_frame: bool | None
 
     def answers(self, video: str, **fields: Any) -> Answers:
         """Return answers about a video whose timecodes count as the user asked."""
         return Answers(
-            video=video, frame_rate=self.frame_rate, drop_frame=self.drop_frame, **fields
+            video=video,
+            frame_rate=self.frame_rate,
+            drop_frame=self.drop_frame,
+            csv_raw=self.csv_raw,
+            **fields,
         )
 
 
@@ -89,10 +98,11 @@ def output_options(command: F) -> F:
         output_dir: str | None,
         **options: Any,
     ) -> Any:
-        names = tuple(dict.fromkeys((*formats, *(["json"] if json_ else []))) or ["table"])
+        asked = (*formats, *(["json"] if json_ else []))
+        names = tuple(dict.fromkeys(asked)) or (_format_of(output),)
         taken = {
             name: options.pop(name)
-            for name in ("skip_existing", "rank", "frame_rate", "drop_frame")
+            for name in ("skip_existing", "rank", "rows", "csv_raw", "frame_rate", "drop_frame")
         }
         outputs = OutputOptions(
             formats=tuple(FORMATS[name] for name in names),
@@ -111,7 +121,8 @@ def output_options(command: F) -> F:
                 "formats",
                 type=click.Choice(list(FORMATS)),
                 multiple=True,
-                help="How to write the result; repeatable with --output-dir.  [default: table]",
+                help="How to write the result; repeatable with --output-dir.  [default: by the "
+                "suffix of --output, else table]",
             ),
             click.option("--json", "json_", is_flag=True, help="Short for --format json."),
             click.option(
@@ -133,6 +144,18 @@ def output_options(command: F) -> F:
             ),
             click.option(
                 "--rank", is_flag=True, help="One table of the best moments of all videos."
+            ),
+            click.option(
+                "--rows",
+                type=click.IntRange(min=1),
+                default=20,
+                show_default=True,
+                help="The most rows of --rank.",
+            ),
+            click.option(
+                "--csv-raw",
+                is_flag=True,
+                help="Leave CSV cells as they are, also those that spreadsheets take for formulas.",
             ),
             click.option(
                 "--frame-rate",
@@ -162,6 +185,7 @@ class Delivery:
 
     Raises:
         QueryError: a format cannot hold several videos.
+        OutputError: an output is one of the videos.
     """
 
     def __init__(
@@ -186,6 +210,10 @@ class Delivery:
                         "--output-dir FOLDER"
                     )
         self._stems = dict(zip(videos, output_stems(videos), strict=True))
+        written = [] if options.output is None else [options.output]
+        if options.folder is not None and options.folder.is_dir():
+            written = [path for video in videos for path in self.paths(video)]
+        check_destinations(written, videos)
 
     def paths(self, video: str) -> list[Path]:
         """Return the files that are written about a video; none without `--output-dir`."""
@@ -295,7 +323,9 @@ class Delivery:
         color = self._options.output is None and is_terminal()
         width = shutil.get_terminal_size().columns if color else 100
         if self._options.rank:
-            return table_format.render_ranking(answers, width=width, color=color)
+            return table_format.render_ranking(
+                answers, top=self._options.rows, width=width, color=color
+            )
         if self._several:
             return table_format.render_all(answers, width=width, color=color)
         return table_format.render(answers[0], width=width, color=color)
@@ -316,6 +346,8 @@ def deliver(answers: Answers, options: OutputOptions, *, quiet: bool) -> None:
 def _check(options: OutputOptions) -> None:
     if options.folder is not None and options.output is not None:
         raise QueryError("--output and --output-dir: give one of them")
+    if options.output is not None and options.formats:
+        _check_suffix(options.output, options.formats[0])
     if len(options.formats) > 1 and options.folder is None:
         raise QueryError("several formats need --output-dir FOLDER, to write a file each")
     if options.skip_existing and options.folder is None:
@@ -327,11 +359,29 @@ def _check(options: OutputOptions) -> None:
         names = ", ".join(name for name, item in FORMATS.items() if item.counts_frames)
         raise QueryError(f"--frame-rate and --drop-frame are for timecodes: --format {names}")
     # What cannot be written is told before hours of video are read.
-    if options.output is not None and not options.output.parent.is_dir():
-        folder = options.output.parent
-        raise OutputError(f"{options.output}: there is no folder {folder}; make it first")
-    if options.folder is not None and options.folder.exists() and not options.folder.is_dir():
-        raise OutputError(f"{options.folder}: a file, not a folder; choose another place")
+    if options.output is not None:
+        check_destinations([options.output])
+    if options.folder is not None:
+        check_folder(options.folder)
+
+
+def _format_of(output: str | None) -> str:
+    """Return the format that a file's suffix names; `table` where it names none."""
+    name = (output or "").lower()
+    fitting = [item for item in FORMATS.values() if name.endswith(item.suffix)]
+    return max(fitting, key=lambda item: len(item.suffix)).name if fitting else "table"
+
+
+def _check_suffix(output: Path, chosen: Format) -> None:
+    """Refuse a file whose suffix is that of another format; `.txt` and `.xml` suit several."""
+    suffix = output.suffix.lower()
+    known = {item.suffix.rpartition(".")[2] for item in FORMATS.values()}
+    own = chosen.suffix.rpartition(".")[2]
+    if suffix[1:] in known - {"txt", "xml", own}:
+        raise QueryError(
+            f"{output}: its suffix is that of another format than {chosen.name}; "
+            f"name it {output.stem}{chosen.suffix}, or leave --format out"
+        )
 
 
 def _warn_of_rate(answers: Answers) -> None:

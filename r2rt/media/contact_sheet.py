@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.files import StrPath
+from r2rt.files import StrPath, check_destinations
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import (
     BLUE,
@@ -17,15 +17,15 @@ from r2rt.media.drawing import (
     PAPER,
     QUIET,
     font,
-    one_line,
     require_pillow,
     save_image,
     shortened,
     wrapped,
 )
-from r2rt.media.indexed_video import IndexedVideo, Video, indexed
+from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import fitted_size, stills
+from r2rt.outputs.text import one_line
 from r2rt.timecode import format_clock
 
 if TYPE_CHECKING:
@@ -64,12 +64,14 @@ def write_contact_sheet(
         R2rtError: the video cannot be read.
     """
     require_pillow()
+    path = Path(path)
+    check_destinations([path], [path_of(video)])
     shown, left_out = _shown(predictions)
     times_s = [peak_s(prediction, moment) for prediction, moments in shown for moment in moments]
     with indexed(video) as source:
         layout = _Layout.of(source, [len(moments) for _, moments in shown])
         images = stills(source, times_s, layout.image, update=update)
-    save_image(_draw(source, shown, left_out, layout, images), Path(path))
+    save_image(_draw(source, shown, left_out, layout, images), path)
 
 
 def _shown(

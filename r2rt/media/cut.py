@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2rt.files import StrPath, replacing
+from r2rt.files import StrPath, check_destinations, replacing
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.copying import copy_span, copy_suffix
 from r2rt.media.indexed_video import Video, indexed
@@ -94,6 +94,7 @@ def cut_clips(
         for name, (prediction, rank, moment) in names:
             start_s, end_s = padded(moment, padding_s, source.duration_s)
             path = folder / f"{name}{suffix}"
+            check_destinations([path], [source.path])
             span = source.span(start_s, end_s)
             temporary = files.enter_context(replacing(path))
             if copy:

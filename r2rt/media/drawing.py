@@ -28,7 +28,6 @@ __all__ = [
     "jpeg_bytes",
     "mix",
     "nice_ticks",
-    "one_line",
     "require_pillow",
     "save_image",
     "shortened",
@@ -109,11 +108,6 @@ def _missing(letters: FreeTypeFont, signs: frozenset[str]) -> int:
     """Return how many characters the font lacks: they are drawn as its replacement box."""
     box = bytes(letters.getmask("\U0010ffff"))
     return sum(bytes(letters.getmask(sign)) == box for sign in signs)
-
-
-def one_line(text: str) -> str:
-    """Return a text on one line, without control characters and those that change direction."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def shortened(text: str, letters: FreeTypeFont, width: float) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["FrameReader", "Geometry", "IndexedVideo", "Span", "Video", "indexed"]
+__all__ = ["FrameReader", "Geometry", "IndexedVideo", "Span", "Video", "indexed", "path_of"]
 
 # A container may seek to a place after the one asked for; how much earlier to ask then, seconds.
 _EARLIER_S = (0, 1, 5, 30)
@@ -340,6 +340,11 @@ class FrameReader:
 
 
 Video: TypeAlias = IndexedVideo | StrPath
+
+
+def path_of(video: Video) -> Path:
+    """Return the path of a video's file."""
+    return video.path if isinstance(video, IndexedVideo) else Path(video)
 
 
 @contextlib.contextmanager

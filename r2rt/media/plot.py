@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from r2rt.files import StrPath
+from r2rt.files import StrPath, check_destinations
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import (
     BLUE,
@@ -23,15 +23,15 @@ from r2rt.media.drawing import (
     font,
     mix,
     nice_ticks,
-    one_line,
     require_pillow,
     save_image,
     shortened,
     wrapped,
 )
-from r2rt.media.indexed_video import IndexedVideo, Video, indexed
+from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.lanes import lanes
 from r2rt.media.stills import fitted_size, stills
+from r2rt.outputs.text import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,12 +71,14 @@ def write_plot(
         R2rtError: the video cannot be read.
     """
     require_pillow()
+    path = Path(path)
+    check_destinations([path], [] if video is None else [path_of(video)])
     plot = _Plot(predictions)
     strip = []
     if video is not None:
         with indexed(video) as source:
             strip = plot.strip(source, update)
-    save_image(plot.draw(strip), Path(path))
+    save_image(plot.draw(strip), path)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2rt.errors import OutputError
-from r2rt.files import StrPath, replacing
+from r2rt.files import StrPath, check_destinations, replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.media.cut import padded
-from r2rt.media.indexed_video import IndexedVideo, Span, Video
+from r2rt.media.indexed_video import IndexedVideo, Span, Video, path_of
 from r2rt.media.movie import Segment, write_movie
 
 __all__ = ["Reel", "write_reel"]
@@ -52,6 +52,7 @@ def write_reel(
         R2rtError: a video cannot be read.
     """
     path = Path(path)
+    check_destinations([path], [path_of(video) for video, _ in videos])
     found = [
         (video if isinstance(video, IndexedVideo) else IndexedVideo(video), predictions)
         for video, predictions in videos

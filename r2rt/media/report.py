@@ -13,13 +13,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from r2rt.files import StrPath, replacing
+from r2rt.files import StrPath, check_destinations, replacing
 from r2rt.grounding.prediction import Moment, Prediction
-from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, one_line, require_pillow
-from r2rt.media.indexed_video import IndexedVideo, Video, indexed
+from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, require_pillow
+from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.lanes import lanes
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
+from r2rt.outputs.text import one_line
 from r2rt.timecode import format_clock
 
 __all__ = ["write_report"]
@@ -56,6 +57,7 @@ def write_report(
     """
     require_pillow()
     path = Path(path)
+    check_destinations([path], [] if video is None else [path_of(video)])
     images: dict[tuple[int, int], tuple[str, tuple[int, int]]] = {}
     address = None
     if video is not None:

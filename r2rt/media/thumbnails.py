@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from r2rt.files import StrPath, replacing
+from r2rt.files import StrPath, check_destinations, replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.media.drawing import require_pillow
 from r2rt.media.indexed_video import Video, indexed
@@ -55,7 +55,8 @@ def write_thumbnails(
         make_folder(folder)
         names = moment_names(label or source.path.stem, predictions)
         images = stills(source, times_s, (size, size), update=update)
-    paths = [folder / f"{name}.jpg" for name, _ in names]
+        paths = [folder / f"{name}.jpg" for name, _ in names]
+        check_destinations(paths, [source.path])
     with contextlib.ExitStack() as files:
         for path, image in zip(paths, images, strict=True):
             image.save(files.enter_context(replacing(path)), "JPEG", quality=90)

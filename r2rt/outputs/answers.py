@@ -12,6 +12,7 @@ from pathlib import Path
 from r2rt.errors import QueryError, R2rtError
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.outputs.source import SourceFacts, assumed_source_facts, read_source_facts
+from r2rt.outputs.text import one_line
 
 __all__ = ["Answers", "Found"]
 
@@ -35,7 +36,7 @@ class Found:
     @property
     def title(self) -> str:
         """The query on one line, and the score: `a dog runs (0.83)`."""
-        return f"{' '.join(self.query.split())} ({self.moment.score:.2f})"
+        return f"{one_line(self.query)} ({self.moment.score:.2f})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class Answers:
         frame_rate: pictures a second that timecodes count; None counts at the video's own rate.
         drop_frame: whether to use drop-frame timecode where there is such; None does, unless the
             video's own timecode does not.
-        anyway: whether to tell the moments of queries that the model says are not in the video.
+        anyway: whether to write the moments of queries that the model says are not in the video.
+        csv_raw: whether CSV leaves cells alone that spreadsheets would take for formulas.
     """
 
     video: str
@@ -60,6 +62,7 @@ class Answers:
     frame_rate: Fraction | None = None
     drop_frame: bool | None = None
     anyway: bool = False
+    csv_raw: bool = False
 
     def __post_init__(self) -> None:
         if len(self.predictions) != len(self.qids):

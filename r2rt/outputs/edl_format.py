@@ -1,7 +1,8 @@
 """CMX 3600 edit decision list: the moments of a video one after another, from 01:00:00:00 on.
 
 Events come in the order of the video, whichever query they answer. Query, score and exact seconds
-stand in comments under each.
+are comments under each. Rates that two digits cannot count are counted at another: 120 frames a
+second at 60, one a minute at 25.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import unicodedata
 from pathlib import Path
 
 from r2rt.outputs.answers import Answers
-from r2rt.outputs.source import SourceFacts
+from r2rt.outputs.source import SourceFacts, editing_rate
+from r2rt.outputs.text import one_line
 from r2rt.timecode import format_timecode, parse_timecode
 
 __all__ = ["reel_name", "render"]
 
 _REEL_LETTERS = 8
+_MOST_FRAMES = 100  # a second: timecode has two digits for a frame
 # Tracks of an event by channels of sound: picture alone, with one, with two.
 _TRACKS = ("V", "B", "AA/V")
 
@@ -27,10 +30,10 @@ def render(answers: Answers) -> str:
     Raises:
         R2rtError: the video cannot be read; see `Answers.source`.
     """
-    source = answers.source
+    source = _countable(answers.source)
     path = answers.path
     lines = [
-        f"TITLE: {_one_line(path.stem)}",
+        f"TITLE: {one_line(path.stem)}",
         f"FCM: {'DROP FRAME' if source.drop else 'NON-DROP FRAME'}",
         "",
     ]
@@ -46,15 +49,22 @@ def render(answers: Answers) -> str:
         )
         lines += [
             f"{number:03d}  {reel_name(path):<8} {tracks:<5} C        {' '.join(times)}",
-            f"* FROM CLIP NAME: {_one_line(path.name)}",
-            f"* LOC: {times[2]} GREEN   {_one_line(found.title)}",
-            f"* QUERY: {_one_line(found.query)}",
+            f"* FROM CLIP NAME: {one_line(path.name)}",
+            f"* LOC: {times[2]} GREEN   {one_line(found.title)}",
+            f"* QUERY: {one_line(found.query)}",
             f"* SCORE: {found.moment.score:.4f}",
             f"* SECONDS: {found.moment.start_s:.3f} TO {found.moment.end_s:.3f}",
             "",
         ]
         record += end - first
     return "\n".join(lines)
+
+
+def _countable(source: SourceFacts) -> SourceFacts:
+    """Return the source at a rate whose frames have two digits, and of which a second has one."""
+    if source.rate >= 1 and round(source.rate) <= _MOST_FRAMES:
+        return source
+    return source.at_rate(editing_rate(source.rate))
 
 
 def reel_name(path: Path) -> str:
@@ -65,7 +75,3 @@ def reel_name(path: Path) -> str:
 
 def _record(frame: int, source: SourceFacts) -> str:
     return format_timecode(frame, source.rate, drop=source.drop)
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

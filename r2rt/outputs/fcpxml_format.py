@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from r2rt.outputs.answers import Answers, Found
 from r2rt.outputs.source import SourceFacts
+from r2rt.outputs.text import one_line
 
 __all__ = ["render"]
 
@@ -23,7 +24,7 @@ def render(answers: Answers) -> str:
         R2rtError: the video cannot be read; see `Answers.source`.
     """
     source = answers.source
-    name = _clean(answers.path.stem)
+    name = one_line(answers.path.stem)
     root = ET.Element("fcpxml", version="1.10")
     _add_resources(_add(root, "resources"), source, name)
     event = _add(_add(root, "library"), "event", name=f"{name} moments")
@@ -97,7 +98,7 @@ def _add_project(event: ET.Element, found: list[Found], source: SourceFacts, nam
             spine,
             "asset-clip",
             ref="r2",
-            name=_clean(item.title),
+            name=one_line(item.title),
             offset=_time(offset, source.rate),
             format="r1",
             tcFormat=_timecode_format(source),
@@ -108,7 +109,7 @@ def _add_project(event: ET.Element, found: list[Found], source: SourceFacts, nam
             "marker",
             start=_time(source.start_frame + first, source.rate),
             duration=_time(1, source.rate),
-            value=_clean(item.query),
+            value=one_line(item.query),
             note=_note(item),
         )
         offset += end - first
@@ -130,7 +131,7 @@ def _note(found: Found) -> str:
 
 
 def _keyword(found: Found) -> str:
-    return _clean(found.query).replace(",", " ")  # commas part keywords
+    return one_line(found.query).replace(",", " ")  # commas part keywords
 
 
 def _timecode_format(source: SourceFacts) -> str:
@@ -147,8 +148,3 @@ def _time(frames: int, rate: Fraction) -> str:
     if seconds.denominator == 1:
         return f"{seconds.numerator}s"
     return f"{frames * rate.denominator}/{rate.numerator}s"
-
-
-def _clean(text: str) -> str:
-    """Return a text without what XML cannot hold."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -10,6 +10,7 @@ import msgspec
 from r2rt.files import as_text
 from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
+from r2rt.outputs.text import escape_controls
 
 __all__ = ["error_record", "render", "render_all"]
 
@@ -32,7 +33,8 @@ def error_record(answers: Answers) -> dict[str, Any]:
 
 
 def _text(document: dict[str, Any]) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    return escape_controls(text) + "\n"
 
 
 def _document(answers: Answers) -> dict[str, Any]:

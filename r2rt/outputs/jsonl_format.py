@@ -15,6 +15,7 @@ from r2rt.files import as_text
 from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.json_format import error_record
+from r2rt.outputs.text import escape_controls
 
 __all__ = ["render", "render_all"]
 
@@ -35,7 +36,7 @@ def render_all(answers: Sequence[Answers]) -> str:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return msgspec.json.encode(record).decode() + "\n"
+    return escape_controls(msgspec.json.encode(record).decode()) + "\n"
 
 
 def _submission(prediction: Prediction, qid: int | str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import msgspec
 from r2rt.files import as_text
 from r2rt.outputs.answers import Answers, Found
 from r2rt.outputs.source import SourceFacts
+from r2rt.outputs.text import escape_controls
 from r2rt.timecode import parse_timecode
 
 __all__ = ["render"]
@@ -48,7 +49,8 @@ def render(answers: Answers) -> str:
             "children": [_track(kind, found, source) for kind in kinds],
         },
     }
-    return msgspec.json.format(msgspec.json.encode(timeline), indent=2).decode() + "\n"
+    text = msgspec.json.format(msgspec.json.encode(timeline), indent=2).decode()
+    return escape_controls(text) + "\n"
 
 
 def _facts(answers: Answers) -> dict[str, Any]:

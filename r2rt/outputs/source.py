@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from r2rt.timecode import drops_frames, format_timecode, parse_timecode
 if TYPE_CHECKING:
     from r2rt.video.inspection import FileFacts
 
-__all__ = ["SourceFacts", "assumed_source_facts", "read_source_facts"]
+__all__ = ["SourceFacts", "assumed_source_facts", "editing_rate", "read_source_facts"]
 
 _NTSC = (24000, 30000, 48000, 60000, 120000)
 STANDARD_RATES = tuple(
@@ -81,6 +82,20 @@ class SourceFacts:
     def timecode(self, frame: int) -> str:
         """Return the source's timecode of its picture `frame`, counted from 0."""
         return format_timecode(self.start_frame + frame, self.rate, drop=self.drop)
+
+    def at_rate(self, rate: Fraction) -> SourceFacts:
+        """Return the facts of the same video, its frames counted at another rate."""
+        if rate == self.rate:
+            return self
+        ratio = rate / self.rate
+        return dataclasses.replace(
+            self,
+            rate=rate,
+            rate_is_own=False,
+            frames=max(1, round(self.frames * ratio)),
+            start_frame=round(self.start_frame * ratio),
+            drop=self.drop and drops_frames(rate),
+        )
 
     def seconds(self, frame: int) -> Fraction:
         """Return how long `frame` pictures last."""
@@ -149,6 +164,20 @@ def assumed_source_facts(
         sound_rate=None,
         sound_channels=0,
     )
+
+
+def editing_rate(rate: Fraction, most: int = 60) -> Fraction:
+    """Return a rate, near or a multiple of this one, at which editing programs can count.
+
+    That is a whole number of frames a second, 1 to `most`, or 1000/1001 of one: 120 becomes 60 and
+    12.5 becomes 25. Rates below 1 and all others become 25.
+    """
+    for factor in range(1, 1001) if rate >= 1 else ():
+        for other in (rate / factor, rate * factor):
+            is_whole = (other * Fraction(1001, 1000)).denominator == 1 or other.denominator == 1
+            if is_whole and 1 <= round(other) <= most:
+                return other
+    return Fraction(25)
 
 
 def _drop(rate: Fraction, asked: bool | None, declared: bool | None) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
+from r2rt.outputs.text import printable
 from r2rt.timecode import format_clock
 
 if TYPE_CHECKING:
@@ -44,16 +45,29 @@ def render_all(answers: Sequence[Answers], *, width: int = _WIDTH, color: bool =
     for number, item in enumerate(answers):
         if number:
             console.print()
-        console.print(Text(item.video, style="bold underline"))
+        console.print(Text(printable(item.video), style="bold underline"))
         if item.error is None:
             _print_video(console, item)
         else:
-            console.print(Text(f"failed: {item.error}", style="red"))
+            console.print(Text(f"failed: {printable(str(item.error))}", style="red"))
     return _text(console)
 
 
-def render_ranking(answers: Sequence[Answers], *, width: int = _WIDTH, color: bool = False) -> str:
-    """Return one table of the moments of all videos and queries, best first."""
+def render_ranking(
+    answers: Sequence[Answers],
+    *,
+    top: int | None = None,
+    width: int = _WIDTH,
+    color: bool = False,
+) -> str:
+    """Return one table of the moments of all videos and queries, best first.
+
+    Args:
+        answers: about any number of videos.
+        top: rows at most; None for all. A line below says how many were left out.
+        width: columns of the terminal.
+        color: whether to style the text for a terminal.
+    """
     from rich.text import Text
 
     console = _console(width, color)
@@ -64,13 +78,15 @@ def render_ranking(answers: Sequence[Answers], *, width: int = _WIDTH, color: bo
         table.add_column("query", overflow="fold")
     rows = [(found, item.video) for item in answers for found in item.found]
     rows.sort(key=lambda row: -row[0].moment.score)  # stable: then by video and time
-    for number, (found, video) in enumerate(rows, start=1):
+    for number, (found, video) in enumerate(rows[:top], start=1):
         moment = found.moment
         cells = [str(number), f"{moment.score:.3f}"]
         cells += [format_clock(moment.start_s), format_clock(moment.end_s)]
-        names = [Text(video), Text(found.query)][: 2 if len(queries) > 1 else 1]
-        table.add_row(*cells, *names)
+        names = [video, found.query][: 2 if len(queries) > 1 else 1]
+        table.add_row(*cells, *(Text(printable(name)) for name in names))
     console.print(table if rows else Text("no moments"))
+    if top is not None and len(rows) > top:
+        console.print(Text(f"{len(rows) - top} further moments; --rows {len(rows)} prints all"))
     return _text(console)
 
 
@@ -103,6 +119,7 @@ def _print_video(console: Console, answers: Answers) -> None:
 def _print_query(console: Console, prediction: Prediction) -> None:
     from rich.text import Text
 
+    query = printable(prediction.query)
     table = _table("start", "end", "score")
     for rank, moment in enumerate(prediction.moments, start=1):
         table.add_row(
@@ -113,11 +130,11 @@ def _print_query(console: Console, prediction: Prediction) -> None:
         )
     if prediction.moments:
         # Not the table's own title, which would be broken to the table's width.
-        console.print(Text(prediction.query, style="bold"))
+        console.print(Text(query, style="bold"))
         console.print(table)
     nothing = "not in this video" if prediction.present is False else "no moments"
     if prediction.present is False or not prediction.moments:
-        console.print(Text(f"{prediction.query}: {nothing}"))
+        console.print(Text(f"{query}: {nothing}"))
     first, last = prediction.clip_starts_s[0], prediction.clip_starts_s[-1]
     bars = _sparkline(prediction, console.width - _BESIDE_BARS)
     end = format_clock(last + 1 / float(prediction.fps))

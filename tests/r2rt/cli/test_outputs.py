@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -289,3 +290,75 @@ def test_a_dash_is_standard_output(
     assert ground(DEMO_VIDEO, QUERY, "-f", "csv", "-o", "-") == 0
     assert QUERY in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
+@pytest.mark.parametrize(
+    "option", ["-o", "--reel", "--contact-sheet", "--plot", "--report", "encode"]
+)
+def test_no_output_overwrites_an_input(
+    link: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suffix = {"--contact-sheet": ".png", "--plot": ".png", "--report": ".html"}.get(option, ".mp4")
+    video = Path(shutil.copy(DEMO_VIDEO, tmp_path / f"film{suffix}"))
+    output = video if link == "same" else tmp_path / f"other{suffix}"
+    if link == "symbolic":
+        output.symlink_to(video)
+    elif link == "hard":
+        output.hardlink_to(video)
+    before = video.read_bytes()
+    if option == "encode":
+        code = run(["encode", str(video), str(output), "-m", str(DEMO_BUNDLE), "--quiet"])
+    else:
+        code = ground(video, QUERY, option, output)
+    assert code == 40
+    assert "is the input" in capsys.readouterr().err
+    assert video.read_bytes() == output.read_bytes() == before
+
+
+def test_folders_of_outputs_keep_inputs_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = Path(shutil.copy(DEMO_VIDEO, tmp_path / "film.mp4"))
+    assert ground(video, QUERY, "--top-k", 1, "--thumbnails", tmp_path / "stills") == 0
+    (still,) = (tmp_path / "stills").iterdir()
+    still.unlink()
+    still.hardlink_to(video)
+    assert ground(video, QUERY, "--top-k", 1, "--thumbnails", tmp_path / "stills") == 40
+    (tmp_path / "film.csv").hardlink_to(video)
+    assert ground(video, QUERY, "-f", "csv", "--output-dir", tmp_path) == 40
+    assert capsys.readouterr().err.count("is the input") == 2
+    assert video.read_bytes() == DEMO_VIDEO.read_bytes()
+
+
+def test_the_suffix_of_the_output_names_the_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, item in FORMATS.items():
+        path = tmp_path / f"out{item.suffix}"
+        assert ground(DEMO_VIDEO, QUERY, "--top-k", 1, "-o", path) == 0
+        plain = tmp_path / "plain"
+        assert ground(DEMO_VIDEO, QUERY, "--top-k", 1, "-f", name, "-o", plain) == 0
+        if name != "json":  # it has timings
+            assert path.read_text() == plain.read_text()
+    assert ground(DEMO_VIDEO, QUERY, "-f", "json", "-o", tmp_path / "a.srt") == 2
+    assert "a.json" in capsys.readouterr().err
+    assert ground(DEMO_VIDEO, QUERY, "-f", "csv", "-o", tmp_path / "a.txt", "--top-k", 1) == 0
+
+
+def test_a_name_too_long_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("-o", "--output-dir", "--clips", "--thumbnails"):
+        assert ground(DEMO_VIDEO, QUERY, option, "n" * 300) == 40
+        assert "name too long" in capsys.readouterr().err.lower()
+
+
+def test_a_ranking_has_twenty_rows_unless_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = [shutil.copy(DEMO_VIDEO, tmp_path / f"{number}.mp4") for number in range(5)]
+    assert ground(*videos, "-q", QUERY, "-q", "a ring", "--rank") == 0
+    text = capsys.readouterr().out
+    assert len(re.findall(r"^│ +\d", text, re.MULTILINE)) == 20
+    assert "30 further moments" in text
+    assert ground(*videos, "-q", QUERY, "-q", "a ring", "--rank", "--rows", 3) == 0
+    assert len(re.findall(r"^│ +\d", capsys.readouterr().out, re.MULTILINE)) == 3

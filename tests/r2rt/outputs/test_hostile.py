@@ -1,0 +1,83 @@
+"""Names and queries that would drive a terminal or a spreadsheet, and rates that are no video's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import opentimelineio as otio
+import pytest
+
+from r2rt.outputs import FORMATS, render
+from r2rt.outputs.source import editing_rate
+from tests.r2rt.outputs.material import answers_about, make_video
+
+ESCAPES = "red \x1b[31m \x1b]0;title\x07 \x9b2J \r\x08 end\u202e"
+FORMULA = '=HYPERLINK("http://x","y")'
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_no_format_hands_control_characters_to_a_terminal(name: str) -> None:
+    answers = answers_about(f"a {ESCAPES}.mp4", (ESCAPES, [(1, 2, 0.5)]), frame_rate=Fraction(25))
+    text = render(name, answers)
+    controls = {c for c in text if ord(c) < 32 or 127 <= ord(c) < 160} - {"\n", "\r", "\t"}
+    assert controls == set()
+    assert "\r" not in text.replace("\r\n", "")
+
+
+def test_json_keeps_what_it_escapes() -> None:
+    answers = answers_about("a.mp4", (ESCAPES, [(1, 2, 0.5)]))
+    assert json.loads(render("json", answers))["results"][0]["query"] == ESCAPES
+    assert json.loads(render("jsonl", answers))["query"] == ESCAPES
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", " =", "\t=", "\r="])
+def test_csv_cells_are_no_formulas_unless_asked(sign: str) -> None:
+    query = f"{sign}1+1"
+    (row,) = read_csv(render("csv", answers_about("a.mp4", (query, [(1, 2, 0.5)]))))
+    assert row["query"] == "'" + query.replace("\t", " ").replace("\r", " ")
+    (row,) = read_csv(render("csv", answers_about("a.mp4", (query, [(1, 2, 0.5)]), csv_raw=True)))
+    assert row["query"] == query
+    (row,) = read_csv(render("csv", answers_about("-v.mp4", (FORMULA, [(1, 2, 0.5)]))))
+    assert (row["video"], row["query"]) == ("'-v.mp4", f"'{FORMULA}")
+    assert (row["start_s"], row["score"]) == ("1", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("rate", "counted"),
+    [(Fraction(120), 60), (Fraction(240), 60), (Fraction(1, 60), 25), (Fraction(1, 2), 25)],
+)
+def test_edl_counts_rates_that_two_digits_cannot(rate: Fraction, counted: int) -> None:
+    moments = [(60.0, 120.0, 0.9), (240.0, 300.0, 0.5)]
+    answers = answers_about("a.mp4", ("q", moments), seconds=600, frame_rate=rate)
+    timeline = otio.adapters.read_from_string(
+        render("edl", answers), "cmx_3600", rate=float(counted)
+    )
+    spans = [clip.source_range for clip in timeline.find_clips()]
+    assert [
+        (span.start_time.to_seconds(), span.end_time_exclusive().to_seconds()) for span in spans
+    ] == [moment[:2] for moment in moments]
+
+
+def test_edl_of_a_file_of_120_frames_a_second(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "a.mp4", Fraction(120), seconds=3)
+    text = render("edl", answers_about(video, ("q", [(0.5, 2.0, 0.9)]), seconds=3))
+    (clip,) = otio.adapters.read_from_string(text, "cmx_3600", rate=60).find_clips()
+    assert clip.source_range.start_time.to_seconds() == 0.5
+    assert clip.source_range.duration.to_seconds() == 1.5
+
+
+def test_rates_for_editing_programs() -> None:
+    for same in (Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(60)):
+        assert editing_rate(same) == same
+    assert editing_rate(Fraction(120000, 1001)) == Fraction(60000, 1001)
+    assert editing_rate(Fraction(25, 2)) == 25
+    assert editing_rate(Fraction(1, 60)) == 25
+    assert 1 <= editing_rate(Fraction(1000, 997)) <= 60
