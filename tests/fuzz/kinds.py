@@ -22,6 +22,7 @@ import numpy as np
 import xxhash
 
 from r2rt import Bundle, EncodedVideo, Grounder
+from r2rt.grounding.many import find_videos, read_video_list
 from r2rt.model.bundle import MANIFEST_NAME, file_entry, parse_manifest
 from r2rt.model.graph_files import external_locations
 from r2rt.queries import read_queries
@@ -30,7 +31,7 @@ from r2rt.video.bitstream import packet_reader
 from tests.fuzz.mutate import damage, damage_json
 from tests.r2rt.conftest import DEMO_BUNDLE
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Kind", "prepared"]
 
 _FPS = Fraction(2)
 _SIZE = (96, 64)
@@ -205,7 +206,7 @@ def _damage_bundle(folder: Path, rng: random.Random) -> None:
     if path.suffix == ".onnx":
         # Graphs, not weights: their names and numbers are at both ends.
         data, cut = path.read_bytes(), rng.choice((2000, 20_000, 10**9))
-        path.write_bytes(damage(data[:cut], rng) + data[cut:])
+        path.write_bytes(damage(data[:cut], rng, same_size=rng.random() < 0.8) + data[cut:])
     elif name != MANIFEST_NAME:
         path.write_bytes(damage_json(path.read_bytes(), rng))
     document = json.loads(manifest_path.read_bytes())
@@ -287,8 +288,8 @@ def _write_queries(folder: Path) -> None:
     (folder / "queries.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
 
 
-def _write_query_text(folder: Path) -> None:
-    (folder / "queries.txt").write_text("\n".join(f"a dog number {n}" for n in range(20)))
+def _write_list(folder: Path) -> None:
+    (folder / "videos.txt").write_text("\n".join(f"folder/a video {n}.mp4" for n in range(20)))
 
 
 def _damage_lines(folder: Path, rng: random.Random) -> None:
@@ -304,6 +305,10 @@ def _damage_lines(folder: Path, rng: random.Random) -> None:
 
 def _read_queries(folder: Path) -> None:
     read_queries(_file(folder))
+
+
+def _read_list(folder: Path) -> None:
+    find_videos(read_video_list(_file(folder)))
 
 
 def _write_annotations(folder: Path) -> None:
@@ -355,7 +360,7 @@ KINDS: dict[str, Kind] = {
     ),
     "encoding": Kind(_write_encoding, _damage_encoding, _read_encoding),
     "queries, JSON lines": Kind(_write_queries, _damage_lines, _read_queries),
-    "queries, text": Kind(_write_query_text, _damage_lines, _read_queries),
+    "list of videos": Kind(_write_list, _damage_lines, _read_list),
     "annotations": Kind(_write_annotations, _damage_lines, _read_annotations),
 }
 

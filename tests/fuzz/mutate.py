@@ -16,15 +16,18 @@ _VALUES: tuple[Any, ...] = (
 )
 
 
-def damage(content: bytes, rng: random.Random, *, most: int = 6) -> bytes:
-    """Return the content with up to `most` edits: flips, zeros, cuts, copies, edges of numbers."""
+def damage(content: bytes, rng: random.Random, *, most: int = 6, same_size: bool = False) -> bytes:
+    """Return the content with up to `most` edits: flips, zeros, cuts, copies, edges of numbers.
+
+    With `same_size`, what follows an edit stays in its place, so that more of it is read.
+    """
     data = bytearray(content)
     for _ in range(rng.randint(1, most)):
         if not data:
             break
         at = rng.randrange(len(data))
         size = min(rng.choice((1, 2, 4, 16, 256, 4096)), len(data) - at)
-        match rng.randrange(8):
+        match rng.choice((0, 1, 2, 3, 6, 8)) if same_size else rng.randrange(8):
             case 0 | 1:
                 data[at] ^= 1 << rng.randrange(8)
             case 2:
@@ -38,8 +41,9 @@ def damage(content: bytes, rng: random.Random, *, most: int = 6) -> bytes:
             case 6:
                 width = rng.choice((1, 2, 4, 8))
                 value = rng.choice(_EDGES) % (1 << 8 * width)
-                data[at : at + width] = value.to_bytes(width, rng.choice(("big", "little")))
-            case _ if rng.random() < 0.3:
+                number = value.to_bytes(width, rng.choice(("big", "little")))
+                data[at : at + width] = number[: len(data) - at]
+            case 7 if rng.random() < 0.3:
                 del data[at:]
             case _:
                 data[at] = rng.randrange(256)
@@ -53,7 +57,12 @@ def damage_json(content: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.05:
         depth = rng.choice((100, 10_000, 200_000))
         return b'{"a":' * depth if rng.random() < 0.5 else b"[" * depth + b"]" * depth
-    document = json.loads(content)
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return damage(content, rng)
+    if not isinstance(document, dict | list):
+        return damage(content, rng)
     for _ in range(rng.randint(1, 3)):
         _edit(document, rng)
     return json.dumps(document).encode()
