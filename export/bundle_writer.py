@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from r2rt.errors import OutputError, R2rtError
+from r2rt.files import remove_orphans, temporary_beside
 from r2rt.model.bundle import MANIFEST_NAME, FileEntry, Manifest, file_entry, manifest_bytes
 
 __all__ = ["check_destination", "list_files", "staged_folder", "write_manifest"]
@@ -48,7 +48,9 @@ def staged_folder(destination: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
-            staged = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+            remove_orphans(destination.parent)
+            staged = temporary_beside(destination)
+            staged.mkdir(0o700)
             yield staged
             _sync(staged)
             _open_up(staged)
@@ -83,8 +85,7 @@ def _swap(staged: Path, destination: Path) -> None:
     if not destination.exists():
         staged.rename(destination)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    old = aside / "old"
+    old = temporary_beside(destination)
     destination.rename(old)
     try:
         staged.rename(destination)
@@ -92,7 +93,7 @@ def _swap(staged: Path, destination: Path) -> None:
         old.rename(destination)
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
@@ -106,7 +107,7 @@ def _sync(folder: Path) -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Give the folder, which mkdtemp makes private, the permissions of a new one."""
+    """Give the folder, which is private while it is written, the permissions of a new one."""
     umask = os.umask(0)
     os.umask(umask)
     folder.chmod(0o777 & ~umask)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from r2rt.errors import OutputError, R2rtError
-from r2rt.files import replacing
+from r2rt.files import remove_orphans, replacing, temporary_beside
 from r2rt.model.bundle import MANIFEST_NAME, FileEntry, file_entry, manifest_bytes, read_manifest
 
 __all__ = ["placed"]
@@ -32,7 +31,9 @@ def placed(bundle: Path, kind: str, name: str) -> Iterator[Path]:
     staged: Path | None = None
     try:
         parent.mkdir(exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+        remove_orphans(parent)
+        staged = temporary_beside(parent / name)
+        staged.mkdir(0o700)
         yield staged
         staged.chmod(0o777 & ~_umask())
         prefix = f"{kind}/{name}/"
