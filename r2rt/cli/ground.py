@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,8 @@ _EXAMPLES = """Examples:
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    help="The most moments for each query.  [default: all in json, jsonl and csv, else 5]",
+    help="The most moments for each query.  [default: all in json, jsonl and csv; 5 in tables; "
+    "elsewhere, up to 20 that score half the best or more and do not overlap]",
 )
 @click.option(
     "--min-score",
@@ -92,7 +92,7 @@ def ground(
             qids=asked.qids,
             answer=answer,
             top_k=top_k or "usual",
-            best=functools.partial(best_of, count=5) if top_k is None else list,
+            best=best_of if top_k is None else list,
         ),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,12 +186,11 @@ def media_paths(video: Path, options: MediaOptions, label: str | None) -> list[P
     return paths
 
 
-def best_of(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
-    """Return predictions with their best moments only."""
-    return [
-        dataclasses.replace(prediction, moments=prediction.moments[:count])
-        for prediction in predictions
-    ]
+def best_of(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return predictions with the moments that are worth exporting."""
+    from r2rt.selection.worthwhile import worthwhile
+
+    return [worthwhile(prediction) for prediction in predictions]
 
 
 def deliver_media(

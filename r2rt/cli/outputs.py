@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from r2rt.cli.console import is_terminal, write_text
+from r2rt.cli.console import is_terminal, printable, write_text
 from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 from r2rt.files import check_destinations, check_folder
@@ -28,6 +28,7 @@ __all__ = ["Delivery", "OutputOptions", "deliver", "output_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_FEW = 5  # moments of a query in a table
 # Clips and pictures keep 80 bytes of a label.
 _LABEL_BYTES = 70
 
@@ -270,6 +271,7 @@ class Delivery:
             OutputError: a file cannot be written.
             R2rtError: a format counts pictures, and the video cannot be read.
         """
+        self._note_left_out(answers)
         if self._options.folder is None:
             self._waiting.append(answers)
         elif answers.error is None:
@@ -289,6 +291,23 @@ class Delivery:
         if chosen.counts_frames:
             _warn_of_rate(waiting[0])
         write_text(options.output, self._text(chosen, waiting))
+
+    def _note_left_out(self, answers: Answers) -> None:
+        """Say where more good moments exist than the formats write by default."""
+        kinds = {item.moments for item in self._options.formats}
+        if self._top_k != "usual" or "all" in kinds:
+            return
+        from r2rt.selection.worthwhile import MOST, good_moments
+
+        written = _FEW if "few" in kinds else MOST
+        for item in answers.told.predictions:
+            good = len(good_moments(item.moments))
+            if good > written:
+                note(
+                    f"{printable(item.query)}: {good} moments score at least half as much as the "
+                    f"best; --top-k {good} writes more of them than {written}",
+                    quiet=self._quiet,
+                )
 
     def _is_done(self, video: str, also: Sequence[Path]) -> bool:
         try:
@@ -313,7 +332,11 @@ class Delivery:
 
     def _trimmed(self, answers: Answers, item: Format) -> Answers:
         told = answers if item.complete else answers.told
-        return told.best(item.top_k if self._top_k == "usual" else self._top_k)
+        if self._top_k != "usual":
+            return told.best(self._top_k)
+        if item.moments == "all":
+            return told
+        return told.worthwhile if item.moments == "good" else told.best(_FEW)
 
     def _text(self, chosen: Format, answers: list[Answers]) -> str:
         if chosen.name != "table":

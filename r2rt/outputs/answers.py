@@ -13,6 +13,7 @@ from r2rt.errors import QueryError, R2rtError
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.outputs.source import SourceFacts, assumed_source_facts, read_source_facts
 from r2rt.outputs.text import one_line
+from r2rt.selection.worthwhile import worthwhile
 
 __all__ = ["Answers", "Found"]
 
@@ -136,6 +137,11 @@ class Answers:
             dataclasses.replace(prediction, moments=prediction.moments[:count])
             for prediction in self.predictions
         )
+
+    @property
+    def worthwhile(self) -> Answers:
+        """The answers with the moments that are worth exporting."""
+        return self._with(map(worthwhile, self.predictions))
 
     @property
     def told(self) -> Answers:

@@ -16,8 +16,6 @@ __all__ = ["FORMATS", "Format", "FormatName", "render"]
 FormatName = Literal[
     "table", "json", "jsonl", "csv", "srt", "vtt", "chapters", "edl", "otio", "fcpxml"
 ]
-# People and editing programs are given the best few; data has everything.
-_FEW = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +28,10 @@ class Format:
         summary: what it is, in few words.
         holds_several: whether one text can hold the answers about several videos.
         counts_frames: whether times are timecodes, for which the video's rate must be known.
-        top_k: moments a query unless told otherwise; None for all.
-        complete: whether moments of what is not in the video are told too; see `Answers.told`.
+        moments: which moments of a query are written by default: `few` is the best five, `good`
+            those that `r2rt.selection.worthwhile` chooses.
+        complete: whether moments of queries that are not in the video are written too; see
+            `Answers.told`.
     """
 
     name: FormatName
@@ -39,7 +39,7 @@ class Format:
     summary: str
     holds_several: bool = False
     counts_frames: bool = False
-    top_k: int | None = _FEW
+    moments: Literal["few", "good", "all"] = "good"
     complete: bool = False
 
     def render(self, answers: Answers | Sequence[Answers]) -> str:
@@ -72,13 +72,14 @@ _ALL = (
         suffix=".txt",
         summary="for people",
         holds_several=True,
+        moments="few",
     ),
     Format(
         name="json",
         suffix=".json",
         summary="everything, one document",
         holds_several=True,
-        top_k=None,
+        moments="all",
         complete=True,
     ),
     Format(
@@ -86,7 +87,7 @@ _ALL = (
         suffix=".jsonl",
         summary="lines of a QVHighlights submission",
         holds_several=True,
-        top_k=None,
+        moments="all",
         complete=True,
     ),
     Format(
@@ -94,7 +95,7 @@ _ALL = (
         suffix=".csv",
         summary="a row a moment",
         holds_several=True,
-        top_k=None,
+        moments="all",
     ),
     Format(name="srt", suffix=".srt", summary="subtitles"),
     Format(name="vtt", suffix=".vtt", summary="subtitles of the web"),

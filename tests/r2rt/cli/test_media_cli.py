@@ -96,7 +96,7 @@ def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
     )
     assert plain == more
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    assert 0 < len(list(thumbs.iterdir())) <= 5
+    assert 0 < len(list(thumbs.iterdir())) <= 20
 
 
 @pytest.mark.parametrize(
@@ -179,5 +179,5 @@ def test_no_moment_makes_no_reel_and_is_no_error(
 
 
 def test_the_best_of_predictions() -> None:
-    (answer,) = best_of([prediction((0, 1, 0.9), (1, 2, 0.8), (2, 3, 0.7))], 2)
-    assert [moment.score for moment in answer.moments] == [0.9, 0.8]
+    (answer,) = best_of([prediction((0, 1, 0.9), (0.5, 2, 0.8), (2, 3, 0.46), (3, 4, 0.44))])
+    assert [moment.score for moment in answer.moments] == [0.9, 0.46]

@@ -47,8 +47,9 @@ def test_every_format_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         *("shapes.chapters.txt", "shapes.edl", "shapes.otio", "shapes.fcpxml"),
     }
     clips = list(otio.adapters.read_from_file(str(out / "shapes.otio")).find_clips())
-    assert len(clips) == 5  # the best; data has them all
-    assert len(json.loads((out / "shapes.json").read_text())["results"][0]["moments"]) > 5
+    scores = [clip.metadata["r2rt"]["score"] for clip in clips]  # the good ones; data has all
+    assert min(scores) >= 0.5 * max(scores)
+    assert len(json.loads((out / "shapes.json").read_text())["results"][0]["moments"]) > len(clips)
     assert ground(DEMO_VIDEO, QUERY, "-f", "edl", "--top-k", 2, "--frame-rate", "29.97") == 0
     text = capsys.readouterr().out
     assert "FCM: DROP FRAME" in text
