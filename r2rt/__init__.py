@@ -13,6 +13,7 @@ Names below are imported when they are first used, so that `import r2rt` is imme
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from r2rt.selection.highlights import find_highlights
     from r2rt.selection.sequences import find_sequences
     from r2rt.selection.summary import summarize
+
+# ONNX Runtime sends usage reports to its maker and keeps a device id in the user's cache folder,
+# unless this is set before its first session. Who wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Bundle",
