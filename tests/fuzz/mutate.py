@@ -59,7 +59,7 @@ def damage_json(content: bytes, rng: random.Random) -> bytes:
         return b'{"a":' * depth if rng.random() < 0.5 else b"[" * depth + b"]" * depth
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return damage(content, rng)
     if not isinstance(document, dict | list):
         return damage(content, rng)

@@ -47,7 +47,7 @@ def read(root: Path, name: str, seed: int) -> dict[str, object]:
         if KINDS[name].read(folder):
             answer["outcome"] = "silent loss"
     except R2rtError as error:
-        lines = len(str(error).splitlines())
+        lines = str(error).count("\n") + 1
         answer["outcome"] = "refused" if lines == 1 else "traceback"
         answer["error"] = f"{type(error).__name__}: {error}"[:300]
     except BaseException:

@@ -1,0 +1,106 @@
+"""The commands that are killed, and what their output must be whenever it is there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from r2rt import Bundle, EncodedVideo
+from tests.conftest import CHECKOUT
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+
+__all__ = ["JOBS", "Job", "leftovers"]
+
+_GROUND = ("ground", str(DEMO_VIDEO), "a red circle", "-m", str(DEMO_BUNDLE), "--quiet")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command.
+
+    Attributes:
+        arguments: of Python, given the folder for outputs.
+        check: raises if an output is there and is not whole.
+        prepare: makes what the command reads.
+    """
+
+    arguments: Callable[[Path], list[str]]
+    check: Callable[[Path], None]
+    prepare: Callable[[Path], object] = lambda _: None
+
+    def command(self, folder: Path) -> list[str]:
+        """Return the command line."""
+        return [sys.executable, *self.arguments(folder)]
+
+
+def _r2rt(*arguments: str | Path) -> list[str]:
+    return ["-m", "r2rt", *map(str, arguments)]
+
+
+def _check_encoding(folder: Path) -> None:
+    for path in folder.glob("*.r2rt"):
+        EncodedVideo.load(path)  # compares the checksum
+
+
+def _check_videos(folder: Path) -> None:
+    for path in folder.rglob("[!.]*.mp4"):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frames = sum(1 for _ in container.decode(stream))
+            if not frames or (stream.frames and frames != stream.frames):
+                raise ValueError(f"{path}: {frames} frames of {stream.frames}")
+
+
+def _check_bundle(name: str) -> Callable[[Path], None]:
+    def check(folder: Path) -> None:
+        if (folder / name).exists():
+            Bundle.open(folder / name, verify="always")
+
+    return check
+
+
+def _publish(folder: Path) -> None:
+    shutil.copytree(DEMO_BUNDLE, folder / "mirror" / "mine")
+
+
+JOBS: dict[str, Job] = {
+    "encode": Job(
+        lambda folder: _r2rt(
+            *("encode", DEMO_VIDEO, folder / "out.r2rt", "-m", DEMO_BUNDLE, "--quiet")
+        ),
+        _check_encoding,
+    ),
+    "clips": Job(lambda folder: _r2rt(*_GROUND, "--clips", folder / "clips"), _check_videos),
+    "reel": Job(lambda folder: _r2rt(*_GROUND, "--reel", folder / "reel.mp4"), _check_videos),
+    "pull": Job(
+        lambda folder: _r2rt("models", "pull", "mine", "--from", folder / "mirror", "--force"),
+        _check_bundle("home/models/mine"),
+        _publish,
+    ),
+    "quantise": Job(
+        lambda folder: [
+            str(CHECKOUT / "export" / "quantize.py"),
+            *(str(DEMO_BUNDLE), "--calibration", str(DEMO_VIDEO), "--force"),
+            *("--output", str(folder / "int8")),
+        ],
+        _check_bundle("int8"),
+    ),
+    "export": Job(
+        lambda folder: [str(CHECKOUT / "demo" / "make_random_bundle.py"), str(folder / "exported")],
+        _check_bundle("exported"),
+    ),
+}
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return what is hidden or partial below a folder, empty folders of locks left out."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if (path.name.startswith(".") or ".part" in path.name) and path.name != ".partial"
+    )
