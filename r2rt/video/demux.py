@@ -26,7 +26,7 @@ __all__ = ["Demuxer"]
 
 # Demuxers that take any text or any bytes for a picture.
 NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
-# Sample entries of MP4 whose packets are encrypted.
+# Sample entries of MP4 whose packets are encrypted, where FFmpeg does not mark each packet.
 ENCRYPTED_TAGS = frozenset(("encv", "drmi"))
 # Bits of a demuxer's flags, as in libavformat/avformat.h.
 _NO_TIMESTAMPS = 0x80
@@ -79,6 +79,7 @@ class Demuxer:
         gpu: bool = False,
         video_track: int | None = None,
     ) -> None:
+        self._path = path
         self.read_errors = 0
         self.gpu_refusal: str | None = None
         self.container = self._open_on_gpu(path) if gpu else _open(path)
@@ -144,6 +145,10 @@ class Demuxer:
                 errors_in_a_row += 1
             else:
                 return
+
+    def encrypted(self) -> NoVideoStreamError:
+        """Return the error of a file whose packets turn out to be encrypted."""
+        return _encrypted(self._path)
 
     def close(self) -> None:
         """Close the file."""
@@ -228,10 +233,14 @@ def _video_stream(container: InputContainer, path: Path, number: int | None) -> 
             "expected a file with a picture"
         )
     if stream.codec_context.codec_tag in ENCRYPTED_TAGS:
-        raise NoVideoStreamError(
-            f"{path}: the video is encrypted (copy protection); expected one that plays anywhere"
-        )
+        raise _encrypted(path)
     return stream
+
+
+def _encrypted(path: Path) -> NoVideoStreamError:
+    return NoVideoStreamError(
+        f"{path}: the video is encrypted (copy protection); expected one that plays anywhere"
+    )
 
 
 def _video_tracks(container: InputContainer) -> list[VideoStream]:

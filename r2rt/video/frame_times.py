@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TimeGuesser", "Timing"]
 
-Timing = Literal["presentation", "decoding", "rate"]
+Timing = Literal["presentation", "decoding", "order"]
 
 
 class TimeGuesser:
@@ -17,17 +18,22 @@ class TimeGuesser:
 
     By `timing` "presentation", presentation times are believed until they have run backwards more
     often than decoding times; then the decoding time that came with the frame is (this is what
-    FFmpeg calls the best-effort timestamp). By "decoding" that is so from the beginning, and by
-    "rate" timestamps are not looked at. Without a time, one frame follows the other.
+    FFmpeg calls the best-effort timestamp). By "decoding" that is so from the beginning. By "order"
+    the frames' own times are not looked at: the first to come out has the first of `times`. Without
+    a time, one frame follows the other.
 
     Args:
         frame_duration: how long a frame lasts that does not say so.
         timing: what to believe.
+        times: with "order", the times of all frames, ascending.
     """
 
-    def __init__(self, frame_duration: int, timing: Timing = "presentation") -> None:
+    def __init__(
+        self, frame_duration: int, timing: Timing = "presentation", times: Sequence[int] = ()
+    ) -> None:
         self._duration = frame_duration
         self._timing = timing
+        self._times = iter(times)
         self._pts_faults = self._dts_faults = 0
         self._last_pts: int | None = None
         self._last_dts: int | None = None
@@ -42,8 +48,8 @@ class TimeGuesser:
         return time
 
     def _told(self, frame: VideoFrame) -> int | None:
-        if self._timing == "rate":
-            return None
+        if self._timing == "order":
+            return next(self._times, None)
         pts = frame.pts if self._timing == "presentation" else None
         dts = frame.dts
         if dts is not None:

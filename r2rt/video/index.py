@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PacketIndex", "index_packets"]
 
-# Containers that store no presentation times, and codecs that may reorder frames: the times made up
-# for their packets are those of other frames. Of Ogg that is OGM, which holds such codecs.
-WITHOUT_PRESENTATION_TIMES = frozenset(("avi", "ogg"))
+# Codecs that may reorder frames. In AVI and OGM (Ogg that holds such a codec) packets have no
+# presentation times, and those that FFmpeg makes up are those of other frames.
 REORDERING_CODECS = frozenset(("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1"))
 
 
@@ -59,8 +58,8 @@ class PacketIndex:
         end_pts: where the last frame ends.
         frame_duration: how long a frame lasts by the stream's rate, at least 1.
         unusable: why the index cannot say which packets a frame needs; None if it can.
-        timing: what tells when a decoded frame is presented: its own presentation time, else the
-            decoding time of the packet that it came out with, or its place at a constant rate.
+        timing: what tells when a decoded frame is presented: its own presentation time, the
+            decoding time of the packet that it came out with, or its place in the order of output.
         leaps: how many leaps of the clock were closed; see `r2rt.video.leaps`.
         leaps_s: the sum of these leaps, in seconds.
         damaged: packets that the container marks as damaged.
@@ -89,7 +88,8 @@ class PacketIndex:
 
     def time_guesser(self) -> TimeGuesser:
         """Return what tells when decoded frames are presented, for one pass from the beginning."""
-        return TimeGuesser(self.frame_duration, self.timing)
+        times = np.sort(self.pts[self.shown]).tolist() if self.timing == "order" else ()
+        return TimeGuesser(self.frame_duration, self.timing, times)
 
 
 def index_packets(
@@ -141,7 +141,7 @@ def index_packets(
         closed=(scan.flags & CLOSED) != 0,
         disposable=disposable,
         shown=shown,
-        end_pts=_end_pts(times, scan, duration, time_base),
+        end_pts=_end_pts(times, scan.durations, shown, duration, time_base),
         frame_duration=duration,
         unusable=unusable,
         timing=timing,
@@ -166,18 +166,18 @@ def _shown(scan: Scan) -> NDArray[np.bool_]:
 
 def _timing(demuxer: Demuxer, scan: Scan, shown: NDArray[np.bool_], codec: str) -> Timing:
     if demuxer.has_no_timestamps and (scan.pts[shown] == NO_PTS).any():
-        return "rate"
-    is_without = demuxer.container.format.name in WITHOUT_PRESENTATION_TIMES
-    if is_without and codec in REORDERING_CODECS and (scan.pts != scan.dts).any():
-        return "decoding"
-    return "presentation"
+        return "order"
+    if codec not in REORDERING_CODECS or not (scan.pts != scan.dts).any():
+        return "presentation"
+    by_container: dict[str, Timing] = {"avi": "decoding", "ogg": "order"}
+    return by_container.get(demuxer.container.format.name, "presentation")
 
 
 def _frame_duration(stream: VideoStream, time_base: Fraction, timing: Timing) -> int:
     """Return how long a frame lasts by the stream's rate."""
     # The average rate of a raw stream is what its demuxer assumes; the codec may know better.
-    told = [stream.average_rate, stream.guessed_rate]
-    rate = next((rate for rate in (reversed(told) if timing == "rate" else told) if rate), None)
+    average, guessed = stream.average_rate, stream.guessed_rate
+    rate = (guessed or average) if timing == "order" else (average or guessed)
     return max(1, round(1 / rate / time_base)) if rate else 1
 
 
@@ -189,10 +189,10 @@ def _why_unusable(
     entries = ((scan.flags & ENTRY) != 0) & shown
     if not scan.understood:
         return f"dependencies of {codec} frames are not known"
-    if timing == "decoding":
-        return f"the container has no presentation times for {codec}"
     if (times[shown] == NO_PTS).any():
         return "some packets have no presentation time"
+    if timing != "presentation":
+        return f"the container has no presentation times for {codec}"
     if demuxer.leaps:
         return "the clock leaps"
     if scan.parameters_change:
@@ -225,7 +225,7 @@ def _times(
 ) -> NDArray[np.int64]:
     """Return presentation times; guessed where missing: decoding times, else one after another."""
     counted = np.asarray(np.maximum(np.cumsum(shown) - 1, 0) * duration, np.int64)
-    if timing == "rate":
+    if timing == "order" and (scan.pts[shown] == NO_PTS).any():
         return counted
     if timing == "decoding":
         return np.where(scan.dts == NO_PTS, counted, scan.dts)
@@ -240,14 +240,20 @@ def _rescale_us(time_us: int, time_base: Fraction) -> int:
     return rounded if time_us >= 0 else -rounded
 
 
-def _end_pts(times: NDArray[np.int64], scan: Scan, usual: int, time_base: Fraction) -> int:
+def _end_pts(
+    times: NDArray[np.int64],
+    durations: NDArray[np.int64],
+    shown: NDArray[np.bool_],
+    usual: int,
+    time_base: Fraction,
+) -> int:
     """Return where the last frame ends, estimating its duration where the container has none."""
-    order = np.flatnonzero(((scan.flags & HIDDEN) == 0) & ~scan.discarded)
+    order = np.flatnonzero(shown)
     if not len(order):
         return 0
     order = order[np.argsort(times[order], kind="stable")]
     last = order[-1]
-    duration = int(scan.durations[last])
+    duration = int(durations[last])
     if duration * time_base > LONGEST_GAP_S:
         duration = usual
     if duration <= 0:

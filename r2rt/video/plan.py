@@ -1,13 +1,14 @@
 """Which packets to decode, planned from the packet index for the whole video at once.
 
-A packet is decoded if a chosen picture is in it, or if it lies between the chosen picture and the
-entry point before it and other pictures refer to it. Everything else is dropped unread: groups of
-pictures that hold no chosen one, what follows the last chosen one of a group, and pictures that
-nothing refers to.
+A packet is decoded if a chosen frame is in it, or if it lies between the chosen frame and the entry
+point before it and other frames refer to it. Everything else is dropped unread: groups of pictures
+without a chosen frame, what follows the last chosen frame of a group, and frames that nothing
+refers to.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,43 +105,52 @@ def plan_nearest(
     begin_pts: int | None = None,
     tolerance_pts: int,
 ) -> DecodePlan | None:
-    """Plan to decode as little as possible, each clip shown by any picture close to its middle.
+    """Plan to decode as little as possible, each clip shown by any frame close to its middle.
 
-    A picture qualifies for clip n if it is presented within `tolerance_pts` of (n + 1/2) / fps and,
-    with a tolerance of half a clip, before the clip ends. Clips without such a picture keep the
-    exact one. Clips are settled from the last to the first, so that each knows how far its group of
-    pictures is decoded anyway: it takes the picture that adds the fewest packets and, among those,
-    the one closest to the exact picture.
+    A frame qualifies for clip n if it is presented within the clip and within `tolerance_pts` of
+    (n + 1/2) / fps; the exact frame always does. Clips are settled from the last to the first, so
+    that each knows how far its group of pictures is decoded anyway: it takes the frame that adds
+    the fewest packets and, among those, the one closest to the exact frame. Where that costs more
+    in the end than the exact plan, the exact plan is returned.
     """
     pictures = _pictures(index, clock, begin_pts, end_pts)
     if pictures is None:
         return None
     starts = _dependency_starts(index)[pictures.packets]
-    # References decoded before a picture and including it, if it is one.
+    # References decoded before a frame and including it, if it is one.
     references = np.cumsum(~index.disposable)
     before_start = references[starts] - 1
     depth = references[pictures.packets] - before_start
     extra = index.disposable[pictures.packets].astype(np.int64)
 
-    half = clock.pts_of(1 / (2 * clock.fps)) - clock.origin_pts
     reached: dict[int, int] = {}
     taken = pictures.exact.copy()
     for clip in range(len(taken) - 1, -1, -1):
-        middle = clock.pts_of((2 * clip + 1) / (2 * clock.fps))
-        low = int(np.searchsorted(pictures.pts, middle - tolerance_pts))
-        high = int(np.searchsorted(pictures.pts, middle + min(tolerance_pts, half - 1), "right"))
         exact = int(pictures.exact[clip])
-        best = exact
-        if high > low:
-            window = np.arange(low, high)
-            known = np.array([reached.get(int(start), 0) for start in starts[low:high]])
-            added = np.maximum(depth[low:high] - known, 0) + extra[low:high]
-            distance = np.abs(pictures.pts[low:high] - pictures.pts[exact])
-            best = int(window[np.lexsort((distance, added))[0]])
+        window = np.append(_near(pictures.pts, clock, clip, tolerance_pts), exact)
+        known = np.array([reached.get(int(start), 0) for start in starts[window]])
+        added = np.maximum(depth[window] - known, 0) + extra[window]
+        distance = np.abs(pictures.pts[window] - pictures.pts[exact])
+        best = int(window[np.lexsort((distance, added))[0]])
         taken[clip] = best
         start = int(starts[best])
         reached[start] = max(reached.get(start, 0), int(depth[best]))
-    return _plan(index, pictures, np.maximum.accumulate(taken))
+    nearest, plain = _plan(index, pictures, taken), _plan(index, pictures, pictures.exact)
+    return min(plain, nearest, key=lambda plan: plan.cost.planned_frames)
+
+
+def _near(
+    pts: NDArray[np.int64], clock: ClipClock, clip: int, tolerance_pts: int
+) -> NDArray[np.int64]:
+    """Return the frames of a clip, (M,) places in `pts`, that are close to its middle."""
+    begin, end = (
+        clock.origin_pts + math.ceil(number / clock.fps / clock.time_base)
+        for number in (clip, clip + 1)
+    )
+    middle = clock.pts_of((2 * clip + 1) / (2 * clock.fps))
+    low = np.searchsorted(pts, max(begin, middle - tolerance_pts))
+    high = np.searchsorted(pts, min(end - 1, middle + tolerance_pts), "right")
+    return np.arange(low, high)
 
 
 def _pictures(

@@ -61,6 +61,9 @@ def scan_packets(
     Args:
         demuxer: a file that has not been read from yet.
         look: each is shown every packet.
+
+    Raises:
+        NoVideoStreamError: packets are encrypted.
     """
     context = demuxer.stream.codec_context
     codec = context.codec.canonical_name
@@ -80,6 +83,8 @@ def scan_packets(
         damaged += packet.is_corrupt
         if packet.has_sidedata("new_extradata") and len(pts) > 1:
             parameters_change = True
+        if packet.has_sidedata("encryption_info"):
+            raise demuxer.encrypted()
         palettes += codec == "rawvideo" and packet.has_sidedata("palette")
     return Scan(
         pts=np.array(pts, np.int64),

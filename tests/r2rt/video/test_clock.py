@@ -141,6 +141,15 @@ def test_time_running_backwards_replaces_the_frame_held() -> None:
     assert selection.frame == "b"
 
 
+@pytest.mark.parametrize(
+    ("time_s", "pts"),
+    [("0", 7), ("0.0199", 7), ("0.02", 8), ("0.0599", 8), ("0.06", 9), ("-0.0201", 6)],
+)
+def test_times_become_the_nearest_timestamp(time_s: str, pts: int) -> None:
+    clock = ClipClock(fps=Fraction(1), time_base=Fraction(1, 25), origin_pts=7)
+    assert clock.pts_of(Fraction(time_s)) == pts
+
+
 def test_clocks_need_positive_rates() -> None:
     with pytest.raises(ValueError, match="positive"):
         ClipClock(fps=Fraction(0), time_base=Fraction(1, 25))

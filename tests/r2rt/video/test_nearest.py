@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,3 +88,12 @@ def test_exact_takes_no_tolerance(make_video: VideoMaker) -> None:
     path = make_video("keys.mp4", frames=200, options=KEYINT)
     with pytest.raises(QueryError, match="nearest"):
         open_source(path, fps=Fraction(1), image_size=32, tolerance_s=0.1)
+
+
+@pytest.mark.shared("videos/bikes.mp4")
+@pytest.mark.parametrize("fps", [Fraction(1, 2), Fraction(1), Fraction(3)])
+def test_nearest_never_costs_more_than_exact(shared: Path, fps: Fraction) -> None:
+    with opened(shared, fps) as near, open_source(shared, fps=fps, image_size=32) as exact:
+        assert near.cost is not None
+        assert exact.cost is not None
+        assert near.cost.planned_frames <= exact.cost.planned_frames

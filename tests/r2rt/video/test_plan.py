@@ -6,6 +6,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,6 +109,7 @@ def test_nearest_plans_too_and_cost_no_more(index: PacketIndex, tolerance: int) 
     assert exact is not None
     check(index, plan)
     assert plan.num_clips == exact.num_clips
+    assert plan.cost.planned_frames <= exact.cost.planned_frames
 
 
 @given(index=indexes(), begin=st.integers(0, 40), length=st.integers(1, 60))
@@ -123,26 +125,97 @@ def test_parts_hold_no_picture_from_outside(index: PacketIndex, begin: int, leng
     assert plan.chosen_pts.max() < begin + length
 
 
-def test_groups_without_a_chosen_picture_are_not_touched() -> None:
-    count = 100
-    places = np.arange(count)
-    index = PacketIndex(
+def made(
+    pts: list[int],
+    *,
+    entries: list[int],
+    closed: bool = True,
+    disposable: list[int] | None = None,
+) -> PacketIndex:
+    """An index whose packets have these presentation times; entries and so on are numbers."""
+    places = np.arange(len(pts))
+    entry = np.isin(places, entries)
+    return PacketIndex(
         time_base=Fraction(1, 25),
         start_pts=0,
-        pts=places.astype(np.int64),
+        pts=np.array(pts, np.int64),
         dts=places.astype(np.int64),
-        entry=places % 10 == 0,
-        closed=places % 10 == 0,
-        disposable=np.zeros(count, bool),
-        shown=np.ones(count, bool),
-        end_pts=count,
+        entry=entry,
+        closed=entry & closed,
+        disposable=np.isin(places, disposable or []),
+        shown=np.ones(len(pts), bool),
+        end_pts=max(pts) + 1,
         frame_duration=1,
         unusable=None,
     )
-    plan = plan_exact(index, CLOCK, end_pts=count)
+
+
+def test_groups_without_a_chosen_picture_are_not_touched() -> None:
+    index = made(list(range(100)), entries=list(range(0, 100, 10)))
+    plan = plan_exact(index, CLOCK, end_pts=100)
     assert plan is not None
     # Clip 0 shows picture 24, clip 1 picture 74: the fifth of their groups.
     assert plan.chosen.tolist() == [24, 74]
     assert np.flatnonzero(plan.feed).tolist() == [*range(20, 25), *range(70, 75)]
     assert plan.cost.skipped_gops == 8
     assert not len(plan.resets)
+
+
+@pytest.mark.parametrize(
+    ("entry", "disposable", "skipped", "resets"),
+    [
+        (28, [], [], []),  # three references lie between: decoding them is cheaper than a reset
+        (29, [], [25, 26, 27, 28], [29]),
+        (29, [26], [26], []),  # three again; the one that nothing refers to is left out
+    ],
+)
+def test_short_leaps_into_open_groups_are_decoded_through(
+    entry: int, disposable: list[int], skipped: list[int], resets: list[int]
+) -> None:
+    index = made(list(range(100)), entries=[0, entry], closed=False, disposable=disposable)
+    plan = plan_exact(index, CLOCK, end_pts=100)
+    assert plan is not None
+    assert plan.chosen.tolist() == [24, 74]
+    assert np.flatnonzero(~plan.feed[:75]).tolist() == skipped
+    assert plan.resets.tolist() == resets
+
+
+def test_exact_is_taken_where_choosing_clip_by_clip_costs_more() -> None:
+    # Clip 2 would begin its group for one picture that the exact plan does without.
+    index = made([16, 69, 145, 146], entries=[0, 2])
+    plan = plan_nearest(index, CLOCK, end_pts=160, tolerance_pts=25)
+    assert plan is not None
+    assert plan.cost.planned_frames == 2
+    assert plan.chosen_pts.tolist() == [16, 69]
+
+
+def test_a_picture_at_the_end_of_a_clip_belongs_to_the_next() -> None:
+    # Picture 50 is decoded for clip 1 anyway, and would cost clip 0 nothing.
+    index = made([0, 20, 50, 70, 99], entries=[0, 2])
+    plan = plan_nearest(index, CLOCK, end_pts=100, tolerance_pts=25)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [0, 50]
+
+
+def test_a_clip_of_an_odd_length_ends_before_the_next() -> None:
+    clock = ClipClock(fps=Fraction(25, 49), time_base=Fraction(1, 25))
+    index = made([0, 20, 49, 70, 97], entries=[0, 2])
+    plan = plan_nearest(index, clock, end_pts=98, tolerance_pts=25)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [0, 49]
+
+
+def test_what_a_later_clip_decodes_is_free_for_all_before() -> None:
+    # Decoded in the order 0, 74, 24, 124: for the last one all are, so clip 0 may have its own.
+    index = made([0, 74, 24, 124, 155, 160, 174, 199], entries=[0, 4])
+    plan = plan_nearest(index, CLOCK, end_pts=200, tolerance_pts=25)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [24, 74, 124, 155]
+
+
+def test_a_picture_before_a_clip_s_fractional_beginning_belongs_to_the_one_before() -> None:
+    clock = ClipClock(fps=Fraction(125, 241), time_base=Fraction(1, 25))  # clips of 48.2 ticks
+    index = made([0, 20, 48, 60, 96], entries=[0, 2])
+    plan = plan_nearest(index, clock, end_pts=96, tolerance_pts=24)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [48, 60]
