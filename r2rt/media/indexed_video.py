@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from r2rt.errors import NoFramesError, QueryError
 from r2rt.files import StrPath
-from r2rt.video.decoder import DecodeCounts, TimeGuesser, decode_packet, drain
+from r2rt.video.decoder import DecodeCounts, decode_packet, drain
 from r2rt.video.demux import Demuxer
 from r2rt.video.index import PacketIndex
 from r2rt.video.inspection import inspect_file
@@ -325,7 +325,7 @@ class FrameReader:
         """Decode everything where the index cannot say when frames are shown."""
         demuxer = self._reopened()
         counts = DecodeCounts()
-        times = TimeGuesser(self._video.index.frame_duration)
+        times = self._video.index.time_guesser()
         packets: Iterator[Packet[VideoStream] | None] = itertools.chain(demuxer.packets(), (None,))
         for packet in packets:
             frames = (

@@ -13,7 +13,6 @@ import numpy as np
 
 from r2rt.video.clock import ClipClock, ClipSelector, Selection
 from r2rt.video.demux import Demuxer
-from r2rt.video.frame_times import TimeGuesser
 from r2rt.video.index import PacketIndex
 from r2rt.video.plan import DecodePlan
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DecodeCounts",
     "Picked",
-    "TimeGuesser",
     "decode_all",
     "decode_packet",
     "decode_planned",
