@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from r2rt.files import as_text
 from r2rt.video import Departures, Sampling
 
-__all__ = ["Moment", "Prediction", "Timings"]
+__all__ = ["SCHEMA_VERSION", "Moment", "Prediction", "Timings"]
+
+# Of the JSON document that `r2rt/outputs/schema/answers.schema.json` describes. A new field keeps
+# the number; a field that goes or changes its meaning raises it.
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +102,55 @@ class Prediction:
         """
         moments = tuple(moment for moment in self.moments if moment.score >= min_score)
         return dataclasses.replace(self, moments=moments[:top_k])
+
+    def to_dict(self, qid: int | str = 1) -> dict[str, Any]:
+        """Return the document of the `json` format with this answer as its only result.
+
+        It holds plain types alone; its schema is `r2rt/outputs/schema/answers.schema.json`.
+
+        Args:
+            qid: the query's id.
+        """
+        import msgspec
+
+        document: dict[str, Any] = msgspec.json.decode(self._encoded(qid))
+        return document
+
+    def to_json(self, qid: int | str = 1) -> str:
+        """Return `to_dict` as JSON text, indented by two spaces."""
+        import msgspec
+
+        return msgspec.json.format(self._encoded(qid), indent=2).decode()
+
+    def result(self, qid: int | str) -> dict[str, Any]:
+        """Return the part of the document that answers the query."""
+        return {
+            "qid": qid,
+            "query": self.query,
+            "query_truncated": self.query_truncated,
+            "present": self.present,
+            "presence_score": self.presence_score,
+            "moments": self.moments,
+            "saliency": [
+                {"start_s": start, "score": round(score, 6)}
+                for start, score in zip(
+                    self.clip_starts_s.tolist(), self.saliency.tolist(), strict=True
+                )
+            ],
+        }
+
+    def _encoded(self, qid: int | str) -> bytes:
+        import msgspec
+
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "video": as_text(self.video),
+            "duration_s": self.duration_s,
+            "fps": str(self.fps),
+            "sampling": self.sampling,
+            "departures": self.departures.as_dict(),
+            "model": self.model,
+            "timings": self.timings,
+            "results": [self.result(qid)],
+        }
+        return msgspec.json.encode(document)

@@ -1,4 +1,7 @@
-"""JSON: one document with everything but the raw boundaries."""
+"""JSON: one document with everything but the raw boundaries.
+
+`schema/answers.schema.json` in this folder describes it; `schema_version` is its version.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import msgspec
 
 from r2rt.files import as_text
-from r2rt.grounding.prediction import Prediction
+from r2rt.grounding.prediction import SCHEMA_VERSION
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.text import escape_controls
 
@@ -21,12 +24,16 @@ def render(answers: Answers) -> str:
 
 
 def render_all(answers: Sequence[Answers]) -> str:
-    """Return `{"videos": [...]}`, a document each; of one that failed, `video` and `error`."""
-    return _text({"videos": [_document(item) for item in answers]})
+    """Return `{"schema_version": ..., "videos": [...]}` with a document for each video.
+
+    That of a video that failed has `video` and `error`.
+    """
+    documents = [_document(item) for item in answers]
+    return _text({"schema_version": SCHEMA_VERSION, "videos": documents})
 
 
 def error_record(answers: Answers) -> dict[str, Any]:
-    """Return what is told of a video that failed: kind of error, exit code and message."""
+    """Return the record of a video that failed: kind of error, exit code and message."""
     error = answers.error
     assert error is not None
     return {"kind": type(error).__name__, "code": error.exit_code, "message": as_text(str(error))}
@@ -39,35 +46,8 @@ def _text(document: dict[str, Any]) -> str:
 
 def _document(answers: Answers) -> dict[str, Any]:
     if answers.error is not None:
-        return {"video": as_text(answers.video), "error": error_record(answers)}
-    first = answers.predictions[0]
-    return {
-        "video": as_text(first.video),
-        "duration_s": first.duration_s,
-        "fps": str(first.fps),
-        "sampling": first.sampling,
-        "departures": first.departures.as_dict(),
-        "model": first.model,
-        "timings": first.timings,
-        "results": [
-            _result(prediction, qid)
-            for prediction, qid in zip(answers.predictions, answers.qids, strict=True)
-        ],
-    }
-
-
-def _result(prediction: Prediction, qid: int | str) -> dict[str, Any]:
-    return {
-        "qid": qid,
-        "query": prediction.query,
-        "query_truncated": prediction.query_truncated,
-        "present": prediction.present,
-        "presence_score": prediction.presence_score,
-        "moments": prediction.moments,
-        "saliency": [
-            {"start_s": start, "score": round(score, 6)}
-            for start, score in zip(
-                prediction.clip_starts_s.tolist(), prediction.saliency.tolist(), strict=True
-            )
-        ],
-    }
+        failed = {"video": as_text(answers.video), "error": error_record(answers)}
+        return {"schema_version": SCHEMA_VERSION} | failed
+    answered = zip(answers.predictions, answers.qids, strict=True)
+    results = [prediction.result(qid) for prediction, qid in answered]
+    return answers.predictions[0].to_dict() | {"results": results}

@@ -1,6 +1,7 @@
 """JSON lines of a QVHighlights submission: one a query.
 
-The video's id is its file name without the ending, as in that data set's annotations.
+The video's id is its file name without the suffix, as in that data set's annotations.
+`schema/submission.schema.json` in this folder describes a line.
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ def test_json_tells_videos_that_failed() -> None:
     good = answers_about("good.mp4")
     document = json.loads(render("json", [good, failed]))
     assert document["videos"][0] == json.loads(render("json", good))
-    assert document["videos"][1] == {"video": "bad.mp4", "error": error}
+    assert document["videos"][1] == {"schema_version": 1, "video": "bad.mp4", "error": error}
     lines = [json.loads(line) for line in render("jsonl", [good, failed]).splitlines()]
     assert [line["vid"] for line in lines] == ["good", "bad"]
     assert lines[1] == {"vid": "bad", "error": error}
