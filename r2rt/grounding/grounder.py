@@ -67,7 +67,7 @@ class Grounder:
 
     Threads may share a grounder. With ONNX Runtime their calls run at the same time; with TensorRT
     the calls of the engine take turns. Each thread keeps up to 64 MB for the video that it asked
-    about last. Example::
+    about last. Example:
 
         with Grounder.load("qvhighlights") as grounder:
             video = grounder.encode("video.mp4")

@@ -39,7 +39,7 @@ class Watcher:
     """Asks sentences of a live source again and again; iterate over it for what happens.
 
     Reading, decoding and choosing pictures run in a thread; encoding and answering run where the
-    watcher is iterated. Example::
+    watcher is iterated. Example:
 
         with Watcher(grounder, "rtsp://camera/stream", ["a person falls"]) as watcher:
             for event in watcher:

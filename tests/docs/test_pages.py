@@ -10,6 +10,7 @@ import runpy
 from collections.abc import Iterator
 
 import click
+import jsonschema
 import pytest
 
 from r2rt.errors import R2rtError, exit_codes
@@ -111,6 +112,8 @@ def test_the_json_page_has_every_field() -> None:
     text = page("reference/json.md")
     (example,) = re.findall(r"```json\n(.*?)```", text, re.S)
     assert {name for name, _ in walk(json.loads(example))} == fields
+    schema = RUNTIME / "outputs" / "schema" / "answers.schema.json"
+    jsonschema.validate(json.loads(example), json.loads(schema.read_text(encoding="utf-8")))
     assert {name for name in fields if f"`{name}`" not in text.split("```")[-1]} <= {
         *("encode_s", "text_s", "ground_s", "score"),  # described with the object they belong to
     }
