@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +12,7 @@ import av.error
 from r2rt.live.counts import ReaderCounts
 from r2rt.live.pace import Pace
 from r2rt.live.source import Connection, LiveSource
+from r2rt.video.leaps import leap_closer
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoded", "PacketDecoder"]
 
+_log = logging.getLogger(__name__)
 # Packets to wait for a keyframe: streams that refresh bit by bit have none.
 _PACKETS_WITHOUT_KEYFRAME = 300
 _UNTIMED_KEPT = 16
@@ -66,6 +69,12 @@ class PacketDecoder:
         self._late_s = max(clip_s, _LATE_S)
         self._sleep = sleep
         self._played = source.kind == "file"
+        self._name = source.name
+        # What is read from a file has one clock here and in `r2rt ground`; a live source's clock
+        # is mended by arrival times.
+        self._closer = (
+            None if source.is_live else leap_closer(connection.container, connection.stream)
+        )
         self._context = connection.stream.codec_context
         self._arrivals: dict[int, float] = {}
         self._untimed: list[tuple[VideoFrame, float]] = []
@@ -79,6 +88,7 @@ class PacketDecoder:
 
     def take(self, packet: Packet[VideoStream]) -> Iterator[Decoded]:
         """Decode a packet, at its time if a file is played, and yield the frames that are ready."""
+        self._close_leap(packet)
         self._sleep_until_due(packet)
         arrival_s = time.monotonic()
         self._observe_pace(packet, arrival_s)
@@ -131,6 +141,15 @@ class PacketDecoder:
             self._untimed = []
         arrival_s = self._arrivals.pop(pts, arrival_s) if pts is not None else arrival_s
         yield Decoded(frame, pts, arrival_s)
+
+    def _close_leap(self, packet: Packet[VideoStream]) -> None:
+        """Move the packet's timestamps if the clock leaps, as `r2rt ground` and ffmpeg do."""
+        if self._closer is None:
+            return
+        leaps = self._closer.leaps
+        packet.pts, packet.dts = self._closer.place(packet.pts, packet.dts, packet.duration or 0)
+        if self._closer.leaps > leaps:
+            _log.warning("%s: the clock leaps; the leap is closed", self._name)
 
     def _observe_pace(self, packet: Packet[VideoStream], arrival_s: float) -> None:
         """Measure how timely packets come, by their decoding order, which is never disordered."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 
 from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
-from r2rt.video.container import exact, open_input, skip_stream
-from r2rt.video.leaps import LeapCloser
+from r2rt.video.container import open_input, skip_stream
+from r2rt.video.leaps import format_flags, leap_closer
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -28,9 +27,7 @@ __all__ = ["Demuxer"]
 NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 # Sample entries of MP4 whose packets are encrypted, where FFmpeg does not mark each packet.
 ENCRYPTED_TAGS = frozenset(("encv", "drmi"))
-# Bits of a demuxer's flags, as in libavformat/avformat.h.
-_NO_TIMESTAMPS = 0x80
-_TS_DISCONT = 0x200
+_NO_TIMESTAMPS = 0x80  # a bit of a demuxer's flags, as in libavformat/avformat.h
 # A playlist that waits for more, or a share that does not answer.
 _OPEN_TIMEOUT_S = 60.0
 # What `av.open` raises of a source that cannot be opened; the last two of names and options.
@@ -88,7 +85,7 @@ class Demuxer:
             self.stream = _video_stream(self.container, path, video_track)
             self.video_tracks = len(tracks)
             self.video_track = tracks.index(self.stream) + 1
-            self._closer = self._new_closer()
+            self._closer = leap_closer(self.container, self.stream)
             context = self.stream.codec_context
             if gpu and self.gpu_refusal is None and not self.on_gpu:
                 self.gpu_refusal = f"the GPU has no decoder for {context.codec.canonical_name}"
@@ -109,7 +106,7 @@ class Demuxer:
     @property
     def has_no_timestamps(self) -> bool:
         """Whether the format stores no timestamps, such as raw H.264."""
-        return bool(_format_flags(self.container) & _NO_TIMESTAMPS)
+        return bool(format_flags(self.container) & _NO_TIMESTAMPS)
 
     @property
     def leaps(self) -> int:
@@ -126,7 +123,7 @@ class Demuxer:
 
         Where the clock leaps, timestamps are moved; see `r2rt.video.leaps`.
         """
-        self._closer = self._new_closer()
+        self._closer = leap_closer(self.container, self.stream)
         errors_in_a_row = 0
         while errors_in_a_row < MAX_READ_ERRORS:
             # A generator that raised is over: damage is read past with a new one.
@@ -153,15 +150,6 @@ class Demuxer:
     def close(self) -> None:
         """Close the file."""
         self.container.close()
-
-    def _new_closer(self) -> LeapCloser:
-        time_base = exact(self.stream.time_base) or Fraction(1, 90_000)
-        rate = exact(self.stream.average_rate) or exact(self.stream.guessed_rate)
-        return LeapCloser(
-            time_base,
-            discontinuous=bool(_format_flags(self.container) & _TS_DISCONT),
-            usual_duration=max(1, round(1 / rate / time_base)) if rate else 1,
-        )
 
     def _open_on_gpu(self, path: Path) -> InputContainer:
         try:
@@ -259,8 +247,3 @@ def _chosen(tracks: list[VideoStream], number: int | None) -> VideoStream:
         return context is not None, bool(stream.disposition & Disposition.default), area
 
     return max(tracks, key=merit)
-
-
-def _format_flags(container: InputContainer) -> int:
-    flags = container.format.flags
-    return int(getattr(flags, "value", flags))

@@ -13,12 +13,35 @@ of clips of one frame. A presentation time that far from its decoding time is le
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-__all__ = ["LEAP_BACK_S", "LEAP_S", "LONGEST_GAP_S", "LeapCloser"]
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+__all__ = ["LEAP_BACK_S", "LEAP_S", "LONGEST_GAP_S", "LeapCloser", "format_flags", "leap_closer"]
 
 LEAP_S = Fraction(10)
 LEAP_BACK_S = Fraction(1, 10)
 LONGEST_GAP_S = Fraction(3600)
+_TS_DISCONT = 0x200  # a bit of a demuxer's flags, as in libavformat/avformat.h
+
+
+def leap_closer(container: InputContainer, stream: VideoStream) -> LeapCloser:
+    """Return what closes the leaps of a stream, for one pass over its packets."""
+    time_base = stream.time_base or Fraction(1, 90_000)
+    rate = stream.average_rate or stream.guessed_rate
+    return LeapCloser(
+        time_base,
+        discontinuous=bool(format_flags(container) & _TS_DISCONT),
+        usual_duration=max(1, round(1 / rate / time_base)) if rate else 1,
+    )
+
+
+def format_flags(container: InputContainer) -> int:
+    """Return the flags of a container's format, as a number in every version of PyAV."""
+    flags = container.format.flags
+    return int(getattr(flags, "value", flags))
 
 
 class LeapCloser:
