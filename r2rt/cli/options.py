@@ -189,6 +189,8 @@ def verbose_option(command: F) -> F:
     )(command)
 
 
-def _start_logging(_: click.Context, __: click.Parameter, verbose: bool) -> None:
+def _start_logging(context: click.Context, _: click.Parameter, verbose: bool) -> None:
     if verbose:
-        logging.getLogger("r2rt").setLevel(logging.INFO)
+        logger = logging.getLogger("r2rt")
+        context.call_on_close(functools.partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.INFO)

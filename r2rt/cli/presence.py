@@ -1,4 +1,4 @@
-"""What commands do with the honest no: `--anyway`, and the exit code where nothing was found."""
+"""Queries that are not in the video: `--anyway`, and the exit code if nothing was found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def presence_option(command: F) -> F:
         "--no-presence",
         "anyway",
         is_flag=True,
-        help="Tell the best moments even of what the model says is not in the video.",
+        help="Report moments even of queries that the model says are not in the video.",
     )(command)
 
 
@@ -33,8 +33,8 @@ class Verdict:
     """Whether anything was found, over all queries and videos.
 
     Args:
-        anyway: do not ask whether queries are present.
-        moments: whether the model tells moments at all.
+        anyway: report moments whether queries are present or not.
+        moments: whether the answers have moments at all.
     """
 
     def __init__(self, *, anyway: bool, moments: bool) -> None:
@@ -45,32 +45,34 @@ class Verdict:
         self._empty: dict[str, None] = {}
 
     def take(self, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """Note what was found, and return the predictions without moments that are not to be told.
+        """Note what was found, and return the predictions as they are reported.
 
-        These are those of queries that are not present, unless they are to be told anyway.
+        Predictions for absent queries are without moments, unless `anyway` is set.
         """
-        told = []
+        reported = []
         for item in predictions:
             if item.present is False and not self._anyway:
                 self._absent[item.query] = None
-                told.append(dataclasses.replace(item, moments=()))
+                reported.append(dataclasses.replace(item, moments=()))
                 continue
-            told.append(item)
+            reported.append(item)
             if item.moments or not self._moments:
                 self._found = True
             else:
                 self._empty[item.query] = None
-        return told
+        return reported
 
     def conclude(self) -> None:
-        """Raise `NotInVideoError` if something was asked and nothing was found."""
+        """Raise `NotInVideoError` if nothing was found for any query in any video."""
         if self._found or not (self._absent or self._empty):
             return
         reasons = []
         if self._absent:
-            reasons.append(f"not in this video: {_listed(self._absent)} (--anyway tells the best)")
+            reasons.append(
+                f"not in this video: {_listed(self._absent)} (--anyway reports the best moments)"
+            )
         if self._empty:
-            reasons.append(f"no moment to tell: {_listed(self._empty)}")
+            reasons.append(f"no moments: {_listed(self._empty)}")
         raise NotInVideoError("; ".join(reasons))
 
 

@@ -57,13 +57,16 @@ def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
 
 def warn_of_unknown_words(grounder: Grounder, queries: Iterable[str]) -> None:
     """Warn of words that were not in the model's training data; they do not change its answers."""
-    words = dict.fromkeys(word for query in queries for word in grounder.unknown_words(query))
+    queries, name = list(dict.fromkeys(queries)), grounder.bundle.manifest.name
+    for query in queries:
+        if not grounder.knows(query):
+            warn(f"the model {name} knows no word of {query!r}, so it cannot find it")
+    words = dict.fromkeys(
+        word for query in queries if grounder.knows(query) for word in grounder.unknown_words(query)
+    )
     if words:
         listed = ", ".join(repr(word) for word in words)
-        warn(
-            f"the model {grounder.bundle.manifest.name} does not know: {listed}; "
-            "it ignores what they mean"
-        )
+        warn(f"the model {name} does not know: {listed}; it ignores what they mean")
 
 
 def encode_source(

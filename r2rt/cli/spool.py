@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 import tempfile
@@ -21,6 +22,7 @@ __all__ = ["LIMIT_VARIABLE", "spooled"]
 LIMIT_VARIABLE = "R2RT_SPOOL_BYTES"
 _DEFAULT_LIMIT = "16G"
 _CHUNK_BYTES = 1 << 20
+_POLL_S = 0.2
 
 
 def spooled(sources: Iterable[str], *, quiet: bool) -> list[str]:
@@ -70,12 +72,14 @@ def _copy(source: str, *, quiet: bool) -> str:
     limit = parse_bytes(os.environ.get(LIMIT_VARIABLE) or _DEFAULT_LIMIT, what=LIMIT_VARIABLE)
     try:
         with (
-            open(0 if source == "-" else source, "rb", closefd=source != "-") as pipe,
+            open(
+                sys.stdin.fileno() if source == "-" else source, "rb", 0, closefd=source != "-"
+            ) as pipe,
             path.open("wb") as file,
             progress(f"reading {source}", unit="B", quiet=quiet) as update,
         ):
             total = 0
-            while chunk := pipe.read(_CHUNK_BYTES):
+            while chunk := _read(pipe.fileno()):
                 total += len(chunk)
                 if total > limit:
                     raise QueryError(
@@ -90,3 +94,11 @@ def _copy(source: str, *, quiet: bool) -> str:
             "TMPDIR chooses another folder"
         ) from error
     return str(path)
+
+
+def _read(handle: int) -> bytes:
+    """Return what a pipe holds, as soon as there is anything; none at its end."""
+    # Python acts on Ctrl-C between two calls, not in a read that was about to block.
+    while not select.select([handle], [], [], _POLL_S)[0]:
+        pass
+    return os.read(handle, _CHUNK_BYTES)

@@ -86,7 +86,7 @@ class Sources:
                 "no video: give a file, a folder, a glob, --video or --videos-from FILE"
             )
         if not all(videos):
-            raise QueryError("the name of a video is empty; give a file, a folder or a glob")
+            raise QueryError("the name of the video is empty; give a file, a folder or a glob")
         return videos, queries
 
     def find(self, videos: Sequence[str], *, quiet: bool) -> Videos:

@@ -1,4 +1,4 @@
-"""The session: a bundle, an engine, and the way from a source and a sentence to moments."""
+"""`Grounder`: a model on a device, which encodes videos and finds moments for sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, Unpack, overload
 
@@ -18,27 +17,24 @@ from numpy.typing import NDArray
 
 from r2rt.engines import Choice, Device, Engine, open_engine
 from r2rt.engines.exclusive import for_threads
-from r2rt.errors import BundleDamagedError, ModelMismatchError, NoFramesError, QueryError
+from r2rt.errors import ModelMismatchError, NoFramesError, QueryError, SourceNotFoundError
+from r2rt.files import as_text
+from r2rt.grounding.ask import ask
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.finalizer import Finalizer
-from r2rt.grounding.moments import boundaries_from_points
 from r2rt.grounding.options import EncodeOptions, GroundOptions, check_names
-from r2rt.grounding.prediction import Moment, Prediction, Timings
+from r2rt.grounding.prediction import Prediction, Timings
 from r2rt.grounding.prefetch import prefetch
-from r2rt.grounding.presence import confidence, evidence_of
-from r2rt.grounding.texts import TextEncoder, TextFeatures, batches
+from r2rt.grounding.texts import TextEncoder
 from r2rt.grounding.tokens import TokenBuffer
+from r2rt.grounding.vocabulary import knows_any, unknown_words
 from r2rt.grounding.windows import (
-    Window,
     WindowLength,
     WindowSize,
-    mean_saliency,
-    merge_moments,
     plan_windows,
     window_size,
 )
 from r2rt.model.bundle import Bundle, Nms
-from r2rt.model.contract import GROUNDER
 from r2rt.video import Sampling, open_source
 
 if TYPE_CHECKING:
@@ -58,8 +54,6 @@ _log = logging.getLogger(__name__)
 
 # Frames decoded ahead of the encoder: a batch is in the engine while the next is decoded.
 _FRAMES_AHEAD = 16
-# Scratch that one call of the grounder may take.
-_SCRATCH_BYTES = 256 << 20
 
 
 class Grounder:
@@ -174,6 +168,8 @@ class Grounder:
             QueryError: `skip_similar` is outside 0 to 255.
         """
         self._check_open()
+        if not isinstance(source, np.ndarray):
+            _check_name(source)
         if not 0 <= skip_similar <= 255:
             raise QueryError(f"skip_similar must be from 0 to 255 levels, got {skip_similar:g}")
         began = time.perf_counter()
@@ -288,14 +284,14 @@ class Grounder:
         windows = plan_windows(encoded.num_clips, size)
         plural = "s" if len(windows) > 1 else ""
         _log.info("%d window%s of %d clips", len(windows), plural, windows[0].num_clips)
-        answers = self._answers(encoded, windows, texts)
+        answers = ask(self.bundle, self._engine, self._finalizer, encoded, windows, texts)
         timings = Timings(encode_s=encode_s, text_s=text_s, ground_s=time.perf_counter() - began)
         suppression = self.bundle.manifest.nms if nms == "model" else None if nms == "none" else nms
         predictions = [
-            self._prediction(encoded, windows, text, answer, suppression, timings).best(
+            answer.prediction(self.bundle, encoded, windows, suppression, timings).best(
                 top_k, min_score
             )
-            for text, answer in zip(texts, answers, strict=True)
+            for answer in answers
         ]
         return predictions[0] if isinstance(query, str) else predictions
 
@@ -329,14 +325,19 @@ class Grounder:
         )
 
     def unknown_words(self, query: str) -> tuple[str, ...]:
-        """Return the words of a query that the model has never read; none where it read all.
+        """Return the words of a query that were not in the model's training data.
 
-        Only a model of few words, such as the demo model, says which they are.
+        Only a model of few words, such as the demo model, lists its words; others return none.
         """
-        from r2rt.grounding.vocabulary import unknown_words
-
         known = self.bundle.manifest.known_words
         return () if known is None else unknown_words(query, frozenset(known))
+
+    def knows(self, query: str) -> bool:
+        """Return whether the model has read a word of a query that names something.
+
+        False only for a model of few words, such as the demo model.
+        """
+        return knows_any(query, self.bundle.manifest.known_words)
 
     def stream(
         self,
@@ -410,117 +411,19 @@ class Grounder:
         if self._closed:
             raise QueryError("the grounder is closed; load the model again")
 
-    def _answers(
-        self, encoded: EncodedVideo, windows: Sequence[Window], texts: Sequence[TextFeatures]
-    ) -> list[_Answer]:
-        """Return what the grounder says of each text in every window, in order.
 
-        The graph takes one video and many queries, so a window is finalised and asked everything
-        before the next one is.
-        """
-        dims = self.bundle.dims
-        longest = max(text.q.shape[1] for text in texts)
-        # Attention weights and pooled rows, both also once transposed or masked.
-        clips = windows[0].num_clips
-        scratch = 2 * 4 * clips * dims.layers * longest * (dims.patches + dims.width)
-        inputs = batches(texts, max(1, _SCRATCH_BYTES // scratch))
-        answers = [_Answer() for _ in texts]
-        finalizer = self._finalizer
-        for window in windows:
-            v = finalizer.window(encoded, window)
-            waiting = iter(answers)
-            for batch in inputs:
-                out = self._engine.run(GROUNDER, {"v": v, **batch})
-                self._check_numbers(out)
-                for index in range(len(batch["pooled"])):
-                    self._add(next(waiting), window, {name: out[name][index] for name in out})
-        return answers
-
-    def _check_numbers(self, out: dict[str, Floats]) -> None:
-        """Raise `BundleDamagedError` if the graph answers with what is no number."""
-        wrong = [name for name, values in out.items() if not np.isfinite(values).all()]
-        if wrong:
-            raise BundleDamagedError(
-                f"{self.bundle.path}: its {' and '.join(wrong)} are not finite numbers, so its "
-                "weights or the encoded video are damaged; fetch or export the bundle again"
-            )
-
-    def _add(self, answer: _Answer, window: Window, out: dict[str, Floats]) -> None:
-        """Keep of the grounder's outputs for one query and window what the answer needs."""
-        dims, manifest, fps = self.bundle.dims, self.bundle.manifest, self.bundle.fps
-        boundaries = np.empty((0, 3))
-        if dims.has_offsets:
-            boundaries = boundaries_from_points(
-                out["class_logits"],
-                out["offsets"],
-                num_clips=window.num_clips,
-                strides=dims.strides,
-                fps=fps,
-                max_moments=manifest.max_moments,
-            )
-            boundaries[:, :2] += window.start_clip / float(fps)
-        answer.boundaries.append(boundaries)
-        answer.saliency.append(out["saliency"])
-        answer.evidence.append(
-            evidence_of(out["class_logits"], out["saliency"], dims, merged=manifest.merge_cls_sal)
-        )
-
-    def _prediction(
-        self,
-        encoded: EncodedVideo,
-        windows: Sequence[Window],
-        text: TextFeatures,
-        answer: _Answer,
-        nms: Nms | None,
-        timings: Timings,
-    ) -> Prediction:
-        manifest, rate = self.bundle.manifest, float(encoded.fps)
-        spans_s = np.array([(x.start_clip, x.end_clip) for x in windows]) / rate
-        spans_s[-1, 1] = encoded.duration_s  # the last clip need not be whole
-        rows = merge_moments(
-            answer.boundaries, spans_s, clip_s=1 / rate, unit_s=manifest.unit_s, nms=nms
-        )
-        boundaries = np.concatenate(answer.boundaries)
-        boundaries = boundaries[np.argsort(-boundaries[:, 2], kind="stable")]
-        shift = np.array([encoded.start_s, encoded.start_s, 0.0])
-        evidence = np.stack(answer.evidence)
-        present, sure = (
-            (None, None) if manifest.presence is None else confidence(manifest.presence, evidence)
-        )
-        return Prediction(
-            query=text.query,
-            moments=tuple(
-                Moment(start_s=start, end_s=end, score=score)
-                for start, end, score in (rows + shift).tolist()
-            ),
-            saliency=mean_saliency(windows, answer.saliency),
-            clip_starts_s=encoded.clip_starts_s,
-            boundaries=boundaries + shift,
-            query_truncated=text.truncated,
-            video=encoded.source,
-            duration_s=encoded.duration_s,
-            fps=encoded.fps,
-            sampling=encoded.sampling,
-            departures=encoded.departures,
-            model=manifest.name,
-            timings=timings,
-            windows_s=spans_s + encoded.start_s,
-            present=present,
-            presence_score=sure,
-            evidence=evidence,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """What every window said of one query.
-
-    Boundaries (M, 3) from the video's start, saliency (T,), and evidence (S,).
-    """
-
-    boundaries: list[NDArray[np.float64]] = field(default_factory=list)
-    saliency: list[Floats] = field(default_factory=list)
-    evidence: list[NDArray[np.float64]] = field(default_factory=list)
+def _check_name(source: str | os.PathLike[str]) -> None:
+    """Raise `SourceNotFoundError` for a name that cannot be that of a video."""
+    if not os.fspath(source):
+        # As a path it would be the current folder.
+        raise SourceNotFoundError("the name of the video is empty; give a file or a folder")
+    try:
+        os.stat(source)  # noqa: PTH116
+    except FileNotFoundError:
+        pass  # reading it says more
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceNotFoundError(f"{as_text(source)[:200]}: {reason}") from error
 
 
 def _log_plan(frames: FrameSource) -> None:

@@ -167,7 +167,7 @@ def test_an_error_of_the_source_leaves_no_thread_behind(grounder: Grounder) -> N
 def test_many_queries_are_split_so_that_memory_stays_bounded(
     grounder: Grounder, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("r2rt.grounding.grounder._SCRATCH_BYTES", 40_000)
+    monkeypatch.setattr("r2rt.grounding.ask._SCRATCH_BYTES", 40_000)
     video = grounder.encode_frames(frames_with_red(list(range(40))), CLIP_FPS)
     predictions = grounder.ground(video, [f"thing {index}" for index in range(9)])
     assert len(predictions) == 9

@@ -119,7 +119,7 @@ def test_many_queries_over_many_windows_answer_as_they_do_alone(
 ) -> None:
     alone = [tiny_grounder.ground(video, query, window=24) for query in QUERIES]
     for scratch in (1, 256 << 20):  # one query a batch, or all of them
-        monkeypatch.setattr("r2rt.grounding.grounder._SCRATCH_BYTES", scratch)
+        monkeypatch.setattr("r2rt.grounding.ask._SCRATCH_BYTES", scratch)
         for got, want in zip(tiny_grounder.ground(video, QUERIES, window=24), alone, strict=True):
             assert got.query == want.query
             np.testing.assert_allclose(triples(got), triples(want), atol=1e-5)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from r2rt.grounding.vocabulary import unknown_words
+from r2rt.grounding.vocabulary import knows_any, unknown_words
 
 KNOWN = frozenset({"a", "an", "and", "cream", "dog", "ice", "jack-o-lantern", "left", "moving"})
 KNOWN |= {"red", "the", "to"}
@@ -27,3 +27,19 @@ KNOWN |= {"red", "the", "to"}
 )
 def test_words_that_were_never_read(query: str, unknown: tuple[str, ...]) -> None:
     assert unknown_words(query, KNOWN) == unknown
+
+
+@pytest.mark.parametrize(
+    ("query", "knows"),
+    [
+        ("a red blorp", True),
+        ("blorp", False),
+        ("a blorp and the glarg to", False),  # articles and the like name nothing
+        ("An ICE-cube", True),
+        ("42", False),
+        ("犬", False),
+    ],
+)
+def test_a_query_without_a_known_word_is_recognised(query: str, knows: bool) -> None:
+    assert knows_any(query, KNOWN) is knows
+    assert knows_any(query, None)

@@ -1,0 +1,262 @@
+"""What the commands share that answer about videos: pipes, lists, what was asked, jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from r2rt.cli.asked import NAME, AskedRecord
+from r2rt.cli.main import run
+from tests.conftest import CHECKOUT
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+
+QUERY = "a red ball"
+
+
+def ground(*arguments: object) -> int:
+    return run(["ground", *map(str, arguments), "--model", str(DEMO_BUNDLE)])
+
+
+def piped(*arguments: object, stdin: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run with a pipe, not a file, as standard input."""
+    command = [sys.executable, "-m", "r2rt", *map(str, arguments), "--model", str(DEMO_BUNDLE)]
+    with subprocess.Popen(["cat", str(stdin)], stdout=subprocess.PIPE) as cat:
+        return subprocess.run(
+            command,
+            stdin=cat.stdout,
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            check=False,
+        )
+
+
+def results(text: str) -> list[dict[str, object]]:
+    document = json.loads(text)
+    return [item["results"] for item in document.get("videos", [document])]
+
+
+class TestPipes:
+    def test_standard_input_and_a_named_pipe_give_the_answer_of_the_file(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        temporary = tmp_path / "tmp"
+        temporary.mkdir()
+        assert ground(DEMO_VIDEO, QUERY, "--json") == 0
+        want = results(capsys.readouterr().out)
+        result = piped("ground", "-", QUERY, "--json", stdin=DEMO_VIDEO, TMPDIR=str(temporary))
+        assert result.returncode == 0, result.stderr
+        assert results(result.stdout) == want
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        with subprocess.Popen(["/bin/sh", "-c", f"cat '{DEMO_VIDEO}' > '{fifo}'"]):
+            assert ground(fifo, QUERY, "--json") == 0
+        assert results(capsys.readouterr().out) == want
+        assert not list(temporary.glob("r2rt-*"))
+
+    def test_a_pipe_can_be_encoded_and_has_a_limit(self, tmp_path: Path) -> None:
+        encoded = tmp_path / "x.r2rt"
+        result = piped("encode", "-", encoded, stdin=DEMO_VIDEO, R2RT_SPOOL_BYTES="10K")
+        assert result.returncode == 2
+        assert "R2RT_SPOOL_BYTES" in result.stderr.splitlines()[-1]
+        assert not encoded.exists()
+        assert piped("encode", "-", encoded, stdin=DEMO_VIDEO).returncode == 0
+        assert ground(encoded, QUERY, "--quiet") == 0
+
+    def test_what_cannot_be_read_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert ground("/dev/zero", QUERY) == 2
+        assert "/dev/zero is a device, not a video file; r2rt watch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["ground", "", QUERY], 2, "the name of the video is empty"),
+        (["ground", "-i", "", QUERY], 2, "the name of the video is empty"),
+        (["highlights", ""], 2, "the name of the video is empty"),
+        (["encode", "", "x.r2rt"], 2, "the name of the video is empty"),
+        (["watch", "", QUERY], 2, "the name of the source is empty"),
+        pytest.param(["ground", "x" * 5000, QUERY], 10, "too long", id="name"),
+        pytest.param(["ground", "a/" * 3000, QUERY], 10, "too long", id="path"),
+        pytest.param(["encode", "x" * 5000, "x.r2rt"], 10, "too long", id="encode"),
+        (["ground", "a.mp4", QUERY, "--null"], 2, "--videos-from"),
+    ],
+)
+def test_names_that_are_no_videos(
+    arguments: list[str],
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DEMO_VIDEO, tmp_path / "in-the-current-folder.mp4")
+    assert run([*arguments, "--model", str(DEMO_BUNDLE)]) == code
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert words in stderr.splitlines()[-1]
+    assert "internal error" not in stderr
+
+
+def test_names_and_queries_cannot_drive_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = tmp_path / "a\x1b[2J\nr2rt: error: forged\x9b31m.mp4"
+    shutil.copy(DEMO_VIDEO, evil)
+    broken = tmp_path / "b\x1b[31m.mp4"
+    broken.write_text("no video")
+    query = "a red ball\x1b[31m\nmore"
+    assert ground(evil, broken, "-q", query, "-v", "--no-cache") == 4
+    assert ground(evil, broken, "-q", query, "--rank") == 4
+    assert run(["ground", str(evil), query, "--no-such\x1b[31m"]) == 2
+    assert run(["ground", "none\x1b[31m.mp4", query]) in (10, 20)
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert "\x1b" not in text
+        assert "\x9b" not in text
+        assert not any(line.startswith("r2rt: error: forged") for line in text.splitlines())
+
+
+def test_queries_of_the_command_line_and_of_a_file_have_ids_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queries = tmp_path / "q.jsonl"
+    queries.write_text('{"query": "a ball", "qid": 1}\n{"query": "a ring", "qid": "2"}\n')
+    options = ("-q", "a dog", "--queries", queries, "--sequence", "a ball then a ring")
+    assert ground(DEMO_VIDEO, *options, "-f", "jsonl") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["qid"], line["query"].split(" then")[0]) for line in lines] == [
+        *((3, "a dog"), (1, "a ball"), ("2", "a ring"), (4, "a ball"))
+    ]
+
+
+def test_a_list_that_nul_separates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [tmp_path / "#1.mp4", tmp_path / " x\ny.mp4"]
+    for name in names:
+        shutil.copy(DEMO_VIDEO, name)
+    listed = tmp_path / "list"
+    listed.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
+    assert ground(QUERY, "-0", "--videos-from", listed, "--json", "--quiet") == 0
+    documents = json.loads(capsys.readouterr().out)["videos"]
+    assert [item["video"] for item in documents] == [str(name) for name in names]
+
+
+class TestAskedRecord:
+    def test_other_questions_are_answered_again(self, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+
+        def is_answered(*question: object) -> bool:
+            """Ask, and return whether the file was written anew."""
+            path = out / "shapes.csv"
+            path.write_text("kept")
+            options = ("--output-dir", out, "-f", "csv", "--skip-existing", "--quiet")
+            assert ground(DEMO_VIDEO, *question, *options) == 0
+            return path.read_text() != "kept"
+
+        assert ground(DEMO_VIDEO, "a panda", "--output-dir", out, "-f", "csv", "--quiet") == 0
+        assert not is_answered("a panda")
+        assert is_answered("a penguin")
+        assert not is_answered("a penguin")
+        options = (("--top-k", 1), ("--end", "8s"), ("--window", "none"))
+        for option in options:
+            assert is_answered("a penguin", *option)
+            assert not is_answered("a penguin", *option)
+        # What changes no answer is no other question.
+        assert is_answered("a penguin")
+        assert not is_answered("a penguin", "--no-cache", "--jobs", 2, "--device", "cpu")
+        queries = tmp_path / "q.jsonl"
+        queries.write_text('{"query": "a panda"}')
+        assert is_answered("--queries", queries)
+        queries.write_text('{"query": "a penguin"}')
+        assert is_answered("--queries", queries)
+
+    def test_another_model_is_another_question(self, tmp_path: Path) -> None:
+        record = AskedRecord(tmp_path, {"model": "a", "queries": ["x"]})
+        record.add("one")
+        assert record.is_same("one")
+        assert AskedRecord(tmp_path, {"queries": ["x"], "model": "a"}).is_same("one")
+        assert not AskedRecord(tmp_path, {"model": "b", "queries": ["x"]}).is_same("one")
+
+    def test_a_damaged_record_means_asked_again(self, tmp_path: Path) -> None:
+        record = AskedRecord(tmp_path, {"q": 1})
+        record.add("one")
+        record.add("two")
+        path = tmp_path / NAME
+        lines = path.read_bytes().split(b"\n")
+        path.write_bytes(lines[0] + b"\n" + lines[1][:20] + b"\xff[[[\n" + b"[" * 100_000)
+        again = AskedRecord(tmp_path, {"q": 1})
+        assert again.is_same("one")
+        assert not again.is_same("two")
+
+
+def test_videos_at_the_same_time_give_the_answers_of_one_after_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(6):
+        shutil.copy(DEMO_VIDEO, tmp_path / f"{index}.mp4")
+    (tmp_path / "3.mp4").write_text("no video")
+    found = []
+    for jobs in (1, 4):
+        options = ("-q", QUERY, "--json", "--jobs", jobs, "--no-cache", "--quiet")
+        assert ground(tmp_path, *options) == 4
+        documents = json.loads(capsys.readouterr().out)["videos"]
+        for document in documents:
+            document.pop("timings", None)
+        found.append(documents)
+    assert found[0] == found[1]
+    assert [Path(item["video"]).name for item in found[0]] == [f"{i}.mp4" for i in range(6)]
+
+
+def test_several_videos_have_few_messages_and_each_names_its_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(DEMO_VIDEO.read_bytes())
+    content[len(content) // 2 :][:3000] = b""
+    content[len(content) // 2 : len(content) // 2 + 3000] = b"\xa5" * 3000
+    for index in range(4):
+        shutil.copy(DEMO_VIDEO, tmp_path / f"{index}.mp4")
+    (tmp_path / "torn.mp4").write_bytes(content)
+    options = ("-q", "dog " * 90, "--output-dir", tmp_path / "out", "-f", "csv")
+    assert ground(tmp_path, *options) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if "over 77 tokens" in line]) == 1
+    lost = [line for line in lines if "could not be decoded" in line or "torn" in line]
+    assert lost
+    assert all("torn.mp4" in line for line in lost)
+    assert "5 of 5 videos answered" in lines[-1]
+    assert len(lines) <= 5 + len(lost)
+
+
+def test_a_termination_leaves_nothing_behind(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "r2rt", "ground", str(fifo), QUERY]
+    with (
+        subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=CHECKOUT,
+            env=os.environ | {"TMPDIR": str(temporary)},
+        ) as process,
+        fifo.open("wb") as writer,
+    ):  # the command is reading now
+        writer.write(b"x" * 100_000)
+        writer.flush()
+        assert list(temporary.iterdir())
+        process.terminate()
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "r2rt: interrupted"
+    assert not list(temporary.glob("r2rt-*"))
