@@ -103,7 +103,7 @@ def test_a_score_that_no_moment_reaches_ends_with_3(
     code, out, err = ground(model, "a dog", "--min-score", "1", capsys=capsys)
     assert code == 3
     assert "a dog: no moments" in out
-    assert "r2rt: no moment to tell: 'a dog'" in err
+    assert "r2rt: no moments: 'a dog'" in err
 
 
 def test_a_failure_counts_more_than_nothing_found(

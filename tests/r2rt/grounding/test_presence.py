@@ -273,7 +273,7 @@ def test_pairs_are_read_and_their_faults_named(tmp_path: Path) -> None:
     with pytest.raises(QueryError, match=r"pairs\.jsonl:1: .*belongs"):
         read_pairs(path)
     path.write_text("\n")
-    with pytest.raises(QueryError, match="no pairs"):
+    with pytest.raises(QueryError, match="is empty"):
         read_pairs(path)
     with pytest.raises(SourceNotFoundError):
         read_pairs(tmp_path / "none.jsonl")
