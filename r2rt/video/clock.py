@@ -6,6 +6,9 @@ away from zero, and clip n is shown by the last frame whose tick is at most n. T
 frame before (n + 1/2) / fps. Clips before the first frame are filled by it, and there are
 round(end · fps) clips, where `end` is the end of the last frame.
 
+Time zero is the container's start, that of its earliest stream: in a transport stream whose sound
+begins first, that is where the sound begins, as in the ffmpeg program.
+
 One deviation: a source shorter than half a clip has one clip here and none in ffmpeg.
 """
 
@@ -107,7 +110,7 @@ class ClipSelector(Generic[FrameT]):
         """Take the next frame; return the one before it if that stands for any clip.
 
         Args:
-            frame: anything that stands for the picture.
+            frame: any object that represents the frame.
             pts: when it is presented, in units of the clock's time base.
             duration: for how long, 0 if unknown. It matters for the last frame alone.
         """

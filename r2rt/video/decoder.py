@@ -45,7 +45,7 @@ class DecodeCounts:
 
 @dataclass(frozen=True)
 class Picked:
-    """A decoded picture, when it is presented, and the clips that it stands for."""
+    """A decoded frame, when it is presented, and the clips that it stands for."""
 
     frame: VideoFrame
     pts: int
@@ -178,7 +178,7 @@ def decode_all(
 
 
 class _ChosenQueue:
-    """Hands out chosen pictures in order as the decoder yields pictures in order."""
+    """Hands out chosen frames in order as the decoder yields frames in order."""
 
     def __init__(self, plan: DecodePlan, counts: DecodeCounts) -> None:
         self._plan = plan
@@ -251,7 +251,7 @@ def drain(demuxer: Demuxer, counts: DecodeCounts) -> list[VideoFrame]:
     """Return what the decoder still holds and make it ready for a new entry point.
 
     A decoder that fails while it is drained cannot be asked again: what its other threads hold, a
-    few pictures, is lost with the damaged one.
+    few frames, is lost with the damaged one.
     """
     context = demuxer.stream.codec_context
     frames: list[VideoFrame] = []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Demuxer"]
 
-# Demuxers that take any text or any bytes for a picture.
+# Demuxers that take any text or any bytes for a frame.
 NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 # Sample entries of MP4 whose packets are encrypted, where FFmpeg does not mark each packet.
 ENCRYPTED_TAGS = frozenset(("encv", "drmi"))

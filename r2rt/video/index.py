@@ -176,7 +176,7 @@ def _timing(demuxer: Demuxer, scan: Scan, shown: NDArray[np.bool_], codec: str) 
 def _frame_duration(stream: VideoStream, time_base: Fraction, timing: Timing) -> int:
     """Return how long a frame lasts by the stream's rate."""
     # The average rate of a raw stream is what its demuxer assumes; the codec may know better.
-    average, guessed = stream.average_rate, stream.guessed_rate
+    average, guessed = exact(stream.average_rate), exact(stream.guessed_rate)
     rate = (guessed or average) if timing == "order" else (average or guessed)
     return max(1, round(1 / rate / time_base)) if rate else 1
 

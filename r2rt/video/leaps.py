@@ -15,6 +15,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from r2rt.video.container import exact
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -29,8 +31,8 @@ _TS_DISCONT = 0x200  # a bit of a demuxer's flags, as in libavformat/avformat.h
 
 def leap_closer(container: InputContainer, stream: VideoStream) -> LeapCloser:
     """Return what closes the leaps of a stream, for one pass over its packets."""
-    time_base = stream.time_base or Fraction(1, 90_000)
-    rate = stream.average_rate or stream.guessed_rate
+    time_base = exact(stream.time_base) or Fraction(1, 90_000)
+    rate = exact(stream.average_rate) or exact(stream.guessed_rate)
     return LeapCloser(
         time_base,
         discontinuous=bool(format_flags(container) & _TS_DISCONT),

@@ -18,9 +18,9 @@ class PartSpan:
 
     Attributes:
         clock: the clips' clock, whose origin is where the part begins.
-        begin_pts: pictures before it are left out; None where the part begins with the source, so
-            that pictures before the container's start are not.
-        end_pts: pictures from here on are left out; None reads to the end.
+        begin_pts: frames before it are left out; None where the part begins with the source, so
+            that frames before the container's start are not.
+        end_pts: frames from here on are left out; None reads to the end.
     """
 
     clock: ClipClock

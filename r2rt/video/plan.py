@@ -20,7 +20,7 @@ from r2rt.video.index import PacketIndex
 __all__ = ["DecodePlan", "PlanCost", "plan_exact", "plan_nearest"]
 
 # Where decoding leaps into an open group, the decoder is drained and its threads fall idle. Leaping
-# over fewer pictures than this costs more than decoding them.
+# over fewer frames than this costs more than decoding them.
 SHORTEST_OPEN_LEAP = 4
 
 
@@ -41,13 +41,13 @@ class PlanCost:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodePlan:
-    """Which packets to decode, and which pictures stand for which clips.
+    """Which packets to decode, and which frames stand for which clips.
 
     Attributes:
         num_clips: how many clips the source has.
         feed: (N,) bool: packet n is given to the decoder.
         resets: ascending packet numbers before which the decoder is drained and reset.
-        chosen: (F,) int64 packet numbers of the chosen pictures, in order of presentation.
+        chosen: (F,) int64 packet numbers of the chosen frames, in order of presentation.
         chosen_pts: (F,) int64 their presentation times, strictly ascending.
         clip_index: (F,) int64 the first clip that each stands for.
         count: (F,) int64 for how many clips.
@@ -65,8 +65,8 @@ class DecodePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pictures:
-    """The pictures of the part that is read, in order of presentation.
+class _Frames:
+    """The frames of the part that is read, in order of presentation.
 
     Attributes:
         packets: (F,) int64 their packets' numbers.
@@ -82,19 +82,19 @@ class _Pictures:
 def plan_exact(
     index: PacketIndex, clock: ClipClock, *, end_pts: int, begin_pts: int | None = None
 ) -> DecodePlan | None:
-    """Plan to decode what the exact pictures of all clips depend on, and nothing else.
+    """Plan to decode what the exact frames of all clips depend on, and nothing else.
 
     Args:
         index: a usable index.
         clock: the clips' clock.
         end_pts: where the part that is read ends.
-        begin_pts: where it begins; None reads from the first picture, even one before clip 0.
+        begin_pts: where it begins; None reads from the first frame, even one before clip 0.
 
     Returns:
-        The plan, or None if no picture lies in that part.
+        The plan, or None if no frame lies in that part.
     """
-    pictures = _pictures(index, clock, begin_pts, end_pts)
-    return None if pictures is None else _plan(index, pictures, pictures.exact)
+    frames = _frames(index, clock, begin_pts, end_pts)
+    return None if frames is None else _plan(index, frames, frames.exact)
 
 
 def plan_nearest(
@@ -113,29 +113,29 @@ def plan_nearest(
     the fewest packets and, among those, the one closest to the exact frame. Where that costs more
     in the end than the exact plan, the exact plan is returned.
     """
-    pictures = _pictures(index, clock, begin_pts, end_pts)
-    if pictures is None:
+    frames = _frames(index, clock, begin_pts, end_pts)
+    if frames is None:
         return None
-    starts = _dependency_starts(index)[pictures.packets]
+    starts = _dependency_starts(index)[frames.packets]
     # References decoded before a frame and including it, if it is one.
     references = np.cumsum(~index.disposable)
     before_start = references[starts] - 1
-    depth = references[pictures.packets] - before_start
-    extra = index.disposable[pictures.packets].astype(np.int64)
+    depth = references[frames.packets] - before_start
+    extra = index.disposable[frames.packets].astype(np.int64)
 
     reached: dict[int, int] = {}
-    taken = pictures.exact.copy()
+    taken = frames.exact.copy()
     for clip in range(len(taken) - 1, -1, -1):
-        exact = int(pictures.exact[clip])
-        window = np.append(_near(pictures.pts, clock, clip, tolerance_pts), exact)
+        exact = int(frames.exact[clip])
+        window = np.append(_near(frames.pts, clock, clip, tolerance_pts), exact)
         known = np.array([reached.get(int(start), 0) for start in starts[window]])
         added = np.maximum(depth[window] - known, 0) + extra[window]
-        distance = np.abs(pictures.pts[window] - pictures.pts[exact])
+        distance = np.abs(frames.pts[window] - frames.pts[exact])
         best = int(window[np.lexsort((distance, added))[0]])
         taken[clip] = best
         start = int(starts[best])
         reached[start] = max(reached.get(start, 0), int(depth[best]))
-    nearest, plain = _plan(index, pictures, taken), _plan(index, pictures, pictures.exact)
+    nearest, plain = _plan(index, frames, taken), _plan(index, frames, frames.exact)
     return min(plain, nearest, key=lambda plan: plan.cost.planned_frames)
 
 
@@ -153,9 +153,9 @@ def _near(
     return np.arange(low, high)
 
 
-def _pictures(
+def _frames(
     index: PacketIndex, clock: ClipClock, begin_pts: int | None, end_pts: int
-) -> _Pictures | None:
+) -> _Frames | None:
     inside = index.shown & (index.pts < end_pts)
     if begin_pts is not None:
         inside &= index.pts >= begin_pts
@@ -165,7 +165,7 @@ def _pictures(
     packets = packets[np.argsort(index.pts[packets], kind="stable")]
     pts = index.pts[packets]
     exact = select_offline(clock.ticks(pts), clock.num_clips(min(end_pts, index.end_pts)))
-    return _Pictures(packets=packets, pts=pts, exact=exact)
+    return _Frames(packets=packets, pts=pts, exact=exact)
 
 
 def _entries(index: PacketIndex) -> NDArray[np.int64]:
@@ -175,10 +175,10 @@ def _entries(index: PacketIndex) -> NDArray[np.int64]:
 
 
 def _dependency_starts(index: PacketIndex) -> NDArray[np.int64]:
-    """Return for each packet where decoding must begin for its picture to be exact.
+    """Return for each packet where decoding must begin for its frame to be exact.
 
-    That is the entry point before it; but a picture that is decoded after an entry point and
-    presented before it (an open group's leading picture) may refer to the group before.
+    That is the entry point before it; but a frame that is decoded after an entry point and
+    presented before it (an open group's leading frame) may refer to the group before.
     """
     entries = _entries(index)
     group = np.searchsorted(entries, np.arange(len(index)), side="right") - 1
@@ -186,10 +186,10 @@ def _dependency_starts(index: PacketIndex) -> NDArray[np.int64]:
     return np.asarray(entries[np.maximum(group - is_leading, 0)], np.int64)
 
 
-def _plan(index: PacketIndex, pictures: _Pictures, taken: NDArray[np.int64]) -> DecodePlan:
-    """Turn the picture taken for each clip, (num_clips,) ascending, into a plan."""
+def _plan(index: PacketIndex, frames: _Frames, taken: NDArray[np.int64]) -> DecodePlan:
+    """Turn the frame taken for each clip, (num_clips,) ascending, into a plan."""
     places, clip_index, count = np.unique(taken, return_index=True, return_counts=True)
-    chosen = pictures.packets[places]
+    chosen = frames.packets[places]
     feed, resets = _feed(index, chosen)
     groups_fed = np.add.reduceat(feed.astype(np.int64), _entries(index)) > 0
     return DecodePlan(
@@ -197,7 +197,7 @@ def _plan(index: PacketIndex, pictures: _Pictures, taken: NDArray[np.int64]) -> 
         feed=feed,
         resets=resets,
         chosen=chosen,
-        chosen_pts=pictures.pts[places],
+        chosen_pts=frames.pts[places],
         clip_index=clip_index,
         count=count,
         cost=PlanCost(
@@ -216,7 +216,7 @@ def _feed(
     feed = needed & ~index.disposable
     feed[chosen] = True
 
-    # Between spans of needed packets decoding leaps, unless no reference picture lies there.
+    # Between spans of needed packets decoding leaps, unless no reference frame lies there.
     references = np.concatenate(([0], np.cumsum(~index.disposable)))
     first = np.flatnonzero(needed & ~np.concatenate(([False], needed[:-1])))
     last = np.flatnonzero(needed & ~np.concatenate((needed[1:], [False])))
@@ -240,7 +240,7 @@ def _covered(length: int, starts: NDArray[np.int64], stops: NDArray[np.int64]) -
 
 
 def _drop_leading(index: PacketIndex, feed: NDArray[np.bool_], leaps: NDArray[np.int64]) -> None:
-    """Leave out leading pictures of groups that are leapt into: what they refer to was skipped."""
+    """Leave out leading frames of groups that are leapt into: what they refer to was skipped."""
     entries = _entries(index)
     stops = np.append(entries, len(index))
     for leap in leaps:
