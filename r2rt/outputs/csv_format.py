@@ -16,7 +16,7 @@ from r2rt.outputs.answers import Answers
 from r2rt.outputs.text import printable
 from r2rt.timecode import format_clock_ms
 
-__all__ = ["COLUMNS", "render", "render_all"]
+__all__ = ["COLUMNS", "render", "render_all", "safe_cell"]
 
 COLUMNS = (
     *("video", "qid", "query", "rank", "start_s", "end_s", "score"),
@@ -37,7 +37,7 @@ def render_all(answers: Sequence[Answers]) -> str:
     rows = csv.writer(text)  # its defaults are RFC 4180: commas, CRLF, quotes where needed
     rows.writerow(COLUMNS)
     for item in answers:
-        cell = str if item.csv_raw else _cell
+        cell = str if item.csv_raw else safe_cell
         if item.error is not None:
             rows.writerow([cell(item.video), *[""] * (len(COLUMNS) - 2), cell(item.error)])
         rows.writerows(_rows(item, cell))
@@ -56,7 +56,7 @@ def _rows(answers: Answers, cell: Callable[[object], str]) -> list[list[object]]
     ]
 
 
-def _cell(value: object) -> str:
+def safe_cell(value: object) -> str:
     """Return text that is no formula, and moves no cursor when it is printed."""
     lines = re.split("(\r?\n)", str(value))
     lines[::2] = map(printable, lines[::2])

@@ -14,7 +14,20 @@ from r2rt.outputs.answers import Answers
 __all__ = ["FORMATS", "Format", "FormatName", "render"]
 
 FormatName = Literal[
-    "table", "json", "jsonl", "csv", "srt", "vtt", "chapters", "edl", "otio", "fcpxml"
+    "table",
+    "json",
+    "jsonl",
+    "csv",
+    "srt",
+    "vtt",
+    "chapters",
+    "edl",
+    "otio",
+    "fcpxml",
+    "xmeml",
+    "resolve-edl",
+    "resolve-csv",
+    "premiere-csv",
 ]
 
 
@@ -49,7 +62,7 @@ class Format:
             QueryError: the format is of one video and got a sequence.
             R2rtError: the video must be looked at, and cannot be read.
         """
-        module = importlib.import_module(f"r2rt.outputs.{self.name}_format")
+        module = importlib.import_module(f"r2rt.outputs.{self.name.replace('-', '_')}_format")
         if not self.complete:
             if isinstance(answers, Answers):
                 answers = answers.told
@@ -103,13 +116,34 @@ _ALL = (
     Format(name="edl", suffix=".edl", summary="CMX 3600 edit list", counts_frames=True),
     Format(name="otio", suffix=".otio", summary="OpenTimelineIO", counts_frames=True),
     Format(name="fcpxml", suffix=".fcpxml", summary="Final Cut Pro, Resolve", counts_frames=True),
+    Format(name="xmeml", suffix=".xml", summary="Premiere Pro, Resolve", counts_frames=True),
+    Format(
+        name="resolve-edl",
+        suffix=".resolve.edl",
+        summary="timeline markers for Resolve",
+        counts_frames=True,
+    ),
+    Format(
+        name="resolve-csv",
+        suffix=".resolve.csv",
+        summary="markers as Resolve lists them",
+        counts_frames=True,
+    ),
+    Format(
+        name="premiere-csv",
+        suffix=".premiere.csv",
+        summary="markers as Premiere lists them",
+        counts_frames=True,
+    ),
 )
 FORMATS: dict[str, Format] = {item.name: item for item in _ALL}
 assert set(FORMATS) == set(get_args(FormatName))
 
 
 def render(name: str, answers: Answers | Sequence[Answers]) -> str:
-    """Return answers in a format: `table json jsonl csv srt vtt chapters edl otio fcpxml`.
+    """Return answers in a format; `FORMATS` has their names.
+
+    Which of them suits which editing program: see `r2rt.outputs.markers`.
 
     Args:
         name: the format.

@@ -44,7 +44,8 @@ def test_every_format_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == ""
     assert {path.name for path in out.glob("[!.]*")} == {
         *("shapes.txt", "shapes.json", "shapes.jsonl", "shapes.csv", "shapes.srt", "shapes.vtt"),
-        *("shapes.chapters.txt", "shapes.edl", "shapes.otio", "shapes.fcpxml"),
+        *("shapes.chapters.txt", "shapes.edl", "shapes.otio", "shapes.fcpxml", "shapes.xml"),
+        *("shapes.resolve.edl", "shapes.resolve.csv", "shapes.premiere.csv"),
     }
     clips = list(otio.adapters.read_from_file(str(out / "shapes.otio")).find_clips())
     scores = [clip.metadata["r2rt"]["score"] for clip in clips]  # the good ones; data has all
@@ -199,8 +200,8 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
         ),
         (["{one}", "a", "--rank", "-f", "csv"], 2, "--rank is a table"),
         (["{one}", "a", "--frame-rate", "0"], 2, "is no frame rate"),
-        (["{one}", "a", "--frame-rate", "25"], 2, "edl, otio, fcpxml"),
-        (["{one}", "a", "-f", "srt", "--no-drop-frame"], 2, "edl, otio, fcpxml"),
+        (["{one}", "a", "--frame-rate", "25"], 2, "edl, otio, fcpxml, xmeml"),
+        (["{one}", "a", "-f", "srt", "--no-drop-frame"], 2, "edl, otio, fcpxml, xmeml"),
         (["{folder}/none.mp4", "a", "-o", "{folder}/none/x.txt"], 40, "make it first"),
         (["{folder}/none.mp4", "a", "--output-dir", "{one}"], 40, "not a folder"),
         (["{folder}/none.mp4", "a", "--clips", "{one}"], 40, "not a folder"),
