@@ -105,6 +105,20 @@ def test_the_python_page_has_every_public_name() -> None:
     assert documented == set(r2rt.__all__)
 
 
+def test_the_bundle_page_has_every_field_and_limit_of_a_manifest() -> None:
+    from r2rt.model import bundle
+
+    text = page("reference/bundle.md")
+    for struct in (bundle.Manifest, bundle.ModelDims, bundle.Nms, bundle.Preprocessing):
+        for field in struct.__annotations__:
+            assert f"`{field}`" in text, f"{struct.__name__}.{field}"
+    numbers = {int(number.replace(",", "")) for number in re.findall(r"\b[\d,]*\d\b", text)}
+    limits = {name: value for name, value in vars(bundle).items() if "MAX_" in name}
+    for name, value in limits.items():
+        for limit in value.values() if isinstance(value, dict) else (value,):
+            assert int(limit) in numbers, name
+
+
 def test_the_json_page_has_every_field() -> None:
     found = moments((1.0, 2.0, 0.5))
     document = json.loads(render("json", Answers.of([prediction(moments=found)])))
