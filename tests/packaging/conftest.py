@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,21 @@ class Installation:
         )
         assert result.returncode == 0, result.stderr
         return result.stdout
+
+
+def demo_question() -> tuple[str, Callable[[str], None]]:
+    """Return a query about `demo/emoji.mp4` and a check of the JSON that `r2rt ground` answers."""
+    truth = json.loads((CHECKOUT / "demo" / "emoji.json").read_text())["queries"][0]
+
+    def assert_right(answer: str) -> None:
+        best = json.loads(answer)["results"][0]["moments"][0]
+        assert any(
+            min(best["end_s"], end_s) - max(best["start_s"], start_s)
+            > 0.5 * (max(best["end_s"], end_s) - min(best["start_s"], start_s))
+            for start_s, end_s in truth["true_s"]
+        )
+
+    return truth["query"], assert_right
 
 
 @pytest.fixture(scope="session")
