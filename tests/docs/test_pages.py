@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from r2rt.errors import R2rtError, exit_codes
-from r2rt.outputs import Answers, render
+from r2rt.outputs import FORMATS, Answers, render
 from tests.conftest import CHECKOUT
 from tests.r2rt.answers import moments, prediction
 
@@ -103,6 +103,13 @@ def test_the_python_page_has_every_public_name() -> None:
 
     documented = set(re.findall(r"^::: r2rt\.(\w+)$", page("reference/python.md"), re.MULTILINE))
     assert documented == set(r2rt.__all__)
+
+
+def test_every_format_is_on_a_page() -> None:
+    for_editors = page("guides/editor.md")
+    others = page("reference/json.md") + page("guides/engineer.md")
+    for name in FORMATS:
+        assert f"`-f {name}`" in for_editors or f"`{name}`" in others or name == "table", name
 
 
 def test_the_bundle_page_has_every_field_and_limit_of_a_manifest() -> None:
