@@ -7,6 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every run, so that a failure is the change's; no example has a deadline,
+# since machines differ in speed; fixtures that tests share with their examples are meant.
+settings.register_profile(
+    "r2rt",
+    deadline=None,
+    derandomize=True,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("r2rt")
 
 # Triton chooses between its compiler and its interpreter when it is imported, which torch may do
 # long before the tests of the kernels (tests/kernels) are reached.

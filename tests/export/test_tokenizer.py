@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.tokenizer import write_tokenizer
@@ -320,9 +320,6 @@ def test_every_kind_of_code_point_is_split_as_open_clip_splits_it(
     assert [text for text in texts if not agree(tokenizer, reference, text)] == []
 
 
-@settings(
-    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
 @given(text=st.text(max_size=60) | st.text(alphabet=string.printable + "&;#’“Ã©", max_size=90))
 def test_generated_text_agrees(text: str, tokenizer: Tokenizer, reference: Reference) -> None:
     assert agree(tokenizer, reference, text)

@@ -78,7 +78,7 @@ def test_truncated_files_are_refused(golden_dir: Path, tmp_path: Path, share: fl
 
 
 @given(data=st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bytes_that_are_no_checkpoint_are_refused(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:

@@ -178,7 +178,7 @@ _MOMENTS = st.lists(
 
 
 @given(moments=_MOMENTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_points_get_the_shortest_moment_of_their_level(
     moments: list[tuple[float, float]],
 ) -> None:

@@ -65,7 +65,7 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("config", [MOMENT, HIGHLIGHT], ids=["moment", "highlight"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(2, 9)), min_size=2, max_size=4),
     seed=st.integers(0, 99),

@@ -102,7 +102,9 @@ class Frames(IterableDataset[Batch]):
         seed: int,
         first: int,
         batch: int,
-        progress: Synchronized[float],
+        progress: Synchronized[float] | None = None,
+        steps: int | None = None,
+        first_stage: float = 0.0,
     ) -> None:
         """Set up.
 
@@ -111,10 +113,12 @@ class Frames(IterableDataset[Batch]):
             seed: of everything.
             first: number of the first batch.
             batch: frames a batch.
-            progress: how far the training is, 0 to 1; decides how hard frames are.
+            progress: how far the training is, 0 to 1, where the clock decides how hard frames are.
+            steps: batches of the training, where a batch's number decides instead.
+            first_stage: how hard frames are at least, 0 to 1, where a batch's number decides.
         """
         self.sprites, self.seed, self.first, self.batch = sprites, seed, first, batch
-        self.progress = progress
+        self.progress, self.steps, self.first_stage = progress, steps, first_stage
 
     def __iter__(self) -> Iterator[Batch]:
         import cv2
@@ -125,8 +129,15 @@ class Frames(IterableDataset[Batch]):
         number = self.first
         while True:
             rng = np.random.default_rng([self.seed, number])
-            yield make_batch(rng, sprites, settings_at(self.progress.value), self.batch)
+            yield make_batch(rng, sprites, settings_at(self._stage(number)), self.batch)
             number += 1
+
+    def _stage(self, number: int) -> float:
+        """Return how hard the frames of batch `number` are, 0 to 1."""
+        if self.progress is not None:
+            return self.progress.value
+        assert self.steps is not None, "Frames needs `progress` or `steps`"
+        return min(max(number / self.steps, self.first_stage), 1.0)
 
 
 def make_batch(rng: Generator, sprites: Sprites, settings: FrameSettings, size: int) -> Batch:

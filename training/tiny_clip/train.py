@@ -2,9 +2,9 @@
 
 `python -m training.tiny_clip.train --sprites FILE --minutes 60 --seed 0 --out DIR`
 
-With `--minutes` the schedule follows the clock, not a number of steps: what is reached depends on
-the machine, and is what the time allows; `--steps` fixes it. Checkpoints are written whole every
-two minutes; `--resume` goes on from the last one. Per step:
+With `--minutes` the schedule follows the clock: how much is learned depends on the machine. With
+`--steps` it follows the number of steps, and every machine learns from the same batches.
+Checkpoints are written whole every two minutes; `--resume` goes on from the last one. Per step:
 
 1. a class matrix, free at first, names what a frame shows (softmax over all concepts);
 2. the same matrix names every patch, whose content the compositor knows, and heads tell its colour
@@ -22,7 +22,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader
 
 from r2rt.files import replacing
 from training._command import run
+from training.precision import bfloat16_is_fast
 from training.tiny_clip.data import IGNORED, Batch, Frames, settings_at
 from training.tiny_clip.model import TinyClip
 from training.tiny_clip.weights import load_model, write_weights
@@ -69,7 +70,7 @@ class Settings:
         average: weight of the past in the moving average of weights, which is what is kept.
         checkpoint_s: seconds between checkpoints.
         evaluate_s: seconds between evaluations.
-        half: whether matrices are multiplied in bfloat16.
+        half: whether matrices are multiplied in bfloat16; by default where that is faster.
         max_steps: stop after so many steps; 0 for no limit.
         first_stage: share of the curriculum that is taken for done.
     """
@@ -85,7 +86,7 @@ class Settings:
     average: float = 0.999
     checkpoint_s: float = 120
     evaluate_s: float = 240
-    half: bool = True
+    half: bool = field(default_factory=bfloat16_is_fast)
     max_steps: int = 0
     first_stage: float = 0.0
 
@@ -244,7 +245,9 @@ class _Run:
             seed=settings.seed,
             first=self.step,
             batch=settings.batch,
-            progress=shared,
+            progress=shared if settings.steps is None or settings.minutes else None,
+            steps=settings.steps,
+            first_stage=settings.first_stage,
         )
         loader = DataLoader(
             frames,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -52,7 +52,6 @@ def test_what_was_saved_is_loaded(video: EncodedVideo, tmp_path: Path) -> None:
 
 
 @given(span=st.tuples(st.integers(0, 4), st.integers(1, 5)).filter(lambda span: span[0] < span[1]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_part_is_a_view_whose_clips_keep_their_times(
     video: EncodedVideo, span: tuple[int, int]
 ) -> None:
@@ -218,7 +217,7 @@ def test_tokens_of_another_shape_or_type_are_refused(
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=60)
 def test_no_damage_passes(video: EncodedVideo, tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "file"
     video.save(path)

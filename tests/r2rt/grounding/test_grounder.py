@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2rt import EncodedVideo
@@ -38,7 +38,7 @@ def reds(video: EncodedVideo) -> list[int]:
     values=st.lists(st.integers(0, 255), min_size=1, max_size=40),
     frame_batch=st.sampled_from([1, 3, 4, 64]),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(max_examples=30)
 def test_each_clip_is_its_own_frame_whatever_the_batches(
     tmp_path: Path, tokenizer_file: Path, values: list[int], frame_batch: int
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2rt import EncodedVideo, Grounder
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @given(steps=st.lists(st.integers(1, 40), min_size=1, max_size=12))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(max_examples=40)
 def test_rows_stay_as_the_array_grows_into_a_file(cache: Path, steps: list[int]) -> None:
     array, used = GrowingArray((2, 3), 1), 0
     for step in steps:

@@ -159,7 +159,7 @@ def test_the_area_counts_pairs(positives: list[int], negatives: list[int]) -> No
     assert area == pytest.approx(won / len(positives) / len(negatives))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.floats(-4, 8),
     st.floats(0, 3),

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -59,9 +59,7 @@ def test_pushed_whole_in_odd_batches_or_singly(tiny_grounder: Grounder) -> None:
     fps=st.sampled_from([Fraction(1, 7), Fraction(1, 2), Fraction(24000, 1001), 5, 0.7]),
     ask=st.sets(st.integers(0, 49)),
 )
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
-)
+@settings(max_examples=50)
 def test_at_any_time_the_answer_is_that_of_the_frames_so_far(
     tmp_path: Path,
     tokenizer_file: Path,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from r2rt.errors import BundleDamagedError, QueryError
@@ -110,9 +110,6 @@ def test_an_empty_batch_and_an_empty_query_in_a_batch_are_refused(tokenizer: Tok
         tokenizer.encode_batch(["a dog", " "])
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(text=st.text())
 def test_any_text_gives_one_start_and_one_end_or_is_refused(
     text: str, tokenizer: Tokenizer
@@ -130,7 +127,6 @@ def test_any_text_gives_one_start_and_one_end_or_is_refused(
 PLAIN = [chr(code) for code in range(0x20, 0x7F) if chr(code) != "&"] + list("\t\n\f\r")
 
 
-@settings(max_examples=300, deadline=None)
 @given(text=st.text(alphabet=PLAIN))
 def test_ftfy_changes_nothing_of_plain_ascii(text: str) -> None:
     import ftfy

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -184,7 +184,6 @@ long_windows = st.integers(20, 80).flatmap(
 
 
 @given(truths(), long_windows, st.integers(0, 9999))
-@settings(max_examples=200, deadline=None)
 def test_what_is_seen_exactly_is_found_once_and_whole_wherever_borders_are(
     video: tuple[int, Rows], size: WindowSize, seed: int
 ) -> None:
@@ -197,7 +196,6 @@ def test_what_is_seen_exactly_is_found_once_and_whole_wherever_borders_are(
 
 
 @given(truths(shortest=5), st.integers(0, 9999))
-@settings(max_examples=200, deadline=None)
 def test_what_is_seen_inexactly_is_found_once_too(video: tuple[int, Rows], seed: int) -> None:
     num_clips, spans = video
     windows = plan_windows(num_clips, WindowSize(clips=60, overlap=30))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from r2rt import Moment
@@ -178,7 +178,6 @@ spans = st.builds(
     open_after=st.integers(1, 3),
     close_after=st.integers(1, 3),
 )
-@settings(deadline=None)
 def test_whatever_is_answered(answers: list[list[Span]], open_after: int, close_after: int) -> None:
     """Every number opens once, first, and closes once, last; the same again gives the same."""
 

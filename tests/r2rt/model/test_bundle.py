@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from r2rt.errors import (
@@ -203,11 +203,6 @@ class TestHostileText:
         with pytest.raises(BundleSchemaError, match=f"schema {schema}, this r2rt reads schema 1"):
             Bundle.open(tmp_path)
 
-    @settings(
-        max_examples=150,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )
     @given(data=st.data())
     def test_no_edit_of_the_text_ends_otherwise_than_in_an_error_of_ours(
         self, folder: Path, data: st.DataObject

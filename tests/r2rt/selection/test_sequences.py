@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from r2rt.errors import QueryError
@@ -107,7 +107,6 @@ _MOMENTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(_MOMENTS, min_size=2, max_size=3),
     st.one_of(st.none(), st.integers(0, 20).map(float)),

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -51,7 +51,6 @@ def test_long_shots_are_cut_and_no_more_often_than_they_must() -> None:
     assert max(np.diff(borders)) <= 30
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 1000))
 def test_no_other_borders_cost_less(count: int, max_clips: int, seed: int) -> None:
     features = np.random.default_rng(seed).normal(size=(count, 3))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from r2rt.errors import QueryError
@@ -28,7 +28,6 @@ from tests.r2rt.fakes import fake_grounder, frames_with_red
 _ITEMS = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), max_size=8)
 
 
-@settings(deadline=None)
 @given(_ITEMS, st.integers(0, 30))
 def test_no_other_selection_is_worth_more(items: list[tuple[int, int]], budget: int) -> None:
     lengths, values = [x for x, _ in items], [x for _, x in items]
@@ -60,7 +59,6 @@ def worth(saliency: np.ndarray, spans: list[tuple[int, int]]) -> float:
     return sum(float((saliency[a:b] - saliency.min()).sum()) for a, b in spans)
 
 
-@settings(deadline=None)
 @given(_videos())
 def test_selections_keep_to_every_budget_and_grow_in_worth(
     video: tuple[np.ndarray, list[int]],

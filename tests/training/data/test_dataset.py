@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.annotation import Annotation
@@ -323,7 +323,6 @@ def annotation(moments: Any, saliency: Any = None) -> Annotation:
     clips=st.integers(1, 60),
     fps=st.sampled_from([0.5, 1.0, 3 / 5, 1 / 3, 2.0, 29.97 / 50]),
 )
-@settings(max_examples=150, deadline=None)
 def test_any_moment_lies_in_its_video_and_has_clips(
     moments: list[tuple[float, float]], clips: int, fps: float
 ) -> None:

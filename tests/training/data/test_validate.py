@@ -320,7 +320,7 @@ _VALUES = st.recursive(
     ),
     suffix=st.sampled_from([".jsonl", ".json"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_nothing_in_a_field_breaks_the_checks(
     fields: dict[str, Any], suffix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -335,7 +335,7 @@ def test_nothing_in_a_field_breaks_the_checks(
 
 
 @given(content=st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_bytes_break_the_checks(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.metrics.cases import saliency_cases
@@ -21,7 +21,6 @@ from training.metrics import (
 Case = tuple[list[Prediction], list[Annotation]]
 
 
-@settings(deadline=None)
 @given(saliency_cases())
 def test_figures_equal_plain_ones(case: Case) -> None:
     figures = highlight_metrics(*case)
@@ -44,7 +43,6 @@ def test_figures_equal_plain_ones(case: Case) -> None:
         assert figures[name].hit_at_1 == pytest.approx(100 * sum(hits) / len(hits))
 
 
-@settings(deadline=None)
 @given(saliency_cases(), st.randoms(use_true_random=False))
 def test_the_order_of_lines_does_not_matter(case: Case, shuffle: random.Random) -> None:
     predictions, annotations = case
@@ -56,7 +54,6 @@ def test_the_order_of_lines_does_not_matter(case: Case, shuffle: random.Random) 
         assert figures.mean_average_precision == pytest.approx(before[name].mean_average_precision)
 
 
-@settings(deadline=None)
 @given(saliency_cases())
 def test_perfect_saliency_gives_100(case: Case) -> None:
     """Where annotators agree, and each query has a clip scored highest."""

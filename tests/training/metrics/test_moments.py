@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.metrics.cases import moment_cases, spans
@@ -25,7 +25,6 @@ Case = tuple[list[Prediction], list[Annotation]]
 Span = tuple[float, float]
 
 
-@settings(deadline=None)
 @given(moment_cases())
 def test_average_precision_equals_a_plain_one(case: Case) -> None:
     predictions, annotations = case
@@ -43,7 +42,6 @@ def test_average_precision_equals_a_plain_one(case: Case) -> None:
     )
 
 
-@settings(deadline=None)
 @given(moment_cases())
 def test_recall_and_mean_iou_equal_plain_ones(case: Case) -> None:
     predictions, annotations = case
@@ -63,7 +61,6 @@ def test_recall_and_mean_iou_equal_plain_ones(case: Case) -> None:
             assert figures.mean_iou == pytest.approx(100 * sum(best) / len(best))
 
 
-@settings(deadline=None)
 @given(moment_cases())
 def test_recall_falls_with_the_iou_and_rises_with_k(case: Case) -> None:
     for figures in moment_metrics(*case).values():
@@ -74,7 +71,6 @@ def test_recall_falls_with_the_iou_and_rises_with_k(case: Case) -> None:
         assert 0 <= figures.mean_iou <= 100
 
 
-@settings(deadline=None)
 @given(moment_cases(), st.randoms(use_true_random=False))
 def test_the_order_of_lines_does_not_matter(case: Case, shuffle: random.Random) -> None:
     predictions, annotations = case
@@ -88,7 +84,6 @@ def test_the_order_of_lines_does_not_matter(case: Case, shuffle: random.Random) 
         np.testing.assert_allclose(figures.average_precision, after[name].average_precision)
 
 
-@settings(deadline=None)
 @given(moment_cases())
 def test_perfect_predictions_give_100(case: Case) -> None:
     annotations = [
@@ -110,7 +105,6 @@ def test_perfect_predictions_give_100(case: Case) -> None:
     np.testing.assert_allclose(figures.average_precision, 100)
 
 
-@settings(deadline=None)
 @given(st.lists(spans(), min_size=1), st.lists(spans(), min_size=1))
 def test_iou_is_symmetric_and_equals_a_plain_one(first: list[Span], second: list[Span]) -> None:
     a, b = np.array(first)[:, None], np.array(second)[None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.training.metrics.cases import label_cases
 from training.metrics import (
@@ -20,7 +20,6 @@ from training.metrics import (
 Case = tuple[list[Prediction], list[Annotation]]
 
 
-@settings(deadline=None)
 @given(label_cases(annotators=3))
 def test_tvsum_equals_a_plain_one(case: Case) -> None:
     by_domain: dict[str, list[float]] = {}
@@ -35,7 +34,6 @@ def test_tvsum_equals_a_plain_one(case: Case) -> None:
     _assert_figures(by_domain, tvsum_metrics(*case))
 
 
-@settings(deadline=None)
 @given(label_cases(annotators=1))
 def test_youtube_equals_a_plain_one(case: Case) -> None:
     by_domain: dict[str, list[float]] = {}
@@ -46,7 +44,6 @@ def test_youtube_equals_a_plain_one(case: Case) -> None:
     _assert_figures(by_domain, youtube_metrics(*case))
 
 
-@settings(deadline=None)
 @given(label_cases(annotators=1))
 def test_perfect_saliency_gives_1(case: Case) -> None:
     annotations = [

@@ -28,7 +28,7 @@ def qids(batch: Batch) -> list[int | str]:
     passes=st.integers(1, 3),
     world=st.integers(1, 4),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_pass_has_every_sample_and_shares_make_the_batch(
     count: int, batch_size: int, passes: int, world: int
 ) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.world.captions import Caption, Mention, all_words, describe, is_true
@@ -23,7 +23,6 @@ things = st.builds(
 
 
 @given(seed=st.integers(0, 2**32 - 1), objects=st.lists(things, min_size=1, max_size=3))
-@settings(max_examples=200, deadline=None)
 def test_captions_are_true_in_known_words(seed: int, objects: list[Placed]) -> None:
     caption = describe(np.random.default_rng(seed), objects)
     assert caption == describe(np.random.default_rng(seed), objects)

@@ -29,7 +29,7 @@ def plain_disc(size: int = 96) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([40, 64, 112]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_seed_gives_one_frame(toy_sprites: Sprites, seed: int, size: int) -> None:
     chosen = FrameSettings(size=size)
     first, second = (
@@ -44,7 +44,7 @@ def test_a_seed_gives_one_frame(toy_sprites: Sprites, seed: int, size: int) -> N
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_said_of_a_frame_holds(toy_sprites: Sprites, seed: int) -> None:
     chosen = FrameSettings(objects=(0.3, 0.4, 0.3))
     frame = compose_frame(np.random.default_rng(seed), toy_sprites, "fluent-3d", chosen)
@@ -105,7 +105,7 @@ class TestPaste:
         angle=st.floats(-360, 360),
         flip=st.booleans(),
     )
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     def test_it_is_clipped_anywhere(
         self, x: float, y: float, scale: float, angle: float, flip: bool
     ) -> None:
@@ -209,7 +209,7 @@ class TestAnotherArtist:
             assert toy_sprites.parts("noto", "dog", 0, size).shape == shown.shape[:2]
 
     @given(seed=st.integers(0, 2**32 - 1))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_parts_keep_their_place_and_change_their_colour(self, seed: int) -> None:
         image = half_and_half()
         parts = (np.arange(96) >= 48).astype(np.uint8)[None].repeat(96, axis=0)
@@ -229,7 +229,7 @@ class TestAnotherArtist:
         assert len(seen) > 8
 
     @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([24, 48, 96]))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_proportions_change_a_little(self, seed: int, size: int) -> None:
         image = plain_disc(size)
         bent = _bent(np.random.default_rng(seed), image)

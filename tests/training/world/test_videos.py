@@ -141,7 +141,7 @@ class TestClaims:
         assert Claim(concept="car", colour="red") not in claims_of([*alone, second])
         assert Claim(concept="car", colour="red") not in absent_claims([*alone, second], [])
 
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(seed=SEEDS)
     def test_true_and_absent_claims_are_what_they_say(
         self, toy_sprites: Sprites, seed: int
@@ -188,7 +188,7 @@ class TestSentences:
 
 
 class TestVideos:
-    @settings(deadline=None, max_examples=10)
+    @settings(max_examples=10)
     @given(seed=SEEDS, duration_s=st.floats(30.0, 300.0))
     def test_scenes_fill_the_video_and_queries_are_true(
         self, toy_sprites: Sprites, seed: int, duration_s: float

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -383,7 +383,6 @@ def test_two_entries_of_one_name_are_refused(archive: Path, tmp_path: Path) -> N
         read_module_tensors(path)
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_damaged_pickle_is_read_or_refused(
     data: st.DataObject, archive: Path, tmp_path_factory: pytest.TempPathFactory
