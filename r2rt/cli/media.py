@@ -148,6 +148,10 @@ def check_media(video: Path | None, options: MediaOptions) -> None:
         from r2rt.media.drawing import require_pillow
 
         require_pillow()
+    if options.report is not None:
+        from r2rt.media.drawing import require_jinja
+
+        require_jinja()
     if video is not None and options.needs_video and video.is_dir():
         raise _no_video(video, options)
 
@@ -200,6 +204,7 @@ def deliver_media(
     quiet: bool,
     *,
     label: str | None = None,
+    video_track: int | None = None,
 ) -> None:
     """Make of one video's moments what was asked for, under progress bars.
 
@@ -211,6 +216,7 @@ def deliver_media(
         quiet: show no progress and no notes.
         label: given where there are several videos: tells their files apart, and leaves the reel
             to `deliver_reel`.
+        video_track: which video track was read, from 1; None is the default one.
 
     Raises:
         QueryError: the video itself is needed and is not there.
@@ -225,7 +231,7 @@ def deliver_media(
     if video is not None:
         from r2rt.media.indexed_video import IndexedVideo
 
-        with IndexedVideo(video) as source:
+        with IndexedVideo(video, video_track=video_track) as source:
             _deliver_clips(source, predictions, options, quiet, label)
             if label is None:
                 deliver_reel([(source, predictions)], options, quiet)

@@ -233,7 +233,14 @@ class _Run:
         )
         best = self._question.best(self.verdict.take(predictions))
         source = Path(encoded.source)
-        deliver_media(source, best, request.media, self._quiet, label=delivery.label(video))
+        deliver_media(
+            source,
+            best,
+            request.media,
+            self._quiet,
+            label=delivery.label(video),
+            video_track=request.encoding.options.get("video_track"),
+        )
         if request.media.reel is not None:
             self.shown.append((source, best))
         if self._record is not None:

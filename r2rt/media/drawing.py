@@ -28,6 +28,7 @@ __all__ = [
     "jpeg_bytes",
     "mix",
     "nice_ticks",
+    "require_jinja",
     "require_pillow",
     "save_image",
     "shortened",
@@ -68,6 +69,20 @@ def require_pillow() -> None:
     except ImportError as error:
         raise MissingExtraError(
             "pictures and pages need Pillow; install it: pip install 'r2rt[media]'"
+        ) from error
+
+
+def require_jinja() -> None:
+    """Check that pages can be written.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "reports need Jinja2; install it: pip install 'r2rt[media]'"
         ) from error
 
 

@@ -83,6 +83,10 @@ class IndexedVideo:
         geometry: size, shape and rotation of its frames.
         rate: frames a second, on average.
 
+    Args:
+        path: the file.
+        video_track: which of its video tracks, from 1; None takes the default one.
+
     Raises:
         SourceNotFoundError: there is no such file.
         NotAVideoError: FFmpeg does not understand it.
@@ -90,9 +94,10 @@ class IndexedVideo:
         NoFramesError: no frame can be decoded.
     """
 
-    def __init__(self, path: StrPath) -> None:
+    def __init__(self, path: StrPath, *, video_track: int | None = None) -> None:
         self.path = Path(path)
-        facts = inspect_file(self.path)
+        facts = inspect_file(self.path, video_track=video_track)
+        self._video_track = facts.video_track
         index: PacketIndex = facts.index
         self.index = index
         self.codec, self.audio = facts.codec, facts.audio
@@ -149,7 +154,7 @@ class IndexedVideo:
 
     def open(self, *, threads: int | None = None) -> Demuxer:
         """Open the file once more."""
-        return Demuxer(self.path, threads=threads)
+        return Demuxer(self.path, threads=threads, video_track=self._video_track)
 
     @property
     def time_base(self) -> Fraction:
@@ -249,7 +254,7 @@ class FrameReader:
         video = self._video
         index = video.index
         first = video.shown_at(span.start_pts)
-        if index.unusable is not None:
+        if index.unusable is not None or index.leaps:
             yield from self._from_the_beginning(first, span.end_pts)
             return
         needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < span.end_pts))
@@ -272,7 +277,8 @@ class FrameReader:
             place: its number; 0, or that of a frame that is shown.
         """
         self.stream.codec_context.flush_buffers()
-        for earlier_s in _EARLIER_S if place else (0,):
+        # Leaps of the clock are closed only where all packets before are read too.
+        for earlier_s in () if self._video.index.leaps else _EARLIER_S if place else (0,):
             packets = self._seek(place, earlier_s)
             if packets is not None:
                 return packets

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from r2rt.files import StrPath, check_destinations, replacing
 from r2rt.grounding.prediction import Moment, Prediction
-from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, require_pillow
+from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, require_jinja, require_pillow
 from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.lanes import lanes
 from r2rt.media.peaks import peak_s
@@ -51,11 +51,12 @@ def write_report(
         update: called with frames decoded and their total.
 
     Raises:
-        MissingExtraError: Pillow is not installed.
+        MissingExtraError: Pillow or Jinja2 is not installed.
         OutputError: disk full, no permission, no such folder.
         R2rtError: the video cannot be read.
     """
     require_pillow()
+    require_jinja()
     path = Path(path)
     check_destinations([path], [] if video is None else [path_of(video)])
     images: dict[tuple[int, int], tuple[str, tuple[int, int]]] = {}
@@ -101,6 +102,11 @@ def _address(video: Path, page: Path) -> str:
 
 
 class _Page:
+    """What the template `report.html` is filled with: plain numbers and texts.
+
+    The template escapes all texts, so names and queries cannot become markup.
+    """
+
     def __init__(
         self,
         predictions: Sequence[Prediction],
@@ -110,8 +116,6 @@ class _Page:
         self._predictions = predictions
         self._images = images
         self._address = address
-        first = predictions[0]
-        self._name = one_line(Path(first.video).name)
         self._start_s = min(float(item.clip_starts_s[0]) for item in predictions)
         self._end_s = max(float(item.clip_starts_s[0]) + item.duration_s for item in predictions)
         values = np.concatenate([item.saliency for item in predictions])
@@ -120,7 +124,12 @@ class _Page:
         self._low, self._high = (low, high) if high - low > 1e-6 else (low - 0.5, high + 0.5)
 
     def text(self) -> str:
-        style, script = _asset("report.css"), _asset("report.js")
+        import jinja2
+
+        environment = jinja2.Environment(
+            autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        )
+        script = _asset("report.js")
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         # Nothing is loaded but the video, and no script runs but this one, whatever a query says.
         policy = (
@@ -128,182 +137,97 @@ class _Page:
             f"script-src 'sha256-{digest}'; media-src 'self' file:; base-uri 'none'; "
             "form-action 'none'"
         )
-        sections = "\n".join(
-            self._section(number, prediction) for number, prediction in enumerate(self._predictions)
+        template = environment.from_string(_asset("report.html"))
+        return template.render(
+            policy=policy,
+            style=_asset("report.css"),
+            script=script,
+            name=one_line(Path(self._predictions[0].video).name),
+            facts=self._facts(),
+            address=self._address,
+            # Until it plays it shows the best moment; the first frame of many videos is black.
+            poster=next((image for image, _ in self._images.values()), None),
+            start_s=self._start_s,
+            end_s=self._end_s,
+            ticks=self._ticks(),
+            sections=[self._section(*item) for item in enumerate(self._predictions)],
         )
-        kind = "page with-video" if self._address else "page"
-        return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{_escaped(self._name)}: moments</title>
-<style>
-{style}</style>
-</head>
-<body>
-{self._header()}
-<div class="{kind}">
-{self._player()}<main>
-{sections}
-</main>
-</div>
-<script>{script}</script>
-</body>
-</html>
-"""
 
-    def _header(self) -> str:
-        first = self._predictions[0]
+    def _facts(self) -> str:
         moments = sum(len(prediction.moments) for prediction in self._predictions)
         part = f"{format_clock(self._start_s)} to {format_clock(self._end_s)}"
-        length = format_clock(self._end_s) if self._start_s < 0.05 else part
         facts = [
-            length,
+            format_clock(self._end_s) if self._start_s < 0.05 else part,
             _count(len(self._predictions), "query", "queries"),
             _count(moments, "moment", "moments"),
-            f"model {one_line(first.model)}",
+            f"model {one_line(self._predictions[0].model)}",
         ]
-        return (
-            f"<header><h1>{_escaped(self._name)}</h1>"
-            f'<p class="quiet">{_escaped(" · ".join(facts))}</p>'
-            '<p class="quiet key"><span class="line-key"></span>saliency '
-            '<span class="bar-key"></span>moments, 1 is the best</p></header>'
-        )
+        return " · ".join(facts)
 
-    def _player(self) -> str:
-        if not self._address:
-            return ""
-        address = _escaped(self._address)
-        # Until it plays it shows the best moment; the first picture of many videos is black.
-        poster = next((f'poster="{picture}" ' for picture, _ in self._images.values()), "")
-        return (
-            '<div class="player">'
-            f'<video src="{address}" {poster}controls preload="metadata" '
-            f'aria-label="The video {_escaped(self._name)}"></video>'
-            '<p class="quiet no-video" hidden>The video is not beside this page, or this browser '
-            "cannot play it. It is looked for at "
-            f"<code>{address}</code>.</p></div>\n"
-        )
-
-    def _section(self, number: int, prediction: Prediction) -> str:
-        query = one_line(prediction.query) or "(no query)"
-        cards = "".join(
-            self._card(number, rank, moment) for rank, moment in enumerate(prediction.moments)
-        )
-        shape = next(
-            (size[0] / size[1] for place, (_, size) in self._images.items() if place[0] == number),
-            1.5,
-        )
-        # Upright pictures are shown narrower, so that they are not as high as the window.
-        width = "9rem" if shape < 0.8 else "13rem"
-        body = (
-            f'<ol class="moments" style="--card-width:{width}">{cards}</ol>'
-            if cards
-            else '<p class="quiet">No moment was found.</p>'
-        )
-        return (
-            f'<section aria-labelledby="q{number}"><h2 id="q{number}">{_escaped(query)}</h2>\n'
-            f"{self._timeline(prediction)}\n{body}</section>"
-        )
-
-    def _timeline(self, prediction: Prediction) -> str:
-        count = len(prediction.moments)
-        summary = (
-            f"Saliency from {format_clock(self._start_s)} to {format_clock(self._end_s)}, "
-            f"{_count(count, 'moment', 'moments')}."
+    def _section(self, number: int, prediction: Prediction) -> dict[str, Any]:
+        shapes = (
+            size[0] / size[1] for place, (_, size) in self._images.items() if place[0] == number
         )
         points = self._points(prediction)
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        area = f"{points[0][0]:.1f},100 {line} {points[-1][0]:.1f},100"
-        bands = "".join(
-            f'<rect class="band" x="{1000 * self._share(m.start_s):.2f}" y="0" height="100" '
-            f'width="{max(1000 * (self._share(m.end_s) - self._share(m.start_s)), 1):.2f}"/>'
-            for m in prediction.moments[:1]
-        )
-        return (
-            f'<div class="timeline" data-from="{self._start_s:.3f}" data-to="{self._end_s:.3f}">'
-            f'<div class="plot"><svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
-            f'aria-label="{_escaped(summary)}">{bands}<polygon class="area" points="{area}"/>'
-            f'<polyline class="curve" points="{line}"/></svg><div class="playhead"></div></div>'
-            f"{self._bars(prediction)}{self._axis()}</div>"
-        )
+        bars, bars_rem = self._bars(prediction)
+        count = _count(len(prediction.moments), "moment", "moments")
+        part = f"{format_clock(self._start_s)} to {format_clock(self._end_s)}"
+        return {
+            "query": one_line(prediction.query) or "(no query)",
+            "summary": f"Saliency from {part}, {count}.",
+            "line": line,
+            "area": f"{points[0][0]:.1f},100 {line} {points[-1][0]:.1f},100",
+            "bands": [self._band(moment) for moment in prediction.moments[:1]],
+            "bars": bars,
+            "bars_rem": bars_rem,
+            "cards": [self._card(number, *item) for item in enumerate(prediction.moments)],
+            # Upright images are shown narrower, so that they are not as high as the window.
+            "card_width": "9rem" if next(shapes, 1.5) < 0.8 else "13rem",
+        }
 
-    def _bars(self, prediction: Prediction) -> str:
-        """Return the moments as bars; they say what the list says, so readers skip them."""
+    def _band(self, moment: Moment) -> dict[str, float]:
+        left, right = self._share(moment.start_s), self._share(moment.end_s)
+        return {"x": 1000 * left, "width": max(1000 * (right - left), 1)}
+
+    def _bars(self, prediction: Prediction) -> tuple[list[dict[str, Any]], float]:
+        """Return the moments as bars in lanes, and the height of the lanes together, in rem."""
         if not prediction.moments:
-            return ""
-        length_s = self._end_s - self._start_s
+            return [], 0.0
         spans = [(moment.start_s, moment.end_s) for moment in prediction.moments]
-        placed = lanes(spans, 0.006 * length_s)
+        placed = lanes(spans, 0.006 * (self._end_s - self._start_s))
         count = max(placed) + 1
         height = 1.35 if count <= 6 else 0.6
         best = max(moment.score for moment in prediction.moments)
-        bars = []
-        for rank, (moment, lane) in enumerate(
-            zip(prediction.moments, placed, strict=True), start=1
-        ):
+        bars: list[dict[str, Any]] = []
+        for moment, lane in zip(prediction.moments, placed, strict=True):
             left, right = self._share(moment.start_s), self._share(moment.end_s)
             share = 60 + 40 * (moment.score / best if best > 0 else 1)
-            narrow = right - left < 0.03 or count > 6
-            title = f"{rank}: {_times(moment)}, score {moment.score:.2f}"
-            bars.append(
-                f'<{self._tag} class="bar{" narrow" if narrow else ""}" tabindex="-1" '
-                f"{self._seek(moment)}"
-                f'title="{_escaped(title)}" style="left:{100 * left:.3f}%;'
-                f"width:{100 * (right - left):.3f}%;top:{lane * height:.2f}rem;"
-                f'height:{height - 0.15:.2f}rem;--share:{share:.0f}%">'
-                f"{'' if narrow else rank}</{self._tag}>"
+            style = (
+                f"left:{100 * left:.3f}%;width:{100 * (right - left):.3f}%;"
+                f"top:{lane * height:.2f}rem;height:{height - 0.15:.2f}rem;--share:{share:.0f}%"
             )
-        return (
-            f'<div class="bars" aria-hidden="true" style="height:{count * height:.2f}rem">'
-            f"{''.join(bars)}</div>"
-        )
+            title = f"{len(bars) + 1}: {_times(moment)}, score {moment.score:.2f}"
+            narrow = right - left < 0.03 or count > 6
+            bars.append({"moment": moment, "title": title, "style": style, "narrow": narrow})
+        return bars, count * height
 
-    def _axis(self) -> str:
+    def _ticks(self) -> list[dict[str, Any]]:
         ticks = nice_ticks(self._start_s, self._end_s, 8)
         step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-        labels = []
+        found = []
         for tick in ticks:
             share = self._share(tick)
-            edge = ' class="first"' if share < 0.03 else ' class="last"' if share > 0.97 else ""
-            labels.append(
-                f'<span{edge} style="left:{100 * share:.3f}%">{axis_clock(tick, step)}</span>'
-            )
-        return f'<div class="axis" aria-hidden="true">{"".join(labels)}</div>'
+            edge = "first" if share < 0.03 else "last" if share > 0.97 else ""
+            label = axis_clock(tick, step)
+            found.append({"percent": 100 * share, "edge": edge, "label": label})
+        return found
 
-    def _card(self, number: int, rank: int, moment: Moment) -> str:
-        picture = ""
-        if (number, rank) in self._images:
-            address, (width, height) = self._images[number, rank]
-            picture = (
-                f'<img src="{address}" width="{width}" height="{height}" alt="" loading="lazy">'
-            )
-        share = 100 * min(max(moment.score, 0.0), 1.0)
-        return (
-            f'<li><{self._tag} class="moment" {self._seek(moment)}>{picture}'
-            f'<span class="facts"><span class="line"><b><span class="hidden">Moment </span>'
-            f'{rank + 1}</b><span><span class="hidden">score </span>{moment.score:.2f}</span>'
-            f'</span><span class="times">{_times(moment)}</span>'
-            f'<span class="score"><i style="width:{share:.1f}%"></i></span></span>'
-            f"</{self._tag}></li>"
-        )
-
-    @property
-    def _tag(self) -> str:
-        return "a" if self._address else "span"
-
-    def _seek(self, moment: Moment) -> str:
-        """Return what makes an element play a moment; without scripts it is a link to it."""
-        if not self._address:
-            return ""
-        link = f"{self._address}#t={moment.start_s:.3f},{moment.end_s:.3f}"
-        return (
-            f'href="{_escaped(link)}" data-start="{moment.start_s:.3f}" '
-            f'data-end="{moment.end_s:.3f}" '
-        )
+    def _card(self, number: int, rank: int, moment: Moment) -> dict[str, Any]:
+        image, size = self._images.get((number, rank), (None, (0, 0)))
+        percent = 100 * min(max(moment.score, 0.0), 1.0)
+        times = _times(moment)
+        return {"moment": moment, "image": image, "size": size, "times": times, "percent": percent}
 
     def _share(self, time_s: float) -> float:
         share = (time_s - self._start_s) / (self._end_s - self._start_s)
@@ -329,10 +253,6 @@ class _Page:
 
 def _asset(name: str) -> str:
     return resources.files("r2rt.media").joinpath(name).read_text(encoding="utf-8")
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=True)
 
 
 def _times(moment: Moment) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,11 +15,15 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from r2rt.errors import MissingExtraError
 from r2rt.grounding.prediction import Prediction
 from r2rt.media import write_report
 from tests.r2rt.media.footage import prediction, write_footage
 
-EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" '&' \u202egnp"
+EVIL = (
+    "{{ 7 * 7 }}{% if %}</script><script>alert(1)</script>"
+    "<img src=x onerror=alert(2)> \"quoted\" '&' \u202egnp"
+)
 
 
 class Page(HTMLParser):
@@ -147,6 +152,15 @@ def test_without_the_video_there_are_neither_player_nor_links(tmp_path: Path) ->
     assert not page.all("a")
     assert not page.all("img")
     assert len(page.all("span", "moment")) == 1
+
+
+def test_without_jinja_a_line_says_what_to_install(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"Jinja2.*pip install 'r2rt\[media\]'"):
+        write_report(video, [prediction((1, 2, 0.9), duration_s=3)], tmp_path / "out.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_part_of_a_video_keeps_the_videos_clock(tmp_path: Path) -> None:
