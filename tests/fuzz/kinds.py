@@ -35,7 +35,7 @@ __all__ = ["KINDS", "Kind", "prepared"]
 
 _FPS = Fraction(2)
 _SIZE = (96, 64)
-_FRAMES = 60
+_FRAMES, _RATE = 60, 12
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,18 @@ def _damage_file(folder: Path, rng: random.Random) -> None:
     path.write_bytes(damage(path.read_bytes(), rng))
 
 
+def _damage_media(folder: Path, rng: random.Random) -> None:
+    """Damage bytes here and there, or lose a large stretch in the middle."""
+    if rng.random() < 0.7:
+        _damage_file(folder, rng)
+        return
+    path = _file(folder)
+    content = path.read_bytes()
+    start = rng.randrange(len(content) // 2)
+    size = int(len(content) * rng.uniform(0.02, 0.4))
+    path.write_bytes(content[:start] + bytes(size * rng.randrange(2)) + content[start + size :])
+
+
 def _damage_json_file(folder: Path, rng: random.Random) -> None:
     path = _file(folder)
     path.write_bytes(damage_json(path.read_bytes(), rng))
@@ -81,7 +93,7 @@ def _write_media(
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 255, (_SIZE[1], _SIZE[0], 3), dtype=np.uint8)
     with av.open(str(folder / name), "w", options=muxer) as container:
-        stream: Any = container.add_stream(codec, rate=12, options=options)
+        stream: Any = container.add_stream(codec, rate=_RATE, options=options)
         stream.width, stream.height = _SIZE
         stream.pix_fmt = pix_fmt
         for number in range(_FRAMES):
@@ -102,12 +114,22 @@ def _read_media(folder: Path) -> bool:
         report = source.report
     if report.departures.warnings or report.fallback:
         return False
-    return clips < 0.95 * _decodable_clips(path) - 1
+    times = _decodable_times(path)
+    ticks = {int(time * _FPS) for time in times}
+    return clips < 0.95 * len(ticks) - 1 or _has_gaps(times)
 
 
-def _decodable_clips(path: Path) -> int:
-    """How many clips have a frame when everything is decoded by FFmpeg, errors passed over."""
-    ticks = set()
+def _has_gaps(times: set[Fraction]) -> bool:
+    """Whether more than a twentieth of the frames between the first and the last is missing."""
+    if not times:
+        return False
+    steps = (max(times) - min(times)) * _RATE
+    return 1.05 * len(times) + 1 < steps < 2 * _FRAMES  # farther apart is a clock that leaps
+
+
+def _decodable_times(path: Path) -> set[Fraction]:
+    """When the frames are that FFmpeg decodes, errors passed over."""
+    times: set[Fraction] = set()
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -117,10 +139,10 @@ def _decodable_clips(path: Path) -> int:
                     frames = packet.decode()
                 except av.error.FFmpegError:
                     continue
-                ticks |= {int(frame.pts * base * _FPS) for frame in frames if frame.pts is not None}
+                times |= {frame.pts * base for frame in frames if frame.pts is not None}
     except (av.error.FFmpegError, IndexError, ValueError):
         pass
-    return len(ticks)
+    return times
 
 
 def _media(
@@ -133,7 +155,7 @@ def _media(
     make = functools.partial(
         _write_media, name=name, codec=codec, pix_fmt=pix_fmt, options=options, muxer=muxer or {}
     )
-    return Kind(make, _damage_file, _read_media)
+    return Kind(make, _damage_media, _read_media)
 
 
 # Bitstreams: packets and extradata as the demuxer would hand them over
