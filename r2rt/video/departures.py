@@ -23,6 +23,7 @@ class Departures:
         clips_lost_at_end: planned clips after the last frame that decodes; they are left out.
         clips_similar: clips that were not encoded but took the tokens of a similar frame, since
             `skip_similar` allowed it.
+        missing_s: seconds of a broadcast of constant rate that hold no frames.
         leaps_closed: places where the stream's clock leapt, and the leap was taken out.
         leaps_s: the sum of these leaps, in seconds.
         decoded_all: why every frame was decoded although few were needed.
@@ -37,6 +38,7 @@ class Departures:
     frames_lost_at_start: int = 0
     clips_lost_at_end: int = 0
     clips_similar: int = 0
+    missing_s: float = 0.0
     leaps_closed: int = 0
     leaps_s: float = 0.0
     decoded_all: str | None = None
@@ -77,6 +79,11 @@ class Departures:
             found.append(
                 f"{_count(self.clips_similar, 'clip')} took the tokens of a similar frame and were "
                 "not encoded, as asked for"
+            )
+        if self.missing_s:
+            found.append(
+                f"{self.missing_s:.1f} s of the recording hold no frames; "
+                "the frame before each gap is shown instead"
             )
         if self.leaps_closed:
             found.append(

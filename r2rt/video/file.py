@@ -122,6 +122,7 @@ class VideoFile:
                 frames_replaced=counts.frames_replaced,
                 frames_lost_at_start=0 if starts_inside else index.lost_at_start,
                 clips_lost_at_end=self._clips_lost,
+                missing_s=index.missing_s,
                 leaps_closed=index.leaps,
                 leaps_s=index.leaps_s,
                 decoded_all=index.unusable,

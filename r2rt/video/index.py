@@ -39,6 +39,9 @@ __all__ = ["PacketIndex", "index_packets"]
 
 # Codecs that may reorder frames. In AVI and OGM (Ogg that holds such a codec) packets have no
 # presentation times, and those that FFmpeg makes up are those of other frames.
+# What recorders of broadcasts write: whatever is lost on the air leaves a gap.
+_BROADCAST_FORMATS = frozenset(("mpegts", "mpeg"))
+_STEPS_FOR_A_RATE, _SHARE_OF_USUAL_STEPS, _LOST_STEPS = 10, 0.8, 5
 REORDERING_CODECS = frozenset(("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1"))
 
 
@@ -64,6 +67,7 @@ class PacketIndex:
         leaps_s: the sum of these leaps, in seconds.
         damaged: packets that the container marks as damaged.
         lost_at_start: frames before the first that decodes, which depend on what is not there.
+        missing_s: how long a broadcast of constant rate has no frames, in seconds.
     """
 
     time_base: Fraction
@@ -82,6 +86,7 @@ class PacketIndex:
     leaps_s: float = 0.0
     damaged: int = 0
     lost_at_start: int = 0
+    missing_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -149,7 +154,27 @@ def index_packets(
         leaps_s=leaps_s,
         damaged=scan.damaged,
         lost_at_start=lost,
+        missing_s=(
+            float(_missing(times[shown]) * time_base)
+            if demuxer.container.format.name in _BROADCAST_FORMATS
+            else 0.0
+        ),
     )
+
+
+def _missing(times: NDArray[np.int64]) -> int:
+    """Return how many units of time lack their frames in a stream of constant rate.
+
+    In a stream of another kind a long step says nothing: the frame before it lasts so long.
+    """
+    steps = np.diff(np.unique(times))
+    if len(steps) < _STEPS_FOR_A_RATE:
+        return 0
+    usual = int(np.median(steps))
+    if np.mean(np.abs(steps - usual) <= max(usual // 10, 1)) < _SHARE_OF_USUAL_STEPS:
+        return 0
+    long = steps[steps > _LOST_STEPS * usual]
+    return int(long.sum() - len(long) * usual)
 
 
 def _shown(scan: Scan) -> NDArray[np.bool_]:

@@ -118,3 +118,21 @@ def test_noise_of_any_kind_raises_an_error_that_says_so(tmp_path: Path) -> None:
         noise.write_bytes(np.random.default_rng(seed).bytes(5000))
         with pytest.raises((NotAVideoError, NoFramesError)):
             read(noise)
+
+
+@pytest.mark.parametrize(("suffix", "missing_s"), [("ts", 1.2), ("mkv", 0.0)])
+def test_frames_that_a_recording_lost_are_reported(
+    make_video: VideoMaker, suffix: str, missing_s: float
+) -> None:
+    """In a file of another kind the frame before the gap may be meant to last so long."""
+    times = [Fraction(number, 25) for number in range(130) if not 50 <= number < 80]
+    path = make_video(f"gap.{suffix}", frames=len(times), times=times)
+    _, report, num_clips = read(path, Fraction(5))
+    assert num_clips == 26
+    assert report.departures.missing_s == pytest.approx(missing_s, abs=0.01)
+    assert bool(report.departures.warnings) == (missing_s > 0)
+
+
+def test_a_whole_recording_lacks_nothing(make_video: VideoMaker) -> None:
+    _, report, _ = read(make_video("whole.ts", frames=130, options=GOPS), Fraction(5))
+    assert report.departures.as_dict() == {}
