@@ -24,10 +24,10 @@ def main() -> int:
         kills = arguments.kills // len(jobs) + (number < arguments.kills % len(jobs))
         with tempfile.TemporaryDirectory() as folder:
             results[name] = kill_job(name, Path(folder), kills=kills, seed=arguments.seed)
-        print(table({name: results[name]}).splitlines()[-1], file=sys.stderr, flush=True)
+        lines = [table({name: results[name]}).splitlines()[-1], *results[name].faults]
+        print("\n".join(lines), file=sys.stderr, flush=True)
     print(table(results))
-    faults = [f"{name}: {fault}" for name, result in results.items() for fault in result.faults]
-    print("\n".join(faults))
+    faults = sum(len(result.faults) for result in results.values())
     return int(bool(faults))
 
 
