@@ -1,7 +1,7 @@
 """Standing queries on video that does not end: sources, clock, sliding window, events.
 
 A source's way to an event: `source.py` (what is opened, and how) → `reader.py` (a thread that
-reads, reconnects, decodes and picks one picture a clip; `clock.py` gives each its time) →
+reads, reconnects, decodes and picks one frame a clip; `clock.py` gives each its time) →
 `backlog.py` (a bounded queue) → `watcher.py` (tokens of the last window, answers) → `tracker.py`
 (answers to moments that open and close) → `events.py`.
 """

@@ -19,18 +19,18 @@ __all__ = ["Backlog", "ClipItem", "End", "Item", "SegmentEnd"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipItem:
-    """A picture that stands for clips that are complete, and how far the stream is now.
+    """A frame that stands for clips that are complete, and how far the stream is now.
 
     Attributes:
         pixels: (S, S, 3) uint8 RGB.
         count: how many clips it stands for.
         segment: number of the segment.
         segment_s: where the segment begins on the stream's clock, in seconds.
-        edge_s: how far the segment has come, from its beginning, in seconds: pictures from here on
+        edge_s: how far the segment has come, from its beginning, in seconds: frames from here on
             have no part in these clips.
-        arrival_s: when the picture arrived, by `time.monotonic`.
+        arrival_s: when the frame arrived, by `time.monotonic`.
         is_live: it came in its own time; else the source is read ahead of real time.
-        inherited: how many of `count` are clips whose own picture was left out.
+        inherited: how many of `count` are clips whose own frame was left out.
     """
 
     pixels: NDArray[np.uint8]
@@ -66,14 +66,14 @@ class End:
 Notice: TypeAlias = Retrying | Reconnected
 Item: TypeAlias = ClipItem | SegmentEnd | Notice | End
 
-# What is told of a source that is away for days while nobody listens.
+# Notices kept about a source that is away for days while nobody reads them.
 _NOTICES_KEPT = 256
 
 
 class Backlog:
-    """Holds up to `depth` clips, and what is told between them, in order.
+    """Holds up to `depth` clips, and the notices between them, in order.
 
-    When it is full, the oldest clip is left out and counted: the one after it stands in for it, so
+    When it is full, the oldest clip is left out and counted: the one after it takes its place, so
     that clips keep their places in time.
     """
 

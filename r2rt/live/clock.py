@@ -2,7 +2,7 @@
 
 The stream's own timestamps are believed as long as they go on. Where they do not (the source came
 back with others, a leap back, a leap farther than a window), the clock goes on by arrival time. A
-gap too long to be bridged by the picture before it begins a new segment: clips of one segment
+gap too long to be bridged by the frame before it begins a new segment: clips of one segment
 follow each other without a gap, those of two do not.
 """
 
@@ -13,7 +13,7 @@ from fractions import Fraction
 
 __all__ = ["LiveClock", "Placed"]
 
-# A step back of less is disorder among pictures, not a leap of the clock.
+# A step back of less is disorder among frames, not a leap of the clock.
 _DISORDER_S = 1
 # Timestamps are counted in so many bits: RTP, MPEG transport streams.
 _WRAPS = (32, 33)
@@ -21,7 +21,7 @@ _WRAPS = (32, 33)
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A picture's place in its segment.
+    """A frame's place in its segment.
 
     Attributes:
         pts: when it is presented, in `time_base`, ascending within a segment but for disorder.
@@ -29,7 +29,7 @@ class Placed:
         time_base: seconds of one unit; constant within a segment.
         origin_pts: where the segment begins.
         segment_s: where the segment begins on the stream's clock, in seconds.
-        is_new: this picture begins a segment.
+        is_new: this frame begins a segment.
         gap_s: how much is missing before it; 0 where the clock went on undisturbed.
         leapt: the stream's timestamps did not go on here.
     """
@@ -50,14 +50,14 @@ class Placed:
 
 
 class LiveClock:
-    """Places pictures in order of presentation; see the module.
+    """Places frames in order of presentation; see the module.
 
     Args:
-        bridge_s: a gap up to so long is bridged by the picture before it.
+        bridge_s: a gap up to so long is bridged by the frame before it.
         trusted_s: a leap forward up to so long is believed.
-        live: pictures arrive as they are taken, so a leap that is not believed is measured by
+        live: frames arrive as they are taken, so a leap that is not believed is measured by
             arrival; otherwise it is taken for a hole in a recording.
-        by_arrival: pictures' own timestamps mean nothing; they are presented when they arrive.
+        by_arrival: frames' own timestamps mean nothing; they are presented when they arrive.
     """
 
     def __init__(
@@ -76,21 +76,21 @@ class LiveClock:
 
     @property
     def time_s(self) -> float:
-        """How far the stream has come, in seconds: the latest time of a picture."""
+        """How far the stream has come, in seconds: the latest time of a frame."""
         return self._latest_s
 
     @property
     def end_pts(self) -> int:
-        """Where the newest picture ends; one of unknown duration lasts as long as the last one."""
+        """Where the newest frame ends; one of unknown duration lasts as long as the last one."""
         assert self._last is not None
         return self._last.pts + (self._last.duration or self._step)
 
     def silent_s(self, now_s: float) -> float:
-        """Return how long no picture has arrived."""
+        """Return how long no frame has arrived."""
         return 0.0 if self._last is None else now_s - self._last_arrival_s
 
     def interrupt(self) -> None:
-        """The source was lost: the timestamps of the next picture have nothing to do with these."""
+        """The source was lost: the timestamps of the next frame have nothing to do with these."""
         self._broken = self._last is not None
 
     def place(
@@ -102,14 +102,14 @@ class LiveClock:
         *,
         origin_pts: int | None = None,
     ) -> Placed:
-        """Place the next picture.
+        """Place the next frame.
 
         Args:
             pts: its own timestamp, if it has one.
             duration: for how long it is presented, 0 if unknown.
             time_base: seconds of one unit of both.
             arrival_s: when it arrived, on a clock that never leaps.
-            origin_pts: where the clock's zero lies if this is the first picture; itself if None.
+            origin_pts: where the clock's zero lies if this is the first frame; itself if None.
         """
         if self._by_arrival:
             pts, duration = round(Fraction(arrival_s) / time_base), 0
@@ -163,7 +163,7 @@ class LiveClock:
     def _by_waiting(
         self, last: Placed, pts: int | None, duration: int, time_base: Fraction, waited_s: float
     ) -> Placed:
-        """Go on after a break, `waited_s` after the picture before it."""
+        """Go on after a break, `waited_s` after the frame before it."""
         usual_s = float(self._usual_step(last) * last.time_base)
         step_s = max(waited_s, usual_s)
         gap_s = step_s - usual_s

@@ -1,4 +1,4 @@
-"""What watching a source tells, and how it is written for machines."""
+"""The events of a watched source, and how they are written for machines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = [
 # longer. left: it ended before the window begins. gap: the source was lost while it was on.
 # stopped: watching ended while it was on.
 CloseReason: TypeAlias = Literal["ended", "faded", "left", "gap", "stopped"]
-# clips: pictures that were never encoded; the next one stands in. frames: pictures that were not
-# decoded because decoding fell behind. answers: clips after which nothing was asked, because a
+# clips: frames that were never encoded; the next one takes their place. frames: frames that were
+# not decoded because decoding fell behind. answers: clips after which nothing was asked, because a
 # newer clip was there already.
 DroppedKind: TypeAlias = Literal["clips", "frames", "answers"]
 
@@ -37,14 +37,14 @@ class MomentEvent:
     Attributes:
         moment_id: counts from 1; the same moment keeps its number until it is closed.
         query: the sentence.
-        start_s: where it starts, in seconds on the stream's clock, whose 0 is the first picture.
+        start_s: where it starts, in seconds on the stream's clock, whose 0 is the first frame.
         end_s: where it ends so far.
         score: the score it has now, in [0, 1].
         best_score: the best score it has had.
         stream_s: how far the stream had come when this was answered: the live edge.
-        latency_s: from the arrival of the newest picture answered about to the answer.
+        latency_s: from the arrival of the newest frame answered about to the answer.
         at: wall-clock time of the answer, seconds since 1970.
-        start_at: wall-clock time at which the moment started, as far as arrival times tell.
+        start_at: wall-clock time at which the moment started, as far as arrival times show.
     """
 
     kind: ClassVar[str]
@@ -63,21 +63,21 @@ class MomentEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened(MomentEvent):
-    """A moment that was not told of before."""
+    """A moment that was not reported before."""
 
     kind: ClassVar[str] = "opened"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changed(MomentEvent):
-    """An open moment whose span or score is another than it was told."""
+    """An open moment whose span or score has changed since it was reported."""
 
     kind: ClassVar[str] = "changed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Closed(MomentEvent):
-    """A moment that is over: it is not told of again.
+    """A moment that is over: it is not reported again.
 
     Attributes:
         reason: why it is over.
@@ -94,7 +94,7 @@ class Dropped:
 
     Attributes:
         what: what was left out.
-        count: how many since this was last told.
+        count: how many since the last report.
         total: how many since watching began.
         at: wall-clock time, seconds since 1970.
     """

@@ -9,10 +9,10 @@ _DRIFT = 200e-6
 
 
 class Pace:
-    """Compares when pictures arrive with when they are presented.
+    """Compares when frames arrive with when they are presented.
 
     A stream that keeps its rate has a constant difference between the two. `lag_s` is how much
-    later than at best it arrives now; `lead_s` how much sooner than the first picture promised.
+    later than at best it arrives now; `lead_s` how much sooner than the first frame promised.
     Both forget slowly, faster than clocks drift apart and slower than anything else.
     """
 
@@ -24,7 +24,7 @@ class Pace:
         self.lead_s = 0.0
 
     def see(self, arrival_s: float, time_s: float) -> None:
-        """Take in a picture that arrived at `arrival_s` and is presented at `time_s`."""
+        """Take in a frame that arrived at `arrival_s` and is presented at `time_s`."""
         offset = arrival_s - time_s
         if self._best is None:
             self._best = self._first = offset

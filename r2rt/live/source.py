@@ -57,7 +57,7 @@ class SourceOptions:
         timeout_s: how long a source may send nothing; 10 s on the network and no limit elsewhere if
             None. A pipe, or a file that grows, ends after so long.
         transport: how RTSP brings its packets.
-        input_format: FFmpeg's name of the format, where it cannot be told from the content.
+        input_format: FFmpeg's name of the format, where the content does not show it.
         input_options: further options of FFmpeg, such as `{"video_size": "1280x720"}`.
         clock: `stream` believes the source's timestamps, `arrival` takes the time of arrival;
             `auto` does the former wherever the format has timestamps.
@@ -109,7 +109,7 @@ class LiveSource:
 
     @property
     def is_live(self) -> bool:
-        """Whether pictures come when they are taken, and are lost when nobody reads them."""
+        """Whether frames come when they are taken, and are lost when nobody reads them."""
         return self.kind in ("network", "device")
 
     @property
@@ -235,10 +235,10 @@ class Connection:
 
         from r2rt.video.container import skip_stream
 
-        pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+        covers = Disposition.attached_pic | Disposition.timed_thumbnails
         self.container = container
         self._waiting = waiting
-        streams = [item for item in container.streams.video if not item.disposition & pictures]
+        streams = [item for item in container.streams.video if not item.disposition & covers]
         # PyAV's types promise a context; streams without a decoder have none.
         if not streams or getattr(streams[0], "codec_context", None) is None:
             raise NoVideoStreamError(f"{source.name}: no video stream that can be decoded")
@@ -246,7 +246,7 @@ class Connection:
         for stream in container.streams:
             if stream is not self.stream:
                 skip_stream(stream)
-        # Decoding several pictures at once would hold each back until the others are there.
+        # Decoding several frames at once would hold each back until the others are there.
         self.stream.codec_context.thread_type = "SLICE"
         self.stream.codec_context.thread_count = 0
 

@@ -41,19 +41,19 @@ class WatchSummary:
 
     Attributes:
         stream_s: how far the stream has come, in seconds.
-        frames: pictures that came out of the decoder.
+        frames: frames that came out of the decoder.
         packets_lost: packets that could not be decoded.
-        frames_skipped: pictures left undecoded because decoding fell behind.
+        frames_skipped: frames left undecoded because decoding fell behind.
         clips: clips encoded.
-        clips_dropped: clips whose picture was left out because encoding fell behind; a later
-            picture stands in for each.
+        clips_dropped: clips whose frame was left out because encoding fell behind; a later
+            frame takes the place of each.
         answers: how often the queries were asked.
         answers_skipped: clips after which they were not, because a newer clip was there already.
         opened: moments that opened.
         closed: moments that closed.
         reconnects: how often the source was lost and came back.
         gaps_s: how much of the stream is missing in all.
-        latency_p50_s: median of the time from a picture's arrival to the first answer that it has
+        latency_p50_s: median of the time from a frame's arrival to the first answer that it has
             a part in; None before the first.
         latency_p95_s: 95 percent of them are no longer.
         clip_s: seconds of a clip, to compare with.

@@ -1,7 +1,7 @@
 """From one answer after another to moments that open and close.
 
 An answer is the moments of the last window, so the same moment is answered again and again, a
-little different each time, while the window slides. The tracker tells each of them once:
+little different each time, while the window slides. The tracker reports each of them once:
 
 - A moment opens when it scores at least `min_score` in `open_after` answers in a row.
 - It stays open while it touches the live edge, and while it scores at least `keep_score`.
@@ -11,7 +11,7 @@ little different each time, while the window slides. The tracker tells each of t
 - What is closed is remembered until it has left the window, so that it is not opened again.
 
 Two spans are the same moment if their intersection over union reaches `iou`; besides, a span is the
-same moment as one told before of which it is a part, and as an open one that has become its part.
+same moment as one reported before of which it is a part, and as an open one that is now part of it.
 Pairs are settled from the greatest overlap down, ties by time, so the outcome is deterministic.
 """
 
@@ -43,7 +43,7 @@ class TrackerRules:
         open_after: answers in a row that must hold it before it is opened.
         close_after: answers in a row after which it is closed.
         iou: overlap from which on two spans are the same moment.
-        change_s: a span is told as changed if it moved by so much; two clips if None.
+        change_s: a span is reported as changed if it moved by so much; two clips if None.
 
     Raises:
         QueryError: a value out of its range.
@@ -103,7 +103,7 @@ class _Track:
     seen: int = 1
     missed: int = 0
     still: int = 0
-    told: tuple[float, float] = field(default=(0.0, 0.0))
+    reported: tuple[float, float] = field(default=(0.0, 0.0))
 
 
 class MomentTracker:
@@ -211,10 +211,10 @@ class MomentTracker:
         iou = common / (length + seen_length - common)
         if iou >= self._rules.iou:
             return iou
-        told = bool(track.moment_id)
-        if told and common >= _PART * length:
+        reported = bool(track.moment_id)
+        if reported and common >= _PART * length:
             return iou
-        if told and not track.closed and common >= _PART * seen_length:
+        if reported and not track.closed and common >= _PART * seen_length:
             return iou
         return 0.0
 
@@ -245,7 +245,7 @@ class MomentTracker:
                 kept.append(track)
                 if track.seen >= self._rules.open_after:
                     track.moment_id = next(self._ids)
-                    track.told = (track.start_s, track.end_s)
+                    track.reported = (track.start_s, track.end_s)
                     # Its end counts as standing still from here on.
                     track.still = 0
                     yield _change("opened", track)
@@ -256,7 +256,7 @@ class MomentTracker:
                 track.closed = True
                 yield _change("closed", track, reason)
             elif self._has_changed(track, edge_s):
-                track.told = (track.start_s, track.end_s)
+                track.reported = (track.start_s, track.end_s)
                 yield _change("changed", track)
         self._tracks = kept
 
@@ -271,9 +271,9 @@ class MomentTracker:
         return "ended" if track.still >= self._rules.close_after else None
 
     def _has_changed(self, track: _Track, edge_s: float) -> bool:
-        """Tell a moved start, or an end that moved though it does not just follow the edge."""
-        start_moved = abs(track.start_s - track.told[0]) >= self._change_s - _CLOSE_S
-        end_moved = abs(track.end_s - track.told[1]) >= self._change_s - _CLOSE_S
+        """Report a moved start, or an end that moved though it does not just follow the edge."""
+        start_moved = abs(track.start_s - track.reported[0]) >= self._change_s - _CLOSE_S
+        end_moved = abs(track.end_s - track.reported[1]) >= self._change_s - _CLOSE_S
         return start_moved or end_moved
 
 

@@ -38,7 +38,7 @@ _LET_READER_END_S = 1.0
 class Watcher:
     """Asks sentences of a live source again and again; iterate over it for what happens.
 
-    Reading, decoding and choosing pictures run in a thread; encoding and answering run where the
+    Reading, decoding and choosing frames run in a thread; encoding and answering run where the
     watcher is iterated. Example:
 
         with Watcher(grounder, "rtsp://camera/stream", ["a person falls"]) as watcher:
@@ -58,7 +58,7 @@ class Watcher:
             after every clip if None.
         rules: when moments open and close.
         top_k: how many moments of an answer are followed at most; all if None.
-        changes: tell also when an open moment changes.
+        changes: report also when an open moment changes.
         duration_s: end when the stream has come so far; None goes on.
         until: end at this wall-clock time, in seconds since 1970; None goes on.
         options: how the source is opened, if it is an address.
@@ -132,7 +132,7 @@ class Watcher:
         self._is_answered = True
         self._segment = -1
         self._asked_at_s = float("-inf")
-        self._unanswered: list[float] = []  # arrivals of pictures whose answer is due
+        self._unanswered: list[float] = []  # arrivals of frames whose answer is due
         self._last: list[Prediction] = []
         self._latencies = Latencies()
         self._clips = self._answers = self._skipped = self._opened = self._closed = 0
@@ -244,9 +244,9 @@ class Watcher:
                         yield from self._end_segment("gap")
                 else:
                     yield item
-            yield from self._tell_drops()
+            yield from self._report_drops()
         yield from self._end_segment("stopped")
-        yield from self._tell_drops(now=True)
+        yield from self._report_drops(now=True)
         if error is not None:
             raise error
 
@@ -283,7 +283,7 @@ class Watcher:
         return edge_s - self._asked_at_s >= self._every_s - self._clip_s / 4
 
     def _answer(self, item: ClipItem) -> Iterator[Event]:
-        """Ask about the window that ends now, and tell what has become of the moments."""
+        """Ask about the window that ends now, and report what has become of the moments."""
         assert self._window is not None
         encoded = self._window.encoded(end_s=item.edge_s, start_s=item.segment_s)
         self._last = self._grounder.ground(
@@ -345,8 +345,8 @@ class Watcher:
         elif self._tells_changes:
             yield Changed(**fields)
 
-    def _tell_drops(self, *, now: bool = False) -> Iterator[Event]:
-        """Tell of what was left out, now and then."""
+    def _report_drops(self, *, now: bool = False) -> Iterator[Event]:
+        """Report what was left out, now and then."""
         if not now and time.monotonic() - self._told_at_s < _TELL_DROPS_EVERY_S:
             return
         totals: dict[DroppedKind, int] = {

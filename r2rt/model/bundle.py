@@ -185,7 +185,7 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the model tells that what is asked for is absent; see `r2rt.grounding.presence`.
+    """How the model decides that what is asked for is absent; see `r2rt.grounding.presence`.
 
     Attributes:
         statistic: which of the numbers that a window gives is compared.
@@ -239,8 +239,8 @@ class Manifest(
         quantization: how the bundle was quantised; null where it was not.
         known_words: the words that a model of few words was trained on, lower case; null for one
             that has read of everything.
-        presence: how the model tells that what is asked for is not in the video; null where it was
-            not calibrated.
+        presence: how the model decides that what is asked for is not in the video; null where it
+            was not calibrated.
         graph_revision: `GRAPH_REVISION` of the exporter that made the graphs.
     """
 

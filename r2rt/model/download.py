@@ -139,7 +139,7 @@ def _fetch_verified(wanted: _Wanted, part: PartialFile) -> None:
     """Fetch until the part is complete; what an earlier run left is given one chance."""
     url, want = wanted.url, wanted.sha256
     if part.size and not want and (part.url != url or not part.validator):
-        part.restart(url=url, validator=None)  # nothing could tell whether the halves fit
+        part.restart(url=url, validator=None)  # nothing would show whether the halves fit
     if wanted.limit is not None and part.size > wanted.limit:
         part.restart(url=url, validator=None)
     resumed = part.size > 0
