@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,9 +16,18 @@ import torch
 from torch import Tensor
 
 from r2rt.errors import R2rtError, SourceNotFoundError
+from r2rt.printable import printable
+from r2rt.textfiles import UTF8_MARK
 from training.model import Padding, R2Config, R2Tuning
 
-__all__ = ["Checkpoint", "CheckpointError", "build_model", "load_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "build_model",
+    "first_line",
+    "is_web_page",
+    "load_checkpoint",
+]
 
 # How many offending keys a message names.
 _NAMED_KEYS = 6
@@ -58,6 +68,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         data = path.read_bytes()
     except OSError as error:
         raise SourceNotFoundError(f"cannot read {path}: {error.strerror or error}") from error
+    if is_web_page(data):
+        raise CheckpointError(
+            f"{path} is a web page (HTML), not a checkpoint: the download was answered by a page, "
+            "such as a login or a preview; fetch the file itself"
+        )
     # A safetensors file is a length of 8 bytes, then a JSON object.
     content, meta = _read_safetensors(path, data) if data[8:9] == b"{" else _read_torch(path, data)
     if not content or not all(
@@ -119,18 +134,24 @@ def build_model(
     return model.eval()
 
 
+def is_web_page(content: bytes) -> bool:
+    """Return whether a file's content is HTML, as servers send in place of a file."""
+    start = content[:1024].removeprefix(UTF8_MARK).lstrip().lower()
+    return start.startswith((b"<!doctype html", b"<html", b"<head"))
+
+
 def _read_torch(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged or asks to run code ({_first_line(error)}); only tensors and plain "
+            f"{path} is damaged or asks to run code ({first_line(error)}); only tensors and plain "
             f"containers are read: get the file from its source again"
         ) from error
     # Damaged bytes make the zip reader and the unpickler fail in ways that no list covers.
     except Exception as error:
         raise CheckpointError(
-            f"{path} is truncated or no PyTorch checkpoint ({_first_line(error)}): get the file "
+            f"{path} is truncated or no PyTorch checkpoint ({first_line(error)}): get the file "
             f"from its source again"
         ) from error
     if not isinstance(loaded, dict):
@@ -149,7 +170,7 @@ def _read_safetensors(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[
         tensors: dict[str, Tensor] = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is truncated or no safetensors file ({_first_line(error)}): get the file from "
+            f"{path} is truncated or no safetensors file ({first_line(error)}): get the file from "
             f"its source again"
         ) from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -189,5 +210,8 @@ def _some(keys: Iterable[str]) -> str:
     return ", ".join(names[:_NAMED_KEYS]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without control characters."""
+    # PyTorch colours its messages with escape sequences.
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).strip()
+    return printable((text.splitlines() or [type(error).__name__])[0].rstrip("."))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from r2rt.model.convert.archive import is_archive, read_module_tensors
+from training.checkpoint import first_line, is_web_page
 from training.clip_config import ClipError
 
 __all__ = ["DEFAULT_TAG", "SUFFIXES", "fetch_clip", "pixel_statistics", "read_weights"]
@@ -46,7 +47,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     except ClipError:
         raise
     except Exception as error:  # each reader has its own errors for damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with path.open("rb") as file:
+            is_page = is_web_page(file.read(1024))
+        reason = "it is a web page (HTML)" if is_page else first_line(error)
         raise ClipError(f"{path} holds no CLIP weights that can be read: {reason}") from error
     return tensors, _sha256(path)
 

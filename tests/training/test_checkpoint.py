@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from r2rt.errors import SourceNotFoundError, exit_codes
-from training.checkpoint import CheckpointError, build_model, load_checkpoint
+from training.checkpoint import CheckpointError, build_model, first_line, load_checkpoint
+from training.clip_config import ClipError
+from training.clip_weights import read_weights
 
 
 class _Bomb:
@@ -98,6 +100,25 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with pytest.raises(CheckpointError, match=path.name):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize("start", [b"<!DOCTYPE html><html>", b"\xef\xbb\xbf\n <html lang=en>"])
+def test_a_web_page_is_called_one(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(start + b"<body>Please log in</body></html>")
+    with pytest.raises(CheckpointError, match="is a web page"):
+        load_checkpoint(path)
+    with pytest.raises(ClipError, match="web page"):
+        read_weights(path)
+
+
+def test_messages_have_no_escape_sequences(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps(print))
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value).isprintable()
+    assert first_line(ValueError("\x1b[31mred\x1b[0m \x07bell\nmore")) == "red �bell"
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from training.data.videos import VideoFolder
 __all__ = ["Checked", "check_file"]
 
 _SAME_DURATION_S = 0.1
+# Containers and annotators round: a video's duration may differ from its file's by so much.
+_FILE_DURATION_S = 1.0
+_FILE_DURATION_SHARE = 0.02
 # Problems that stand for a record that could not be made.
 _NO_RECORD = {"not-json", "not-an-object", "duplicate-field", "not-charades"}
 
@@ -134,7 +137,7 @@ def _check_together(path: str, annotations: Sequence[Annotation]) -> Iterable[Pr
 def _check_videos(
     path: str, annotations: Sequence[Annotation], videos: VideoFolder
 ) -> Iterable[Problem]:
-    """Whether each video is there, told once a video."""
+    """Whether each video is there and lasts as long as annotated; one problem a video."""
     seen = set()
     for each in annotations:
         if each.vid in seen:
@@ -153,6 +156,18 @@ def _check_videos(
             kind, message = "empty-video", f"{files[0]} has no content; fetch it again"
         if kind:
             yield Problem(kind=kind, path=path, place=each.place, field="vid", message=message)
+        elif each.duration_s is not None:
+            length_s = videos.duration_s(files[0])
+            most_s = max(_FILE_DURATION_S, _FILE_DURATION_SHARE * each.duration_s)
+            if length_s is not None and abs(length_s - each.duration_s) > most_s:
+                yield Problem(
+                    kind="duration-not-of-file",
+                    path=path,
+                    place=each.place,
+                    field="duration",
+                    message=f"{each.duration_s:g} s, but {files[0]} lasts {length_s:.6g} s; "
+                    "correct it, or get the right video",
+                )
 
 
 def _is_prediction(record: Record) -> bool:

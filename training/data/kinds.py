@@ -14,6 +14,7 @@ KINDS: dict[str, str] = {
     "duplicate-qid": "two queries have the same id",
     "duplicate-query": "a video is asked the same twice (warning)",
     "duration-differs": "a video has two durations",
+    "duration-not-of-file": "a duration that is not that of the video's file",
     "duration-not-positive": "a duration of zero or less",
     "empty-file": "nothing is annotated",
     "empty-query": "a query without words",

@@ -45,6 +45,19 @@ class VideoFolder:
                 return self._files[f"{vid}{ending}"]
         return []
 
+    def duration_s(self, file: Path) -> float | None:
+        """Return how long a video file lasts by its header, in seconds; None if it does not say."""
+        import av
+
+        try:
+            with av.open(str(file)) as container:
+                stream = container.streams.video[0]
+                if stream.duration is not None and stream.time_base is not None:
+                    return float(stream.duration * stream.time_base)
+                return None if container.duration is None else container.duration / av.time_base
+        except (OSError, ValueError, IndexError, av.FFmpegError):
+            return None
+
     def closest(self, vid: str) -> str | None:
         """Return the id of a video there that is called almost like `vid`."""
         names = difflib.get_close_matches(vid, list(self._files), n=1, cutoff=0.75)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import CHECKOUT
 from training.data.__main__ import main
 from training.data.checks import check_file
 from training.data.kinds import KINDS
@@ -99,7 +101,14 @@ BROKEN: list[tuple[str, str | bytes, str]] = [
     ("wrong-type", line(relevant_windows=[["2", 8]]), "relevant_windows[0][0]: '2'"),
     ("wrong-type", qv(relevant_clip_ids=[1, 2, 2.5]), "relevant_clip_ids[2]"),
 ]
-ELSEWHERE = {"ambiguous-video", "empty-video", "not-charades", "unknown-form", "unknown-video"}
+ELSEWHERE = {
+    "ambiguous-video",
+    "empty-video",
+    "not-charades",
+    "unknown-form",
+    "unknown-video",
+    "duration-not-of-file",
+}
 WARNINGS = {kind for kind, meaning in KINDS.items() if meaning.endswith("(warning)")}
 
 
@@ -194,6 +203,21 @@ def test_videos_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "did you mean 'v1'?" in out
     assert validate(path, capsys, "--videos", str(tmp_path / "none"))[0] == 10
     assert validate(tmp_path / "none.jsonl", capsys)[0] == 10
+
+
+@pytest.mark.parametrize(("duration", "code"), [(24, 0), (23.2, 0), (24.9, 0), (126, 60), (20, 60)])
+def test_durations_are_those_of_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], duration: float, code: int
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(CHECKOUT / "demo" / "shapes.mp4", videos / "abc.mp4")  # 24 s
+    path = tmp_path / "own.jsonl"
+    path.write_text(line(vid="abc", duration=duration, relevant_windows=[[2, 6]]))
+    got, out = validate(path, capsys, "--videos", str(videos))
+    assert got == code
+    assert ("duration-not-of-file" in out) == bool(code)
+    assert validate(path, capsys)[0] == 0
 
 
 def test_charades_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
