@@ -61,7 +61,7 @@ def test_the_code_runs_on_the_demo_model(tmp_path: Path, code: str) -> None:
     live = '"rtsp://camera/stream", ["a person falls"]'
     assert live in code
     code = code.replace('"qvhighlights"', repr(str(Path(r2rt.__file__).parent / "demo")))
-    # No camera is here: two seconds of a file stand in for it.
+    # Two seconds of a file replace the camera.
     code = "from r2rt.live import SourceOptions\n" + code.replace(
         live, '"video.ts", ["a panda"], duration_s=2, options=SourceOptions(realtime=True)'
     )
