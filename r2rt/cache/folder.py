@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from typing import NamedTuple
 from r2rt.files import remove_orphans, temporary_beside
 from r2rt.portable import locked, replace
 
-__all__ = ["CacheFolder", "Entry", "cache_dir"]
+__all__ = ["CacheFolder", "Entry", "cache_dir", "report_unusable"]
+
+_log = logging.getLogger(__name__)
 
 _LOCK = ".lock"
 
@@ -32,6 +36,21 @@ def cache_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("r2rt", appauthor=False))
+
+
+def report_unusable(error: OSError) -> None:
+    """Log that nothing is kept because the cache cannot be written, once for each folder."""
+    _warn_once(str(cache_dir()), error.strerror or str(error))
+
+
+@functools.cache
+def _warn_once(folder: str, reason: str) -> None:
+    _log.warning(
+        "the cache %s cannot be written (%s), so nothing is kept; "
+        "set R2RT_CACHE to a folder that can be",
+        folder,
+        reason,
+    )
 
 
 class CacheFolder:

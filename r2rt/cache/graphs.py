@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from r2rt.cache.folder import CacheFolder, cache_dir
+from r2rt.cache.folder import CacheFolder, cache_dir, report_unusable
 
 __all__ = ["PreparedGraph", "prepared_graphs"]
 
@@ -41,7 +42,7 @@ class PreparedGraph:
 
     def find(self) -> bool:
         """Return whether it is there, and mark it as used."""
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # noqa: PTH113  never raises
             return False
         self._graphs.touch(self._name)
         return True
@@ -61,9 +62,10 @@ class PreparedGraph:
         try:
             # Weights are kept as they are and as the kernels read them.
             self._graphs.put(self._name, graph_bytes * 5 // 2 + (1 << 20), fill)
-        except OSError:
-            return False  # no room or no permission: the original serves
-        return self.path.is_file()
+        except OSError as error:
+            report_unusable(error)
+            return False  # the original serves
+        return os.path.isfile(self.path)  # noqa: PTH113
 
     def discard(self) -> None:
         """Remove it, because it did not open."""

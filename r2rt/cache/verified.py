@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from r2rt.cache.folder import cache_dir
+from r2rt.cache.folder import cache_dir, report_unusable
 
 __all__ = ["is_verified", "remember_verified"]
 
@@ -31,10 +31,12 @@ def is_verified(folder: Path, names: Iterable[str]) -> bool:
 
 def remember_verified(folder: Path, names: Iterable[str]) -> None:
     """Remember the files as they are now."""
-    with contextlib.suppress(OSError):
+    try:
         memo = _memo(folder)
         memo.parent.mkdir(parents=True, exist_ok=True)
         memo.write_text(_stamp(folder, names))
+    except OSError as error:
+        report_unusable(error)
 
 
 def _memo(folder: Path) -> Path:

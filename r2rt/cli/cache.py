@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def info() -> None:
     from r2rt.cache import cache_dir
 
     root = cache_dir()
-    rows = [(name, f"{_size(root / name) / 1e6:.1f} MB", what) for name, what in _PARTS.items()]
+    rows = [(name, _told_size(root / name), what) for name, what in _PARTS.items()]
     write_text(None, f"{root}\n")
     print_table(("part", "size", "what it keeps"), rows)
 
@@ -54,12 +56,17 @@ def clear(parts: tuple[str, ...]) -> None:
             raise OutputError(f"{folder}: cannot be removed ({error.strerror})") from error
 
 
-def _size(folder: Path) -> int:
-    """Return the bytes of all files; those that vanish meanwhile count nothing."""
+def _told_size(folder: Path) -> str:
+    """Return the size of all files, or why the folder cannot be read."""
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        return "0.0 MB"
+    except OSError as error:
+        return error.strerror or str(error)
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it vanished meanwhile
+                total += os.lstat(Path(parent) / name).st_size
+    return f"{total / 1e6:.1f} MB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -286,10 +287,10 @@ def _folders() -> list[Finding]:
     from r2rt.model.registry import hub_endpoint
 
     models = models_dir()
-    there = next(path for path in (models, *models.parents) if path.is_dir())
+    there = next(path for path in (models, *models.parents) if os.path.isdir(path))  # noqa: PTH112  never raises
     free = shutil.disk_usage(there).free
     writable = os.access(there, os.W_OK)
-    state = "" if models.is_dir() else ", not made yet"
+    state = "" if os.path.isdir(models) else ", not made yet"  # noqa: PTH112
     space = f"{free / 1e9:.1f} GB free"
     models_value = f"{models}{state}" + ("" if writable else ", not writable: set R2RT_HOME")
     try:
@@ -307,7 +308,11 @@ def _folders() -> list[Finding]:
 
 def _unfinished(models: Path) -> str:
     folder = models / ".partial"
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for parent, _, names in os.walk(folder):  # skips what may not be read
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.lstat(Path(parent) / name).st_size
     return f"{size / 1e6:.1f} MB in {folder}" if size else "none"
 
 

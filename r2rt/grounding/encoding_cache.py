@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from r2rt.cache.folder import CacheFolder, cache_dir
+from r2rt.cache.folder import CacheFolder, cache_dir, report_unusable
 from r2rt.errors import EncodedVideoError, SourceNotFoundError
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.memory import parse_bytes
@@ -74,7 +74,7 @@ class EncodingCache:
             return None  # switched off, whatever is still there
         try:
             encoded = EncodedVideo.load(self._entries.path(key))
-        except SourceNotFoundError:
+        except (SourceNotFoundError, PermissionError):
             return None
         except EncodedVideoError:
             self._entries.discard(key)
@@ -89,8 +89,9 @@ class EncodingCache:
         """
         try:
             return self._entries.put(key, encoded.tokens.nbytes + _HEADER_BYTES, encoded.write)
-        except OSError:
+        except OSError as error:
             # A cache that cannot be written is no reason to fail: the answer is there already.
+            report_unusable(error)
             return False
 
     def entries(self) -> list[tuple[Path, int]]:
@@ -110,7 +111,7 @@ class EncodingCache:
             )
             name = hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:40]
             memo = self.folder / "hashes" / name
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # then it is computed again
                 digest = memo.read_text()
                 if len(digest) == 64:
                     return digest
@@ -118,7 +119,9 @@ class EncodingCache:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise SourceNotFoundError(f"{video}: {error.strerror}") from error
-        with contextlib.suppress(OSError):
+        try:
             memo.parent.mkdir(parents=True, exist_ok=True)
             memo.write_text(digest)
+        except OSError as error:
+            report_unusable(error)
         return digest
