@@ -1,4 +1,4 @@
-"""Options that make clips, pictures and pages of moments, and what comes of them."""
+"""Options that make clips, images and pages of moments, and their execution."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def media_options(command: F) -> F:
     for option in (
         _path("--report", "Write a page of it all, to watch the moments in a browser."),
         _path("--plot", "Draw saliency and moments over time, e.g. timeline.png."),
-        _path("--contact-sheet", "Draw the moments as a grid of pictures, e.g. sheet.png."),
-        _path("--thumbnails", "Write a picture of each moment into this folder.", "FOLDER"),
+        _path("--contact-sheet", "Draw the moments as a grid of frames, e.g. sheet.png."),
+        _path("--thumbnails", "Write a JPEG of each moment into this folder.", "FOLDER"),
         _path("--reel", "Join the moments, in the video's order, into one mp4."),
         click.option(
             "--padding",
@@ -112,7 +112,7 @@ def media_options(command: F) -> F:
         click.option(
             "--copy", is_flag=True, help="Copy clips instead of encoding: fast, begins early."
         ),
-        _path("--clips", "Cut each moment out, exact to the picture, into this folder.", "FOLDER"),
+        _path("--clips", "Cut each moment out, exact to the frame, into this folder.", "FOLDER"),
     ):
         with_media = option(with_media)
     return with_media  # type: ignore[return-value]
@@ -128,7 +128,7 @@ def check_media(video: Path | None, options: MediaOptions) -> None:
     Raises:
         QueryError: options that make no sense, or that a folder of images cannot serve.
         OutputError: a file or folder cannot be written there, or is the video itself.
-        MissingExtraError: pictures are wanted and Pillow is not installed.
+        MissingExtraError: images are wanted and Pillow is not installed.
     """
     if options.copy and options.clips is None:
         raise QueryError("--copy says how to cut clips; give --clips FOLDER too")
@@ -173,8 +173,8 @@ def check_reel(options: MediaOptions, *, skips: bool) -> None:
 def media_paths(video: Path, options: MediaOptions, label: str | None) -> list[Path]:
     """Return the files that are there once `deliver_media` has made what was asked of a video.
 
-    A folder's files are named by what was found, and stand there all or none: the newest of this
-    video stands for them, or one that is not there.
+    The names in a folder depend on the moments, and either all are written or none: so the newest
+    file of this video is returned, or a path that does not exist.
     """
     from r2rt.media.names import moment_stem
 
@@ -210,11 +210,11 @@ def deliver_media(
 
     Args:
         video_path: the file that was grounded. Where it is none, or none any more, timeline and
-            report go without its pictures.
+            report go without its frames.
         predictions: what it was asked, at least one.
         options: what to make.
         quiet: show no progress and no notes.
-        label: given where there are several videos: tells their files apart, and leaves the reel
+        label: given where there are several videos: part of their files' names; leaves the reel
             to `deliver_reel`.
         video_track: which video track was read, from 1; None is the default one.
 

@@ -29,7 +29,7 @@ __all__ = ["Delivery", "OutputOptions", "deliver", "output_options"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FEW = 5  # moments of a query in a table
-# Clips and pictures keep 80 bytes of a label.
+# Clips and thumbnails keep 80 bytes of a label.
 _LABEL_BYTES = 70
 
 
@@ -45,7 +45,7 @@ class OutputOptions:
         rank: one table of the best moments of all videos.
         rows: rows of that table at most.
         csv_raw: whether CSV leaves cells alone that spreadsheets would take for formulas.
-        frame_rate: pictures a second that timecodes count; None for the video's own.
+        frame_rate: frames a second that timecodes count; None for the video's own.
         drop_frame: whether to use drop-frame timecode where there is such; None for as usual.
     """
 
@@ -141,7 +141,7 @@ def output_options(command: F) -> F:
                 "--skip-existing",
                 is_flag=True,
                 help="Leave out videos of which all that is asked for is there and newer: files in "
-                "--output-dir, clips, pictures, pages.",
+                "--output-dir, clips, images, pages.",
             ),
             click.option(
                 "--rank", is_flag=True, help="One table of the best moments of all videos."
@@ -161,7 +161,7 @@ def output_options(command: F) -> F:
             click.option(
                 "--frame-rate",
                 type=_FrameRate(),
-                help="Pictures a second that timecodes count.  [default: the video's own]",
+                help="Frames a second that timecodes count.  [default: the video's own]",
             ),
             click.option(
                 "--drop-frame/--no-drop-frame",
@@ -224,7 +224,7 @@ class Delivery:
         return [folder / (self._stems[video] + item.suffix) for item in self._options.formats]
 
     def label(self, video: str) -> str | None:
-        """Return what tells a video's files from those of others; None where it is the only one."""
+        """Return the part of file names that is the video's; None where it is the only video."""
         return self._labels[video] if self._several else None
 
     @functools.cached_property
@@ -269,7 +269,7 @@ class Delivery:
 
         Raises:
             OutputError: a file cannot be written.
-            R2rtError: a format counts pictures, and the video cannot be read.
+            R2rtError: a format counts frames, and the video cannot be read.
         """
         self._note_left_out(answers)
         if self._options.folder is None:
@@ -300,7 +300,7 @@ class Delivery:
         from r2rt.selection.worthwhile import MOST, good_moments
 
         written = _FEW if "few" in kinds else MOST
-        for item in answers.told.predictions:
+        for item in answers.reported.predictions:
             good = len(good_moments(item.moments))
             if good > written:
                 note(
@@ -331,12 +331,12 @@ class Delivery:
         note(f"wrote {', '.join(map(str, paths))}", quiet=self._quiet)
 
     def _trimmed(self, answers: Answers, item: Format) -> Answers:
-        told = answers if item.complete else answers.told
+        reported = answers if item.complete else answers.reported
         if self._top_k != "usual":
-            return told.best(self._top_k)
+            return reported.best(self._top_k)
         if item.moments == "all":
-            return told
-        return told.worthwhile if item.moments == "good" else told.best(_FEW)
+            return reported
+        return reported.worthwhile if item.moments == "good" else reported.best(_FEW)
 
     def _text(self, chosen: Format, answers: list[Answers]) -> str:
         if chosen.name != "table":
@@ -359,7 +359,7 @@ def deliver(answers: Answers, options: OutputOptions, *, quiet: bool) -> None:
 
     Raises:
         OutputError: a result cannot be written.
-        R2rtError: a format counts pictures, and the video cannot be read.
+        R2rtError: a format counts frames, and the video cannot be read.
     """
     delivery = Delivery(options, [answers.video], quiet=quiet)
     delivery.add(answers)
@@ -381,7 +381,7 @@ def _check(options: OutputOptions) -> None:
     if counted and not any(item.counts_frames for item in options.formats):
         names = ", ".join(name for name, item in FORMATS.items() if item.counts_frames)
         raise QueryError(f"--frame-rate and --drop-frame are for timecodes: --format {names}")
-    # What cannot be written is told before hours of video are read.
+    # Outputs are checked before hours of video are read.
     if options.output is not None:
         check_destinations([options.output])
     if options.folder is not None:
@@ -396,23 +396,23 @@ def _format_of(output: str | None) -> str:
 
 
 def _check_suffix(output: Path, chosen: Format) -> None:
-    """Refuse a file whose suffix is that of another format; `.txt` and `.xml` suit several."""
+    """Refuse a file whose suffix belongs to another format; `.txt` and `.xml` are allowed."""
     suffix = output.suffix.lower()
     known = {item.suffix.rpartition(".")[2] for item in FORMATS.values()}
     own = chosen.suffix.rpartition(".")[2]
     if suffix[1:] in known - {"txt", "xml", own}:
         raise QueryError(
-            f"{output}: its suffix is that of another format than {chosen.name}; "
+            f"{output}: its suffix belongs to another format than {chosen.name}; "
             f"name it {output.stem}{chosen.suffix}, or leave --format out"
         )
 
 
 def _warn_of_rate(answers: Answers) -> None:
-    """Say which rate stands in where the video's own varies; it is read again for no one."""
+    """Warn which rate timecodes count where the video's own varies."""
     source = answers.source
     if source.variable and source.rate_is_own:
         warn(
             f"{answers.video}: its frame rate varies; timecodes count {float(source.rate):.6g} "
-            "pictures a second (--frame-rate chooses another), and moments begin and end within "
+            "frames a second (--frame-rate chooses another), and moments begin and end within "
             "one of these"
         )

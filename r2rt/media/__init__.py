@@ -1,4 +1,4 @@
-"""Moments as things to watch: clips, a reel, pictures, a timeline, a page."""
+"""Media made of moments: clips, a reel, thumbnails, a contact sheet, a plot, a page."""
 
 from __future__ import annotations
 

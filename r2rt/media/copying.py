@@ -42,8 +42,8 @@ def copy_span(video: IndexedVideo, span: Span, path: Path) -> Span:
 
     Args:
         video: the video.
-        span: what is wanted.
-        path: where to write; overwritten. Its format is that of `copy_suffix`.
+        span: the part to copy.
+        path: where to write; overwritten. `copy_suffix` says in which format.
 
     Returns:
         What the file holds.
@@ -150,7 +150,7 @@ def _video_packets(
     first, last = packets
     for packet in reader.packets_from(first):
         place = video.place_of(packet.pts)  # the caller changes the packet's times
-        # Pictures shown before the keyframe depend on what is not copied.
+        # Frames shown before the keyframe depend on what is not copied.
         if packet.pts is None or packet.pts >= start_pts:
             yield packet
         if place == last:

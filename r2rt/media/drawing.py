@@ -35,8 +35,8 @@ __all__ = [
     "wrapped",
 ]
 
-# Blue and orange of Okabe and Ito's palette are told apart under every colour blindness, and in
-# grey: no colour here says what a position or a number does not say too.
+# Blue and orange of Okabe and Ito's palette can be distinguished under every colour blindness, and
+# in grey: no colour here says what a position or a number does not say too.
 BLUE, ORANGE = "#0072B2", "#E69F00"
 PAPER, INK, QUIET, LINE, FAINT = "#FFFFFF", "#1B1F24", "#57606A", "#D0D7DE", "#F3F5F7"
 
@@ -68,7 +68,7 @@ def require_pillow() -> None:
         import PIL.ImageFont  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            "pictures and pages need Pillow; install it: pip install 'r2rt[media]'"
+            "images and pages need Pillow; install it: pip install 'r2rt[media]'"
         ) from error
 
 

@@ -22,7 +22,7 @@ def slug(text: str, max_bytes: int = _QUERY_BYTES, *, empty: str = "query") -> s
     Args:
         text: anything, trusted or not.
         max_bytes: length in UTF-8 at most; a word is cut only where it is the first.
-        empty: what stands for a text without letters and digits.
+        empty: the name of a text without letters and digits.
     """
     normal = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).casefold())
     joined = "-".join(re.findall(r"[^\W_]+", normal))
@@ -38,11 +38,10 @@ def moment_names(
     """Return a name without ending for every moment, and the moment, best first a query.
 
     `video.a-dog-runs.02.00h01m15s500-00h01m23s000` is the second moment of a query, and `label`
-    is what stands for the video. Queries
-    whose words are the same are told apart by a number.
+    is the video's name. Queries with the same words get a number.
     """
     stem = moment_stem(label)
-    slugs = _told_apart([slug(prediction.query) for prediction in predictions])
+    slugs = _distinct([slug(prediction.query) for prediction in predictions])
     most = max((len(prediction.moments) for prediction in predictions), default=0)
     digits = max(2, len(str(most)))
     named = []
@@ -73,7 +72,7 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def _told_apart(slugs: Sequence[str]) -> list[str]:
+def _distinct(slugs: Sequence[str]) -> list[str]:
     names: list[str] = []
     used: set[str] = set()
     for words in slugs:

@@ -109,7 +109,7 @@ class _Plot:
         self._end_s = max(float(item.clip_starts_s[0]) + item.duration_s for item in shown)
         self._x0, self._x1 = _MARGIN + _GUTTER, _WIDTH - _MARGIN
         room = self._x1 - self._x0
-        # Bars are at least so long, and kept so far apart, that they can be told apart.
+        # The least length of a bar, and the least gap between two, so that each can be seen.
         self._least_s = 4 * (self._end_s - self._start_s) / room
         self._rows = [
             _Row(

@@ -49,7 +49,7 @@ class Answers:
         predictions: one a query; empty if `error` is set.
         qids: the id of each prediction's query.
         error: why the video could not be answered about.
-        frame_rate: pictures a second that timecodes count; None counts at the video's own rate.
+        frame_rate: frames a second that timecodes count; None counts at the video's own rate.
         drop_frame: whether to use drop-frame timecode where there is such; None does, unless the
             video's own timecode does not.
         anyway: whether to write the moments of queries that the model says are not in the video.
@@ -111,7 +111,7 @@ class Answers:
             return read_source_facts(path, frame_rate=self.frame_rate, drop_frame=self.drop_frame)
         if self.frame_rate is None:
             raise QueryError(
-                f"{path}: timecodes count pictures, and there is no video file by that name "
+                f"{path}: timecodes count frames, and there is no video file by that name "
                 "to count in; put it there, or give --frame-rate"
             )
         ends = [p.clip_starts_s[0] + p.duration_s for p in self.predictions]
@@ -144,8 +144,8 @@ class Answers:
         return self._with(map(worthwhile, self.predictions))
 
     @property
-    def told(self) -> Answers:
-        """The answers without moments of what is not in the video, unless told `anyway`."""
+    def reported(self) -> Answers:
+        """The answers, without moments of queries that are not in the video unless `anyway`."""
         if self.anyway or all(prediction.present is not False for prediction in self.predictions):
             return self
         return self._with(

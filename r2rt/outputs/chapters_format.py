@@ -3,8 +3,8 @@
     ffmpeg -i video.mp4 -i video.chapters.txt -map 0 -map_metadata 1 -codec copy out.mp4
 
 Chapters cannot overlap, and in mp4 each lasts until the next begins. So the whole video is divided:
-where moments of one query overlap, the better one is told of; where those of several queries do,
-the chapter has all their names; and what lies between is a chapter of its own.
+where moments of one query overlap, the better one names the chapter; where moments of several
+queries do, the chapter has all their names; and each gap is a chapter of its own.
 """
 
 from __future__ import annotations

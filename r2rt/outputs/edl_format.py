@@ -20,7 +20,7 @@ __all__ = ["reel_name", "render"]
 
 _REEL_LETTERS = 8
 _MOST_FRAMES = 100  # a second: timecode has two digits for a frame
-# Tracks of an event by channels of sound: picture alone, with one, with two.
+# Tracks of an event by channels of sound: video alone, with one, with two.
 _TRACKS = ("V", "B", "AA/V")
 
 
@@ -61,14 +61,14 @@ def render(answers: Answers) -> str:
 
 
 def _countable(source: SourceFacts) -> SourceFacts:
-    """Return the source at a rate whose frames have two digits, and of which a second has one."""
+    """Return the source at a rate of 1 to 100 frames a second, which two digits can count."""
     if source.rate >= 1 and round(source.rate) <= _MOST_FRAMES:
         return source
     return source.at_rate(editing_rate(source.rate))
 
 
 def reel_name(path: Path) -> str:
-    """Return what stands for a video in eight letters and digits: `AX` if its name has none."""
+    """Return a reel name of at most eight letters and digits: `AX` if the file name has none."""
     plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Z0-9_]", "", plain.upper())[:_REEL_LETTERS] or "AX"
 

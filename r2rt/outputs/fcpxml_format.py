@@ -1,7 +1,7 @@
 """Final Cut Pro XML 1.10, which DaVinci Resolve reads too.
 
 An event with the whole video, each moment a keyword range of its query, and a project that has the
-moments one after another, in the video's order. Times are exact: whole pictures as fractions of
+moments one after another, in the video's order. Times are exact: whole frames as fractions of
 seconds.
 """
 
@@ -143,7 +143,7 @@ def _add(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
 
 
 def _time(frames: int, rate: Fraction) -> str:
-    """Return whole pictures as seconds in the units of the picture: `1001/30000s`, `5s`."""
+    """Return a number of frames in seconds, as a fraction: `1001/30000s`, `5s`."""
     seconds = frames / rate
     if seconds.denominator == 1:
         return f"{seconds.numerator}s"

@@ -44,7 +44,7 @@ class Format:
         moments: which moments of a query are written by default: `few` is the best five, `good`
             those that `r2rt.selection.worthwhile` chooses.
         complete: whether moments of queries that are not in the video are written too; see
-            `Answers.told`.
+            `Answers.reported`.
     """
 
     name: FormatName
@@ -65,9 +65,9 @@ class Format:
         module = importlib.import_module(f"r2rt.outputs.{self.name.replace('-', '_')}_format")
         if not self.complete:
             if isinstance(answers, Answers):
-                answers = answers.told
+                answers = answers.reported
             else:
-                answers = [item.told for item in answers]
+                answers = [item.reported for item in answers]
         if isinstance(answers, Answers):
             text: str = module.render(answers)
         elif self.holds_several:
@@ -151,7 +151,7 @@ def render(name: str, answers: Answers | Sequence[Answers]) -> str:
 
     Raises:
         QueryError: there is no such format, or it is of one video and got a sequence.
-        R2rtError: the format counts pictures, and the video cannot be read.
+        R2rtError: the format counts frames, and the video cannot be read.
     """
     if name not in FORMATS:
         raise QueryError(f"no format {name!r}; there are {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""Names of files that are written about videos: told apart, whatever the videos are called."""
+"""Distinct names of output files, whatever the videos are called."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MOST_BYTES = 200
 
 
 def output_stems(videos: Sequence[str]) -> list[str]:
-    """Return a file name without ending for each video.
+    """Return a file name without suffix for each video.
 
-    It is the video's own without ending, or with it where that is the same for several, or with
-    the folders that lead there, or with a number. Capitals tell no files apart, as on most discs
-    of cameras and people. Very long names are cut.
+    It is the video's own without suffix. Where several would be equal, it is the name with suffix,
+    or with the folders that lead there, or with a number. Names differ by more than capitals, which
+    many file systems ignore. Very long names are cut.
     """
     paths = [Path(video).absolute() for video in videos]
     ways: tuple[Callable[[Path], str], ...] = (
@@ -37,7 +37,7 @@ def output_stems(videos: Sequence[str]) -> list[str]:
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """Return names of which no two are the same but for capitals, by numbers behind them."""
+    """Return distinct names, capitals ignored: a repeated one gets a number."""
     used: set[str] = set()
     numbered = []
     for plain in names:

@@ -1,4 +1,4 @@
-"""What a format that counts pictures must know of the video: rate, timecode, length, size."""
+"""What a format with timecodes must know of the video: rate, timecode, length, size."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ STANDARD_RATES = tuple(
 )
 # 24 and 23.976 differ by 1e-3; what containers of coarse clocks say differs by less than this.
 _SAME_RATE = Fraction(3, 10_000)
-# A picture is on the grid of a rate if it is off by no more than this share of a picture, or by
-# what the container's clock cannot tell.
+# A frame is on the grid of a rate if it is off by no more than this share of a frame, or by the
+# resolution of the container's clock.
 _OFF_GRID = 0.1
 # Everything is on a grid that is fine enough, such as the 1000 a second that some files claim.
 _FINEST_GRID = 4
@@ -37,16 +37,16 @@ _FINEST_GRID = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFacts:
-    """A video as an editing program sees it: pictures counted from its first.
+    """A video as an editing program sees it: frames counted from its first.
 
     Attributes:
         path: the file.
-        rate: pictures a second that timecodes count.
-        variable: whether the video's own rate varies, so that `rate` stands in for it.
+        rate: frames a second that timecodes count.
+        variable: whether the video's own rate varies, so that `rate` is an approximation.
         rate_is_own: whether `rate` is the video's own, or one that was asked for.
-        first_frame_s: when the first picture is shown, on the source's clock.
-        frames: how many pictures the video lasts at `rate`; at least 1.
-        start_frame: number that the video's own timecode gives its first picture, 0 without one.
+        first_frame_s: when the first frame is shown, on the source's clock.
+        frames: how many frames the video lasts at `rate`; at least 1.
+        start_frame: number that the video's own timecode gives its first frame, 0 without one.
         drop: whether timecodes are drop-frame.
         width: width in square pixels, upright; None if unknown.
         height: height in square pixels, upright; None if unknown.
@@ -68,9 +68,9 @@ class SourceFacts:
     sound_channels: int
 
     def span(self, start_s: float, end_s: float) -> tuple[int, int]:
-        """Return the pictures [first, end) of a span on the source's clock, at least one.
+        """Return the frames [first, end) of a span on the source's clock, at least one.
 
-        Cuts move to the nearest boundary of pictures, inside the video.
+        Cuts move to the nearest boundary of frames, inside the video.
         """
         first, end = (
             min(max(round((Fraction(time_s) - self.first_frame_s) * self.rate), 0), self.frames)
@@ -80,7 +80,7 @@ class SourceFacts:
         return first, max(end, first + 1)
 
     def timecode(self, frame: int) -> str:
-        """Return the source's timecode of its picture `frame`, counted from 0."""
+        """Return the source's timecode of its frame `frame`, counted from 0."""
         return format_timecode(self.start_frame + frame, self.rate, drop=self.drop)
 
     def at_rate(self, rate: Fraction) -> SourceFacts:
@@ -98,14 +98,14 @@ class SourceFacts:
         )
 
     def seconds(self, frame: int) -> Fraction:
-        """Return how long `frame` pictures last."""
+        """Return how long `frame` frames last."""
         return frame / self.rate
 
 
 def read_source_facts(
     path: Path, *, frame_rate: Fraction | None = None, drop_frame: bool | None = None
 ) -> SourceFacts:
-    """Read all packets of a video, decode its first picture, and return what they tell.
+    """Read all packets of a video, decode its first frame, and return its facts.
 
     Args:
         path: the video.
@@ -116,8 +116,8 @@ def read_source_facts(
     Raises:
         SourceNotFoundError: there is no such file.
         NotAVideoError: FFmpeg does not understand it.
-        NoVideoStreamError: it has no picture.
-        NoFramesError: not one picture can be decoded.
+        NoVideoStreamError: it has no video stream.
+        NoFramesError: no frame can be decoded.
     """
     from r2rt.video.inspection import inspect_file
 
@@ -208,7 +208,7 @@ def simple_rate(rate: Fraction) -> Fraction:
 
 
 def _usual_rate(pts: NDArray[np.int64], time_base: Fraction) -> Fraction:
-    """Return the rate of those pictures that last about as long as the median one."""
+    """Return the rate of those frames that last about as long as the median one."""
     gaps = np.diff(pts)
     middle = float(np.median(gaps))
     usual = gaps[np.abs(gaps - middle) <= 0.25 * middle]
@@ -217,7 +217,7 @@ def _usual_rate(pts: NDArray[np.int64], time_base: Fraction) -> Fraction:
 
 
 def _on_grid(pts: NDArray[np.int64], time_base: Fraction, rate: Fraction) -> bool:
-    """Return whether every picture is at a whole number of pictures of this rate."""
+    """Return whether every frame is at a whole number of frames of this rate."""
     if rate <= 0:
         return False
     places = (pts - pts[0]) * float(time_base * rate)
