@@ -63,6 +63,7 @@ def spread(gaps: list[int], clock: ClipClock, first: int) -> list[int]:
     return [clock.origin_pts + first + int(step) for step in steps]
 
 
+@settings(deadline=None)
 @given(
     fps=FPS, time_base=TIME_BASES, gaps=GAPS, first=st.integers(-50, 500), origin=st.integers(-9, 9)
 )
@@ -78,7 +79,7 @@ def test_each_clip_shows_the_last_frame_before_its_middle(
     assert select_offline(ticks, clock.num_clips(pts[-1] + 1)).tolist() == expected
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(fps=FPS, time_base=TIME_BASES, gaps=GAPS, first=st.integers(-50, 500))
 @example(fps=Fraction(1, 2), time_base=Fraction(1, 2), gaps=[1] * 12, first=0)
 def test_ffmpeg_agrees(fps: Fraction, time_base: Fraction, gaps: list[int], first: int) -> None:
