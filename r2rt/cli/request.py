@@ -229,6 +229,7 @@ class _Run:
                 predictions=tuple(predictions),
                 qids=self._question.qids,
                 anyway=request.anyway,
+                video_track=request.encoding.options.get("video_track"),
             )
         )
         best = self._question.best(self.verdict.take(predictions))

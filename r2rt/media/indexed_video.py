@@ -254,7 +254,7 @@ class FrameReader:
         video = self._video
         index = video.index
         first = video.shown_at(span.start_pts)
-        if index.unusable is not None or index.leaps:
+        if index.unusable is not None:
             yield from self._from_the_beginning(first, span.end_pts)
             return
         needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < span.end_pts))
@@ -277,8 +277,7 @@ class FrameReader:
             place: its number; 0, or that of a frame that is shown.
         """
         self.stream.codec_context.flush_buffers()
-        # Leaps of the clock are closed only where all packets before are read too.
-        for earlier_s in () if self._video.index.leaps else _EARLIER_S if place else (0,):
+        for earlier_s in _EARLIER_S if place else (0,):
             packets = self._seek(place, earlier_s)
             if packets is not None:
                 return packets

@@ -54,6 +54,7 @@ class Answers:
             video's own timecode does not.
         anyway: whether to write the moments of queries that the model says are not in the video.
         csv_raw: whether CSV leaves cells alone that spreadsheets would take for formulas.
+        video_track: which video track was read, from 1; None is the default one.
     """
 
     video: str
@@ -64,6 +65,7 @@ class Answers:
     drop_frame: bool | None = None
     anyway: bool = False
     csv_raw: bool = False
+    video_track: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.predictions) != len(self.qids):
@@ -108,7 +110,12 @@ class Answers:
         """
         path = self.path
         if path.is_file():
-            return read_source_facts(path, frame_rate=self.frame_rate, drop_frame=self.drop_frame)
+            return read_source_facts(
+                path,
+                frame_rate=self.frame_rate,
+                drop_frame=self.drop_frame,
+                video_track=self.video_track,
+            )
         if self.frame_rate is None:
             raise QueryError(
                 f"{path}: timecodes count frames, and there is no video file by that name "

@@ -103,7 +103,11 @@ class SourceFacts:
 
 
 def read_source_facts(
-    path: Path, *, frame_rate: Fraction | None = None, drop_frame: bool | None = None
+    path: Path,
+    *,
+    frame_rate: Fraction | None = None,
+    drop_frame: bool | None = None,
+    video_track: int | None = None,
 ) -> SourceFacts:
     """Read all packets of a video, decode its first frame, and return its facts.
 
@@ -112,6 +116,7 @@ def read_source_facts(
         frame_rate: the rate to count at; None takes the video's own.
         drop_frame: whether to use drop-frame timecode where there is such; None does, unless the
             video's own timecode does not.
+        video_track: which of its video tracks, from 1; None takes the default one.
 
     Raises:
         SourceNotFoundError: there is no such file.
@@ -121,7 +126,7 @@ def read_source_facts(
     """
     from r2rt.video.inspection import inspect_file
 
-    facts = inspect_file(path)
+    facts = inspect_file(path, video_track=video_track)
     index = facts.index
     if not index.shown.any():
         raise NoFramesError(f"{path}: not one frame could be decoded")

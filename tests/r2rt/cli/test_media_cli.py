@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from fractions import Fraction
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -85,6 +87,40 @@ def test_a_command_indexes_a_video_once_and_opens_it_four_times(
     assert len(indexed) == 1
     # The index; the decoder of the encoding; frames of all media; their sound, read beside them.
     assert len(opened) == 4
+
+
+def test_the_video_track_that_was_read_is_the_one_that_is_exported(tmp_path: Path) -> None:
+    """The first track is wide and of 25 frames a second, the second upright and of 50."""
+    video = tmp_path / "film.mkv"
+    with av.open(str(video), "w") as container:
+        tracks: list[Any] = []
+        for rate, size in ((25, (96, 64)), (50, (64, 96))):
+            track: Any = container.add_stream("libx264", rate=rate)
+            track.width, track.height = size
+            track.pix_fmt = "yuv420p"
+            tracks.append(track)
+        for number in range(250):
+            for track in tracks if number % 2 == 0 else tracks[1:]:
+                picture = np.full((track.height, track.width, 3), number % 250, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 50)
+                container.mux(track.encode(frame))
+        for track in tracks:
+            container.mux(track.encode(None))
+    for chosen, size, usual in ((1, (96, 64), "25"), (2, (64, 96), "50")):
+        out = tmp_path / str(chosen)
+        ground(
+            *(video, QUERY, "--video-track", chosen, "--top-k", 1),
+            *("--output-dir", out, "-f", "otio", "--clips", out / "clips"),
+            *("--reel", tmp_path / f"{chosen}.mp4"),
+        )
+        (clip,) = (out / "clips").iterdir()
+        for made in (clip, tmp_path / f"{chosen}.mp4"):
+            with av.open(str(made)) as container:
+                stream = container.streams.video[0]
+                assert (stream.width, stream.height) == size
+        facts = json.loads((out / "film.otio").read_text())["metadata"]["r2rt"]
+        assert facts["frame_rate"] == usual
 
 
 def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
