@@ -18,7 +18,7 @@ from torch import nn
 from export._checkout import r2rt_version
 from export.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from export.graphs import Grounder, TextEncoder, VideoEncoder, VideoFinalizer
-from export.onnx_writer import graph_to_onnx
+from export.onnx_writer import graph_template, module_weights
 from export.settings import Settings, choose_settings
 from export.tokenizer import write_tokenizer
 from export.verify import verify_graphs
@@ -41,6 +41,7 @@ from r2rt.model.contract import (
     ModelDims,
     graph_specs,
 )
+from r2rt.model.convert.template import write_graph
 from r2rt.model.installed import checked_name, models_dir
 from r2rt.model.registry import CLIP_ARCHITECTURE
 from training.checkpoint import build_model, load_checkpoint
@@ -58,13 +59,12 @@ __all__ = [
     "VerificationError",
     "build_graphs",
     "export_bundle",
+    "graph_templates",
     "model_dims",
 ]
 
 MAX_MOMENTS = 50
 
-# Protocol buffers' limit.
-_LARGEST_FILE = 2**31 - 1
 _VIDEO_FRAMES = 16
 # CLIPs by the widths (vision, text) of their hidden states; the first one of each pair of widths.
 _CLIP_BY_WIDTHS = {
@@ -285,6 +285,20 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
     )
 
 
+def graph_templates(model: R2Tuning, towers: ClipTowers) -> dict[str, bytes]:
+    """Return the templates of all graphs that the model has, by name; weights do not matter."""
+    dims = model_dims(model, towers)
+    return {
+        graph: _template(graph, module, dims) for graph, module in build_graphs(model, towers).items()
+    }
+
+
+def _template(graph: str, module: nn.Module, dims: ModelDims) -> bytes:
+    return graph_template(
+        module, graph_specs(dims)[graph], context_length=dims.context_length, doc=_DOCS[graph]
+    )
+
+
 def _write_graphs(
     folder: Path,
     model: R2Tuning,
@@ -292,21 +306,11 @@ def _write_graphs(
     dims: ModelDims,
     say: Callable[[str], None],
 ) -> dict[str, Path]:
-    specs = graph_specs(dims)
     files = {}
     for graph, module in build_graphs(model, towers).items():
         say(f"exporting {graph}")
-        proto = graph_to_onnx(
-            module, specs[graph], context_length=dims.context_length, doc=_DOCS[graph]
-        )
-        size = proto.ByteSize()
-        if size > _LARGEST_FILE:
-            raise ExportError(
-                f"{graph} takes {size / 1e9:.1f} GB, one ONNX file holds 2 GB at most; "
-                "name a smaller --clip"
-            )
         files[graph] = folder / f"{graph}.onnx"
-        files[graph].write_bytes(proto.SerializeToString(deterministic=True))
+        write_graph(_template(graph, module, dims), module_weights(module), files[graph])
     return files
 
 

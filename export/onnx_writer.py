@@ -1,23 +1,34 @@
-"""One PyTorch module to one ONNX file: the contract's names and sizes, reproducible bytes."""
+"""One PyTorch module to one ONNX file: the contract's names and sizes, reproducible bytes.
+
+A module is exported without its weights, as a template (`r2rt.model.convert.template`), which is
+then filled. So the operators cannot depend on the weights, and a module's file is what the runtime
+makes of the same template and weights.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
 import torch._dynamo.config
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from r2rt.model.convert.template import write_graph
 
 if TYPE_CHECKING:
     from r2rt.model.contract import GraphSpec
 
-__all__ = ["OPSET", "graph_to_onnx"]
+__all__ = ["OPSET", "graph_template", "graph_to_onnx", "module_weights"]
 
 # TensorRT-RTX builds no fp32 engine from opset 23's Attention; 20 holds all that the graphs need.
 OPSET = 20
@@ -29,9 +40,26 @@ _TRACED = {"B": 3, "T": 29, "N": 5, "L": 7}
 def graph_to_onnx(
     module: nn.Module, spec: GraphSpec, *, context_length: int, doc: str = ""
 ) -> onnx.ModelProto:
-    """Export a module whose inputs and outputs are `spec`'s, in order.
+    """Export a module; see `graph_template` for the arguments."""
+    template = graph_template(module, spec, context_length=context_length, doc=doc)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        write_graph(template, module_weights(module), path)
+        return onnx.load_model(path)
 
-    The result holds no trace of the machine, and is the same for the same weights.
+
+def module_weights(module: nn.Module) -> dict[str, NDArray[Any]]:
+    """Return the weights of a module by the names of its template's slots."""
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def graph_template(
+    module: nn.Module, spec: GraphSpec, *, context_length: int, doc: str = ""
+) -> bytes:
+    """Export a module whose inputs and outputs are `spec`'s, in order, without its weights.
+
+    The result holds no trace of the machine, and is the same whatever the weights are. All that is
+    in the module's state dict becomes a slot; what is not, such as positions, stays a constant.
 
     Args:
         module: the graph.
@@ -39,6 +67,28 @@ def graph_to_onnx(
         context_length: the most query tokens L there can be.
         doc: what the graph is, for people who open the file.
     """
+    model = _exported(_with_distinct_weights(module), spec, context_length)
+    _clean(model, spec, doc)
+    onnx.checker.check_model(model)
+    names = set(module.state_dict())
+    missing = names - {tensor.name for tensor in model.graph.initializer}
+    assert not missing, f"weights that the exporter has folded: {sorted(missing)}"
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            tensor.ClearField("raw_data")
+    return model.SerializeToString(deterministic=True)
+
+
+def _with_distinct_weights(module: nn.Module) -> nn.Module:
+    """Return a copy in which no two weights are equal, which the exporter would make one of."""
+    copied = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        for index, parameter in enumerate(copied.parameters()):
+            parameter.fill_(1.5 + index / 1024)
+    return copied
+
+
+def _exported(module: nn.Module, spec: GraphSpec, context_length: int) -> onnx.ModelProto:
     inputs = _example_inputs(spec)
     dims: dict[str, torch.export.Dim] = {}
     dynamic = {
@@ -55,7 +105,7 @@ def graph_to_onnx(
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     with torch.no_grad(), _quiet(), uncached:
         program = torch.export.export(
-            module.eval(),
+            module,
             tuple(inputs.values()),
             dynamic_shapes=tuple(dynamic.values()),
             strict=False,
@@ -71,10 +121,7 @@ def graph_to_onnx(
             verbose=False,
         )
     assert exported is not None
-    model = exported.model_proto
-    _clean(model, spec, doc)
-    onnx.checker.check_model(model)
-    return model
+    return exported.model_proto
 
 
 def _example_inputs(spec: GraphSpec) -> dict[str, Tensor]:
@@ -95,7 +142,7 @@ def _clean(model: onnx.ModelProto, spec: GraphSpec, doc: str) -> None:
     del graph.metadata_props[:]
     del model.metadata_props[:]
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        item.doc_string = ""
+        item.ClearField("doc_string")
         del item.metadata_props[:]
     # The version that exported it stands in the manifest. In the graph it would change the bundle's
     # fingerprint, and void what was encoded, with every release.

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.graphs.layers import attend, constant, key_bias, stacked_linear
+from export.graphs.layers import Linear, attend, key_bias, load_weights, model_tensors, weight
 from export.graphs.pyramid import LevelHeads, Pyramid
+from r2rt.model.convert import folds
 
 if TYPE_CHECKING:
     from training.model import R2Tuning
+    from training.model.config import R2Config
 
 __all__ = ["Grounder", "GrounderHeads"]
 
@@ -25,11 +27,12 @@ class Grounder(nn.Module):
 
     def __init__(self, model: R2Tuning) -> None:
         super().__init__()
-        self.pooling = FramePooling(model)
-        self.temporal = TemporalSteps(model)
-        self.pyramid = Pyramid(model)
-        self.heads = LevelHeads(model)
+        self.pooling = FramePooling(model.config)
+        self.temporal = TemporalSteps(model.config)
+        self.pyramid = Pyramid(model.config)
+        self.heads = LevelHeads(model.config)
         self.merge_cls_sal = model.config.merge_cls_sal
+        load_weights(self, folds.grounder(model_tensors(model), heads=model.config.heads))
 
     def forward(
         self, v: Tensor, q: Tensor, q_key: Tensor, pooled: Tensor, query_mask: Tensor
@@ -57,9 +60,10 @@ class GrounderHeads(nn.Module):
 
     def __init__(self, model: R2Tuning) -> None:
         super().__init__()
-        self.pyramid = Pyramid(model)
-        self.heads = LevelHeads(model)
+        self.pyramid = Pyramid(model.config)
+        self.heads = LevelHeads(model.config)
         self.merge_cls_sal = model.config.merge_cls_sal
+        load_weights(self, folds.grounder_heads(model_tensors(model)))
 
     def forward(self, clips: Tensor, pooled: Tensor) -> tuple[Tensor, ...]:
         """Score clips (N, T, D), as the last temporal step gives them, under pooled queries (N, D).
@@ -85,9 +89,9 @@ class FramePooling(nn.Module):
     Nothing here depends on the recurrence, so v is read once for all layers and all queries.
     """
 
-    def __init__(self, model: R2Tuning) -> None:
+    def __init__(self, config: R2Config) -> None:
         super().__init__()
-        self.scale = constant(model.adapter.scale.double().tanh().view(-1, 1, 1, 1))
+        self.scale = weight(config.layers, 1, 1, 1)
 
     def forward(self, v: Tensor, q: Tensor, q_key: Tensor, bias: Tensor) -> Tensor:
         """Pool v (T, K, P, D) under q, q_key (N, K, L, D) and bias (N, L) to (K, N, T, D)."""
@@ -108,22 +112,22 @@ class TemporalSteps(nn.Module):
     c = LN(f + attention(f + pe, q, q)).
     """
 
-    def __init__(self, model: R2Tuning) -> None:
+    periods: Tensor
+
+    def __init__(self, config: R2Config) -> None:
         super().__init__()
-        block, layer = model.adapter, model.adapter.tem
-        self.width, self.heads = model.config.width, model.config.heads
-        self.layers = model.config.layers
-        scale = (self.width // self.heads) ** -0.5
-        cross, mixed = layer.cross_att, layer.self_att
-        self.gates = block.gate.detach().double().sigmoid().tolist()
-        self.cross_q = stacked_linear(cross.q, scales=[scale])
-        self.cross_kv = stacked_linear(cross.k, cross.v)
-        self.cross_out, self.cross_norm = cross.m, layer.cross_att_norm
-        self.self_qk = stacked_linear(mixed.q, mixed.k, scales=[scale, 1.0])
-        self.self_v, self.self_out, self.self_norm = mixed.v, mixed.m, layer.self_att_norm
-        self.ffn, self.ffn_norm = layer.ffn, layer.ffn_norm
-        pairs = torch.arange(self.width // 2, dtype=torch.float32)
-        self.periods = constant(_TEMPERATURE ** (2 * pairs / self.width))
+        width = config.width
+        self.width, self.heads, self.layers = width, config.heads, config.layers
+        self.gates = nn.ParameterList(weight(1) for _ in range(config.layers - 1))
+        self.keeps = nn.ParameterList(weight(1) for _ in range(config.layers - 1))
+        self.cross_q, self.cross_kv = Linear(width, width), Linear(width, 2 * width)
+        self.cross_out, self.cross_norm = Linear(width, width), nn.LayerNorm(width)
+        self.self_qk, self.self_v = Linear(width, 2 * width), Linear(width, width)
+        self.self_out, self.self_norm = Linear(width, width), nn.LayerNorm(width)
+        self.ffn = nn.Sequential(Linear(width, 4 * width), nn.ReLU(), Linear(4 * width, width))
+        self.ffn_norm = nn.LayerNorm(width)
+        pairs = torch.arange(width // 2, dtype=torch.float32)
+        self.register_buffer("periods", _TEMPERATURE ** (2 * pairs / width), persistent=False)
 
     def forward(self, f: Tensor, q: Tensor, bias: Tensor) -> Tensor:
         """Mix f (K, N, T, D) with q (N, K, L, D) and bias (N, L) to clips (N, T, D)."""
@@ -132,8 +136,7 @@ class TemporalSteps(nn.Module):
         bias = bias[:, None, None]
         last = self._step(f[-1], pe, keys[:, -1], values[:, -1], bias)
         for layer in reversed(range(self.layers - 1)):
-            gate = self.gates[layer]
-            gated = gate * f[layer] + (1 - gate) * last
+            gated = self.gates[layer] * f[layer] + self.keeps[layer] * last
             last = self._step(gated, pe, keys[:, layer], values[:, layer], bias)
         return last
 

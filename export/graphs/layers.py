@@ -3,34 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.clip import openai_name
+
 if TYPE_CHECKING:
-    from training.clip import Block
+    from training.clip import Block, ClipTowers
+    from training.model import R2Tuning
 
-__all__ = ["TowerBlock", "attend", "constant", "key_bias", "run_tower", "stacked_linear"]
+__all__ = [
+    "Linear",
+    "TowerBlock",
+    "attend",
+    "clip_tensors",
+    "input_map",
+    "key_bias",
+    "load_weights",
+    "model_tensors",
+    "run_tower",
+    "weight",
+]
+
+Arrays = dict[str, NDArray[Any]]
 
 
-def constant(x: Tensor) -> nn.Parameter:
-    """Hold a copy of x as a frozen fp32 parameter."""
-    return nn.Parameter(x.detach().to(torch.float32).clone(), requires_grad=False)
+def model_tensors(model: R2Tuning) -> Arrays:
+    """Return the model's tensors by the published names, for `r2rt.model.convert.folds`."""
+    return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
 
 
-def stacked_linear(*linears: nn.Linear, scales: Iterable[float] | None = None) -> nn.Linear:
-    """Return one Linear: the outputs of `linears` side by side, each times a scale."""
-    factors = tuple(scales) if scales is not None else (1.0,) * len(linears)
-    weight = torch.cat([x.weight * s for x, s in zip(linears, factors, strict=True)])
-    biases = [
-        torch.zeros(x.out_features) if x.bias is None else x.bias * s
-        for x, s in zip(linears, factors, strict=True)
-    ]
-    out = nn.Linear(weight.shape[1], weight.shape[0])
-    out.weight, out.bias = constant(weight), constant(torch.cat(biases))
-    return out
+def clip_tensors(clip: ClipTowers) -> Arrays:
+    """Return the towers' tensors by OpenAI's names, for `r2rt.model.convert.folds`."""
+    return {openai_name(name): tensor.numpy() for name, tensor in clip.state_dict().items()}
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Give a module its weights, all of them, frozen; it shares no memory with the arrays."""
+    state = {name: torch.tensor(array) for name, array in weights.items()}
+    module.load_state_dict(state, strict=True, assign=True)
+    module.requires_grad_(False)
+
+
+def weight(*shape: int) -> nn.Parameter:
+    """Return a parameter that `load_weights` gives its values."""
+    return nn.Parameter(torch.empty(shape, device="meta"))
+
+
+class Linear(nn.Module):
+    """x·W + b with W (inputs, outputs), which ONNX computes as it stands."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.bias = weight(inputs, outputs), weight(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return x @ self.weight + self.bias
+
+
+def input_map(inputs: int, width: int) -> nn.Sequential:
+    """LN, Linear, ReLU, LN, Linear, by the places that they have in the published model."""
+    steps = {0: nn.LayerNorm(inputs), 2: Linear(inputs, width), 3: nn.ReLU()}
+    steps |= {4: nn.LayerNorm(width), 6: Linear(width, width)}
+    found = nn.Sequential()
+    for place, step in steps.items():
+        found.add_module(str(place), step)
+    return found
 
 
 def key_bias(mask: Tensor) -> Tensor:
@@ -61,20 +104,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
 
 
 class TowerBlock(nn.Module):
-    """A pre-LN block of a CLIP tower."""
+    """A pre-LN block of a CLIP tower, without its weights."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        width = block.qkv.in_features
-        scale = (width // block.heads) ** -0.5
-        factors = torch.ones(3 * width)
-        factors[:width] = scale
+        width, inner = block.qkv.in_features, block.fc.out_features
         self.heads = block.heads
-        self.ln_1, self.ln_2 = block.ln_1, block.ln_2
-        self.qkv = nn.Linear(width, 3 * width)
-        self.qkv.weight = constant(block.qkv.weight * factors[:, None])
-        self.qkv.bias = constant(block.qkv.bias * factors)
-        self.out, self.fc, self.act, self.proj = block.out, block.fc, block.act, block.proj
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
+        self.fc, self.act, self.proj = Linear(width, inner), block.act, Linear(inner, width)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Map tokens (B, N, C) to (B, N, C); bias is added to the attention's scores."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from export.graphs.layers import constant
+from export.graphs.layers import weight
 
 if TYPE_CHECKING:
-    from training.model import R2Tuning
+    from training.model.config import R2Config
 
 __all__ = ["LevelHeads", "Pyramid"]
 
@@ -24,22 +24,22 @@ __all__ = ["LevelHeads", "Pyramid"]
 class Pyramid(nn.Module):
     """Clips to the levels' rows: themselves, or per octave Conv1d(2, stride 2), LN, ReLU."""
 
-    def __init__(self, model: R2Tuning) -> None:
+    def __init__(self, config: R2Config) -> None:
         super().__init__()
-        self.strides = model.config.strides
-        chains = [list(cast("nn.Sequential", block)) for block in model.pyramid.blocks[1:]]
-        convs = [[x for x in chain if isinstance(x, nn.Conv1d)] for chain in chains]
-        norms = [[x for x in chain if isinstance(x, nn.LayerNorm)] for chain in chains]
+        self.strides = config.strides
+        width, levels = config.width, range(1, len(config.strides))
         # The first octave of every level reads the clips: one product serves all of them.
-        if chains:
-            self.first = constant(torch.cat([_pair_weight(conv[0]) for conv in convs], dim=1))
-            self.first_bias = constant(torch.cat([_bias(conv[0]) for conv in convs]))
-        self.norms = nn.ModuleList(nn.ModuleList(norm) for norm in norms)
+        if levels:
+            self.first = weight(2 * width, len(levels) * width)
+            self.first_bias = weight(len(levels) * width)
+        self.norms = nn.ModuleList(
+            nn.ModuleList(nn.LayerNorm(width) for _ in range(level)) for level in levels
+        )
         self.weights = nn.ModuleList(
-            nn.ParameterList(constant(_pair_weight(x)) for x in conv[1:]) for conv in convs
+            nn.ParameterList(weight(2 * width, width) for _ in range(level - 1)) for level in levels
         )
         self.biases = nn.ModuleList(
-            nn.ParameterList(constant(_bias(x)) for x in conv[1:]) for conv in convs
+            nn.ParameterList(weight(width) for _ in range(level - 1)) for level in levels
         )
 
     def forward(self, video: Tensor) -> list[Tensor]:
@@ -80,27 +80,15 @@ class Pyramid(nn.Module):
 class LevelHeads(nn.Module):
     """Class and coordinate head, run side by side over all levels: Conv1d 3, ReLU, Conv1d 3."""
 
-    def __init__(self, model: R2Tuning) -> None:
+    def __init__(self, config: R2Config) -> None:
         super().__init__()
-        self.strides = model.config.strides
-        heads = [head.module for head in (model.class_head, model.coord_head) if head is not None]
-        inner = [cast("nn.Conv1d", head[1]) for head in heads]
-        outer = [cast("nn.Conv1d", head[3]) for head in heads]
-        width = model.config.width
-        outputs = sum(conv.out_channels for conv in outer)
-        self.inner = nn.Conv1d(width, width * len(heads), 3, padding=1)
-        self.inner.weight = constant(torch.cat([conv.weight for conv in inner]))
-        self.inner.bias = constant(torch.cat([_bias(conv) for conv in inner]))
-        self.outer = nn.Conv1d(width * len(heads), outputs, 3, padding=1)
-        weight = torch.zeros(outputs, width * len(heads), 3)
-        row = 0
-        for index, conv in enumerate(outer):
-            columns = slice(index * width, (index + 1) * width)
-            weight[row : row + conv.out_channels, columns] = conv.weight.detach()
-            row += conv.out_channels
-        self.outer.weight = constant(weight)
-        self.outer.bias = constant(torch.cat([_bias(conv) for conv in outer]))
-        self.coef = model.coef.tolist() if model.coord_head is not None else None
+        self.strides = config.strides
+        width, heads = config.width, 2 if config.has_offsets else 1
+        self.inner = nn.Conv1d(width, width * heads, 3, padding=1)
+        self.outer = nn.Conv1d(width * heads, 3 if config.has_offsets else 1, 3, padding=1)
+        self.coef = (
+            nn.ParameterList(weight(1) for _ in config.strides) if config.has_offsets else None
+        )
 
     def forward(self, levels: list[Tensor], clips: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """Score the levels (N, T' / stride, D) of a video of T clips.
@@ -156,11 +144,3 @@ class LevelHeads(nn.Module):
         shown = logits.index_select(1, torch.cat(rows))  # (N, levels · T)
         return torch.unflatten(shown, 1, (len(spans), -1)).amax(dim=1)
 
-
-def _pair_weight(conv: nn.Conv1d) -> Tensor:
-    """Weight (D, D', 2) of a convolution of two clips as the matrix (2D', D) of a product."""
-    return conv.weight.permute(2, 1, 0).flatten(0, 1)
-
-
-def _bias(conv: nn.Conv1d) -> Tensor:
-    return torch.zeros(conv.out_channels) if conv.bias is None else conv.bias

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from export.graphs.layers import TowerBlock, constant, key_bias, run_tower
+from export.graphs.layers import (
+    Linear,
+    TowerBlock,
+    clip_tensors,
+    input_map,
+    key_bias,
+    load_weights,
+    model_tensors,
+    run_tower,
+    weight,
+)
+from r2rt.model.convert import folds
 
 if TYPE_CHECKING:
     from training.clip import Block, ClipTowers
@@ -30,14 +41,11 @@ class QueryTokens(nn.Module):
 
     def __init__(self, model: R2Tuning) -> None:
         super().__init__()
-        block = model.adapter
         width = model.config.width
-        fold = block.v_map.weight.double() / math.sqrt(width)  # W_v / √D
-        self.query_map = block.query_map
-        self.key_map = nn.Linear(width, width)
-        self.key_map.weight = constant(fold.T @ block.q_map.weight.double())
-        self.key_map.bias = constant(block.q_map.bias.double() @ fold)
-        self.pooling = constant(model.pooling.att.weight.T)  # (D, 1)
+        self.query_map = input_map(model.config.text_width, width)
+        self.key_map = Linear(width, width)
+        self.pooling = weight(width, 1)
+        load_weights(self, folds.query_tokens(model_tensors(model)))
 
     def forward(self, hidden: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map hidden states (N, K, L, Ct) and a mask (N, L), 1 for real tokens.
@@ -62,7 +70,7 @@ class RowEmbedding(nn.Module):
         super().__init__()
         rows, row_of = torch.unique(table, dim=0, return_inverse=True)
         self.rows = nn.Embedding(*rows.shape)
-        self.rows.weight = constant(rows)
+        self.rows.weight = nn.Parameter(rows, requires_grad=False)
         smallest = torch.int16 if len(rows) <= torch.iinfo(torch.int16).max else torch.int32
         self.register_buffer("row_of", row_of.to(smallest))
 
@@ -72,14 +80,14 @@ class RowEmbedding(nn.Module):
         return out
 
 
-def embedding_of(token_embedding: nn.Embedding) -> nn.Module:
+def embedding_of(table: Tensor) -> nn.Module:
     """Return what embeds tokens in the graph: by rows where most ids have the same as others.
 
     A CLIP that was trained on few words has one row for all ids that it never read.
     """
-    shared = RowEmbedding(token_embedding.weight.detach())
-    few = len(shared.rows.weight) < _WORTH_SHARING * token_embedding.num_embeddings
-    return shared if few else token_embedding
+    shared = RowEmbedding(table)
+    few = len(shared.rows.weight) < _WORTH_SHARING * len(table)
+    return shared if few else nn.Embedding.from_pretrained(table)
 
 
 class TextEncoder(nn.Module):
@@ -89,13 +97,19 @@ class TextEncoder(nn.Module):
 
     def __init__(self, model: R2Tuning, clip: ClipTowers) -> None:
         super().__init__()
+        config = clip.config
         self.layers = model.config.layers
-        self.embedding = embedding_of(clip.text.token_embedding)
-        self.positions = constant(clip.text.positional_embedding)
-        self.blocks = nn.ModuleList(TowerBlock(cast("Block", block)) for block in clip.text.blocks)
-        length = clip.config.context_length
-        self.register_buffer("causal", torch.full((length, length), -math.inf).triu(1))
+        self.positions = weight(config.context_length, config.text_width)
+        self.blocks = nn.ModuleList(TowerBlock(cast("Block", x)) for x in clip.text.blocks)
         self.tokens = QueryTokens(model)
+        causal = torch.full((config.context_length, config.context_length), -math.inf).triu(1)
+        self.register_buffer("causal", causal, persistent=False)
+        found = folds.text_encoder(
+            model_tensors(model), clip_tensors(clip), heads=config.text_heads
+        )
+        table = torch.tensor(found.pop("embedding.weight"))
+        load_weights(self, found)
+        self.embedding = embedding_of(table)
 
     def forward(self, token_ids: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map token ids (N, L) int64 and a mask (N, L); see `QueryTokens`."""

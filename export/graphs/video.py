@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from export.graphs.layers import TowerBlock, constant, run_tower
+from export.graphs.layers import (
+    Linear,
+    TowerBlock,
+    clip_tensors,
+    input_map,
+    load_weights,
+    model_tensors,
+    run_tower,
+    weight,
+)
+from r2rt.model.convert import folds
 
 if TYPE_CHECKING:
     from training.clip import Block, ClipTowers
@@ -30,12 +40,12 @@ class FrameTokens(nn.Module):
     def __init__(self, model: R2Tuning) -> None:
         super().__init__()
         self.use_tef = model.config.use_tef
-        if not self.use_tef:
-            self.video_map = model.adapter.video_map
-            return
-        norm, linear = _first_stage(model)
-        channels = model.config.vision_width
-        self.weight = constant((linear.weight * norm.weight)[:, :channels].T)
+        channels, width = model.config.vision_width, model.config.width
+        if self.use_tef:
+            self.weight = weight(channels, width)
+        else:
+            self.video_map = input_map(channels, width)
+        load_weights(self, folds.frame_tokens(model_tensors(model), use_tef=self.use_tef))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map hidden states (B, K, P, Cv) to tokens (B, K, P, D + 2), or (B, K, P, D)."""
@@ -53,22 +63,25 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, model: R2Tuning, clip: ClipTowers) -> None:
         super().__init__()
-        vision = clip.vision
+        config, width = clip.config, clip.config.vision_width
         self.layers = model.config.layers
-        self.patch = clip.config.patch_size
-        self.grid = clip.config.image_size // self.patch
-        weight = vision.conv1.weight.double()  # (Cv, 3, p, p)
-        mean, std = (x.double().view(1, 3, 1, 1) for x in (vision.mean, vision.std))
-        # Σ w·(x - mean)/std over a patch = Σ (w/std)·x - Σ (w/std)·mean, x in 0..255.
-        scaled = weight / std
-        self.patch_weight = constant(scaled.permute(2, 3, 1, 0).flatten(0, 2))  # (p·p·3, Cv)
-        shift = -(scaled * mean).sum(dim=(1, 2, 3))
-        positions = vision.positional_embedding.double()
-        self.cls = constant((vision.class_embedding.double() + positions[0]).view(1, 1, -1))
-        self.positions = constant(positions[1:] + shift)  # (P - 1, Cv)
-        self.ln_pre = vision.ln_pre
-        self.blocks = nn.ModuleList(TowerBlock(cast("Block", block)) for block in vision.blocks)
+        self.patch = config.patch_size
+        self.grid = config.image_size // self.patch
+        self.patch_weight = weight(self.patch**2 * 3, width)
+        self.cls = weight(1, 1, width)
+        self.positions = weight(self.grid**2, width)
+        self.ln_pre = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(TowerBlock(cast("Block", x)) for x in clip.vision.blocks)
         self.tokens = FrameTokens(model)
+        found = folds.video_encoder(
+            model_tensors(model),
+            clip_tensors(clip),
+            heads=config.vision_heads,
+            use_tef=model.config.use_tef,
+            mean=config.mean,
+            std=config.std,
+        )
+        load_weights(self, found)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map frames (B, S, S, 3) uint8 to tokens (B, K, P, C)."""
@@ -88,17 +101,12 @@ class VideoFinalizer(nn.Module):
 
     def __init__(self, model: R2Tuning) -> None:
         super().__init__()
-        norm, linear = _first_stage(model)
         self.channels = model.config.vision_width
         self.width = model.config.width
-        self.eps = norm.eps
-        weight = (linear.weight * norm.weight).double()  # W', (D, Cv + 2)
-        offset = linear.weight.double() @ norm.bias.double() + linear.bias.double()
-        # Rows that (m - μ, s - μ, e - μ) / √(σ² + ε) and 1 are multiplied with, (4, D).
-        rows = [weight[:, : self.channels].sum(dim=1), weight[:, -2], weight[:, -1], offset]
-        self.rows = constant(torch.stack(rows))
-        self.norm = cast("nn.LayerNorm", model.adapter.video_map[4])
-        self.linear = cast("nn.Linear", model.adapter.video_map[6])
+        self.rows = weight(4, self.width)
+        self.norm = nn.LayerNorm(self.width)
+        self.linear = Linear(self.width, self.width)
+        load_weights(self, folds.video_finalizer(model_tensors(model)))
 
     def forward(self, tokens: Tensor, endpoints: Tensor) -> Tensor:
         """Map tokens (T, K, P, D + 2) and endpoints (T, 2) to v (T, K, P, D)."""
@@ -111,13 +119,9 @@ class VideoFinalizer(nn.Module):
         centre = mean * (self.channels / total) + (start + end) / total
         dm, ds, de = mean - centre, start - centre, end - centre
         variance = (square + self.channels * dm * dm + ds * ds + de * de) / total
-        inverse = torch.rsqrt(variance + self.eps)
+        inverse = torch.rsqrt(variance + self.norm.eps)
         factors = torch.cat([dm * inverse, ds * inverse, de * inverse, torch.ones_like(dm)], dim=-1)
         h = projected * inverse + factors @ self.rows
         v: Tensor = self.linear(self.norm(h.relu()))
         return v
 
-
-def _first_stage(model: R2Tuning) -> tuple[nn.LayerNorm, nn.Linear]:
-    stages = model.adapter.video_map
-    return cast("nn.LayerNorm", stages[0]), cast("nn.Linear", stages[2])

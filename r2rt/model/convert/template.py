@@ -1,0 +1,191 @@
+"""Fills a graph that was exported without its weights: the operators of an ONNX file stay as is.
+
+A template is an ONNX model in which some initializers have a name, a type and sizes, but no
+numbers. Which operators a graph has does not depend on the weights, so one template serves every
+checkpoint of an architecture. Of the file's format (protocol buffers) no more is read here than
+where the graph and its initializers begin and end; the numbers are written straight to the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.errors import ConversionError
+
+__all__ = ["Slot", "slots", "write_graph"]
+
+Array = NDArray[Any]
+
+# Numbers of fields in onnx.proto: ModelProto, GraphProto, TensorProto.
+_GRAPH = 7
+_INITIALIZER = 5
+_DIMS, _TYPE, _NAME, _RAW_DATA = 1, 2, 8, 9
+_TYPES = {1: np.dtype("<f4"), 5: np.dtype("<i2"), 6: np.dtype("<i4")}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# Protocol buffers' limit.
+_LARGEST_FILE = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """An initializer without numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def slots(template: bytes) -> dict[str, Slot]:
+    """Return the initializers that a template has no numbers for, by name."""
+    return {part.name: part for _, part in _parts(template)[1] if part is not None}
+
+
+def write_graph(template: bytes, weights: Mapping[str, Array], path: Path) -> None:
+    """Write the ONNX file that a template and its weights make.
+
+    Args:
+        template: the model without numbers.
+        weights: an array for each of its slots, of the slot's shape and type, and no others.
+        path: the file, which is written in one pass.
+
+    Raises:
+        ConversionError: the weights do not fit the template, or make more than 2 GB.
+        OSError: the file cannot be written.
+    """
+    before, parts, after = _parts(template)
+    _check(weights, {slot.name: slot for _, slot in parts if slot is not None})
+    lengths = [_framed_length(data, slot) for data, slot in parts]
+    graph = sum(lengths)
+    if len(before) + graph + len(after) > _LARGEST_FILE:
+        raise ConversionError(
+            f"{path.name} takes {graph / 1e9:.1f} GB, one ONNX file holds 2 GB at most; "
+            "take a smaller CLIP"
+        )
+    with path.open("wb") as file:
+        file.write(before + _head(_GRAPH, graph))
+        for data, slot in parts:
+            if slot is None:
+                file.write(data)
+            else:
+                _write_tensor(file, data, slot, weights[slot.name])
+        file.write(after)
+
+
+def _check(weights: Mapping[str, Array], wanted: Mapping[str, Slot]) -> None:
+    if weights.keys() != wanted.keys():
+        odd = sorted(weights.keys() ^ wanted.keys())
+        raise ConversionError(f"the weights are not those of the graph: {', '.join(odd[:6])}")
+    for name, slot in wanted.items():
+        found = weights[name]
+        if found.shape != slot.shape or found.dtype != slot.dtype:
+            raise ConversionError(
+                f"{name} has shape {found.shape} and type {found.dtype}, the graph takes "
+                f"{slot.shape} and {slot.dtype}"
+            )
+
+
+def _parts(template: bytes) -> tuple[bytes, list[tuple[bytes, Slot | None]], bytes]:
+    """Split a model: what is before the graph, the graph's fields, what is behind it.
+
+    A slot's part is its TensorProto without the head; any other is a field with its head.
+    """
+    for number, field, (start, end) in _fields(template):
+        if number != _GRAPH:
+            continue
+        graph = template[start:end]
+        parts: list[tuple[bytes, Slot | None]] = []
+        for inner, (first, last), (begin, stop) in _fields(graph):
+            slot = _slot(graph[begin:stop]) if inner == _INITIALIZER else None
+            parts.append((graph[first:last] if slot is None else graph[begin:stop], slot))
+        return template[: field[0]], parts, template[field[1] :]
+    raise ConversionError("a template of the package holds no graph; install r2rt again")
+
+
+def _slot(tensor: bytes) -> Slot | None:
+    """Return the slot that a TensorProto is; None where it has numbers of its own."""
+    shape: list[int] = []
+    kind, name = 0, ""
+    for number, _, (start, end) in _fields(tensor):
+        if number == _DIMS:
+            shape += _varints(tensor[start:end])
+        elif number == _TYPE:
+            (kind,) = _varints(tensor[start:end])
+        elif number == _NAME:
+            name = tensor[start:end].decode()
+        else:
+            return None
+    return Slot(name=name, shape=tuple(shape), dtype=_TYPES[kind])
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
+    """Yield each field's number, the span of all of it, and that of its value."""
+    at = 0
+    while at < len(data):
+        first = at
+        key, at = _varint(data, at)
+        kind = key & 7
+        start = at
+        if kind == _VARINT:
+            _, at = _varint(data, at)
+        elif kind == _BYTES:
+            length, start = _varint(data, at)
+            at = start + length
+        else:
+            at += {_FIXED64: 8, _FIXED32: 4}[kind]
+        yield key >> 3, (first, at), (start, at)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _varints(data: bytes) -> list[int]:
+    values, at = [], 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        values.append(value)
+    return values
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _head(number: int, length: int) -> bytes:
+    return _encoded(number << 3 | _BYTES) + _encoded(length)
+
+
+def _framed_length(data: bytes, slot: Slot | None) -> int:
+    if slot is None:
+        return len(data)
+    length = len(data) + len(_head(_RAW_DATA, slot.size)) + slot.size
+    return len(_head(_INITIALIZER, length)) + length
+
+
+def _write_tensor(file: BinaryIO, data: bytes, slot: Slot, array: Array) -> None:
+    raw = _head(_RAW_DATA, slot.size)
+    file.write(_head(_INITIALIZER, len(data) + len(raw) + slot.size) + data + raw)
+    file.write(np.ascontiguousarray(array).data)
