@@ -228,7 +228,7 @@ def quantized_products(model: onnx.ModelProto) -> int:
 
 def check_sample(bundle: Bundle, frames: NDArray[np.uint8] | None = None) -> Sample:
     """Return what graphs are compared on: frames, generated if there are none, and sentences."""
-    from export.verify import sample_frames
+    from r2rt.model.convert.check import sample_frames
 
     if frames is None:
         frames = sample_frames(_FRAMES, bundle.dims.image_size)

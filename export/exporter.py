@@ -66,6 +66,7 @@ __all__ = [
 MAX_MOMENTS = 50
 
 _VIDEO_FRAMES = 16
+_TEMPLATES: dict[object, bytes] = {}
 # CLIPs by the widths (vision, text) of their hidden states; the first one of each pair of widths.
 _CLIP_BY_WIDTHS = {
     (768, 512): CLIP_ARCHITECTURE,
@@ -199,7 +200,7 @@ def export_bundle(
     video = None if verify_video is None else _read_frames(verify_video, dims, settings.fps)
 
     with staged_folder(destination, force=force) as folder:
-        files = _write_graphs(folder, model, towers, dims, say)
+        files = _write_graphs(folder, model, towers, say)
         write_tokenizer(folder / TOKENIZER_NAME)
         say("comparing with PyTorch")
         verification = verify_graphs(files, model, towers, dims, video=video)
@@ -287,30 +288,35 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
 
 def graph_templates(model: R2Tuning, towers: ClipTowers) -> dict[str, bytes]:
     """Return the templates of all graphs that the model has, by name; weights do not matter."""
-    dims = model_dims(model, towers)
     return {
-        graph: _template(graph, module, dims) for graph, module in build_graphs(model, towers).items()
+        graph: _template(graph, module, model, towers)
+        for graph, module in build_graphs(model, towers).items()
     }
 
 
-def _template(graph: str, module: nn.Module, dims: ModelDims) -> bytes:
-    return graph_template(
-        module, graph_specs(dims)[graph], context_length=dims.context_length, doc=_DOCS[graph]
-    )
+def _template(graph: str, module: nn.Module, model: R2Tuning, towers: ClipTowers) -> bytes:
+    """Return a graph's template, which takes long to make, once a process and architecture."""
+    dims = model_dims(model, towers)
+    shapes = tuple((name, tensor.shape) for name, tensor in module.state_dict().items())
+    config, clip = model.config, towers.config
+    heads = (config.heads, clip.vision_heads, clip.text_heads)
+    key = (graph, dims, heads, config.merge_cls_sal, clip.quick_gelu, clip.patch_size, shapes)
+    if key not in _TEMPLATES:
+        _TEMPLATES[key] = graph_template(
+            module, graph_specs(dims)[graph], context_length=dims.context_length, doc=_DOCS[graph]
+        )
+    return _TEMPLATES[key]
 
 
 def _write_graphs(
-    folder: Path,
-    model: R2Tuning,
-    towers: ClipTowers,
-    dims: ModelDims,
-    say: Callable[[str], None],
+    folder: Path, model: R2Tuning, towers: ClipTowers, say: Callable[[str], None]
 ) -> dict[str, Path]:
     files = {}
     for graph, module in build_graphs(model, towers).items():
         say(f"exporting {graph}")
         files[graph] = folder / f"{graph}.onnx"
-        write_graph(_template(graph, module, dims), module_weights(module), files[graph])
+        template = _template(graph, module, model, towers)
+        write_graph(template, module_weights(module), files[graph])
     return files
 
 

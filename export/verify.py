@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,37 +19,16 @@ from torch import Tensor
 from export.graphs import FrameTokens
 from r2rt.model.bundle import Check, Verification
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, ModelDims
+from r2rt.model.convert.check import TOLERANCES, Comparison, Tolerance, sample_frames
 
 if TYPE_CHECKING:
     from training.clip import ClipTowers
     from training.model import R2Tuning
 
-__all__ = ["TOLERANCES", "Tolerance", "sample_frames", "verify_graphs"]
+__all__ = ["verify_graphs"]
 
 Arrays = dict[str, NDArray[Any]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """What |got - want| may be: atol · max(rms(want), 0.1) + rtol · |want|.
-
-    The scale of a tower's hidden states, and of what is linear in them, is the weights' own affair,
-    so the absolute part is relative to it.
-    """
-
-    rtol: float
-    atol: float
-
-
-# fp32 arithmetic in another order. The encoders run through a dozen transformer blocks, the others
-# are short; random weights reach a tenth of each limit at most, trained ones have larger outliers.
-TOLERANCES = {
-    VIDEO_ENCODER: Tolerance(rtol=2e-4, atol=1e-4),
-    VIDEO_FINALIZER: Tolerance(rtol=1e-4, atol=5e-5),
-    TEXT_ENCODER: Tolerance(rtol=2e-4, atol=1e-4),
-    GROUNDER: Tolerance(rtol=1e-4, atol=1e-4),
-    "bundle": Tolerance(rtol=5e-4, atol=5e-4),
-}
 
 _FRAME_BATCHES = (1, 2, 8)
 _CLIPS = (1, 3, 8, 75)
@@ -85,22 +63,6 @@ def verify_graphs(
     return Verification(passed=all(check.passed for check in checks), checks=checks)
 
 
-def sample_frames(count: int, size: int) -> NDArray[np.uint8]:
-    """Return (count, size, size, 3) uint8: a disc and a bar move over a slow colour gradient."""
-    y, x = np.mgrid[0:size, 0:size] / size
-    frames = np.empty((count, size, size, 3), dtype=np.uint8)
-    for index in range(count):
-        phase = index / count
-        colours = [np.sin(2 * math.pi * (phase + x * c + y * (1 - c))) for c in (0.2, 0.5, 0.8)]
-        picture = 127 + 90 * np.stack(colours, axis=-1)
-        disc = (x - 0.15 - 0.7 * phase) ** 2 + (y - 0.5) ** 2 < 0.02
-        bar = np.abs(y - phase) < 0.05
-        picture[disc] = (250, 240, 20)
-        picture[bar] = (10, 20, 60)
-        frames[index] = picture.round().clip(0, 255).astype(np.uint8)
-    return frames
-
-
 class _Runner:
     """ONNX Runtime sessions on the CPU, as the runtime opens them."""
 
@@ -121,50 +83,6 @@ class _Runner:
         names = [output.name for output in session.get_outputs()]
         values = session.run(names, {name: x.contiguous().numpy() for name, x in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
-
-
-class _Comparison:
-    """Collects the cases of one check."""
-
-    def __init__(self, name: str, tolerance: Tolerance) -> None:
-        self.name = name
-        self.tolerance = tolerance
-        self.cases = 0
-        self.max_abs_error = 0.0
-        self.error = 0.0
-        self.atol = tolerance.atol
-
-    def add(self, got: Tensor, want: Tensor) -> None:
-        self.cases += 1
-        if got.shape != want.shape:
-            self.error = math.inf
-            return
-        if not want.numel():
-            return
-        want, got = want.double(), got.double()
-        difference = (got - want).abs()
-        atol = self.tolerance.atol * max(0.1, float(want.square().mean().sqrt()))
-        error = float((difference / (atol + self.tolerance.rtol * want.abs())).max())
-        if not error <= self.error:  # NaN counts as the largest error
-            self.error = error if not math.isnan(error) else math.inf
-            self.atol = atol
-        absolute = float(difference.max())
-        self.max_abs_error = max(self.max_abs_error, math.inf if math.isnan(absolute) else absolute)
-
-    def check(self) -> Check:
-        return Check(
-            name=self.name,
-            cases=self.cases,
-            max_abs_error=min(self.max_abs_error, _LARGEST),
-            error=min(self.error, _LARGEST),
-            rtol=self.tolerance.rtol,
-            atol=self.atol,
-            passed=self.error <= 1.0,
-        )
-
-
-# JSON has no infinity.
-_LARGEST = 1e300
 
 
 class _Checker:
@@ -193,11 +111,11 @@ class _Checker:
         comparisons += self.bundle()
         return tuple(comparison.check() for comparison in comparisons)
 
-    def video_encoder(self) -> list[_Comparison]:
+    def video_encoder(self) -> list[Comparison]:
         """Compare p (or v), mean and M2 apart: their scales differ by orders of magnitude."""
         parts = ("p", "mean", "M2") if self.dims.use_tef else ("v",)
         sizes = [self.dims.width] + [1] * (len(parts) - 1)
-        found = [_Comparison(f"video_encoder {x}", TOLERANCES[VIDEO_ENCODER]) for x in parts]
+        found = [Comparison(f"video_encoder {x}", TOLERANCES[VIDEO_ENCODER]) for x in parts]
 
         def compare(frames: Tensor, hidden: Tensor) -> None:
             got, want = self._encode(frames), self.frame_tokens(hidden)
@@ -215,8 +133,8 @@ class _Checker:
             compare(frames, self.clip.encode_video(frames, self.dims.layers))
         return found
 
-    def video_finalizer(self) -> list[_Comparison]:
-        found = _Comparison("video_finalizer", TOLERANCES[VIDEO_FINALIZER])
+    def video_finalizer(self) -> list[Comparison]:
+        found = Comparison("video_finalizer", TOLERANCES[VIDEO_FINALIZER])
         for clips in _CLIPS:
             hidden = self._random_hidden(clips)
             found.add(self._finalize(self.frame_tokens(hidden)), self._mapped(hidden))
@@ -224,10 +142,10 @@ class _Checker:
             found.add(self._finalize(self.frame_tokens(hidden)), self._mapped(hidden))
         return [found]
 
-    def text_encoder(self) -> list[_Comparison]:
+    def text_encoder(self) -> list[Comparison]:
         names = ("q", "q_key", "pooled")
         found = {
-            name: _Comparison(f"text_encoder {name}", TOLERANCES[TEXT_ENCODER]) for name in names
+            name: Comparison(f"text_encoder {name}", TOLERANCES[TEXT_ENCODER]) for name in names
         }
         for queries in _QUERIES:
             for length in self._lengths():
@@ -237,7 +155,7 @@ class _Checker:
                     found[name].add(got[name], want)
         return list(found.values())
 
-    def grounder(self) -> list[_Comparison]:
+    def grounder(self) -> list[Comparison]:
         found = self._answer_comparisons("grounder", TOLERANCES[GROUNDER])
         for clips in _CLIPS:
             for queries in _QUERIES:
@@ -253,7 +171,7 @@ class _Checker:
                     self._compare_answers(found, got, video, text, mask)
         return list(found.values())
 
-    def bundle(self) -> list[_Comparison]:
+    def bundle(self) -> list[Comparison]:
         """From pixels and token ids to the answers, each graph fed with what the others gave."""
         found = self._answer_comparisons("bundle", TOLERANCES["bundle"])
         for name, frames in self.frames.items():
@@ -266,13 +184,13 @@ class _Checker:
                 self._compare_answers(found, got, self.hidden[name], text, mask)
         return list(found.values())
 
-    def _answer_comparisons(self, name: str, tolerance: Tolerance) -> dict[str, _Comparison]:
+    def _answer_comparisons(self, name: str, tolerance: Tolerance) -> dict[str, Comparison]:
         outputs = ["class_logits", "saliency"] + ["offsets"] * self.dims.has_offsets
-        return {output: _Comparison(f"{name} {output}", tolerance) for output in outputs}
+        return {output: Comparison(f"{name} {output}", tolerance) for output in outputs}
 
     def _compare_answers(
         self,
-        found: Mapping[str, _Comparison],
+        found: Mapping[str, Comparison],
         got: Mapping[str, Tensor],
         video: Tensor,
         text: Tensor,

@@ -65,13 +65,13 @@ class Pyramid(nn.Module):
         ):
             first, *rest = cast("nn.ModuleList", norms)
             level = first(x).relu()
-            for norm, weight, bias in zip(
+            for norm, matrix, bias in zip(
                 rest,
                 cast("nn.ParameterList", weights),
                 cast("nn.ParameterList", biases),
                 strict=True,
             ):
-                level = level.reshape(queries, -1, 2 * width) @ weight + bias
+                level = level.reshape(queries, -1, 2 * width) @ matrix + bias
                 level = norm(level).relu()
             levels.append(level)
         return levels
@@ -143,4 +143,3 @@ class LevelHeads(nn.Module):
             rows.append(torch.where(row < 0, index, row + start))
         shown = logits.index_select(1, torch.cat(rows))  # (N, levels · T)
         return torch.unflatten(shown, 1, (len(spans), -1)).amax(dim=1)
-

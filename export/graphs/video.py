@@ -124,4 +124,3 @@ class VideoFinalizer(nn.Module):
         h = projected * inverse + factors @ self.rows
         v: Tensor = self.linear(self.norm(h.relu()))
         return v
-

@@ -121,7 +121,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One comparison of an exported graph (or the whole bundle) with PyTorch.
+    """One comparison of an exported graph (or the whole bundle) with the model.
 
     `error` is the largest violation max(|got - want| / (atol + rtol · |want|)): 1 is the limit.
     """
@@ -135,11 +135,21 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     passed: bool
 
 
-class Verification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The report of the checks that ended the export."""
+class Verification(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The report of the checks that ended the export.
+
+    Attributes:
+        passed: whether all checks passed.
+        checks: the checks.
+        reference: what the graphs were compared with: the model in PyTorch, or the runtime's own in
+            NumPy (`r2rt.model.convert.reference`), on fewer cases.
+    """
 
     passed: bool
     checks: tuple[Check, ...]
+    reference: Literal["pytorch", "numpy"] = "pytorch"
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,12 +10,13 @@ import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnx.numpy_helper
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import export.exporter
@@ -28,13 +29,13 @@ from export.exporter import (
     export_bundle,
     model_dims,
 )
+from export.onnx_writer import module_weights
 from export.settings import choose_settings
 from export.to_onnx import main
-from export.verify import sample_frames
 from r2rt.engines.onnx_runtime import mismatches
 from r2rt.errors import OutputError, QueryError
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import GraphSpec
+from r2rt.model.convert.check import sample_frames
 from r2rt.model.registry import PUBLISHED
 from tests.export.tiny import CONFIG, HIGHLIGHT, MOMENT, session, tiny_towers
 from training.checkpoint import build_model
@@ -138,23 +139,6 @@ def _widened(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _reuse_graphs(
-    monkeypatch: pytest.MonkeyPatch, exported: Exported, *, broken: str = "", initializer: str = ""
-) -> None:
-    """Put the graphs of a bundle in place of the exporter's, one weight 2 % off in one of them."""
-
-    def load(_: nn.Module, spec: GraphSpec, **__: object) -> onnx.ModelProto:
-        model = onnx.load_model(exported.path / f"{spec.name}.onnx")
-        if spec.name == broken:
-            found = [x for x in model.graph.initializer if x.name == initializer]
-            assert found, [x.name for x in model.graph.initializer]
-            values = onnx.numpy_helper.to_array(found[0]) * np.float32(1.02)
-            found[0].CopyFrom(onnx.numpy_helper.from_array(values, initializer))
-        return model
-
-    monkeypatch.setattr(export.exporter, "graph_to_onnx", load)
-
-
 @pytest.mark.parametrize(
     ("graph", "initializer"),
     [
@@ -171,18 +155,21 @@ def test_a_wrong_graph_leaves_no_bundle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two per cent off in one weight are noticed."""
-    _reuse_graphs(monkeypatch, highlight_bundle, broken=graph, initializer=initializer)
+
+    def weights(module: nn.Module) -> dict[str, NDArray[Any]]:
+        found = module_weights(module)
+        if initializer in found:
+            found[initializer] = found[initializer] * np.float32(1.02)
+        return found
+
+    monkeypatch.setattr(export.exporter, "module_weights", weights)
     with pytest.raises(VerificationError, match=f"differ from PyTorch.*{graph}") as caught:
         export_bundle(HIGHLIGHT, tmp_path / "bundle", clip=tiny_towers())
     assert any(not check.passed for check in caught.value.checks)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_export_leaves_nothing(
-    highlight_bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _reuse_graphs(monkeypatch, highlight_bundle)
-
+def test_an_interrupted_export_leaves_nothing(highlight_bundle: Exported, tmp_path: Path) -> None:
     def interrupt(line: str) -> None:
         if line == "comparing with PyTorch":
             assert len(list(tmp_path.glob("*/*.onnx"))) == 3

@@ -1,9 +1,9 @@
 """What the graphs hold, computed from a checkpoint's tensors and CLIP's: every fold, once.
 
-The exporter's PyTorch modules take their weights from here, and so does what fills a graph that was
-exported before. Each function returns the weights of one graph, or of one part of it, by the names
-that they have there. Sums are computed in fp64 and rounded to fp32 at the end. Matrices are (inputs,
-outputs), so that a layer is x·W + b; many are transposed views of a tensor that was given.
+The exporter's PyTorch modules take their weights from here, and so does what fills a graph that
+was exported before. Each function returns the weights of one graph, or of one part of it, by the
+names that they have there. Sums are computed in fp64 and rounded to fp32 at the end. Matrices are
+(inputs, outputs), so that a layer is x·W + b; many are transposed views of a tensor that was given.
 
 A checkpoint is in the published names (`adapter.video_map.0.weight`), CLIP in OpenAI's
 (`visual.conv1.weight`).

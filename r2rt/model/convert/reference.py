@@ -133,7 +133,7 @@ def _tower(w: Prefixed, x: Floats, blocks: int, heads: int, *, causal: bool) -> 
 
 
 def _pool_frames(w: Prefixed, v: Floats, q: Floats, layer: int) -> Floats:
-    """f = v[CLS] + tanh(scale)·max over L of (a·v + q), a = softmax over P of the products: (T, D)."""
+    """F = v[CLS] + tanh(scale)·max over L of (a·v + q), a = softmax over P of q·kᵀ: (T, D)."""
     keys, queries = _linear(v, w.inside("v_map")), _linear(q, w.inside("q_map"))
     a = _softmax(queries @ keys.swapaxes(1, 2) / math.sqrt(v.shape[-1]))  # (T, L, P)
     return np.asarray(v[:, 0] + np.tanh(w["scale"][layer]) * (a @ v + q).max(axis=1))
@@ -142,7 +142,9 @@ def _pool_frames(w: Prefixed, v: Floats, q: Floats, layer: int) -> Floats:
 def _mix_time(w: Prefixed, f: Floats, q: Floats, heads: int) -> Floats:
     """Cross-attention to the query, attention over time, feed-forward, each added and normed."""
     pe = _positions(*f.shape)
-    f = _norm(f + _attention(w.inside("cross_att"), f + pe, q, q, heads), w.inside("cross_att_norm"))
+    f = _norm(
+        f + _attention(w.inside("cross_att"), f + pe, q, q, heads), w.inside("cross_att_norm")
+    )
     f = _norm(
         f + _attention(w.inside("self_att"), f + pe, f + pe, f, heads), w.inside("self_att_norm")
     )
