@@ -283,7 +283,6 @@ def _models() -> list[Finding]:
 
 def _folders() -> list[Finding]:
     from r2rt.model.installed import models_dir
-    from r2rt.model.pull import find_workbench
     from r2rt.model.registry import hub_endpoint
 
     models = models_dir()
@@ -293,16 +292,11 @@ def _folders() -> list[Finding]:
     state = "" if os.path.isdir(models) else ", not made yet"  # noqa: PTH112
     space = f"{free / 1e9:.1f} GB free"
     models_value = f"{models}{state}" + ("" if writable else ", not writable: set R2RT_HOME")
-    try:
-        workbench = str(find_workbench() or "none; published checkpoints cannot be converted here")
-    except R2rtError as error:
-        workbench = str(error)
     return [
         Finding(section="folders", name="models", value=models_value, problem=not writable),
         Finding(section="folders", name="unfinished downloads", value=_unfinished(models)),
         Finding(section="folders", name="disk", value=space),
         Finding(section="folders", name="hub", value=hub_endpoint()),
-        Finding(section="folders", name="workbench", value=workbench),
     ]
 
 

@@ -1,4 +1,4 @@
-"""`r2rt models`: list, info, pull, verify, calibrate, remove."""
+"""`r2rt models`: list, info, pull, export, import, verify, calibrate, remove."""
 
 from __future__ import annotations
 
@@ -106,15 +106,21 @@ def info(model: str, format_: str) -> None:
     metavar="URL|DIR",
     help="A mirror that holds NAME/bundle.json and the files it lists, or a bundle's folder.",
 )
+@click.option(
+    "--clip",
+    metavar="FILE|DIR|URL",
+    help="CLIP's weights, or where a file of them lies, in place of where they are published.  "
+    "[default: $R2RT_CLIP]",
+)
 @click.option("--force", is_flag=True, help="Fetch it again where it is installed.")
 @quiet_option
-def pull(name: str, source: str | None, force: bool, quiet: bool) -> None:
+def pull(name: str, source: str | None, clip: str | None, force: bool, quiet: bool) -> None:
     """Fetch and install a model.
 
-    A download that was cut off goes on where it stopped. Without --from, the published checkpoint
-    is fetched from the hub ($HF_ENDPOINT) and converted, which needs a checkout of the project
-    ($R2RT_WORKBENCH). NAME@SHA256 pins the manifest of a mirror to the hash that `r2rt models
-    info` prints.
+    Without --from, the published checkpoint (some MB) and CLIP ViT-B/32 (up to 605 MB, once) are
+    fetched from the hub ($HF_ENDPOINT, $HF_TOKEN) and converted here. A download that was cut off
+    goes on where it stopped. NAME@SHA256 pins the manifest of a mirror to the hash that `r2rt
+    models info` prints.
     """
     from r2rt.model.pull import pull as pull_model
 
@@ -123,8 +129,33 @@ def pull(name: str, source: str | None, force: bool, quiet: bool) -> None:
             _note(line)
 
     with progress(f"pulling {name.partition('@')[0]}", unit="B", quiet=quiet) as update:
-        folder = pull_model(name, source=source, force=force, progress=update, say=say)
+        folder = pull_model(name, source=source, clip=clip, force=force, progress=update, say=say)
     say(f"{folder.name} is installed in {folder}")
+
+
+@models.command("export")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+def export_model(name: str, file: Path) -> None:
+    """Write an installed model to one FILE, to carry it to a machine without a network."""
+    from r2rt.model.carry import export_model as export
+
+    digest = export(name, file)
+    write_text(None, f"{digest}  {printable(str(file))}\n")
+    _note(f"there: r2rt models import {file} --sha256 {digest[:16]}")
+
+
+@models.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--sha256", metavar="HEX", help="What `r2rt models export` printed.")
+@quiet_option
+def import_model(file: Path, sha256: str | None, quiet: bool) -> None:
+    """Install a model from a FILE of `r2rt models export`."""
+    from r2rt.model.carry import import_model as import_
+
+    folder = import_(file, sha256=sha256)
+    if not quiet:
+        _note(f"{folder.name} is installed in {folder}")
 
 
 @models.command()
@@ -273,6 +304,7 @@ def _described(bundle: Bundle, pin: str) -> list[tuple[str, str]]:
         ("checkpoint", f"{origin.checkpoint} (sha256 {origin.checkpoint_sha256[:16]}…)"),
         ("CLIP weights", f"{origin.clip} (sha256 {origin.clip_sha256[:16]}…)"),
         ("weights", "random: for trying out only" if origin.random_weights else "trained"),
+        *_licences(manifest),
         ("exporter", origin.exporter),
         ("verified", _verification(manifest)),
         *(_quantization(manifest.quantization) if manifest.quantization else ()),
@@ -293,7 +325,23 @@ def _verification(manifest: Manifest) -> str:
     checks = manifest.verification.checks
     worst = max((check.error for check in checks), default=0.0)
     verdict = "passed" if manifest.verification.passed else "FAILED"
-    return f"{verdict}, {len(checks)} checks, worst error {worst:.2g} of what is allowed"
+    against = {"pytorch": "PyTorch", "numpy": "the model in NumPy"}
+    return (
+        f"{verdict}, {len(checks)} checks against {against[manifest.verification.reference]}, "
+        f"worst error {worst:.2g} of what is allowed"
+    )
+
+
+def _licences(manifest: Manifest) -> list[tuple[str, str]]:
+    """Licences of the weights, where they are the published ones."""
+    from r2rt.model.registry import CLIP_LICENCE, PUBLISHED, WEIGHTS_LICENCE
+
+    if manifest.provenance.recipe not in PUBLISHED or manifest.provenance.random_weights:
+        return []
+    model = PUBLISHED[manifest.provenance.recipe]
+    if not manifest.provenance.checkpoint_sha256.startswith(model.hash8):
+        return []
+    return [("licence", WEIGHTS_LICENCE), ("licence of CLIP", CLIP_LICENCE)]
 
 
 def _quantization(report: QuantizationReport) -> list[tuple[str, str]]:

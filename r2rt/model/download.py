@@ -9,6 +9,7 @@ the destination, so a reader never sees a wrong one.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from r2rt.errors import DownloadError, HashMismatchError, OutputError, QueryError
 from r2rt.model.partial_file import PartialFile, locked_part, output_error
+from r2rt.model.registry import hub_endpoint
 from r2rt.retry import TransientError, retrying
 
 if TYPE_CHECKING:
@@ -307,13 +309,24 @@ def _client(url: str) -> httpx2.Client:
         return httpx2.Client(
             follow_redirects=True,
             timeout=httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
-            headers={"User-Agent": "r2rt"},
+            headers={"User-Agent": "r2rt", **_authorization(url)},
         )
     except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
         # Read from the environment: HTTPS_PROXY and the like, SSL_CERT_FILE.
         raise DownloadError(
             f"{shown_url(url)}: the proxy or certificate settings cannot be used ({error})"
         ) from error
+
+
+def _authorization(url: str) -> dict[str, str]:
+    """Return the header that shows `HF_TOKEN` to the hub, and to nobody else.
+
+    A redirection to another host drops it.
+    """
+    token = os.environ.get("HF_TOKEN")
+    theirs, ours = urlsplit(url), urlsplit(hub_endpoint())
+    same = (theirs.scheme, theirs.netloc) == (ours.scheme, ours.netloc)
+    return {"Authorization": f"Bearer {token}"} if token and same else {}
 
 
 def _validator(response: httpx2.Response) -> str | None:

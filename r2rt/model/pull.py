@@ -10,25 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from r2rt.errors import (
     BundleDamagedError,
-    ConversionError,
     DownloadError,
     HashMismatchError,
     ModelNotFoundError,
     OutputError,
     QueryError,
     R2rtError,
-    error_class,
 )
 from r2rt.model.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, Bundle, Manifest, parse_manifest
 from r2rt.model.download import Progress, download, is_remote, shown_url
@@ -42,17 +36,14 @@ from r2rt.model.installed import (
 )
 from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED, canonical_name
 
-__all__ = ["find_workbench", "manifest_sha256", "pull"]
-
-_CONVERTER = Path("export") / "to_onnx.py"
-_INTERRUPTED = 130
-_CONVERTER_NEEDS = ("torch", "open_clip", "onnx")
+__all__ = ["manifest_sha256", "pull"]
 
 
 def pull(
     name: str,
     *,
     source: str | None = None,
+    clip: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
@@ -62,7 +53,9 @@ def pull(
     Args:
         name: the model; `NAME@SHA256` pins the sha256 (64 digits) of a mirror's manifest.
         source: a mirror, as a URL or folder; a bundle's own folder will do as well. With None the
-            published checkpoint is fetched from the hub and converted by the workbench.
+            published checkpoint and CLIP are fetched and converted here.
+        clip: for the conversion: a file of CLIP's weights, or a folder or URL that holds one, in
+            place of where it was published; see `r2rt.model.convert.clip_files.fetch_clip`.
         force: fetch it again even where it is installed.
         progress: called with the bytes fetched so far and in all.
         say: called with lines for a person.
@@ -74,8 +67,9 @@ def pull(
         QueryError: the name can be none, or the pin cannot be used.
         ModelNotFoundError: no source is given, and no model of that name was published; or the
             source holds another published model under this name.
-        DownloadError: it could not be fetched, or nothing here converts it; says what is needed.
-        ConversionError: the checkpoint cannot be used, or the converter failed in a way of its own.
+        DownloadError: it could not be fetched.
+        ConversionError: the checkpoint or CLIP cannot be used, or the graphs made of them do not
+            compute what the model does.
         HashMismatchError: a file is not what the manifest, the registry or the pin promises.
         BundleDamagedError, BundleSchemaError: the manifest cannot be used.
         OutputError: it cannot be written.
@@ -92,23 +86,8 @@ def pull(
         if not force and (there := _installed_as_asked(name, pin, say)):
             return there
         if source is None:
-            return _convert(name, progress, say)
+            return _convert(name, clip, progress, say)
         return _mirror(name, source, pin, progress, say)
-
-
-def find_workbench() -> Path | None:
-    """Return the checkout that can convert checkpoints: `$R2RT_WORKBENCH`, or where r2rt lies.
-
-    Raises:
-        DownloadError: the variable names a folder that is none.
-    """
-    named = os.environ.get("R2RT_WORKBENCH")
-    folder = user_path(named) if named else Path(__file__).resolve().parents[2]
-    if (folder / _CONVERTER).is_file():
-        return folder
-    if named:
-        raise DownloadError(f"R2RT_WORKBENCH is {folder}, which holds no {_CONVERTER}")
-    return None
 
 
 def manifest_sha256(folder: Path) -> str:
@@ -236,86 +215,40 @@ def _shifted(progress: Progress | None, before: int, total: int) -> Progress | N
     return lambda done, _: progress(before + done, total)
 
 
-def _convert(name: str, progress: Progress | None, say: Callable[[str], None]) -> Path:
+def _convert(
+    name: str, clip: str | None, progress: Progress | None, say: Callable[[str], None]
+) -> Path:
     model = PUBLISHED.get(name)
     if model is None:
         raise ModelNotFoundError(
             f"no model {name!r} was published, `r2rt models list` shows which were; "
             "name a mirror that has it with --from URL|DIR"
         )
-    workbench = _usable_workbench(name)
+    from r2rt.model.convert.clip_files import fetch_clip, hub_is_offline
+    from r2rt.model.convert.convert import convert
+
     checkpoint = models_dir() / ".partial" / "checkpoints" / model.filename
+    if hub_is_offline() and not checkpoint.is_file():
+        raise DownloadError(
+            f"HF_HUB_OFFLINE is set, and {model.filename} is not here; on a machine with a network "
+            f"`r2rt models pull {name}` and `r2rt models export {name} FILE`, "
+            "here `r2rt models import FILE`"
+        )
     say(f"fetching {shown_url(model.url)}")
     download(model.url, checkpoint, sha256=model.hash8, progress=progress)
-    staging = staging_dir(f"{name}.export")
+    clip_file = fetch_clip(clip, progress=progress, say=say)
+    staging = staging_dir(f"{name}.convert")
     shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
     say(f"converting {model.filename} with {CLIP_ARCHITECTURE}")
-    _run_converter(workbench, checkpoint, staging, name, say)
-    Bundle.open(staging)
+    try:
+        convert(model, checkpoint, clip_file, staging, say=say)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     folder = install_folder(staging, name)
     checkpoint.unlink(missing_ok=True)
     return folder
-
-
-def _usable_workbench(name: str) -> Path:
-    """Return the workbench, or say what it lacks before anything is downloaded."""
-    workbench = find_workbench()
-    if workbench is None:
-        raise DownloadError(
-            f"{name} was published as a PyTorch checkpoint, and there is no workbench here to "
-            "convert it: take a ready bundle with --from URL|DIR, or set R2RT_WORKBENCH to a "
-            "checkout of r2rt with pip install 'r2rt[export]'"
-        )
-    missing = [module for module in _CONVERTER_NEEDS if importlib.util.find_spec(module) is None]
-    if missing:
-        raise DownloadError(
-            f"converting {name} needs {', '.join(missing)}: pip install 'r2rt[export]', "
-            "or take a ready bundle with --from URL|DIR"
-        )
-    return workbench
-
-
-def _run_converter(
-    workbench: Path, checkpoint: Path, output: Path, name: str, say: Callable[[str], None]
-) -> None:
-    command = [sys.executable, str(workbench / _CONVERTER), str(checkpoint)]
-    command += ["--clip", CLIP_ARCHITECTURE, "--output", str(output), "--name", name]
-    last = ""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                if line.strip():
-                    last = line.strip()
-                    say(last)
-        except BaseException:
-            process.terminate()  # it removes what it has half written
-            raise
-    if process.returncode:
-        raise _converters_error(checkpoint, process.returncode, last)
-
-
-def _converters_error(checkpoint: Path, exit_code: int, last: str) -> BaseException:
-    """Return the converter's error as one of ours: of the same exit code, if that is one of ours.
-
-    Its own codes, those for wrong usage by us, and a death by a signal come to the same for whoever
-    asked for the model: it could not be converted.
-    """
-    if exit_code == _INTERRUPTED:
-        return KeyboardInterrupt()
-    error = error_class(exit_code)
-    if error is None or error is QueryError:
-        error = ConversionError
-    reason = last.removeprefix("Error: ") if last else "it said nothing"
-    how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    return error(f"{checkpoint.name} could not be converted ({how}): {reason}")
 
 
 def _checked_pin(text: str) -> str:

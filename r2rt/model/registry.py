@@ -8,12 +8,14 @@ from typing import Literal
 
 __all__ = [
     "CLIP_ARCHITECTURE",
+    "CLIP_LICENCE",
     "CLIP_PRETRAINED",
     "CLIP_SOURCES",
     "DEFAULT_NAME",
     "FAMILIES",
     "PUBLISHED",
     "REPOSITORY",
+    "WEIGHTS_LICENCE",
     "ClipSource",
     "Family",
     "PublishedModel",
@@ -49,6 +51,12 @@ FAMILIES = {
     "moments": Family(strides=(1, 2, 4, 8), moments=True),
     "highlights": Family(strides=(1,), moments=False),
 }
+WEIGHTS_LICENCE = "BSD-3-Clause (R²-Tuning's weights, github.com/yeliudev/R2-Tuning)"
+CLIP_LICENCE = (
+    "MIT (code, github.com/openai/CLIP); its model card advises against deployment "
+    "without tests in the very setting, surveillance, face recognition, and other languages than "
+    "English"
+)
 # Sizes that all published models have, which their templates are made for.
 WIDTH, LAYERS, HEADS = 256, 4, 8
 

@@ -21,7 +21,6 @@ from tests.r2rt.bundles import write_bundle
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("R2RT_WORKBENCH", raising=False)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     return tmp_path / "home" / "models"
 

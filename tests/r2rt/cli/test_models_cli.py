@@ -26,7 +26,6 @@ from tests.r2rt.hub import Hub, Step, running_hub
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("R2RT_WORKBENCH", raising=False)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "home" / "models"

@@ -19,7 +19,6 @@ import pytest
 from r2rt.errors import (
     BundleDamagedError,
     BundleSchemaError,
-    ConversionError,
     DownloadError,
     HashMismatchError,
     ModelNotFoundError,
@@ -29,7 +28,6 @@ from r2rt.errors import (
 )
 from r2rt.model import download as download_module
 from r2rt.model import installed as models
-from r2rt.model import pull as pull_module
 from r2rt.model import registry
 from r2rt.model.bundle import MANIFEST_NAME, Bundle, Manifest, manifest_bytes
 from r2rt.model.installed import (
@@ -41,7 +39,7 @@ from r2rt.model.installed import (
     remove,
     resolve,
 )
-from r2rt.model.pull import find_workbench, manifest_sha256, pull
+from r2rt.model.pull import manifest_sha256, pull
 from tests.conftest import CHECKOUT
 from tests.r2rt.bundles import fake_files, fake_manifest, write_bundle
 from tests.r2rt.hub import Hub, Step, running_hub
@@ -53,7 +51,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.delenv("R2RT_WORKBENCH", raising=False)
     monkeypatch.setattr(download_module, "_BACKOFF_S", 0.001)
     monkeypatch.setattr(models, "_DEMO", tmp_path / "no-demo")
     monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
@@ -531,135 +528,9 @@ class TestDisk:
             pull("mine", source="/nowhere")
 
 
-# Stands in for the exporter: takes its options, and writes the bundle that lies beside it.
-CONVERTER = """
-import pathlib, shutil, sys
-arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-print("converting", pathlib.Path(sys.argv[1]).name, arguments["--clip"], arguments["--name"])
-print("noise on stderr", file=sys.stderr)
-here = pathlib.Path(__file__).parent
-if (here / "fail").exists():
-    print("Error: CLIP is bad", file=sys.stderr)
-    sys.exit(int((here / "fail").read_text()))
-assert pathlib.Path(sys.argv[1]).read_bytes() == b"checkpoint"
-shutil.copytree(here / "bundle", arguments["--output"])
-"""
-
-
-@pytest.fixture
-def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    export = tmp_path / "workbench" / "export"
-    write_bundle(export / "bundle")
-    (export / "to_onnx.py").write_text(CONVERTER)
-    monkeypatch.setenv("R2RT_WORKBENCH", str(tmp_path / "workbench"))
-    # The converter above needs nothing that the real one needs.
-    monkeypatch.setattr(pull_module, "_CONVERTER_NEEDS", ("json",))
-    return tmp_path / "workbench"
-
-
-@pytest.fixture
-def checkpoints(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A hub that has the checkpoint of qvhighlights; its path there."""
-    model = registry.PublishedModel(
-        name="qvhighlights", hash8=hashlib.sha256(b"checkpoint").hexdigest()[:8], summary=""
-    )
-    monkeypatch.setitem(registry.PUBLISHED, "qvhighlights", model)
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    path = f"yeliudev/R2-Tuning/resolve/main/checkpoints/{model.filename}"
-    hub.add(path, b"checkpoint")
-    return path
-
-
-class TestConversion:
-    def test_a_published_checkpoint_is_fetched_and_converted(
-        self, hub: Hub, workbench: Path, checkpoints: str
-    ) -> None:
-        said: list[str] = []
-        path = pull("r2_tuning_qvhighlights", say=said.append)
-        assert path == models_dir() / "qvhighlights"
-        assert Bundle.open(path).manifest == Bundle.open(workbench / "export" / "bundle").manifest
-        name = Path(checkpoints).name
-        assert f"converting {name} ViT-B-32-quickgelu qvhighlights" in said
-        assert "noise on stderr" in said
-        assert default_model() == path
-        assert pull("qvhighlights") == path
-        assert len(hub.requests) == 1
-
-    def test_a_checkpoint_that_is_not_the_published_one(
-        self, hub: Hub, workbench: Path, checkpoints: str
-    ) -> None:
-        hub.files[checkpoints] = b"something else"
-        with pytest.raises(HashMismatchError):
-            pull("qvhighlights")
-        assert installed() == ()
-
-    def test_a_failed_conversion_says_what_failed_and_keeps_the_checkpoint(
-        self, hub: Hub, workbench: Path, checkpoints: str
-    ) -> None:
-        (workbench / "export" / "fail").write_text("51")
-        with pytest.raises(ConversionError, match=r"exit code 51\): CLIP is bad"):
-            pull("qvhighlights")
-        assert installed() == ()
-        (workbench / "export" / "fail").unlink()
-        pull("qvhighlights")
-        assert len(hub.requests) == 1
-
-    @pytest.mark.parametrize(
-        ("code", "error"),
-        [
-            (1, R2rtError),
-            (2, ConversionError),
-            (23, HashMismatchError),
-            (24, DownloadError),
-            (26, ConversionError),
-            (40, OutputError),
-            (50, ConversionError),
-            (130, KeyboardInterrupt),
-        ],
-    )
-    def test_a_failed_conversion_ends_as_the_converter_did(
-        self, code: int, error: type[BaseException], workbench: Path, checkpoints: str
-    ) -> None:
-        (workbench / "export" / "fail").write_text(str(code))
-        with pytest.raises(error) as raised:
-            pull("qvhighlights")
-        assert type(raised.value) is error
-
-    def test_a_converter_that_is_killed_says_by_what(
-        self, workbench: Path, checkpoints: str
-    ) -> None:
-        (workbench / "export" / "to_onnx.py").write_text("import os\nos.kill(os.getpid(), 9)")
-        with pytest.raises(ConversionError, match=r"\(signal 9\): it said nothing"):
-            pull("qvhighlights")
-
-    def test_a_conversion_that_leaves_rubbish_is_not_installed(
-        self, hub: Hub, workbench: Path, checkpoints: str
-    ) -> None:
-        (workbench / "export" / "bundle" / "grounder.onnx").write_bytes(b"")
-        with pytest.raises(BundleDamagedError):
-            pull("qvhighlights")
-        assert installed() == ()
-
-    def test_what_is_missing_is_told_before_anything_is_fetched(
-        self, hub: Hub, workbench: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(pull_module, "_CONVERTER_NEEDS", ("json", "no_such_package"))
-        with pytest.raises(DownloadError, match=r"needs no_such_package: pip install 'r2rt"):
-            pull("qvhighlights")
-        monkeypatch.setenv("R2RT_WORKBENCH", "/nowhere")
-        with pytest.raises(DownloadError, match="R2RT_WORKBENCH is /nowhere"):
-            pull("qvhighlights")
-        monkeypatch.setattr(pull_module, "find_workbench", lambda: None)
-        with pytest.raises(DownloadError, match="--from"):
-            pull("qvhighlights")
-        assert not hub.requests
-
-    def test_this_checkout_is_a_workbench(self) -> None:
-        assert find_workbench() == CHECKOUT
-
-    def test_a_name_that_was_never_published(self) -> None:
-        with pytest.raises(ModelNotFoundError, match="--from"):
-            pull("nonesuch")
+def test_a_name_that_was_never_published() -> None:
+    with pytest.raises(ModelNotFoundError, match="--from"):
+        pull("nonesuch")
 
 
 def test_fake_bundles_are_real_to_the_reader(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Carries an installed model to a machine without a network: one file there, one file back.
+
+The file is a zip of the bundle's folder, uncompressed. What comes out of it is held to the sizes
+and hashes of the manifest in it, and the file itself to a hash where one is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from pathlib import Path
+
+from r2rt.errors import BundleDamagedError, HashMismatchError, SourceNotFoundError
+from r2rt.files import replacing
+from r2rt.model.bundle import MANIFEST_NAME, Bundle, parse_manifest
+from r2rt.model.installed import checked_name, install_folder, locked, resolve, staging_dir
+
+__all__ = ["export_model", "import_model"]
+
+_MAX_MANIFEST_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20
+_NAME_ENTRY = "NAME"
+
+
+def export_model(name: str, destination: Path) -> str:
+    """Write an installed model to one file; return the file's sha256.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        HashMismatchError: a file of it is damaged.
+        OutputError: the file cannot be written.
+    """
+    bundle = Bundle.open(resolve(name), verify="always")
+    with replacing(destination) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_NAME_ENTRY, checked_name(bundle.path.absolute().name))
+            for file in (MANIFEST_NAME, *bundle.manifest.files):
+                archive.write(bundle.path / file, file)
+        return _sha256(temporary)
+
+
+def import_model(source: Path, *, sha256: str | None = None) -> Path:
+    """Install a model from a file of `export_model`; return the bundle's folder.
+
+    Args:
+        source: the file.
+        sha256: what `export_model` returned, or its first digits.
+
+    Raises:
+        SourceNotFoundError: the file cannot be read.
+        HashMismatchError: the file, or one in it, is not what was promised.
+        BundleDamagedError, BundleSchemaError: it holds no bundle that can be used.
+        OutputError: it cannot be installed.
+    """
+    try:
+        if sha256 and not (found := _sha256(source)).startswith(sha256.lower()):
+            raise HashMismatchError(
+                f"{source}: sha256 is {found[:16]}…, expected {sha256[:16]}…; copy it again"
+            )
+        with zipfile.ZipFile(source) as archive:
+            return _install(archive, source)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, UnicodeDecodeError) as error:
+        raise BundleDamagedError(
+            f"{source} is no file of `r2rt models export`, or damaged ({error}); copy it again"
+        ) from error
+    except OSError as error:
+        if isinstance(error, (SourceNotFoundError, HashMismatchError)) or not error.errno:
+            raise
+        raise SourceNotFoundError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _install(archive: zipfile.ZipFile, source: Path) -> Path:
+    name = checked_name(_text(archive, _NAME_ENTRY, 100).decode())
+    manifest_text = _text(archive, MANIFEST_NAME, _MAX_MANIFEST_BYTES)
+    manifest = parse_manifest(manifest_text, where=f"{source}:{MANIFEST_NAME}")
+    with locked(name):
+        staging = staging_dir(f"{name}.import")
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            for file, entry in manifest.files.items():  # names were checked by parse_manifest
+                if archive.getinfo(file).file_size != entry.size:
+                    raise BundleDamagedError(f"{source}: {file} has another size than promised")
+                path = staging / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(file) as packed, path.open("wb") as out:
+                    shutil.copyfileobj(packed, out, _CHUNK_BYTES)
+            (staging / MANIFEST_NAME).write_bytes(manifest_text)
+            Bundle.open(staging, verify="always")
+            return install_folder(staging, name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _text(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    with archive.open(name) as file:
+        return file.read(most)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
