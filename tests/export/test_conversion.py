@@ -53,7 +53,7 @@ def random_model(config: R2Config) -> R2Tuning:
     torch.manual_seed(3)
     model = R2Tuning(config).requires_grad_(False).eval()
     for parameter in model.parameters():
-        parameter += 0.1 * torch.randn_like(parameter)
+        parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 

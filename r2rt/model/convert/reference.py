@@ -125,7 +125,8 @@ def _tower(w: Prefixed, x: Floats, blocks: int, heads: int, *, causal: bool) -> 
     for index in range(blocks):
         b = w.inside(f"transformer.resblocks.{index}")
         h = _norm(x, b.inside("ln_1")) @ b["attn.in_proj_weight"].T + b["attn.in_proj_bias"]
-        x = x + _linear(_attend(*np.split(h, 3, axis=-1), heads, bias), b.inside("attn.out_proj"))
+        q, k, v = np.split(h, 3, axis=-1)
+        x = x + _linear(_attend(q, k, v, heads, bias), b.inside("attn.out_proj"))
         h = _linear(_norm(x, b.inside("ln_2")), b.inside("mlp.c_fc"))
         x = x + _linear(h * _sigmoid(1.702 * h), b.inside("mlp.c_proj"))
         outputs.append(x)
@@ -194,8 +195,8 @@ def _stretched(scores: Floats, clips: int) -> Floats:
 
 
 def _attention(w: Prefixed, q: Floats, k: Floats, v: Floats, heads: int) -> Floats:
-    parts = (_linear(x, w.inside(name)) for x, name in ((q, "q"), (k, "k"), (v, "v")))
-    return _linear(_attend(*parts, heads), w.inside("m"))
+    q, k, v = (_linear(x, w.inside(name)) for x, name in ((q, "q"), (k, "k"), (v, "v")))
+    return _linear(_attend(q, k, v, heads), w.inside("m"))
 
 
 def _attend(q: Floats, k: Floats, v: Floats, heads: int, bias: Floats | float = 0.0) -> Floats:
