@@ -76,7 +76,8 @@ def graph_template(
     for tensor in model.graph.initializer:
         if tensor.name in names:
             tensor.ClearField("raw_data")
-    return model.SerializeToString(deterministic=True)
+    template: bytes = model.SerializeToString(deterministic=True)
+    return template
 
 
 def _with_distinct_weights(module: nn.Module) -> nn.Module:

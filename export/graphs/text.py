@@ -87,7 +87,11 @@ def embedding_of(table: Tensor) -> nn.Module:
     """
     shared = RowEmbedding(table)
     few = len(shared.rows.weight) < _WORTH_SHARING * len(table)
-    return shared if few else nn.Embedding.from_pretrained(table)
+    if few:
+        return shared
+    embedding = nn.Embedding(*table.shape, device="meta")
+    embedding.weight = nn.Parameter(table, requires_grad=False)
+    return embedding
 
 
 class TextEncoder(nn.Module):

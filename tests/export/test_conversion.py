@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,11 +107,11 @@ def test_the_check_notices_a_wrong_tensor(tensor: str, check: str, moment_bundle
     files = {
         graph: moment_bundle.path / f"{graph}.onnx" for graph in graph_templates(model, towers)
     }
-    weights = [model_tensors(model), clip_tensors(towers)]
-    for tensors in weights:
+    checkpoint, clip = model_tensors(model), clip_tensors(towers)
+    for tensors in (checkpoint, clip):
         if tensor in tensors:
             tensors[tensor] = tensors[tensor] * 1.05 + 0.02
-    verification = check_graphs(files, *weights, architecture_of(model, towers))
+    verification = check_graphs(files, checkpoint, clip, architecture_of(model, towers))
     failed = [x.name for x in verification.checks if not x.passed]
     assert any(name.startswith(check) for name in failed), verification.checks
 
@@ -135,11 +136,11 @@ def test_the_check_notices_a_wrong_tensor(tensor: str, check: str, moment_bundle
     ],
 )
 def test_other_shapes_are_checked_alike_by_numpy_and_pytorch(
-    clip: dict[str, int], model: dict[str, object], tmp_path: Path
+    clip: dict[str, Any], model: dict[str, Any], tmp_path: Path
 ) -> None:
     towers = tiny_towers(replace(CONFIG, vision_layers=5, **clip))
-    sizes = {"width": 64, "vision_width": 64, "text_width": 64, **model}
-    made = random_model(R2Config(**sizes))  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"width": 64, "vision_width": 64, "text_width": 64, **model}
+    made = random_model(R2Config(**sizes))
     architecture = architecture_of(made, towers)
     weights = model_tensors(made), clip_tensors(towers)
     files = fill_graphs(tmp_path, graph_templates(made, towers), *weights, architecture)

@@ -27,7 +27,11 @@ Array = NDArray[Any]
 _GRAPH = 7
 _INITIALIZER = 5
 _DIMS, _TYPE, _NAME, _RAW_DATA = 1, 2, 8, 9
-_TYPES = {1: np.dtype("<f4"), 5: np.dtype("<i2"), 6: np.dtype("<i4")}
+_TYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    5: np.dtype("<i2"),
+    6: np.dtype("<i4"),
+}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Protocol buffers' limit.
 _LARGEST_FILE = 2**31 - 1

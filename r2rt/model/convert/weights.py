@@ -72,7 +72,7 @@ class _Safetensors(Mapping[str, NDArray[Any]]):
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file = safe_open(path, framework="numpy")
+            self._file: Any = safe_open(path, framework="numpy")
         except SafetensorError as error:
             raise ArchiveError(str(error).splitlines()[0]) from error
         self._names = frozenset(self._file.keys())

@@ -147,7 +147,10 @@ class TestFiles:
             read_checkpoint(tmp_path / "text.pth")
 
     def test_safetensors_and_state_dicts_are_the_same_weights(self, tmp_path: Path) -> None:
-        weights = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
+        weights: dict[str, NDArray[Any]] = {
+            "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+            "b": np.ones(2, np.float16),
+        }
         save_file(weights, tmp_path / "clip.safetensors")
         torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, tmp_path / "clip.pt")
         for name in ("clip.safetensors", "clip.pt"):
