@@ -89,7 +89,7 @@ def embedding_of(table: Tensor) -> nn.Module:
     few = len(shared.rows.weight) < _WORTH_SHARING * len(table)
     if few:
         return shared
-    embedding = nn.Embedding(*table.shape, device="meta")
+    embedding = nn.Embedding(len(table), table.shape[1], device="meta")
     embedding.weight = nn.Parameter(table, requires_grad=False)
     return embedding
 

@@ -72,10 +72,11 @@ class _Safetensors(Mapping[str, NDArray[Any]]):
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file: Any = safe_open(path, framework="numpy")
+            file: Any = safe_open(path, framework="numpy")
         except SafetensorError as error:
             raise ArchiveError(str(error).splitlines()[0]) from error
-        self._names = frozenset(self._file.keys())
+        self._file = file
+        self._names = frozenset(file.keys())
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._names:
