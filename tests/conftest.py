@@ -49,11 +49,13 @@ def shared(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the caches of the tests, and of the commands they run, out of the user's."""
-    before = os.environ.get("R2RT_CACHE")
-    os.environ["R2RT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Keep the tests, and the commands they run, away from the user's caches and defaults."""
+    own = {"R2RT_CACHE": "cache", "XDG_CONFIG_HOME": "config"}
+    before = {name: os.environ.get(name) for name in (*own, "R2RT_CONFIG")}
+    os.environ.pop("R2RT_CONFIG", None)
+    os.environ.update({name: str(tmp_path_factory.mktemp(folder)) for name, folder in own.items()})
     yield
-    if before is None:
-        del os.environ["R2RT_CACHE"]
-    else:
-        os.environ["R2RT_CACHE"] = before
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value

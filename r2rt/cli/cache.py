@@ -1,4 +1,4 @@
-"""`r2rt cache`: what is kept between runs, and how to be rid of it."""
+"""`r2rt cache`: show and clear what is kept between runs."""
 
 from __future__ import annotations
 

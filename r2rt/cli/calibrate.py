@@ -1,4 +1,4 @@
-"""`r2rt models calibrate`: ask every pair, fit the threshold, write the manifest, tell of it."""
+"""`r2rt models calibrate`: ask every pair, fit the threshold, write it into the manifest."""
 
 from __future__ import annotations
 
@@ -50,21 +50,24 @@ def calibrate_model(
 
 
 def described_presence(presence: Presence) -> list[tuple[str, str]]:
-    """Return the rows that tell people of a calibration."""
+    """Return a calibration as rows of a table."""
     from r2rt.grounding.presence import threshold
 
     low, high = presence.kept_interval
     areas = ", ".join(f"{name} {area:.3f}" for name, area in presence.areas.items())
     return [
-        ("honest no", f"by {presence.statistic}, above {threshold(presence):.4g} in one window"),
         (
-            "let through",
-            f"{presence.false_alarm:.3g} of those that do not belong, {presence.negatives} asked",
+            "not in this video",
+            f"by {presence.statistic}, above {threshold(presence):.4g} in one window",
         ),
         (
-            "kept",
-            f"{presence.kept:.3f} of those that belong ({low:.3f} to {high:.3f} at 95 %), "
-            f"{presence.positives} asked",
+            "false positives",
+            f"{presence.false_alarm:.3g} of {presence.negatives} queries that do not belong",
+        ),
+        (
+            "true positives",
+            f"{presence.kept:.3f} of {presence.positives} queries that belong "
+            f"({low:.3f} to {high:.3f} at 95 %)",
         ),
         ("area under ROC", areas),
     ]

@@ -208,7 +208,7 @@ def _backend(measured: str | None = None) -> list[Finding]:
     except R2rtError as error:
         findings.append(Finding(section="backend", name="chosen", value=str(error), problem=True))
     ways = obstacles()
-    if len(set(ways.values())) > 1:  # else it is the driver that they all lack, told below
+    if len(set(ways.values())) > 1:  # else all lack the driver, which is reported below
         findings += [
             Finding(section="backend", name=name, value=lack or "usable")
             for name, lack in ways.items()

@@ -35,7 +35,7 @@ class _Length(click.ParamType["HighlightLength"]):
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="VIDEO [QUERY]")
 @click.option(
-    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many at most."
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="The most highlights."
 )
 @click.option(
     "--length",
@@ -43,14 +43,15 @@ class _Length(click.ParamType["HighlightLength"]):
     type=_Length(),
     default="auto",
     show_default=True,
-    help="How long each is; auto: while saliency stays halfway up to its peak, within the shot.",
+    help="The length of each; auto: while saliency is at least halfway from the median to the "
+    "peak, within the shot.",
 )
 @selection_options
 def highlights(selection: Selection, top: int, length_s: HighlightLength) -> None:
     """Find the highlights of VIDEO: the spans whose saliency stands out, best first.
 
-    QUERY says what they are of. Without one, models of a domain (TVSum, YouTube) are asked what
-    they were trained with, and with others clips are scored by how typical they are of the video.
+    QUERY says what they show. Without it, models of one domain (TVSum, YouTube) use a query of
+    their training data; for others a clip's score is how typical it is of the video.
     """
 
     def choose(grounder: Grounder, video: EncodedVideo, answer: Prediction) -> Prediction:

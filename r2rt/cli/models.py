@@ -362,7 +362,7 @@ def _presence(manifest: Manifest) -> list[tuple[str, str]]:
     from r2rt.cli.calibrate import described_presence
 
     if manifest.presence is None:
-        return [("honest no", "not calibrated: answers moments whatever is asked")]
+        return [("not in this video", "not calibrated: every query is answered with moments")]
     return described_presence(manifest.presence)
 
 

@@ -68,7 +68,7 @@ class Question:
         answer: returns one prediction for each id; called in threads.
         top_k: how many moments a query are written; `usual` leaves it to each format.
         has_moments: whether answers have moments; None for whether the model predicts them.
-        best: chooses the moments that clips, pages and pictures are made of.
+        best: chooses the moments that clips, pages and images are made of.
     """
 
     sentences: tuple[str, ...]

@@ -23,18 +23,18 @@ __all__ = ["summarize"]
     metavar="TIME|PERCENT",
     default="10%",
     show_default=True,
-    help="The most that it may last, such as 60s, 1:30 or 10%.",
+    help="The longest that it may be, such as 60s, 1:30 or 10%.",
 )
 @selection_options
 def summarize(selection: Selection, length: str) -> None:
     """Choose the shots that summarise VIDEO in no more than --length; --reel FILE joins them.
 
-    QUERY says what the summary is about. Without one, models of a domain (TVSum, YouTube) are asked
-    what they were trained with, and with others clips are scored by how typical they are.
+    QUERY says what the summary is about. Without it, models of one domain (TVSum, YouTube) use a
+    query of their training data; for others a clip's score is how typical it is of the video.
     """
     from r2rt.selection.summary import choose_summary, parse_length
 
-    parse_length(length)  # a bad one is told before a video is read
+    parse_length(length)  # a bad one fails before a video is read
 
     def choose(grounder: Grounder, video: EncodedVideo, answer: Prediction) -> Prediction:
         return choose_summary(grounder, video, answer, length=length)

@@ -1,26 +1,23 @@
-"""Long videos: overlapping windows of a length that the model knows, and one answer from all.
+"""Long videos: overlapping windows of a length that the model knows, merged into one answer.
 
-A window is grounded as a video of its own, so its answer is that of the cut. What a window's border
-cuts is not known to it, so the answers are merged by these rules:
+Each window is grounded as a video of its own. The answers are merged by these rules:
 
-- Where two windows both look, their moments are *of the same thing* if they agree there: an IoU of
-  a half or more between what of each lies in the common part.
-- A moment that reaches the border of its window (within a clip; the video's own ends are no
-  borders) is *cut*. It gives way to one of the same thing in a window that sees beyond the border,
-  unless that window thinks less than half as much of it.
-- Two that are cut at facing borders are halves of something longer than the overlap: one moment,
-  from the start of the earlier to the end of the later, with the better score.
-- What is left twice, with an IoU of a half or more between moments of two windows, is told once:
-  the better score, then the one farther from its window's borders. Moments of one window are left
-  to the model's own suppression alone, as in a short video.
+- Two moments of two windows are *the same* if their IoU is 0.5 or more within the common part of
+  the windows.
+- A moment is *cut* if it comes within a clip of its window's border, unless that is the start or
+  end of the video. A cut moment is dropped if a window that sees beyond the border has the same
+  moment, with at least half of its score.
+- Two same moments that are cut at facing borders are halves of one that is longer than the overlap.
+  They are joined: from the start of the earlier to the end of the later, with the better score.
+- Of moments of different windows with an IoU of 0.5 or more one is kept: the one with the better
+  score, or for equal scores the one farther from its window's borders. Moments of one window are
+  suppressed by the model's own rule alone, as in a short video.
 
-So a moment is found whole if the overlap is as long as itself, and where it is longer its halves
-are joined.
+So a moment that is not longer than the overlap is found whole, and a longer one is joined.
 
-Scores are compared over the whole video, and the best of many is often the luckiest. So a moment's
-score is the mean over the windows that see it whole: of each the score of its moment that is most
-like it, or 0 if none has an IoU of a half or more with it. Saliency is the mean of the windows that
-look at a clip.
+The final score of a moment is the mean over all windows that contain it. A window contributes the
+score of its own best-matching moment, or 0 if none has an IoU of 0.5 or more. (Otherwise the best
+of many scores would often be the luckiest.) Saliency is the mean over the windows with the clip.
 """
 
 from __future__ import annotations
@@ -171,8 +168,8 @@ def merge_moments(
         placed = [suppress(rows, nms) for rows in placed]
     merged = placed[0]
     if len(placed) > 1:
-        told = _told_once(_without_cuts(placed, spans_s, clip_s))
-        merged = _with_mean_scores(told, placed, spans_s)
+        kept = _without_duplicates(_without_cuts(placed, spans_s, clip_s))
+        merged = _with_mean_scores(kept, placed, spans_s)
     return merged if hard else suppress(merged, nms)
 
 
@@ -260,8 +257,8 @@ def _agreement(earlier: _Rows, later: _Rows) -> Float:
     return interval_iou(earlier.rows[:, :2].clip(*common), later.rows[:, :2].clip(*common))
 
 
-def _told_once(windows: Sequence[_Rows]) -> Float:
-    """Return the rows (N, 3) that no better one of another window is nearly equal to, best first.
+def _without_duplicates(windows: Sequence[_Rows]) -> Float:
+    """Return the moments (N, 3) that duplicate no better one of another window, best first.
 
     Each row is compared with those alone that start near enough to overlap it, so that the work
     grows with the video's length and not with its square.
@@ -284,29 +281,29 @@ def _told_once(windows: Sequence[_Rows]) -> Float:
     return rows[ranked[alive[ranked]]]
 
 
-def _with_mean_scores(told: Float, placed: Sequence[Float], spans_s: Float) -> Float:
-    """Return told rows (N, 3) with the mean score of the windows that see each whole, best first.
+def _with_mean_scores(kept: Float, placed: Sequence[Float], spans_s: Float) -> Float:
+    """Return moments (N, 3) with the mean score of the windows that contain each, best first.
 
-    A row that no window sees whole, as one that was joined, keeps its score.
+    A moment that no window contains, such as a joined one, keeps its score.
 
     Args:
-        told: moments of the video.
+        kept: moments of the video.
         placed: (M, 3) for each window, its own moments.
         spans_s: (W, 2), where each window starts and ends.
     """
-    total, looks = np.zeros((2, len(told)))
-    order = np.argsort(told[:, 0], kind="stable")
-    low = np.searchsorted(told[order, 0], spans_s[:, 0], side="left")
-    high = np.searchsorted(told[order, 0], spans_s[:, 1], side="right")
+    total, looks = np.zeros((2, len(kept)))
+    order = np.argsort(kept[:, 0], kind="stable")
+    low = np.searchsorted(kept[order, 0], spans_s[:, 0], side="left")
+    high = np.searchsorted(kept[order, 0], spans_s[:, 1], side="right")
     for rows, first, last, end_s in zip(placed, low, high, spans_s[:, 1], strict=True):
         starting = order[first:last]
-        whole = starting[told[starting, 1] <= end_s]
+        whole = starting[kept[starting, 1] <= end_s]
         looks[whole] += 1
         if len(rows):
-            iou = interval_iou(told[whole, :2], rows[:, :2])
+            iou = interval_iou(kept[whole, :2], rows[:, :2])
             same = iou.max(axis=1) >= _SAME_IOU
             total[whole] += np.where(same, rows[iou.argmax(axis=1), 2], 0.0)
-    scored = told.copy()
+    scored = kept.copy()
     np.divide(total, looks, out=scored[:, 2], where=looks > 0)
     return scored[np.argsort(-scored[:, 2], kind="stable")]
 

@@ -49,7 +49,8 @@ def find_highlights(
     Args:
         grounder: the session.
         video: an encoded video, or a source, which is then encoded first.
-        query: what the highlights are of; without one, see `r2rt.selection.saliency.stand_in`.
+        query: what the highlights show; None uses a fallback, see
+            `r2rt.selection.saliency.fallback_query`.
         top: how many at most.
         length_s: how long each is, in seconds, rounded to clips; `auto` to grow each from its
             clip of highest saliency, within its shot, while the saliency stays above halfway from

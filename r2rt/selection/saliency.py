@@ -1,4 +1,4 @@
-"""Saliency of a video for a query or what stands in for one, and spans of clips as moments."""
+"""Saliency of a video for a query or a fallback, and spans of clips as moments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
     from r2rt.grounding.windows import WindowLength
 
-__all__ = ["TYPICAL", "StandIn", "centrality", "clips_as_moment", "saliency_of", "stand_in"]
+__all__ = ["TYPICAL", "Fallback", "centrality", "clips_as_moment", "fallback_query", "saliency_of"]
 
 Floats = NDArray[np.float64]
 
@@ -32,16 +32,16 @@ _YOUTUBE_WORDS = {
 }
 # Quantiles that become 0 and 1, so that a black clip or two do not flatten all others.
 _LOW, _HIGH = 0.05, 0.95
-# Tokens of the same picture differ by their last digits where they came in other batches.
+# Tokens of one frame differ by their last digits if they were encoded in other batches.
 _ALIKE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class StandIn:
-    """What stands in for a query that was not given.
+class Fallback:
+    """What is used in place of a query that was not given.
 
     Attributes:
-        query: the sentence that is asked; None where nothing is, and centrality tells.
+        query: the sentence that is asked; None if clips are scored by centrality fallback.
         reason: why, as a clause for people.
     """
 
@@ -56,13 +56,13 @@ def saliency_of(
     *,
     window: WindowLength = "auto",
     overlap: float | None = None,
-) -> tuple[Prediction, StandIn | None]:
-    """Return the answer to a query, or to what stands in for one and that.
+) -> tuple[Prediction, Fallback | None]:
+    """Return (prediction, fallback): the prediction for `query`, or for a fallback if it is None.
 
     Args:
         grounder: the session.
         video: encoded by its model.
-        query: a sentence; None lets something stand in for it.
+        query: a sentence; None uses a fallback, which is returned, too.
         window: see `Grounder.ground`.
         overlap: see `Grounder.ground`.
 
@@ -71,9 +71,9 @@ def saliency_of(
     """
     if query is not None:
         return grounder.ground(video, query, window=window, overlap=overlap), None
-    instead = stand_in(grounder, video)
-    if instead.query is not None:
-        return grounder.ground(video, instead.query, window=window, overlap=overlap), instead
+    fallback = fallback_query(grounder, video)
+    if fallback.query is not None:
+        return grounder.ground(video, fallback.query, window=window, overlap=overlap), fallback
     grounder.check_encoded(video)
     saliency = centrality(clip_features(video, grounder.bundle.dims))
     answer = Prediction(
@@ -90,21 +90,21 @@ def saliency_of(
         model=grounder.bundle.manifest.name,
         timings=Timings(encode_s=0.0, text_s=0.0, ground_s=0.0),
     )
-    return answer, instead
+    return answer, fallback
 
 
-def stand_in(grounder: Grounder, video: EncodedVideo) -> StandIn:
-    """Return what stands in for a query: what the model was asked in training, or centrality."""
+def fallback_query(grounder: Grounder, video: EncodedVideo) -> Fallback:
+    """Return the fallback for a query: one of the model's training data, or centrality."""
     recipe = grounder.bundle.manifest.provenance.recipe or ""
     data_set, _, domain = recipe.partition("_")
     if data_set == "youtube" and domain in _YOUTUBE_WORDS:
         word = _YOUTUBE_WORDS[domain]
-        return StandIn(query=word, reason=f"asked {word!r}, the domain that the model is of")
+        return Fallback(query=word, reason=f"asked {word!r}, the domain that the model is of")
     if data_set == "tvsum":
         title = _title(video.source)
         if title is not None:
-            return StandIn(query=title, reason=f"asked {title!r}, the video's title")
-    return StandIn(query=None, reason="clips are scored by how typical they are of the video")
+            return Fallback(query=title, reason=f"asked {title!r}, the video's title")
+    return Fallback(query=None, reason="clips are scored by how typical they are of the video")
 
 
 def centrality(features: Floats) -> Floats:
@@ -142,7 +142,7 @@ def clips_as_moment(answer: Prediction, start_clip: int, end_clip: int) -> Momen
 
 
 def _title(source: str) -> str | None:
-    """Return the title that a file tells of itself, None if it tells none or is not there."""
+    """Return the title in a file's metadata; None if there is no title or no file."""
     from pathlib import Path
 
     import av

@@ -1,4 +1,4 @@
-"""Shots: where a video's content changes, told by its tokens.
+"""Shots: where a video's content changes, found from its tokens.
 
 Kernel temporal segmentation (Potapov, Douze, Harchaoui, Schmid: Category-specific video
 summarization, ECCV 2014) with the linear kernel: shots are chosen so that clips scatter least

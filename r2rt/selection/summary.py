@@ -57,7 +57,7 @@ def summarize(
     Args:
         grounder: the session.
         video: an encoded video, or a source, which is then encoded first.
-        query: what the summary is about; without one, see `r2rt.selection.saliency.stand_in`.
+        query: what the summary is about; without one, see `r2rt.selection.saliency.fallback_query`.
         length: the most it may last: seconds, or text such as `60s`, `1:30` or `10%` of the video.
         window: see `Grounder.ground`.
         overlap: see `Grounder.ground`.
@@ -130,11 +130,11 @@ def budget_clips(length: float | str, duration_s: float, fps: Fraction) -> int:
 def choose_shots(
     saliency: NDArray[np.floating[Any]], borders: Sequence[int], budget: int
 ) -> list[Span]:
-    """Return the spans of clips whose saliency is the most in all, in order.
+    """Return the spans of clips with the largest total weight within the budget, in order.
 
-    What counts of a clip is how far it is above the lowest one of the video, and a trifle, so that
-    of selections that are equal but for that the fuller one is taken. A shot that is longer than
-    the budget gives way to the part of it that fits and is worth most.
+    A clip's weight is its saliency minus the video's minimum, plus epsilon so that ties prefer the
+    longer selection. Of a shot that is longer than the budget, the part of it that fits and has the
+    largest weight is used.
 
     Args:
         saliency: (T,).

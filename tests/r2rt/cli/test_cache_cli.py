@@ -19,16 +19,16 @@ def test_the_second_run_answers_the_same_without_decoding(tmp_path: Path) -> Non
         return json.loads(result.stdout), result.stderr
 
     first, said = ground()
-    assert "kept" not in said
+    assert "from the cache" not in said
     second, said = ground()
-    assert "kept" in said
+    assert "from the cache" in said
     assert second["results"] == first["results"]
     assert second["timings"]["encode_s"] == 0  # type: ignore[index]
     without, said = ground("--no-cache")
-    assert "kept" not in said
+    assert "from the cache" not in said
     assert without["results"] == first["results"]
     _, said = ground("--start", "2")
-    assert "kept" not in said
+    assert "from the cache" not in said
 
 
 def test_info_and_clear(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_calibrate_measures_and_writes(
     assert presence.areas["score"] == 1.0
     assert (presence.positives, presence.negatives) == (29, 31)
     assert presence.kept == 1.0
-    assert "honest no" in result.stdout
+    assert "not in this video" in result.stdout
     assert "area under ROC" in result.stdout
     told = CliRunner().invoke(cli, ["models", "info", str(model)])
     assert "by score, above" in told.stdout

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from r2rt import Grounder
 from r2rt.errors import QueryError
 from r2rt.selection.highlights import choose_highlights, find_highlights, grown, of_length
-from r2rt.selection.saliency import TYPICAL, centrality, clips_as_moment, saliency_of, stand_in
+from r2rt.selection.saliency import (
+    TYPICAL,
+    centrality,
+    clips_as_moment,
+    fallback_query,
+    saliency_of,
+)
 from tests.r2rt.answers import prediction
 from tests.r2rt.fakes import fake_bundle, fake_grounder, frames_with_red
 
@@ -158,7 +164,7 @@ def test_models_of_a_domain_are_asked_what_they_were_trained_with(
         (None, None),
     ):
         with_recipe(grounder, tmp_path, recipe)
-        assert stand_in(grounder, video).query == query
+        assert fallback_query(grounder, video).query == query
         answer, instead = saliency_of(grounder, video)
         assert instead is not None
         assert answer.query == (query or TYPICAL)
@@ -172,7 +178,7 @@ def test_without_a_title_clips_are_scored_by_how_typical_they_are(
     with_recipe(grounder, tmp_path, "tvsum_bk")
     for source in (titled(tmp_path / "a.mp4", " "), frames_with_red([0, 1])):
         video = grounder.encode(source, source_fps=None if isinstance(source, Path) else 0.5)
-        assert stand_in(grounder, video).query is None
+        assert fallback_query(grounder, video).query is None
 
 
 def test_the_odd_clip_is_the_least_typical(tiny_grounder: Grounder) -> None:
