@@ -14,13 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from export.int8.samples import Samples
+from export.int8.samples import Samples
 
 __all__ = ["Fit", "fit_linear"]
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from export.int8.graph import Linear
+from export.int8.linears import Linear
 
 __all__ = ["Inputs", "Samples", "collect", "open_session"]
 

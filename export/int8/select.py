@@ -6,7 +6,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.int8.fit import Fit, fit_linear
-from export.int8.graph import find_linears, quantize_graph
+from export.int8.graph import quantize_graph
+from export.int8.linears import Linear, find_linears
 from export.int8.samples import Inputs, Samples, collect, open_session
 from r2rt.quality.agreement import relative_error
-
-if TYPE_CHECKING:
-    from export.int8.graph import Linear
 
 __all__ = ["Selection", "select"]
 
