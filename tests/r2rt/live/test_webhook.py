@@ -152,7 +152,7 @@ def test_an_endless_answer_is_not_read() -> None:
         webhook = Webhook(f"http://127.0.0.1:{server.server_address[1]}/")
         for number in range(3):
             webhook.post({"number": number})
-        webhook.close()
+        webhook.close(timeout_s=30.0)
         assert (webhook.delivered, webhook.dropped) == (3, 0)
         assert sent < 64 << 20
     finally:
