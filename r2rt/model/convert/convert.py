@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from r2rt.errors import ConversionError, OutputError
 from r2rt.model.bundle import (
+    GRAPH_REVISION,
     MANIFEST_NAME,
     SCHEMA_VERSION,
     TOKENIZER_NAME,
@@ -148,6 +149,7 @@ def _manifest(
 
     return Manifest(
         schema=SCHEMA_VERSION,
+        graph_revision=GRAPH_REVISION,
         name=model.name,
         dims=architecture.dims,
         clip=architecture.clip,

@@ -81,6 +81,7 @@ def test_a_published_model_is_fetched_converted_checked_and_answers(hub: Path) -
     bundle = Bundle.open(folder, verify="always")
     assert bundle.manifest.verification.passed
     assert bundle.manifest.verification.reference == "numpy"
+    assert bundle.outdated is None
     assert bundle.manifest.dims.use_tef
     assert bundle.manifest.clip == registry.CLIP_ARCHITECTURE
     assert len(said) == 4, said
