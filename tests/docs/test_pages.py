@@ -108,8 +108,8 @@ def test_the_python_page_has_every_public_name() -> None:
 def test_every_format_is_on_a_page() -> None:
     for_editors = page("guides/editor.md")
     others = page("reference/json.md") + page("guides/engineer.md")
-    for name in FORMATS:
-        assert f"`-f {name}`" in for_editors or f"`{name}`" in others or name in ("table", "json"), name
+    for name in FORMATS.keys() - {"table", "json"}:
+        assert f"`-f {name}`" in for_editors or f"`{name}`" in others, name
 
 
 def test_the_bundle_page_has_every_field_and_limit_of_a_manifest() -> None:
