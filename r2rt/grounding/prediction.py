@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from r2rt.files import as_text
-from r2rt.video import Departures, Sampling
+from r2rt.video.departures import Departures
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from r2rt.video.api import Sampling
 
 __all__ = ["SCHEMA_VERSION", "Moment", "Prediction", "Timings"]
 
@@ -90,10 +93,10 @@ class Prediction:
     sampling: Sampling
     model: str
     timings: Timings
-    windows_s: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 2)))
+    windows_s: NDArray[np.float64] = field(repr=False, default_factory=lambda: _no_rows(2))
     present: bool | None = None
     presence_score: float | None = None
-    evidence: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty((0, 4)))
+    evidence: NDArray[np.float64] = field(repr=False, default_factory=lambda: _no_rows(4))
     departures: Departures = field(default_factory=Departures)
 
     def best(self, top_k: int | None = None, min_score: float = 0.0) -> Prediction:
@@ -155,3 +158,9 @@ class Prediction:
             "results": [self.result(qid)],
         }
         return msgspec.json.encode(document)
+
+
+def _no_rows(columns: int) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.empty((0, columns))

@@ -8,13 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from r2rt.errors import NoFramesError, QueryError
 from r2rt.timecode import drops_frames, format_timecode, parse_timecode
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from r2rt.video.inspection import FileFacts
 
 __all__ = ["SourceFacts", "assumed_source_facts", "editing_rate", "read_source_facts"]
@@ -192,6 +192,8 @@ def _drop(rate: Fraction, asked: bool | None, declared: bool | None) -> bool:
 
 def _rate(facts: FileFacts) -> tuple[Fraction, bool]:
     """Return the video's rate and whether it varies; then it is the rate that most of it has."""
+    import numpy as np
+
     index = facts.index
     rates = [simple_rate(rate) for rate in facts.declared_rates]
     pts = np.sort(index.pts[index.shown])
@@ -214,6 +216,8 @@ def simple_rate(rate: Fraction) -> Fraction:
 
 def _usual_rate(pts: NDArray[np.int64], time_base: Fraction) -> Fraction:
     """Return the rate of those frames that last about as long as the median one."""
+    import numpy as np
+
     gaps = np.diff(pts)
     middle = float(np.median(gaps))
     usual = gaps[np.abs(gaps - middle) <= 0.25 * middle]
@@ -225,6 +229,8 @@ def _on_grid(pts: NDArray[np.int64], time_base: Fraction, rate: Fraction) -> boo
     """Return whether every frame is at a whole number of frames of this rate."""
     if rate <= 0:
         return False
+    import numpy as np
+
     places = (pts - pts[0]) * float(time_base * rate)
     off = np.abs(places - np.round(places)).max()
     return bool(off <= max(_OFF_GRID, 1.01 * float(time_base * rate)) and off < 0.45)
