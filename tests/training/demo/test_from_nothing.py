@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from r2rt.grounding.grounder import Grounder
+from tests.golden_data import one_thread
 from tests.training.world.toy_art import write_toy_sprites
 from training.demo.answers import BundleAnswerer, RandomAnswerer
 from training.demo.clip import clip_tensors, load_tiny_clip
@@ -21,38 +20,59 @@ from training.demo.train import train as train_block
 from training.demo.videos import Shape
 from training.tiny_clip.train import Settings
 from training.tiny_clip.train import train as train_clip
+from training.tiny_clip.weights import WEIGHTS_NAME, load_model
+from training.tiny_clip.zero_shot import (
+    class_embeddings,
+    compose_test_frames,
+    image_embeddings,
+    score_images,
+)
 from training.world.sprites import Sprites
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
-    began = time.perf_counter()
-    torch.set_num_threads(2)
-    art = write_toy_sprites(tmp_path / "sprites.npz")
+
+@pytest.fixture(scope="module")
+def art(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_sprites(tmp_path_factory.mktemp("art") / "sprites.npz")
+
+
+@pytest.fixture(scope="module")
+def clip(art: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny CLIP after so many steps from nothing, alike on every machine."""
+    folder = tmp_path_factory.mktemp("clip")
+    settings = Settings(
+        steps=200, batch=24, text_from=0.15, average=0.98, evaluate_s=1e9, half=False
+    )
+    with one_thread():
+        train_clip(art, folder, settings)
+    return folder
+
+
+def test_a_short_training_names_an_unseen_style(art: Path, clip: Path) -> None:
+    """Far above chance: 8 of 165 concepts are ever shown, 1 in 165 is chance."""
+    model = load_model(clip / "final" / WEIGHTS_NAME)
+    frames, labels = compose_test_frames(Sprites(art), "twemoji", each=10, size=64)
+    score = score_images(image_embeddings(model, frames), class_embeddings(model), labels)
+    assert score.frames == 80
+    assert score.top1 > 0.3
+
+
+def test_from_nothing_to_above_chance(art: Path, clip: Path, tmp_path: Path) -> None:
     sprites = Sprites(art)
-
-    settings = Settings(steps=350, batch=32, text_from=0.15, average=0.98, evaluate_s=1e9)
-    train_clip(art, tmp_path / "clip", settings)
-    print(f"CLIP: {time.perf_counter() - began:.0f} s")
-    clip_file = tmp_path / "clip" / "checkpoint.pt"
+    clip_file = clip / "checkpoint.pt"
     towers = load_tiny_clip(clip_file)
-
     draw_pool(tmp_path / "scenes", sample_pool(0, 400, sprites), sprites, 64)
     encode_pool(tmp_path / "scenes", towers)
-    pool = Pool.open(tmp_path / "scenes")
     train_block(
-        pool,
+        Pool.open(tmp_path / "scenes"),
         towers,
         tmp_path / "r2",
         Budget(steps=300, warmup_steps=10, average=0.98, half=False),
         shape=Shape(videos=4, queries=5, absent=1, clips=(12, 24)),
         clip=clip_tensors(clip_file)[0],
     )
-    print(f"with the R² block: {time.perf_counter() - began:.0f} s")
-
     bundle = ship(tmp_path / "r2" / "model.pth", clip_file, sprites, tmp_path / "bundle")
-    assert time.perf_counter() - began < 600
 
     # In a style that neither was trained on, from pixels to moments.
     grounder = Grounder.load(bundle, device="cpu")
@@ -61,7 +81,7 @@ def test_from_nothing_to_above_chance(tmp_path: Path) -> None:
     material = prepare(videos, sprites, towers)
     ours = evaluate(BundleAnswerer(grounder), material)
     chance = evaluate(RandomAnswerer(), material)
-    print(f"in all: {time.perf_counter() - began:.0f} s\n{ours}\n{chance}")
+    print(f"{ours}\n{chance}")
     assert ours.queries > 40
     # The guess knows how long the moments are, so its spans are no easy ones to beat.
     assert ours.mean_iou > 1.3 * chance.mean_iou
