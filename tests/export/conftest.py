@@ -8,6 +8,7 @@ import pytest
 from export.exporter import Exported, export_bundle
 from tests.export.tiny import HIGHLIGHT, MOMENT, tiny_towers
 from tests.golden_data import one_thread
+from tests.once import made_once
 
 
 @pytest.fixture(autouse=True)
@@ -19,16 +20,22 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def moment_bundle(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The golden moment model behind small random towers."""
-    folder = tmp_path_factory.mktemp("bundles")
-    with one_thread():
-        return export_bundle(MOMENT, folder / "moment", clip=tiny_towers(), name="moment")
+
+    def make(folder: Path) -> Exported:
+        with one_thread():
+            return export_bundle(MOMENT, folder / "moment", clip=tiny_towers(), name="moment")
+
+    return made_once(tmp_path_factory, "export-moment", make)
 
 
 @pytest.fixture(scope="session")
 def highlight_bundle(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The golden highlight model (no endpoint features, one level) behind the same towers."""
-    folder: Path = tmp_path_factory.mktemp("bundles")
-    with one_thread():
-        return export_bundle(
-            HIGHLIGHT, folder / "highlight", clip=tiny_towers(), recipe="youtube_dog"
-        )
+
+    def make(folder: Path) -> Exported:
+        with one_thread():
+            return export_bundle(
+                HIGHLIGHT, folder / "highlight", clip=tiny_towers(), recipe="youtube_dog"
+            )
+
+    return made_once(tmp_path_factory, "export-highlight", make)

@@ -103,6 +103,7 @@ def test_graphs_tell_nothing_of_the_machine(moment_bundle: Exported) -> None:
         assert {node.domain for node in model.graph.node} == {""}
 
 
+@pytest.mark.slow
 def test_same_weights_give_the_same_bytes(highlight_bundle: Exported, tmp_path: Path) -> None:
     """Random towers of one seed are one CLIP, and exporting twice gives one bundle."""
     again = export_bundle(

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from export.exporter import Exported, export_bundle
+from export.exporter import Exported
 from export.int8 import collect, find_linears, fit_linear, quantize_graph
 from export.int8.samples import open_session
 from export.quantize import main
@@ -27,8 +27,7 @@ from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.quality.agreement import LIMITS, Limits, compare, relative_error
 from tests.conftest import CHECKOUT
 from tests.export.outliers import inject_outliers
-from tests.export.tiny import CONFIG, MOMENT, run, session, tiny_towers
-from tests.golden_data import one_thread
+from tests.export.tiny import run, session
 
 SHAPES = CHECKOUT / "demo" / "shapes.mp4"
 
@@ -39,11 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def moment(folder: Path) -> Exported:
-    """The golden moment model behind small random towers that read real queries."""
-    towers = tiny_towers(dataclasses.replace(CONFIG, vocab_size=49408))
-    with one_thread():
-        return export_bundle(MOMENT, folder / "moment", clip=towers, name="moment")
+def moment(moment_bundle: Exported) -> Exported:
+    return moment_bundle
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ CONFIG = ClipConfig(
     text_layers=4,
     text_heads=1,
     text_mlp_width=256,
-    vocab_size=300,
+    vocab_size=49408,  # CLIP's own, so that real queries can be read
 )
 
 
