@@ -40,7 +40,8 @@ from benchmarks.process import serve
 from benchmarks.workload import load_towers
 from r2rt.grounding.moments import postprocess
 from r2rt.grounding.tokenizer import Tokenizer
-from r2rt.model.bundle import Bundle, read_manifest
+from r2rt.model.bundle import Bundle
+from r2rt.model.manifest import read_manifest
 from r2rt.video import ClipClock, ClipSelector, prepare_frame
 from training.checkpoint import load_checkpoint
 from training.model import R2Config, R2Tuning, decode_boundaries

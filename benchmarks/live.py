@@ -26,7 +26,7 @@ from benchmarks.live_watch import Watch, Watched, watch_server
 from benchmarks.machine import CHECKOUT
 from benchmarks.material import VideoSpec, find_source, looped, make_video
 from benchmarks.plots import stacked_lines
-from r2rt.model.bundle import read_manifest
+from r2rt.model.manifest import read_manifest
 
 __all__ = ["main"]
 

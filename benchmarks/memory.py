@@ -20,7 +20,8 @@ from benchmarks.material import VideoSpec, find_source, make_video
 from benchmarks.plots import grouped_lines
 from benchmarks.process import NOTHING_KEPT, Child, python, run_child
 from benchmarks.workload import ModelChoice, Workload, model_options, prepare, queries
-from r2rt.model.bundle import Bundle, read_manifest
+from r2rt.model.bundle import Bundle
+from r2rt.model.manifest import read_manifest
 
 __all__ = ["main", "token_bytes"]
 

@@ -224,7 +224,7 @@ def _tiny_clip() -> ClipConfig:
 
 
 def _named(model: ModelChoice, bundle: Path, folder: Path) -> Workload:
-    from r2rt.model.bundle import read_manifest
+    from r2rt.model.manifest import read_manifest
 
     provenance = read_manifest(bundle).provenance
     without: str | None = None

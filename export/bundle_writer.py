@@ -10,7 +10,8 @@ from pathlib import Path
 
 from r2rt.errors import OutputError, R2rtError
 from r2rt.files import remove_orphans, temporary_beside
-from r2rt.model.bundle import MANIFEST_NAME, FileEntry, Manifest, file_entry, manifest_bytes
+from r2rt.model.bundle import file_entry
+from r2rt.model.manifest import MANIFEST_NAME, FileEntry, Manifest, manifest_bytes
 
 __all__ = ["check_destination", "list_files", "staged_folder", "write_manifest"]
 

@@ -20,7 +20,6 @@ from onnx import numpy_helper
 
 from export.half import fold_transposed_weights
 from r2rt.engines.tensorrt.plans import GROUNDER_HEADS
-from r2rt.model.bundle import Check
 from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,
@@ -29,6 +28,7 @@ from r2rt.model.contract import (
     ModelDims,
     graph_specs,
 )
+from r2rt.model.manifest import Check
 
 __all__ = [
     "OUTLIER_FACTOR",

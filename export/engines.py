@@ -32,12 +32,7 @@ from r2rt.engines.tensorrt.plans import (
     source_graph,
 )
 from r2rt.grounding.tokenizer import Tokenizer
-from r2rt.model.bundle import (
-    TOKENIZER_NAME,
-    Bundle,
-    Check,
-    file_entry,
-)
+from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,
@@ -46,6 +41,7 @@ from r2rt.model.contract import (
     GraphSpec,
     ModelDims,
 )
+from r2rt.model.manifest import TOKENIZER_NAME, Check
 
 __all__ = ["UNFUSED", "BuiltEngine", "build_engines", "check_sample", "default_ranges", "lower"]
 

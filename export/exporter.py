@@ -23,16 +23,6 @@ from export.settings import Settings, choose_settings
 from export.tokenizer import write_tokenizer
 from export.verify import verify_graphs
 from r2rt.errors import NoFramesError, R2rtError
-from r2rt.model.bundle import (
-    GRAPH_REVISION,
-    SCHEMA_VERSION,
-    TOKENIZER_NAME,
-    Check,
-    Manifest,
-    Preprocessing,
-    Provenance,
-    Verification,
-)
 from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,
@@ -43,6 +33,16 @@ from r2rt.model.contract import (
 )
 from r2rt.model.convert.template import write_graph
 from r2rt.model.installed import checked_name, models_dir
+from r2rt.model.manifest import (
+    GRAPH_REVISION,
+    SCHEMA_VERSION,
+    TOKENIZER_NAME,
+    Check,
+    Manifest,
+    Preprocessing,
+    Provenance,
+    Verification,
+)
 from r2rt.model.registry import CLIP_ARCHITECTURE
 from training.checkpoint import build_model, load_checkpoint
 from training.clip import ClipTowers, load_clip

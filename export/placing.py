@@ -12,7 +12,8 @@ import msgspec
 
 from r2rt.errors import OutputError, R2rtError
 from r2rt.files import remove_orphans, replacing, temporary_beside
-from r2rt.model.bundle import MANIFEST_NAME, FileEntry, file_entry, manifest_bytes, read_manifest
+from r2rt.model.bundle import file_entry
+from r2rt.model.manifest import MANIFEST_NAME, FileEntry, manifest_bytes, read_manifest
 
 __all__ = ["placed"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from export.quantizer import Quantized
-    from r2rt.model.bundle import Figure
+    from r2rt.model.manifest import Figure
 
 __all__ = ["main", "quantize"]
 

@@ -19,14 +19,15 @@ from export.bundle_writer import check_destination, list_files, staged_folder, w
 from export.int8 import Selection, select
 from r2rt.errors import AccuracyError, NoFramesError, QueryError
 from r2rt.grounding.tokenizer import Tokenizer
-from r2rt.model.bundle import TOKENIZER_NAME, Bundle, Manifest, QuantizationReport
+from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.model.installed import checked_name, models_dir, resolve
+from r2rt.model.manifest import TOKENIZER_NAME, Manifest, QuantizationReport
 from r2rt.quality.agreement import LIMITS, QUERIES, Agreement, Limits, compare, failures
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
-    from r2rt.model.bundle import Figure
+    from r2rt.model.manifest import Figure
 
 __all__ = ["BUDGETS", "CALIBRATION_QUERIES", "Quantized", "RefusedError", "quantize_bundle"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from r2rt.errors import QueryError
-from r2rt.model.bundle import Nms
+from r2rt.model.manifest import Nms
 from training.recipes import RECIPES, Recipe, recipe_for_sha256
 
 __all__ = ["Settings", "choose_settings", "find_recipe"]

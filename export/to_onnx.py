@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from export.exporter import Exported
-    from r2rt.model.bundle import Check
+    from r2rt.model.manifest import Check
 
 __all__ = ["main", "to_onnx"]
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.graphs import FrameTokens
-from r2rt.model.bundle import Check, Verification
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, ModelDims
 from r2rt.model.convert.check import TOLERANCES, Comparison, Tolerance, sample_frames
+from r2rt.model.manifest import Check, Verification
 
 if TYPE_CHECKING:
     from training.clip import ClipTowers

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from r2rt.grounding.many import find_videos, ground_many
     from r2rt.grounding.prediction import Moment, Prediction, Timings
     from r2rt.grounding.stream import Stream
-    from r2rt.model.bundle import Bundle, Nms
+    from r2rt.model.bundle import Bundle
+    from r2rt.model.manifest import Nms
     from r2rt.selection.highlights import find_highlights
     from r2rt.selection.sequences import find_sequences
     from r2rt.selection.summary import summarize
@@ -54,7 +55,7 @@ _HOMES = {
     "EncodedVideo": "r2rt.grounding.encoded",
     "Grounder": "r2rt.grounding.grounder",
     "Moment": "r2rt.grounding.prediction",
-    "Nms": "r2rt.model.bundle",
+    "Nms": "r2rt.model.manifest",
     "Prediction": "r2rt.grounding.prediction",
     "R2rtError": "r2rt.errors",
     "Stream": "r2rt.grounding.stream",

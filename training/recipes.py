@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from r2rt.model.bundle import Nms
+from r2rt.model.manifest import Nms
 from r2rt.model.registry import PUBLISHED
 from training.losses import LossWeights
 

@@ -10,7 +10,7 @@ from r2rt.cli.session import encode_source, note, open_model
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
-    from r2rt.model.bundle import Presence
+    from r2rt.model.manifest import Presence
 
 __all__ = ["calibrate_model", "described_presence"]
 

@@ -13,8 +13,9 @@ from r2rt.engines.choice import DEVICES
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
-    from r2rt.model.bundle import Bundle, Figure, Manifest, QuantizationReport
+    from r2rt.model.bundle import Bundle
     from r2rt.model.installed import InstalledModel
+    from r2rt.model.manifest import Figure, Manifest, QuantizationReport
 
 __all__ = ["models"]
 

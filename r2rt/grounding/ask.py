@@ -18,8 +18,9 @@ from r2rt.grounding.presence import confidence, evidence_of
 from r2rt.grounding.texts import TextFeatures, batches
 from r2rt.grounding.vocabulary import knows_any
 from r2rt.grounding.windows import Window, mean_saliency, merge_moments
-from r2rt.model.bundle import Bundle, Nms
+from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER
+from r2rt.model.manifest import Nms
 
 __all__ = ["Answer", "ask"]
 

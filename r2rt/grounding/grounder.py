@@ -34,7 +34,8 @@ from r2rt.grounding.windows import (
     plan_windows,
     window_size,
 )
-from r2rt.model.bundle import Bundle, Nms
+from r2rt.model.bundle import Bundle
+from r2rt.model.manifest import Nms
 from r2rt.video import Sampling, open_source
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from r2rt.model.contract import level_lengths
 
 if TYPE_CHECKING:
-    from r2rt.model.bundle import Nms
+    from r2rt.model.manifest import Nms
 
 __all__ = ["boundaries_from_points", "interval_iou", "place", "postprocess", "suppress"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from r2rt.grounding.windows import WindowLength
-    from r2rt.model.bundle import Nms
+    from r2rt.model.manifest import Nms
     from r2rt.video import Sampling
 
 __all__ = ["AnswerOptions", "EncodeOptions", "GroundOptions", "check_names"]

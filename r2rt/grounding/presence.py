@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from r2rt.model.contract import level_lengths
 
 if TYPE_CHECKING:
-    from r2rt.model.bundle import Presence
     from r2rt.model.contract import ModelDims
+    from r2rt.model.manifest import Presence
 
 __all__ = ["LEVELS", "STATISTICS", "Statistic", "confidence", "evidence_of", "threshold"]
 

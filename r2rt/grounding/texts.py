@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import QueryError
-from r2rt.model.bundle import TOKENIZER_NAME
 from r2rt.model.contract import TEXT_ENCODER
+from r2rt.model.manifest import TOKENIZER_NAME
 
 if TYPE_CHECKING:
     from r2rt.engines import Engine

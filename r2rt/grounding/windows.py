@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from r2rt.errors import QueryError
 from r2rt.grounding.moments import interval_iou, place, suppress
-from r2rt.model.bundle import Nms
+from r2rt.model.manifest import Nms
 
 __all__ = [
     "Window",

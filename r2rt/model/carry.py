@@ -13,8 +13,9 @@ from pathlib import Path
 
 from r2rt.errors import BundleDamagedError, HashMismatchError, SourceNotFoundError
 from r2rt.files import replacing
-from r2rt.model.bundle import MANIFEST_NAME, Bundle, parse_manifest
+from r2rt.model.bundle import Bundle
 from r2rt.model.installed import checked_name, install_folder, locked, resolve, staging_dir
+from r2rt.model.manifest import MANIFEST_NAME, parse_manifest
 
 __all__ = ["export_model", "import_model"]
 

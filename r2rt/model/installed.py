@@ -14,7 +14,7 @@ from pathlib import Path
 from r2rt import portable
 from r2rt.errors import ModelNotFoundError, OutputError, QueryError, R2rtError
 from r2rt.files import remove_orphans, temporary_beside
-from r2rt.model.bundle import MANIFEST_NAME, Manifest, read_manifest
+from r2rt.model.manifest import MANIFEST_NAME, Manifest, read_manifest
 from r2rt.model.registry import DEFAULT_NAME, PUBLISHED, canonical_name
 
 __all__ = [

@@ -24,7 +24,7 @@ from r2rt.errors import (
     QueryError,
     R2rtError,
 )
-from r2rt.model.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, Bundle, Manifest, parse_manifest
+from r2rt.model.bundle import Bundle
 from r2rt.model.download import Progress, download, is_remote, shown_url
 from r2rt.model.installed import (
     checked_name,
@@ -34,6 +34,7 @@ from r2rt.model.installed import (
     staging_dir,
     user_path,
 )
+from r2rt.model.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED, canonical_name
 
 __all__ = ["manifest_sha256", "pull"]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from r2rt.errors import ModelMismatchError, QueryError
 from r2rt.grounding.moments import interval_iou
-from r2rt.model.bundle import TOKENIZER_NAME, Figure
 from r2rt.model.contract import TEXT_ENCODER
+from r2rt.model.manifest import TOKENIZER_NAME, Figure
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder, Source

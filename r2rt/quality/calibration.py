@@ -26,7 +26,7 @@ from r2rt.errors import QueryError
 from r2rt.files import replacing
 from r2rt.grounding.prediction import Prediction
 from r2rt.grounding.presence import LEVELS, STATISTICS, threshold
-from r2rt.model.bundle import MANIFEST_NAME, Presence, manifest_bytes, read_manifest
+from r2rt.model.manifest import MANIFEST_NAME, Presence, manifest_bytes, read_manifest
 from r2rt.textfiles import read_json_lines
 
 __all__ = ["FEWEST", "Pair", "calibrate", "read_pairs", "roc_area", "store_presence"]

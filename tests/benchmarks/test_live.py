@@ -19,7 +19,7 @@ from benchmarks.material import looped
 from benchmarks.process import ChildError
 from r2rt.cli.watch import _summarize
 from r2rt.live import WatchSummary
-from r2rt.model.bundle import MANIFEST_NAME, manifest_bytes, read_manifest
+from r2rt.model.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
 from r2rt.video import open_source
 from tests.r2rt.conftest import DEMO_BUNDLE
 from tests.r2rt.live.rtsp import skip_unless_served

@@ -113,14 +113,16 @@ def test_every_format_is_on_a_page() -> None:
 
 
 def test_the_bundle_page_has_every_field_and_limit_of_a_manifest() -> None:
-    from r2rt.model import bundle
+    from r2rt.model import contract, manifest, manifest_limits
 
     text = page("reference/bundle.md")
-    for struct in (bundle.Manifest, bundle.ModelDims, bundle.Nms, bundle.Preprocessing):
+    kinds = (manifest.Manifest, contract.ModelDims, manifest.Nms, manifest.Preprocessing)
+    for struct in kinds:
         for field in struct.__annotations__:
             assert f"`{field}`" in text, f"{struct.__name__}.{field}"
     numbers = {int(number.replace(",", "")) for number in re.findall(r"\b[\d,]*\d\b", text)}
-    limits = {name: value for name, value in vars(bundle).items() if "MAX_" in name}
+    values = vars(manifest) | vars(manifest_limits)
+    limits = {name: value for name, value in values.items() if "MAX_" in name}
     for name, value in limits.items():
         for limit in value.values() if isinstance(value, dict) else (value,):
             assert int(limit) in numbers, name

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from r2rt.engines.tensorrt.cubins import read_cubins
-from r2rt.model.bundle import MANIFEST_NAME, Bundle
+from r2rt.model.bundle import Bundle
+from r2rt.model.manifest import MANIFEST_NAME
 from tests.conftest import CHECKOUT
 from tests.export.kernel_bundle import PUBLISHED, compile_kernels, compiled
 from tests.r2rt.bundles import DIMS, write_bundle

@@ -37,8 +37,9 @@ from r2rt.engines.tensorrt.cubins import (
 from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.engine import TensorRTEngine
 from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, read_engine
-from r2rt.model.bundle import Bundle, Check, file_entry
+from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.manifest import Check
 from tests.export.engine_bundle import rtx
 from tests.export.tiny import HIGHLIGHT, MOMENT, endpoints
 from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, plan_bytes

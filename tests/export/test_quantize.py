@@ -22,8 +22,9 @@ from r2rt.cli.main import run as r2rt_main
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine, _sums_bytes_exactly
 from r2rt.errors import ModelMismatchError, QueryError
 from r2rt.grounding.grounder import Grounder
-from r2rt.model.bundle import Bundle, manifest_bytes, parse_manifest
+from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.model.manifest import manifest_bytes, parse_manifest
 from r2rt.quality.agreement import LIMITS, Limits, compare, relative_error
 from tests.conftest import CHECKOUT
 from tests.export.outliers import inject_outliers

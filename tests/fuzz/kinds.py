@@ -23,8 +23,9 @@ import xxhash
 
 from r2rt import Bundle, EncodedVideo, Grounder
 from r2rt.grounding.many import find_videos, read_video_list
-from r2rt.model.bundle import MANIFEST_NAME, file_entry, parse_manifest
+from r2rt.model.bundle import file_entry
 from r2rt.model.graph_files import external_locations
+from r2rt.model.manifest import MANIFEST_NAME, parse_manifest
 from r2rt.queries import read_queries
 from r2rt.video import open_source
 from r2rt.video.bitstream import packet_reader

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from r2rt.model.bundle import (
+from r2rt.model.bundle import file_entry
+from r2rt.model.contract import ModelDims, graph_specs
+from r2rt.model.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     TOKENIZER_NAME,
@@ -17,10 +19,8 @@ from r2rt.model.bundle import (
     Preprocessing,
     Provenance,
     Verification,
-    file_entry,
     manifest_bytes,
 )
-from r2rt.model.contract import ModelDims, graph_specs
 
 __all__ = ["DIMS", "fake_files", "fake_manifest", "write_bundle"]
 

@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 from r2rt.engines import Choice
 from r2rt.engines.base import Array, Placed
 from r2rt.grounding.grounder import Grounder
-from r2rt.model.bundle import (
-    Bundle,
-    FileEntry,
-    Manifest,
-    Nms,
-    Preprocessing,
-    Provenance,
-    Verification,
-)
+from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, ModelDims, level_lengths
+from r2rt.model.manifest import FileEntry, Manifest, Nms, Preprocessing, Provenance, Verification
 
 __all__ = ["FakeEngine", "fake_grounder", "frames_with_red"]
 

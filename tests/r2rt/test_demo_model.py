@@ -15,7 +15,8 @@ import pytest
 import r2rt
 from r2rt import Grounder
 from r2rt.grounding.moments import interval_iou
-from r2rt.model.bundle import MANIFEST_NAME, Bundle
+from r2rt.model.bundle import Bundle
+from r2rt.model.manifest import MANIFEST_NAME
 from tests.conftest import CHECKOUT
 
 FOLDER = Path(r2rt.__file__).parent / "demo"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r2rt.model.bundle import Nms
+from r2rt.model.manifest import Nms
 from training.config import (
     RunConfig,
     find_recipe,

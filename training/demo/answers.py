@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from r2rt.grounding.moments import boundaries_from_points, postprocess
-from r2rt.model.bundle import Nms
+from r2rt.model.manifest import Nms
 from training.demo.settings import FPS
 from training.demo.videos import encode_queries
 from training.demo.warm_start import project_image, project_text

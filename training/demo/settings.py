@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from r2rt.model.bundle import Nms
+from r2rt.model.manifest import Nms
 from training.clip import ClipTowers
 from training.losses import LossWeights
 from training.model import R2Config

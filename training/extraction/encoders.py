@@ -22,9 +22,10 @@ from r2rt.errors import NoFramesError, QueryError
 from r2rt.files import replacing
 from r2rt.grounding.grounder import Grounder
 from r2rt.grounding.tokenizer import Tokenizer
-from r2rt.model.bundle import TOKENIZER_NAME, Bundle
+from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER
 from r2rt.model.installed import resolve
+from r2rt.model.manifest import TOKENIZER_NAME
 from r2rt.video import Sampling, open_source
 from training.clip import load_clip
 from training.clip_config import ClipConfig

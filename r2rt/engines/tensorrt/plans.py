@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from r2rt.errors import BackendUnavailableError, BundleDamagedError
-from r2rt.model.bundle import Bundle, Check, FileEntry
+from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER, GraphSpec, ModelDims, TensorSpec, graph_specs
+from r2rt.model.manifest import Check, FileEntry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

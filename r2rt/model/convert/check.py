@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from r2rt.model.bundle import Check, Verification
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 from r2rt.model.convert import reference
+from r2rt.model.manifest import Check, Verification
 
 if TYPE_CHECKING:
     from r2rt.model.convert.architecture import Architecture

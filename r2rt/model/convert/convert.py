@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.errors import ConversionError, OutputError
-from r2rt.model.bundle import (
+from r2rt.model.bundle import file_entry
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, graph_specs
+from r2rt.model.convert import folds
+from r2rt.model.convert.architecture import Architecture, published_architecture
+from r2rt.model.convert.check import check_graphs
+from r2rt.model.convert.template import write_graph
+from r2rt.model.convert.weights import read_checkpoint, read_clip
+from r2rt.model.manifest import (
     GRAPH_REVISION,
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -20,15 +27,8 @@ from r2rt.model.bundle import (
     Preprocessing,
     Provenance,
     Verification,
-    file_entry,
     manifest_bytes,
 )
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, graph_specs
-from r2rt.model.convert import folds
-from r2rt.model.convert.architecture import Architecture, published_architecture
-from r2rt.model.convert.check import check_graphs
-from r2rt.model.convert.template import write_graph
-from r2rt.model.convert.weights import read_checkpoint, read_clip
 
 if TYPE_CHECKING:
     from r2rt.model.convert.folds import Array, Weights

@@ -11,7 +11,7 @@ import pytest
 
 from r2rt import Grounder
 from r2rt.cli.session import show_log
-from r2rt.model.bundle import MANIFEST_NAME, manifest_bytes, read_manifest
+from r2rt.model.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
 from tests.r2rt.conftest import DEMO_BUNDLE
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from r2rt import Grounder
 from r2rt.cli.main import cli, run
-from r2rt.model.bundle import Presence, read_manifest
 from r2rt.model.installed import demo_model, resolve
+from r2rt.model.manifest import Presence, read_manifest
 from r2rt.outputs import Answers, render
 from r2rt.quality.calibration import store_presence
 from tests.r2rt.answers import moments, prediction

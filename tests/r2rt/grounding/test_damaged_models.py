@@ -15,7 +15,8 @@ from onnx import numpy_helper
 
 from r2rt import Grounder
 from r2rt.errors import BundleDamagedError
-from r2rt.model.bundle import MANIFEST_NAME, file_entry, manifest_bytes, read_manifest
+from r2rt.model.bundle import file_entry
+from r2rt.model.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
 from tests.r2rt.conftest import DEMO_BUNDLE
 
 

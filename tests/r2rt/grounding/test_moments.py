@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from r2rt.grounding import moments
 from r2rt.grounding.moments import boundaries_from_points, interval_iou, postprocess, suppress
-from r2rt.model.bundle import Nms
 from r2rt.model.contract import level_lengths
+from r2rt.model.manifest import Nms
 
 STRIDES = (1, 2, 4, 8)
 NORMAL = Nms(kind="normal", iou_threshold=0.7)

@@ -16,14 +16,9 @@ from r2rt import Grounder
 from r2rt.errors import BundleDamagedError, QueryError, SourceNotFoundError
 from r2rt.grounding.prediction import Prediction
 from r2rt.grounding.presence import LEVELS, STATISTICS, confidence, evidence_of, threshold
-from r2rt.model.bundle import (
-    Bundle,
-    Presence,
-    manifest_bytes,
-    parse_manifest,
-    read_manifest,
-)
+from r2rt.model.bundle import Bundle
 from r2rt.model.contract import ModelDims
+from r2rt.model.manifest import Presence, manifest_bytes, parse_manifest, read_manifest
 from r2rt.quality.calibration import calibrate, read_pairs, roc_area, store_presence
 from tests.r2rt.answers import prediction
 from tests.r2rt.bundles import write_bundle

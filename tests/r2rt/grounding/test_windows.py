@@ -24,7 +24,7 @@ from r2rt.grounding.windows import (
     plan_windows,
     window_size,
 )
-from r2rt.model.bundle import Nms
+from r2rt.model.manifest import Nms
 
 CLIP_S = 2.0
 NORMAL = Nms(kind="normal", iou_threshold=0.7)

@@ -22,10 +22,11 @@ from r2rt.errors import (
     ModelNotFoundError,
     R2rtError,
 )
-from r2rt.model.bundle import (
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import ModelDims
+from r2rt.model.manifest import (
     GRAPH_REVISION,
     MANIFEST_NAME,
-    Bundle,
     FileEntry,
     Manifest,
     Nms,
@@ -34,7 +35,6 @@ from r2rt.model.bundle import (
     parse_manifest,
     read_manifest,
 )
-from r2rt.model.contract import ModelDims
 from tests.r2rt.bundles import DIMS, fake_files, write_bundle
 
 

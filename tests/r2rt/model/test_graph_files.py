@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from r2rt.errors import BundleDamagedError
-from r2rt.model.bundle import MANIFEST_NAME, Bundle, file_entry, manifest_bytes, read_manifest
+from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.graph_files import external_locations
+from r2rt.model.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
 from tests.r2rt.bundles import onnx_like_field, write_bundle
 
 

@@ -29,7 +29,7 @@ from r2rt.errors import (
 from r2rt.model import download as download_module
 from r2rt.model import installed as models
 from r2rt.model import registry
-from r2rt.model.bundle import MANIFEST_NAME, Bundle, Manifest, manifest_bytes
+from r2rt.model.bundle import Bundle
 from r2rt.model.installed import (
     choose_default,
     default_model,
@@ -39,6 +39,7 @@ from r2rt.model.installed import (
     remove,
     resolve,
 )
+from r2rt.model.manifest import MANIFEST_NAME, Manifest, manifest_bytes
 from r2rt.model.pull import manifest_sha256, pull
 from tests.conftest import CHECKOUT
 from tests.r2rt.bundles import fake_files, fake_manifest, write_bundle

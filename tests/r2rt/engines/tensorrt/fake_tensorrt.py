@@ -25,8 +25,9 @@ from r2rt.engines.tensorrt.plans import (
     engine_tensors,
     heads_spec,
 )
-from r2rt.model.bundle import MANIFEST_NAME, Bundle, FileEntry, file_entry, manifest_bytes
+from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.contract import GraphSpec
+from r2rt.model.manifest import MANIFEST_NAME, FileEntry, manifest_bytes
 from tests.conftest import CHECKOUT
 from tests.r2rt.engines.tensorrt.stub_driver import Op, StubDriver, floats_at
 
