@@ -1,4 +1,4 @@
-"""What differs between operating systems: locks, replacing files, processes, signals, names."""
+"""What differs between operating systems: locks, replacing files, processes, signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 
 __all__ = [
-    "is_portable_name",
     "locked",
     "process_exists",
     "replace",
@@ -24,9 +23,6 @@ __all__ = [
 # Windows refuses to replace a file that another process has open or mapped, even a virus scanner.
 _REPLACE_TRIES = 20
 _REPLACE_WAIT_S = 0.05
-_DEVICES = frozenset(
-    ("con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)))
-)
 _STILL_ACTIVE = 259
 _QUERY_LIMITED_INFORMATION = 0x1000
 
@@ -99,15 +95,6 @@ def process_exists(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def is_portable_name(name: str) -> bool:
-    """Return whether a file may have this name on every system, Windows included."""
-    return not (
-        name.split(".", maxsplit=1)[0].lower() in _DEVICES
-        or name.endswith((".", " "))
-        or any(ord(letter) < 32 or letter in '<>:"/\\|?*' for letter in name)
-    )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import click
 from r2rt.errors import OutputError
 from r2rt.files import replacing
 from r2rt.printable import printable
+from r2rt.progress import Update
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +33,6 @@ __all__ = [
     "warn",
     "write_text",
 ]
-
-Update = Callable[[int, int | None], None]
 
 _LINE_EVERY_S = 10.0
 

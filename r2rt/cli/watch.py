@@ -7,7 +7,7 @@ import dataclasses
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from r2rt.cli.watch_options import (
     tracker_options,
 )
 from r2rt.errors import OutputError, QueryError
+from r2rt.printable import escape_controls
 from r2rt.queries import read_queries
 from r2rt.timecode import format_clock
 
@@ -159,7 +160,7 @@ class _Reporter:
         from r2rt.live import Dropped, MomentEvent, Reconnected, Retrying, as_record
 
         record = as_record(event, source=self._source)
-        line = _json_line(record)
+        line = escape_controls(json.dumps(record, ensure_ascii=False, allow_nan=False))
         if self._file is not None:
             _write(self._file, line)
         if self._webhook is not None:
@@ -204,12 +205,6 @@ def _line(event: MomentEvent) -> str:
         f"{clock}  {event.kind:<7}  #{event.moment_id:<3}  {span:<19}  {event.score:.2f}  "
         f"{printable(event.query)}{tail}"
     )
-
-
-def _json_line(record: Mapping[str, Any]) -> str:
-    """Return a record as one line of JSON, with control characters escaped."""
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _write(file: IO[str], line: str) -> None:

@@ -123,11 +123,6 @@ class MomentTracker:
         self._tracks: list[_Track] = []
 
     @property
-    def open_count(self) -> int:
-        """How many moments are open."""
-        return sum(bool(track.moment_id) and not track.closed for track in self._tracks)
-
-    @property
     def remembered(self) -> int:
         """How many spans are kept in mind, open or not; bounded by what one window answers."""
         return len(self._tracks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,8 @@ from r2rt.media.drawing import (
 from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import fitted_size, stills
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
+from r2rt.progress import Update
 from r2rt.timecode import format_clock
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["write_contact_sheet"]
 
-Update = Callable[[int, int | None], None]
 
 _MOST_IMAGES = 200  # few programs could open a sheet of more
 _MARGIN, _GAP = 40, 24

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,9 @@ from r2rt.media.copying import copy_span, copy_suffix
 from r2rt.media.indexed_video import Video, indexed
 from r2rt.media.movie import Segment, write_movie
 from r2rt.media.names import make_folder, moment_names
+from r2rt.progress import Update
 
 __all__ = ["Cut", "cut_clips", "padded"]
-
-Update = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ from r2rt.errors import OutputError
 from r2rt.media.canvas import Canvas, Fitter, common_canvas
 from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
 from r2rt.media.sound import SoundFormat, read_sound, sound_formats
+from r2rt.progress import Update
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Segment", "write_movie"]
 
-Update = Callable[[int, int | None], None]
 
 # What PyAV's FFmpeg may have, best first, and what makes it indistinguishable at a glance.
 _ENCODERS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,14 +31,14 @@ from r2rt.media.drawing import (
 from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.lanes import lanes
 from r2rt.media.stills import fitted_size, stills
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
+from r2rt.progress import Update
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["write_plot"]
 
-Update = Callable[[int, int | None], None]
 
 # Lengths are in pixels of the finished image; all is drawn twice as large and then halved, which
 # smooths lines and bars, whose ends need not lie on pixels.

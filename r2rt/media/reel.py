@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,9 @@ from r2rt.grounding.prediction import Prediction
 from r2rt.media.cut import padded
 from r2rt.media.indexed_video import IndexedVideo, Span, Video, path_of
 from r2rt.media.movie import Segment, write_movie
+from r2rt.progress import Update
 
 __all__ = ["Reel", "write_reel"]
-
-Update = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)

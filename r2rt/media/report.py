@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.lanes import lanes
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
+from r2rt.progress import Update
 from r2rt.timecode import format_clock
 
 __all__ = ["write_report"]
 
-Update = Callable[[int, int | None], None]
 
 _MOST_IMAGES = 300  # each is some 10 KB of the page
 _IMAGE = (360, 360)

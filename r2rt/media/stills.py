@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
+from r2rt.progress import Update
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from PIL import Image
 
 __all__ = ["fitted_size", "stills"]
-
-Update = Callable[[int, int | None], None]
 
 
 def stills(

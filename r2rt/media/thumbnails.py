@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from r2rt.files import StrPath, check_destinations, replacing
@@ -13,10 +13,9 @@ from r2rt.media.indexed_video import Video, indexed
 from r2rt.media.names import make_folder, moment_names
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
+from r2rt.progress import Update
 
 __all__ = ["write_thumbnails"]
-
-Update = Callable[[int, int | None], None]
 
 
 def write_thumbnails(

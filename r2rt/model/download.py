@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +20,13 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from r2rt.errors import DownloadError, HashMismatchError, OutputError, QueryError
 from r2rt.model.partial_file import PartialFile, locked_part, output_error
 from r2rt.model.registry import hub_endpoint
+from r2rt.progress import Update
 from r2rt.retry import TransientError, retrying
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Progress", "download", "is_remote", "shown_url"]
-
-Progress = Callable[[int, int | None], None]
+__all__ = ["download", "is_remote", "shown_url"]
 
 _CHUNK_BYTES = 1 << 18
 _CONNECT_TIMEOUT_S = 10.0
@@ -50,7 +48,7 @@ def download(
     sha256: str | None,
     size: int | None = None,
     max_size: int | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Path:
     """Fetch `url` to `destination`, or leave what is there if its hash is right.
 
@@ -116,7 +114,7 @@ class _Wanted:
     sha256: str | None
     size: int | None
     max_size: int | None
-    progress: Progress | None
+    progress: Update | None
 
     @property
     def limit(self) -> int | None:

@@ -23,7 +23,6 @@ __all__ = [
     "changeable",
     "checked_name",
     "choose_default",
-    "default_model",
     "demo_model",
     "install_folder",
     "installed",
@@ -132,11 +131,6 @@ def resolve(name_or_path: str | Path) -> Path:
     if name == _DEMO.name and _is_bundle(_DEMO):
         return _DEMO
     raise ModelNotFoundError(_not_found(name))
-
-
-def default_model() -> Path:
-    """Return the folder of the model that is used when none is named; see `choose_default`."""
-    return choose_default().path
 
 
 def choose_default() -> DefaultModel:

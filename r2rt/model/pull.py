@@ -25,7 +25,7 @@ from r2rt.errors import (
     R2rtError,
 )
 from r2rt.model.bundle import Bundle
-from r2rt.model.download import Progress, download, is_remote, shown_url
+from r2rt.model.download import download, is_remote, shown_url
 from r2rt.model.installed import (
     checked_name,
     install_folder,
@@ -36,6 +36,7 @@ from r2rt.model.installed import (
 )
 from r2rt.model.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED, canonical_name
+from r2rt.progress import Update
 
 __all__ = ["manifest_sha256", "pull"]
 
@@ -46,7 +47,7 @@ def pull(
     source: str | None = None,
     clip: str | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Update | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
     """Install a model, or leave it as it is where it is already installed, without any network.
@@ -123,7 +124,7 @@ def _installed_as_asked(name: str, pin: str | None, say: Callable[[str], None]) 
 
 
 def _mirror(
-    name: str, source: str, pin: str | None, progress: Progress | None, say: Callable[[str], None]
+    name: str, source: str, pin: str | None, progress: Update | None, say: Callable[[str], None]
 ) -> Path:
     base = _base(source, name)
     if is_remote(base) and not pin:
@@ -210,14 +211,14 @@ def _check_space(staging: Path, manifest: Manifest) -> None:
         )
 
 
-def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+def _shifted(progress: Update | None, before: int, total: int) -> Update | None:
     if progress is None:
         return None
     return lambda done, _: progress(before + done, total)
 
 
 def _convert(
-    name: str, clip: str | None, progress: Progress | None, say: Callable[[str], None]
+    name: str, clip: str | None, progress: Update | None, say: Callable[[str], None]
 ) -> Path:
     model = PUBLISHED.get(name)
     if model is None:

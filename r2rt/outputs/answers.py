@@ -12,7 +12,7 @@ from pathlib import Path
 from r2rt.errors import QueryError, R2rtError
 from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.outputs.source import SourceFacts, assumed_source_facts, read_source_facts
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
 from r2rt.selection.worthwhile import worthwhile
 
 __all__ = ["Answers", "Found"]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from r2rt.outputs.answers import Answers
-from r2rt.outputs.text import printable
+from r2rt.printable import printable
 from r2rt.timecode import format_clock_ms
 
 __all__ = ["COLUMNS", "render", "render_all", "safe_cell"]
@@ -59,6 +59,6 @@ def _rows(answers: Answers, cell: Callable[[object], str]) -> list[list[object]]
 def safe_cell(value: object) -> str:
     """Return text that is no formula, and moves no cursor when it is printed."""
     lines = re.split("(\r?\n)", str(value))
-    lines[::2] = map(printable, lines[::2])
+    lines[::2] = [printable(line, " ") for line in lines[::2]]
     text = "".join(lines)
     return f"'{text}" if text.lstrip().startswith(_FORMULA_SIGNS) else text

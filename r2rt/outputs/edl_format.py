@@ -13,7 +13,7 @@ from pathlib import Path
 
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.source import SourceFacts, editing_rate
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
 from r2rt.timecode import format_timecode, parse_timecode
 
 __all__ = ["reel_name", "render"]

@@ -13,7 +13,7 @@ import msgspec
 from r2rt.files import as_text
 from r2rt.grounding.prediction import SCHEMA_VERSION
 from r2rt.outputs.answers import Answers
-from r2rt.outputs.text import escape_controls
+from r2rt.printable import escape_controls
 
 __all__ = ["error_record", "render", "render_all"]
 

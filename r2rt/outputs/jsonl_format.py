@@ -16,7 +16,7 @@ from r2rt.files import as_text
 from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.json_format import error_record
-from r2rt.outputs.text import escape_controls
+from r2rt.printable import escape_controls
 
 __all__ = ["render", "render_all"]
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.source import SourceFacts, editing_rate
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
 
 __all__ = ["COLORS", "Marker", "csv_text", "markers", "timeline_start"]
 

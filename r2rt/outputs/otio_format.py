@@ -14,7 +14,7 @@ import msgspec
 from r2rt.files import as_text
 from r2rt.outputs.answers import Answers, Found
 from r2rt.outputs.source import SourceFacts
-from r2rt.outputs.text import escape_controls
+from r2rt.printable import escape_controls
 from r2rt.timecode import parse_timecode
 
 __all__ = ["render"]

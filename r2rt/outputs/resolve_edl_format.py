@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.markers import markers, timeline_start
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
 from r2rt.timecode import format_timecode
 
 __all__ = ["render"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
-from r2rt.outputs.text import printable
+from r2rt.printable import printable
 from r2rt.timecode import format_clock
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def render_all(answers: Sequence[Answers], *, width: int = _WIDTH, color: bool =
     for number, item in enumerate(answers):
         if number:
             console.print()
-        console.print(Text(printable(item.video), style="bold underline"))
+        console.print(Text(printable(item.video, " "), style="bold underline"))
         if item.error is None:
             _print_video(console, item)
         else:
-            console.print(Text(f"failed: {printable(str(item.error))}", style="red"))
+            console.print(Text(f"failed: {printable(str(item.error), ' ')}", style="red"))
     return _text(console)
 
 
@@ -83,7 +83,7 @@ def render_ranking(
         cells = [str(number), f"{moment.score:.3f}"]
         cells += [format_clock(moment.start_s), format_clock(moment.end_s)]
         names = [video, found.query][: 2 if len(queries) > 1 else 1]
-        table.add_row(*cells, *(Text(printable(name)) for name in names))
+        table.add_row(*cells, *(Text(printable(name, " ")) for name in names))
     console.print(table if rows else Text("no moments"))
     if top is not None and len(rows) > top:
         console.print(Text(f"{len(rows) - top} further moments; --rows {len(rows)} prints all"))
@@ -119,7 +119,7 @@ def _print_video(console: Console, answers: Answers) -> None:
 def _print_query(console: Console, prediction: Prediction) -> None:
     from rich.text import Text
 
-    query = printable(prediction.query)
+    query = printable(prediction.query, " ")
     table = _table("start", "end", "score")
     for rank, moment in enumerate(prediction.moments, start=1):
         table.add_row(

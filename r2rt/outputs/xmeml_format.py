@@ -12,7 +12,7 @@ from fractions import Fraction
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.markers import Marker, markers, timeline_start
 from r2rt.outputs.source import SourceFacts
-from r2rt.outputs.text import one_line
+from r2rt.printable import one_line
 from r2rt.timecode import format_timecode
 
 __all__ = ["render"]

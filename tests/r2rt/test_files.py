@@ -16,7 +16,7 @@ import pytest
 from r2rt import portable
 from r2rt.errors import OutputError
 from r2rt.files import remove_orphans, replacing, temporary_beside
-from r2rt.portable import is_portable_name, locked, process_exists, terminations_interrupt
+from r2rt.portable import locked, process_exists, terminations_interrupt
 
 
 def names_in(folder: Path) -> list[str]:
@@ -196,22 +196,6 @@ class TestWindows:
         monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("this ends it"))
         assert process_exists(7)
         assert not process_exists(8)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["a", "a b.mp4", "con_", "ä.srt", "console.txt", ".hidden"],
-)
-def test_names_for_every_system(name: str) -> None:
-    assert is_portable_name(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["con", "NUL.txt", "com1.tar.gz", "a.", "a ", "a:b", "a\\b", "a/b", "a?", 'a"', "a\nb", "a|b"],
-)
-def test_names_that_windows_refuses(name: str) -> None:
-    assert not is_portable_name(name)
 
 
 def test_a_termination_cleans_up_and_ends_as_an_interrupt(tmp_path: Path) -> None:

@@ -63,7 +63,6 @@ class Program:
         make_steps: MakeSteps,
     ) -> None:
         self._gpu = gpu
-        self._spec = spec
         self._shapes = {
             tensor.name: (shape_of(tensor, symbols), np.dtype(tensor.dtype))
             for tensor in (*spec.inputs, *spec.outputs)

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from r2rt.errors import DownloadError, HashMismatchError, SourceNotFoundError
 from r2rt.model import registry
-from r2rt.model.download import Progress, download, is_remote, shown_url
+from r2rt.model.download import download, is_remote, shown_url
 from r2rt.model.registry import ClipSource, hub_endpoint
+from r2rt.progress import Update
 
 __all__ = ["clip_folder", "fetch_clip", "hub_is_offline"]
 
 
 def fetch_clip(
-    place: str | None = None, *, progress: Progress | None = None, say: Callable[[str], None]
+    place: str | None = None, *, progress: Update | None = None, say: Callable[[str], None]
 ) -> Path:
     """Return a file of CLIP ViT-B/32's weights; fetch it where it is not on this machine.
 

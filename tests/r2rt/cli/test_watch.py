@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from r2rt.cli.main import run as run_here
-from r2rt.cli.watch import _json_line
 from r2rt.cli.watch import watch as watch_command
 from tests.r2rt.cli.test_ground import fails, run
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
@@ -178,13 +177,6 @@ def test_a_pipe_that_sends_nothing_ends_after_the_timeout() -> None:
         os.close(reader)
         os.close(writer)
     fails(result, 15, "<stdin>", "nothing to read within 1 s")
-
-
-def test_events_in_json_cannot_drive_a_terminal() -> None:
-    line = _json_line({"query": "a\x1b[2J \x9b31m \u2028 ü 犬"})
-    assert line.isprintable()
-    assert json.loads(line) == {"query": "a\x1b[2J \x9b31m \u2028 ü 犬"}
-    assert "ü 犬" in line
 
 
 def test_no_function_has_dozens_of_parameters() -> None:

@@ -50,7 +50,7 @@ def test_a_moment_opens_at_the_edge_and_closes_when_its_end_stays_behind() -> No
     closing = answer(subject, (10, 21, 0.8), edge_s=28)
     assert told(closing) == [("closed", 1, 10, 21)]
     assert (closing[0].reason, closing[0].score, closing[0].best_score) == ("ended", 0.8, 0.9)
-    assert subject.open_count == 0
+    assert list(subject.close_all("stopped")) == []  # none is open
 
 
 def test_an_end_that_still_moves_keeps_a_moment_open() -> None:

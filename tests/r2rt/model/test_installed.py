@@ -32,7 +32,6 @@ from r2rt.model import registry
 from r2rt.model.bundle import Bundle
 from r2rt.model.installed import (
     choose_default,
-    default_model,
     demo_model,
     installed,
     models_dir,
@@ -173,28 +172,28 @@ class TestFinding:
 
     def test_the_default_is_published_before_others(self) -> None:
         with pytest.raises(ModelNotFoundError, match="r2rt models pull qvhighlights"):
-            default_model()
+            choose_default()
         mine = install("mine")
-        assert default_model() == mine
+        assert choose_default().path == mine
         other = install("another")
         with pytest.raises(ModelNotFoundError, match="installed: another, mine"):
-            default_model()
+            choose_default()
         remove("another")
         assert not other.exists()
         tacos = install("tacos")
-        assert default_model() == tacos
+        assert choose_default().path == tacos
         qvhighlights = install("qvhighlights")
-        assert default_model() == qvhighlights
+        assert choose_default().path == qvhighlights
 
     def test_the_demo_of_the_package_comes_last(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_bundle(tmp_path / "demo")
         monkeypatch.setattr(models, "_DEMO", tmp_path / "demo")
-        assert default_model() == tmp_path / "demo"
+        assert choose_default().path == tmp_path / "demo"
         assert "demo model" in choose_default().reason
         mine = install("mine")
-        assert default_model() == mine
+        assert choose_default().path == mine
 
     @pytest.mark.parametrize(
         ("sha256", "reason"),
