@@ -198,8 +198,10 @@ class _Rows:
 
 
 def _without_cuts(placed: Sequence[Float], spans_s: Float, clip_s: float) -> list[_Rows]:
-    """Drop cut moments that another window sees whole, and join those that no window does."""
-    first_s, last_s = spans_s[0, 0], spans_s[-1, 1]
+    """Drop cut moments that another window sees whole, and join those that no window does.
+
+    The video's own start and end cut nothing: no other window goes on there.
+    """
     windows = []
     for rows, (start_s, end_s) in zip(placed, spans_s.tolist(), strict=True):
         # A little more than a clip: times are sums of floats.
@@ -208,8 +210,8 @@ def _without_cuts(placed: Sequence[Float], spans_s: Float, clip_s: float) -> lis
             _Rows(
                 (start_s, end_s),
                 rows,
-                (rows[:, 0] <= start_s + near) & (start_s > first_s),
-                (rows[:, 1] >= end_s - near) & (end_s < last_s),
+                rows[:, 0] <= start_s + near,
+                rows[:, 1] >= end_s - near,
                 np.ones(len(rows), bool),
             )
         )
@@ -292,7 +294,7 @@ def _with_mean_scores(kept: Float, placed: Sequence[Float], spans_s: Float) -> F
         spans_s: (W, 2), where each window starts and ends.
     """
     total, looks = np.zeros((2, len(kept)))
-    order = np.argsort(kept[:, 0], kind="stable")
+    order = np.argsort(kept[:, 0])
     low = np.searchsorted(kept[order, 0], spans_s[:, 0], side="left")
     high = np.searchsorted(kept[order, 0], spans_s[:, 1], side="right")
     for rows, first, last, end_s in zip(placed, low, high, spans_s[:, 1], strict=True):

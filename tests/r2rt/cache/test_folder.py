@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from r2rt.cache.folder import CacheFolder
+from r2rt.cache.folder import CacheFolder, cache_dir
 
 
 def bytes_in(folder: Path) -> int:
@@ -90,3 +90,109 @@ def test_a_touched_entry_is_the_last_to_go(tmp_path: Path) -> None:
     cache.touch("a")
     cache.put("c", 400, lambda path: path.write_bytes(bytes(400)))
     assert {entry.path.name for entry in cache.entries()} == {"a", "c"}
+
+
+def keep(cache: CacheFolder, *entries: tuple[str, int]) -> None:
+    """Put entries of these sizes, each used later than the one before."""
+    for age, (name, size) in enumerate(entries):
+        assert cache.put(name, size, lambda path, size=size: path.write_bytes(bytes(size)))
+        os.utime(cache.path(name), (age, age))
+
+
+def names(cache: CacheFolder) -> list[str]:
+    return [entry.path.name for entry in cache.entries()]
+
+
+def test_as_many_entries_go_as_the_new_one_needs_room_for(tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path, 1000)
+    keep(cache, ("a", 200), ("b", 200), ("c", 200), ("d", 200), ("e", 500))
+    assert names(cache) == ["c", "d", "e"]
+
+
+def test_nothing_goes_if_the_new_entry_just_fits(tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path, 1000)
+    keep(cache, ("a", 400), ("b", 400), ("c", 200))
+    assert names(cache) == ["a", "b", "c"]
+
+
+def test_an_entry_of_half_the_limit_is_kept(tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path, 1000)
+    keep(cache, ("a", 500))
+    assert names(cache) == ["a"]
+
+
+def test_other_files_in_the_folder_are_no_entries(tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path, 1000, ".x")
+    keep(cache, ("a", 10))
+    (tmp_path / "notes.txt").write_text("no entry")
+    (tmp_path / ".hidden.x").write_text("no entry")
+    (tmp_path / "gone.x").symlink_to(tmp_path / "nowhere")
+    assert names(cache) == ["a.x"]
+
+
+def test_without_a_folder_there_are_no_entries(tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path / "none", 1000)
+    cache.touch("a")
+    cache.discard("a")
+    assert cache.entries() == []
+    assert not cache.folder.exists()
+
+
+def test_folders_are_made_as_far_down_as_needed(tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path / "some" / "where", 1000)
+    keep(cache, ("a", 10))
+    assert names(cache) == ["a"]
+
+
+def test_an_entry_may_be_a_folder_which_counts_as_its_files(tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path, 1000)
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "one").write_bytes(bytes(40))
+        (path / "two").write_bytes(bytes(60))
+
+    assert not cache.put("a", 99, write)
+    assert cache.put("a", 100, write)
+    assert [entry.size for entry in cache.entries()] == [100]
+    cache.discard("a")
+    assert cache.entries() == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_cannot_be_removed_stays_without_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    cache = CacheFolder(tmp_path, 1000)
+    assert cache.put("a", 10, Path.mkdir if kind == "folder" else Path.touch)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", denied)
+        patch.setattr(os, "rmdir", denied)
+        cache.discard("a")
+    assert names(cache) == ["a"]
+
+
+def test_a_link_to_a_folder_is_removed_and_the_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    cache = CacheFolder(tmp_path / "cache", 1000)
+    cache.folder.mkdir()
+    cache.path("a").symlink_to(tmp_path / "mine")
+    cache.discard("a")
+    assert cache.entries() == []
+    assert (tmp_path / "mine" / "file").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+def test_the_cache_is_where_the_users_caches_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "elsewhere"))
+    assert cache_dir() == tmp_path / "elsewhere"
+    monkeypatch.delenv("R2RT_CACHE")
+    assert cache_dir() == tmp_path / "r2rt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,28 @@ def test_the_graph_that_was_used_last_stays(monkeypatch: pytest.MonkeyPatch) -> 
     assert not graphs[1].find()
 
 
+def test_a_prepared_graph_may_take_two_and_a_half_times_the_original_and_a_mebibyte(
+    cache_folder: Path,
+) -> None:
+    graph = PreparedGraph("a" * 64, "onnxruntime 1")
+    largest = 5 * (1 << 20) + (1 << 20)  # of an original of 2 MiB
+
+    def write(size: int) -> Callable[[Path], None]:
+        def sparse(path: Path) -> None:
+            with path.open("wb") as file:
+                file.truncate(size)
+
+        return sparse
+
+    assert not graph.put(2 << 20, write(largest + 1))
+    assert not graph.find()
+    assert graph.put(2 << 20, write(largest))
+    assert graph.find()
+    assert graph.path.parent.parent == cache_folder / "graphs"
+    graph.discard()
+    assert not graph.find()
+
+
 def test_a_bundle_is_compared_with_its_hashes_once_a_change(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
@@ -133,6 +156,30 @@ def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path) -> None:
     file.write_bytes(b"behind")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert not is_verified(tmp_path, ["file"])
+
+
+def test_every_bundle_is_remembered_by_its_folder(
+    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        remember_verified(tmp_path / name, ["file"])
+    assert is_verified(tmp_path / "a", ["file"])
+    assert is_verified(tmp_path / "b", ["file"])
+    monkeypatch.chdir(tmp_path)
+    assert is_verified(Path("a"), ["file"])
+    assert len(list((cache_folder / "verified").iterdir())) == 2
+
+
+def test_a_file_more_or_one_that_is_missing_is_not_verified(tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    (tmp_path / "two").touch()
+    remember_verified(tmp_path, ["two", "one"])
+    assert is_verified(tmp_path, ["one", "two"])
+    assert not is_verified(tmp_path, ["one"])
+    (tmp_path / "two").unlink()
+    assert not is_verified(tmp_path, ["one", "two"])
 
 
 def test_remembering_without_a_place_to_is_no_error(

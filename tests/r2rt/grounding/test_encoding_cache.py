@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -104,6 +105,54 @@ def test_files_of_one_status_are_told_apart(
     assert cache.key(video, MODEL, {}) != cache.key(other, MODEL, {})
 
 
+def memos(cache: EncodingCache) -> list[Path]:
+    return sorted((cache.folder / "hashes").iterdir())
+
+
+def test_a_file_is_hashed_once(
+    cache: EncodingCache, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = cache.key(video, MODEL, {})
+    (memo,) = memos(cache)
+    assert memo.read_text() == hashlib.sha256(video.read_bytes()).hexdigest()
+    monkeypatch.delattr(hashlib, "file_digest")
+    assert cache.key(video, MODEL, {}) == key
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"\xff" * 64, b"a" * 65])
+def test_a_damaged_hash_is_computed_again(cache: EncodingCache, video: Path, damage: bytes) -> None:
+    key = cache.key(video, MODEL, {})
+    (memo,) = memos(cache)
+    whole = memo.read_bytes()
+    memo.write_bytes(damage)
+    assert cache.key(video, MODEL, {}) == key
+    assert memo.read_bytes() == whole
+
+
+def test_every_file_has_its_own_hash(cache: EncodingCache, video: Path) -> None:
+    other = video.with_name("other.mp4")
+    other.write_bytes(b"the bytes of another video")
+    keys = {cache.key(path, MODEL, {}) for path in (video, other)}
+    assert len(keys) == len(memos(cache)) == 2
+
+
+def test_an_entry_may_take_half_of_the_room_with_its_header(tmp_path: Path) -> None:
+    small = encoded()
+    room = 2 * (small.tokens.nbytes + (16 << 10))
+    assert not EncodingCache(tmp_path, max_bytes=room - 2).put("key", small)
+    assert EncodingCache(tmp_path, max_bytes=room).put("key", small)
+
+
+def test_encodings_are_in_their_own_folder_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path))
+    assert EncodingCache().put("key", encoded())
+    ((path, size),) = EncodingCache().entries()
+    assert path == tmp_path / "encodings" / "key.r2rt"
+    assert size == path.stat().st_size
+
+
 @pytest.mark.parametrize(("text", "size"), [("", 4 << 30), ("0", 0), ("2M", 2 << 20)])
 def test_the_limit_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, text: str, size: int
@@ -116,7 +165,7 @@ def test_the_limit_of_the_environment(
 
 
 def test_a_missing_video(cache: EncodingCache, tmp_path: Path) -> None:
-    with pytest.raises(SourceNotFoundError):
+    with pytest.raises(SourceNotFoundError, match=r"none\.mp4: No such file or directory$"):
         cache.key(tmp_path / "none.mp4", MODEL, {})
 
 

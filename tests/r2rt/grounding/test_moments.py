@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from r2rt.grounding import moments
-from r2rt.grounding.moments import boundaries_from_points, interval_iou, postprocess, suppress
+from r2rt.grounding.moments import (
+    boundaries_from_points,
+    interval_iou,
+    place,
+    postprocess,
+    suppress,
+)
 from r2rt.model.contract import level_lengths
 from r2rt.model.manifest import Nms
 
@@ -128,3 +134,39 @@ def test_without_suppression_every_moment_stays() -> None:
     raw = np.array([[0.0, 10.0, 0.9], [0.0, 10.0, 0.8]])
     assert len(postprocess(raw, duration_s=20, unit_s=None, nms=None)) == 2
     assert len(postprocess(raw, duration_s=20, unit_s=None, nms=NORMAL)) == 1
+
+
+def test_of_equal_scores_the_first_points_are_kept_in_order() -> None:
+    # As many as no sort keeps in order by chance: numpy's default one is stable up to 16 rows.
+    got = boundaries_from_points(
+        np.zeros(40), np.ones((40, 2)), num_clips=40, strides=(1,), fps=Fraction(1), max_moments=30
+    )
+    np.testing.assert_array_equal(got, [(n - 1, n + 1, 0.5) for n in range(30)])
+
+
+def test_equal_scores_stay_in_the_order_they_came_in() -> None:
+    start = np.random.default_rng(0).permutation(40) * 10.0
+    raw = np.column_stack([start, start + 5, np.full(40, 0.5)])
+    for nms in KINDS:
+        np.testing.assert_array_equal(suppress(raw, nms), raw)
+
+
+def test_suppression_begins_at_exactly_the_threshold() -> None:
+    raw = np.array([[0.0, 4.0, 0.9], [0.0, 2.0, 0.8]])  # an IoU of 2 / 4
+    assert len(suppress(raw, Nms(kind="normal", iou_threshold=0.5))) == 1
+    assert len(suppress(raw, Nms(kind="normal", iou_threshold=0.5000001))) == 2
+
+
+def test_the_iou_of_intervals() -> None:
+    a = np.array([[0.0, 4.0], [1.0, 1.5], [3.0, 3.0]])
+    b = np.array([[2.0, 6.0], [1.0, 1.25], [4.0, 9.0], [3.0, 3.0]])
+    want = [[2 / 6, 1 / 16, 0, 0], [0, 0.5, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(interval_iou(a, b), want)
+
+
+def test_moments_are_clamped_to_a_window_before_and_after_rounding() -> None:
+    raw = np.array([[3.0, 12.9, 0.9], [11.0, 14.9, 0.8], [12.0, 15.5, 0.7], [1.0, 4.9, 0.6]])
+    # Units of 4 s within 5 to 15 s: 5 becomes 4 and 14.9 becomes 16, and both are clamped again.
+    got = place(raw, 5.0, 15.0, 4.0)
+    np.testing.assert_array_equal(got, [[5, 12, 0.9], [12, 15, 0.8], [12, 15, 0.7]])
+    np.testing.assert_array_equal(raw[0], [3.0, 12.9, 0.9])

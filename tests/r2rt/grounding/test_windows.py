@@ -92,19 +92,20 @@ def test_the_size_of_windows_in_clips() -> None:
     assert size("auto", model=None) is None
     assert size("auto", 10, model=None) is None
     assert size(30, model=None) == WindowSize(clips=15, overlap=7)
+    assert size(2) == WindowSize(clips=1, overlap=0)
 
 
 @pytest.mark.parametrize(
     ("window", "overlap", "message"),
     [
-        (0, None, "at least a clip"),
+        (0, None, "^window of 0 s: give at least a clip, 2 s$"),
         (-5, None, "at least a clip"),
         (0.9, None, "at least a clip"),
         (float("nan"), None, "window nan: give a number of seconds"),
         (float("inf"), None, "window inf: give a number of seconds"),
         ("soon", None, "window 'soon': give a number of seconds"),
         ([], None, r"window \[\]: give a number of seconds"),
-        ("auto", 150, "less than the window of 150 s"),
+        ("auto", 150, r"^overlap of 150 s: .* a clip \(2 s\) less than the window of 150 s$"),
         (10, 9.5, "less than the window of 10 s"),
         (10, -2, "0 or more"),
         (10, float("nan"), "overlap nan"),
@@ -338,6 +339,53 @@ def test_of_two_windows_the_better_score_is_told_then_the_one_farther_from_borde
     np.testing.assert_allclose(merge(found, WINDOWS), [[101, 121, 0.85]])
     found = [rows((125, 145, 0.8)), rows((124, 144, 0.8)), EMPTY, EMPTY]
     np.testing.assert_array_equal(merge(found, WINDOWS), [[124, 144, 0.8]])
+
+
+def test_the_distance_to_a_border_counts_from_the_windows_own_start() -> None:
+    # Of equal scores: 36 s from the end of the first window, 21 s from the start of the second.
+    found = [rows((94, 114, 0.8)), rows((95, 115, 0.8)), EMPTY, EMPTY]
+    np.testing.assert_array_equal(merge(found, WINDOWS), [[94, 114, 0.8]])
+
+
+def test_an_iou_of_exactly_a_half_is_the_same_moment() -> None:
+    # One is kept, and its score is the mean of both.
+    found = [rows((100, 120, 0.8)), rows((100, 110, 0.4)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[100, 120, 0.6]])
+    # Halves with an IoU of 38 s / 76 s in the common part, 74 to 150 s, are joined. What is joined
+    # lies within the first window, so that its score is the one that this window gave.
+    found = [rows((60, 150, 0.6)), rows((74, 112, 0.8)), EMPTY, EMPTY]
+    np.testing.assert_array_equal(merge(found, WINDOWS), [[60, 112, 0.6]])
+
+
+def test_half_of_a_moments_score_is_enough_to_take_it_over() -> None:
+    found = [rows((140, 149.5, 0.75)), rows((139, 166, 0.375)), EMPTY, EMPTY]
+    np.testing.assert_array_equal(merge(found, WINDOWS), [[139, 166, 0.375]])
+    found = [rows((50, 90, 0.375)), rows((75, 91, 0.75)), EMPTY, EMPTY]
+    np.testing.assert_array_equal(merge(found, WINDOWS), [[50, 90, 0.375]])
+
+
+def test_a_moment_gives_way_to_windows_that_see_beyond_the_border_alone() -> None:
+    # 0-150 s, 50-200 s, 100-250 s. The second window's moment is cut by its end, beyond which the
+    # first window does not see; so the better of the two is kept.
+    windows = plan_windows(125, WindowSize(clips=75, overlap=50))
+    found = [rows((53, 147, 0.6)), rows((53, 199, 0.9)), EMPTY]
+    np.testing.assert_array_equal(merge(found, windows), [[53, 199, 0.9]])
+
+
+def test_moments_inside_longer_ones_are_compared_and_scored_by_their_own_times() -> None:
+    # The shorter one starts later and ends earlier: the order of starts is not that of ends.
+    found = [rows((40, 145, 0.9), (80, 140, 0.8)), rows((80, 140, 0.4)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[40, 145, 0.9], [80, 140, 0.6]])
+    found = [rows((2, 146, 0.9), (80, 100, 0.8)), rows((81, 101, 0.7)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[2, 146, 0.9], [80, 100, 0.75]])
+
+
+@pytest.mark.parametrize("nms", [None, Nms(kind="normal", iou_threshold=1.0)])
+def test_moments_of_equal_scores_stay_in_the_order_they_came_in(nms: Nms | None) -> None:
+    # As many as no sort keeps in order by chance: numpy's default one is stable up to 16 rows.
+    ends = np.random.default_rng(0).permutation(40) + 30.0
+    found = np.column_stack([np.full(40, 10.0), ends, np.full(40, 0.5)])
+    np.testing.assert_array_equal(merge([found, EMPTY, EMPTY, EMPTY], WINDOWS, nms), found)
 
 
 def test_a_score_is_the_mean_of_the_windows_that_see_the_moment_whole() -> None:
