@@ -95,7 +95,7 @@ def test_a_touched_entry_is_the_last_to_go(tmp_path: Path) -> None:
 def keep(cache: CacheFolder, *entries: tuple[str, int]) -> None:
     """Put entries of these sizes, each used later than the one before."""
     for age, (name, size) in enumerate(entries):
-        assert cache.put(name, size, lambda path, size=size: path.write_bytes(bytes(size)))
+        assert cache.put(name, size, writer(size, [], cache.folder))
         os.utime(cache.path(name), (age, age))
 
 

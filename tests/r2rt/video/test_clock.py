@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import av
@@ -151,6 +152,59 @@ def test_times_become_the_nearest_timestamp(time_s: str, pts: int) -> None:
     assert clock.pts_of(Fraction(time_s)) == pts
 
 
-def test_clocks_need_positive_rates() -> None:
-    with pytest.raises(ValueError, match="positive"):
-        ClipClock(fps=Fraction(0), time_base=Fraction(1, 25))
+@pytest.mark.parametrize(("fps", "time_base"), [(0, 1), (-1, 1), (1, 0), (1, -1)])
+def test_clocks_need_positive_rates(fps: int, time_base: int) -> None:
+    with pytest.raises(ValueError, match=f"fps {fps} and time base {time_base} must be positive"):
+        ClipClock(fps=Fraction(fps), time_base=Fraction(time_base))
+
+
+# Products of 2**63 and more do not fit into int64.
+@pytest.mark.parametrize(
+    ("pts", "origin", "scale"),
+    [
+        ([2**62, 0], 0, Fraction(1)),
+        ([0, -(2**62)], 0, Fraction(1)),
+        ([2**62 - 5, 0], -5, Fraction(1)),
+        ([5, 5 - 2**62], 5, Fraction(1)),
+        ([2**61], 0, Fraction(3)),
+        ([2**62 - 2**15], 0, Fraction(1, 2**20 + 1)),
+    ],
+)
+def test_ticks_of_an_array_do_not_overflow(pts: list[int], origin: int, scale: Fraction) -> None:
+    clock = ClipClock(fps=Fraction(1), time_base=scale, origin_pts=origin)
+    # Halves away from zero, word for word.
+    exact = [(value - origin) * scale for value in pts]
+    want = [
+        math.floor(value + Fraction(1, 2)) if value >= 0 else math.ceil(value - Fraction(1, 2))
+        for value in exact
+    ]
+    assert clock.ticks(np.array(pts, np.int64)).tolist() == want
+
+
+def test_no_timestamps_have_no_ticks() -> None:
+    ticks = ClipClock(fps=Fraction(1), time_base=Fraction(1)).ticks(np.zeros(0, np.int64))
+    assert ticks.shape == (0,)
+    assert ticks.dtype == np.int64
+
+
+def test_seconds_count_from_the_beginning_of_clip_0() -> None:
+    clock = ClipClock(fps=Fraction(1), time_base=Fraction(1, 25), origin_pts=7)
+    assert [clock.time_s(pts) for pts in (7, 57, 2)] == [0.0, 2.0, -0.2]
+
+
+def test_a_last_frame_of_unknown_duration_takes_no_time() -> None:
+    selector: ClipSelector[str] = ClipSelector(ClipClock(fps=Fraction(1), time_base=Fraction(1, 2)))
+    assert selector.push("a", 0) is None
+    selection = selector.push("b", 4)
+    assert selection is not None
+    assert (selection.frame, selection.count) == ("a", 2)
+    assert selector.finish() is None  # b begins clip 2, which is over at once
+
+
+def test_a_source_without_frames_has_nothing_to_show() -> None:
+    clock = ClipClock(fps=Fraction(1), time_base=Fraction(1, 2), origin_pts=7)
+    selector: ClipSelector[str] = ClipSelector(clock)
+    assert selector.finish() is None
+    assert selector.push("a", 7) is None
+    assert selector.finish(end_pts=9) is not None
+    assert selector.finish(end_pts=99) is None  # the frame has been handed out
