@@ -1,6 +1,6 @@
-"""Every error that r2rt raises on purpose, and the exit code of each.
+"""Every foreseen error of r2rt, and its exit code.
 
-A message is one line: what was got, what was expected, what to do next. The command line prints it
+A message is one line: what was found, what was expected, what to do. The command line prints it
 without a traceback and exits with the class's `exit_code`.
 """
 
@@ -51,7 +51,7 @@ class QueryError(R2rtError, ValueError):
 
 
 class NotInVideoError(R2rtError):
-    """Nothing that was asked for is in the video, or in any of several."""
+    """No query was found in the video, or in any of several videos."""
 
     exit_code = 3
 
@@ -69,7 +69,7 @@ class SourceNotFoundError(R2rtError, FileNotFoundError):
 
 
 class NotAVideoError(R2rtError, ValueError):
-    """The file is there, but no demuxer or image decoder understands it."""
+    """The file exists, but no demuxer or image decoder understands it."""
 
     exit_code = 11
 
@@ -81,7 +81,7 @@ class NoVideoStreamError(R2rtError, ValueError):
 
 
 class NoFramesError(R2rtError, ValueError):
-    """A video of which not one frame could be decoded (in the part that was asked for)."""
+    """No frame of the video, or of the requested part, could be decoded."""
 
     exit_code = 13
 
@@ -99,7 +99,7 @@ class SourceLostError(R2rtError, ConnectionError):
 
 
 class ModelNotFoundError(R2rtError, FileNotFoundError):
-    """No bundle by that name is installed, and no such folder exists."""
+    """No bundle of that name is installed, and no such folder exists."""
 
     exit_code = 20
 
@@ -117,7 +117,7 @@ class BundleSchemaError(R2rtError, ValueError):
 
 
 class HashMismatchError(R2rtError, ValueError):
-    """A file's sha256 is not the one that was promised."""
+    """A file's sha256 is not the expected one."""
 
     exit_code = 23
 
@@ -129,7 +129,7 @@ class DownloadError(R2rtError, OSError):
 
 
 class ModelMismatchError(R2rtError, ValueError):
-    """An `EncodedVideo` was made by another model than the one asked to ground it."""
+    """An `EncodedVideo` was made by another model than the one that should ground it."""
 
     exit_code = 25
 
@@ -141,25 +141,25 @@ class ConversionError(R2rtError, ValueError):
 
 
 class AccuracyError(R2rtError, ValueError):
-    """A quantised bundle whose answers depart too far from those of its fp32 origin."""
+    """A quantised bundle's answers differ too much from those of its fp32 origin."""
 
     exit_code = 27
 
 
 class BackendUnavailableError(R2rtError, RuntimeError):
-    """The device or engine asked for is not installed or not usable on this machine."""
+    """The requested device or engine is not installed or not usable on this machine."""
 
     exit_code = 30
 
 
 class GpuError(R2rtError, RuntimeError):
-    """The GPU refused a call, such as for want of memory."""
+    """The GPU refused a call, for instance for lack of memory."""
 
     exit_code = 31
 
 
 class MemoryLimitError(R2rtError, MemoryError):
-    """A video would take more memory than `--max-memory` permits."""
+    """A video would need more memory than `--max-memory` permits."""
 
     exit_code = 32
 
@@ -171,7 +171,7 @@ class OutputError(R2rtError, OSError):
 
 
 class MissingExtraError(R2rtError, ImportError):
-    """A package is not installed that only this kind of output needs."""
+    """This kind of output needs a package that is not installed."""
 
     exit_code = 41
 
@@ -179,7 +179,7 @@ class MissingExtraError(R2rtError, ImportError):
 def exit_codes() -> dict[int, str]:
     """Return every exit code of the runtime with its meaning, in ascending order.
 
-    The workbench's commands document further codes of their own.
+    The development tools have further codes of their own.
     """
     codes = {error.exit_code: (error.__doc__ or "").strip().splitlines()[0] for error in _errors()}
     codes |= {0: "Done.", 1: "A fault in r2rt itself; please report it.", 130: "Interrupted."}
@@ -193,7 +193,7 @@ def error_class(exit_code: int) -> type[R2rtError] | None:
 
 
 def _errors() -> Iterator[type[R2rtError]]:
-    """Yield every class of this module; other modules of the workbench have more."""
+    """Yield every class of this module; the development tools define more in theirs."""
     pending: list[type[R2rtError]] = [R2rtError]
     while pending:
         error = pending.pop()

@@ -33,7 +33,7 @@ StrPath: TypeAlias = str | os.PathLike[str]
 _IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 # A name has 255 bytes at most; this many of them are kept in the name of a temporary file.
 _KEPT_BYTES = 100
-# `.NAME.r2rt-MACHINE-PID-RANDOM`, so that whoever finds it can tell whether it is still written to.
+# `.NAME.r2rt-MACHINE-PID-RANDOM`, so that others can find out whether it is still written.
 _TEMPORARY = re.compile(r"\..*\.r2rt-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}")
 
 

@@ -1,10 +1,10 @@
 """Times as people and editing programs write and read them: clock time, and SMPTE timecode.
 
-Timecode names pictures, not seconds: `01:00:00:12` is the thirteenth picture of the hour's first
-second. It counts whole pictures a second, 30 where there are 29.97, so it would fall behind the
-clock by 3.6 s an hour. Drop-frame timecode (SMPTE ST 12-1; a semicolon before the pictures) leaves
-out the names of the first two pictures of every minute but each tenth, of four at 59.94, and so
-keeps step. No picture is dropped, only names are.
+Timecode numbers frames: `01:00:00:12` is the thirteenth frame of the first second of hour 1. It
+counts a whole number of frames a second, 30 for a rate of 29.97, so it would fall behind the clock
+by 3.6 s an hour. Drop-frame timecode (SMPTE ST 12-1; a semicolon before the frames) therefore skips
+the first two numbers (four at 59.94) of every minute that is not a multiple of ten. It skips
+numbers only; no frame is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNITS = re.compile(r"(?P<value>\d+(?:\.\d*)?|\.\d+)(?P<unit>ms|s|m|h)?")
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 _TIMECODE = re.compile(r"(\d{1,2}):(\d{2}):(\d{2})([:;.,])(\d{2,3})")
-# Names that drop-frame timecode leaves out at the start of a minute.
+# Numbers that drop-frame timecode skips at the start of a minute.
 _DROPPED = {Fraction(30000, 1001): 2, Fraction(60000, 1001): 4}
 
 
@@ -62,7 +62,7 @@ def format_clock_ms(seconds: float, *, mark: str = ".") -> str:
 
     Args:
         seconds: 0 or more.
-        mark: what stands before the thousandths.
+        mark: separator before the thousandths.
     """
     seconds_whole, thousandths = divmod(round(seconds * 1000), 1000)
     minutes, rest = divmod(seconds_whole, 60)
@@ -75,11 +75,11 @@ def drops_frames(rate: Fraction) -> bool:
 
 
 def format_timecode(frame: int, rate: Fraction, *, drop: bool) -> str:
-    """Return the timecode of a picture, `01:00:00:00`, or `01:00:00;00` if names are dropped.
+    """Return the timecode of a frame: `01:00:00:00`, or `01:00:00;00` in drop-frame timecode.
 
     Args:
-        frame: number of the picture, 0 or more; after 24 hours timecode begins anew.
-        rate: pictures a second.
+        frame: number of the frame, 0 or more; timecode starts again after 24 hours.
+        rate: frames a second.
         drop: whether to count in drop-frame timecode.
 
     Raises:
@@ -95,36 +95,36 @@ def format_timecode(frame: int, rate: Fraction, *, drop: bool) -> str:
     frame += 9 * dropped * tens
     if rest >= dropped:
         frame += dropped * ((rest - dropped) // (count * 60 - dropped))
-    seconds, pictures = divmod(frame, count)
+    seconds, frames = divmod(frame, count)
     minutes, seconds = divmod(seconds, 60)
     mark = ";" if drop else ":"
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{mark}{pictures:02d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{mark}{frames:02d}"
 
 
 def parse_timecode(text: str, rate: Fraction) -> tuple[int, bool]:
-    """Return the number of the picture that a timecode names, and whether it is drop-frame.
+    """Return the frame number of a timecode, and whether it is drop-frame.
 
     Raises:
-        QueryError: no timecode, or one that names no picture at this rate.
+        QueryError: the text is no timecode, or no frame has it at this rate.
     """
     match = _TIMECODE.fullmatch(text.strip())
     if match is None:
         raise QueryError(f"{text!r} is no timecode; write 01:00:00:00, or 01:00:00;00")
-    hours, minutes, seconds, pictures = (int(match[group]) for group in (1, 2, 3, 5))
+    hours, minutes, seconds, frames = (int(match[group]) for group in (1, 2, 3, 5))
     drop = match[4] != ":"
     count = _count(rate)
-    if minutes > 59 or seconds > 59 or pictures >= count or (drop and not drops_frames(rate)):
-        raise QueryError(f"{text!r} names no picture at {float(rate):.6g} a second")
+    if minutes > 59 or seconds > 59 or frames >= count or (drop and not drops_frames(rate)):
+        raise QueryError(f"{text!r} is no timecode at {float(rate):.6g} frames a second")
     dropped = _dropped(rate, drop=drop)
-    if pictures < dropped and seconds == 0 and minutes % 10:
-        raise QueryError(f"{text!r}: drop-frame timecode leaves this name out")
+    if frames < dropped and seconds == 0 and minutes % 10:
+        raise QueryError(f"{text!r}: drop-frame timecode skips this number")
     minutes += 60 * hours
-    names = (minutes * 60 + seconds) * count + pictures
-    return names - dropped * (minutes - minutes // 10), drop
+    number = (minutes * 60 + seconds) * count + frames
+    return number - dropped * (minutes - minutes // 10), drop
 
 
 def _count(rate: Fraction) -> int:
-    """Return how many pictures timecode counts a second: the whole number next to the rate."""
+    """Return how many frames timecode counts a second: the rate, rounded."""
     return max(1, round(rate))
 
 
@@ -132,5 +132,5 @@ def _dropped(rate: Fraction, *, drop: bool) -> int:
     if not drop:
         return 0
     if rate not in _DROPPED:
-        raise ValueError(f"no drop-frame timecode at {rate} pictures a second")
+        raise ValueError(f"no drop-frame timecode at {rate} frames a second")
     return _DROPPED[rate]

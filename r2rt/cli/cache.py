@@ -29,7 +29,7 @@ def cache() -> None:
 
 @cache.command()
 def info() -> None:
-    """Tell where the caches are and how large."""
+    """Show where the caches are and how large they are."""
     from r2rt.cache import cache_dir
 
     root = cache_dir()

@@ -89,11 +89,11 @@ class Finding:
     "--measure",
     "measured",
     metavar="MODEL",
-    help="Measure anew which device is fastest for a model and gives the CPU's numbers, and let "
-    "--device auto remember it.",
+    help="Measure again which device is fastest for a model and agrees with the CPU; --device auto "
+    "then uses it.",
 )
 def doctor(format_: str, measured: str | None) -> None:
-    """Tell what is installed, what the machine has, and which backend would run and why."""
+    """Report what is installed, what the machine has, and which backend would run and why."""
     findings = [
         *_system(),
         *_packages(),

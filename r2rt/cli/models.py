@@ -37,7 +37,7 @@ def models() -> None:
 @models.command("list")
 @_format_option
 def list_models(format_: str) -> None:
-    """List the models that are here, and those to fetch."""
+    """List the installed models, and those that can be fetched."""
     from r2rt.model.installed import demo_model, installed, models_dir
     from r2rt.model.registry import PUBLISHED
 
@@ -79,7 +79,7 @@ def list_models(format_: str) -> None:
 @click.argument("model")
 @_format_option
 def info(model: str, format_: str) -> None:
-    """Tell what a bundle says of itself. MODEL is a name or a bundle's folder."""
+    """Show a bundle's manifest. MODEL is a name or a bundle's folder."""
     from r2rt.model.bundle import Bundle
     from r2rt.model.installed import resolve
     from r2rt.model.pull import manifest_sha256
@@ -110,10 +110,10 @@ def info(model: str, format_: str) -> None:
 @click.option(
     "--clip",
     metavar="FILE|DIR|URL",
-    help="CLIP's weights, or where a file of them lies, in place of where they are published.  "
+    help="CLIP's weights: a file, its folder, or its address, instead of the published one.  "
     "[default: $R2RT_CLIP]",
 )
-@click.option("--force", is_flag=True, help="Fetch it again where it is installed.")
+@click.option("--force", is_flag=True, help="Fetch it again if it is installed already.")
 @quiet_option
 def pull(name: str, source: str | None, clip: str | None, force: bool, quiet: bool) -> None:
     """Fetch and install a model.
@@ -138,17 +138,17 @@ def pull(name: str, source: str | None, clip: str | None, force: bool, quiet: bo
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path))
 def export_model(name: str, file: Path) -> None:
-    """Write an installed model to one FILE, to carry it to a machine without a network."""
+    """Write an installed model to one FILE, for machines without a network."""
     from r2rt.model.carry import export_model as export
 
     digest = export(name, file)
     write_text(None, f"{digest}  {printable(str(file))}\n")
-    _note(f"there: r2rt models import {file} --sha256 {digest[:16]}")
+    _note(f"on the other machine: r2rt models import {file} --sha256 {digest[:16]}")
 
 
 @models.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--sha256", metavar="HEX", help="What `r2rt models export` printed.")
+@click.option("--sha256", metavar="HEX", help="The hash that `r2rt models export` printed.")
 @quiet_option
 def import_model(file: Path, sha256: str | None, quiet: bool) -> None:
     """Install a model from a FILE of `r2rt models export`."""
@@ -217,7 +217,7 @@ def verify(
     type=click.FloatRange(0, 0.5, min_open=True),
     default=0.05,
     show_default=True,
-    help="Share of queries that do not belong which may be let through.",
+    help="Accepted share of absent queries that are taken for present ones.",
 )
 @click.option(
     "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Run on this."
@@ -227,11 +227,11 @@ def verify(
 def calibrate(
     model: str, pairs: Path, false_alarm: float, device: Device, cache: bool, quiet: bool
 ) -> None:
-    """Teach a model to say "not in this video".
+    """Calibrate how a model decides that a query is not in a video.
 
-    MODEL is a name or a bundle's folder. Videos are asked what is in them and what is not. The
-    number that tells the two apart best, and its threshold, are written into the bundle's
-    manifest; of the package's own demo model, into that of a copy among the installed ones.
+    MODEL is a name or a bundle's folder. The queries of FILE are run on their videos. The statistic
+    that best separates present queries from absent ones, and its threshold, are written into the
+    bundle's manifest. The demo model of the package is copied to the installed models first.
     """
     from r2rt.cli.calibrate import calibrate_model
 
@@ -275,7 +275,7 @@ def _compare(
     print_table(("compared with fp32", "", "limit", ""), rows)
     if not agreement.passed:
         raise AccuracyError(
-            f"{bundle.manifest.name} departs too far from {reference.bundle.manifest.name} here: "
+            f"{bundle.manifest.name} differs too much from {reference.bundle.manifest.name} here: "
             f"{failures(agreement.figures)}; use the fp32 bundle for such videos"
         )
 

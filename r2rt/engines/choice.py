@@ -143,7 +143,7 @@ def open_way(bundle: Bundle, device: _Used, backend: str, *, threads: int | None
 
 
 def _problems(device: Device, bundle: Bundle | None) -> dict[_Way, str | None]:
-    """Return what stands in the way of each way to use a device; None where nothing does."""
+    """Return for each way to use a device why it cannot be used; None if it can."""
     nvidia = [way for way in _NVIDIA if device in ("auto", way[0])]
     problems: dict[_Way, str | None] = {}
     if nvidia:
@@ -184,7 +184,7 @@ def _title(used: _Used, backend: _Backend) -> str:
 
 
 def _problem(used: _Used, backend: _Backend, gpu: GpuInfo, bundle: Bundle | None) -> str | None:
-    """Return what stands in the way, and what to do about it; None if nothing does."""
+    """Return why it cannot be used, and what to do about it; None if it can."""
     if used == "rtx" and gpu.capability[0] in _NOT_RTX:
         version = "{}.{}".format(*gpu.capability)
         return f"it does not serve compute capability {version}; use --device tensorrt or cuda"

@@ -166,7 +166,7 @@ class OnnxRuntimeEngine:
         return session
 
     def _check_provider(self, session: Any) -> None:
-        """Raise if the session runs elsewhere than it was told to, which ONNX Runtime permits."""
+        """Raise if ONNX Runtime fell back to another execution provider than the requested one."""
         name = self._provider.name
         if name not in session.get_providers():
             raise BackendUnavailableError(
@@ -215,7 +215,7 @@ class OnnxRuntimeEngine:
         try:
             return self._new_session(prepared.path, options, spec)
         except Exception:
-            # It may be torn by a crash; the original is not, and tells what is wrong if it is.
+            # A crash may have truncated it. The original is used, or reports what is wrong.
             prepared.discard()
             return None
 
@@ -338,7 +338,7 @@ def _sums_bytes_exactly(flags: str | None = None) -> bool:
     say what it has is taken for one that has none of it.
 
     Args:
-        flags: the processor's features, by default those that the system tells.
+        flags: the processor's features, by default those that the system reports.
     """
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         return True

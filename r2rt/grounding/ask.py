@@ -14,7 +14,7 @@ from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.finalizer import Finalizer
 from r2rt.grounding.moments import boundaries_from_points
 from r2rt.grounding.prediction import Moment, Prediction, Timings
-from r2rt.grounding.presence import confidence, evidence_of
+from r2rt.grounding.presence import confidence, presence_statistics
 from r2rt.grounding.texts import TextFeatures, batches
 from r2rt.grounding.vocabulary import knows_any
 from r2rt.grounding.windows import Window, mean_saliency, merge_moments
@@ -38,13 +38,13 @@ class Answer:
         text: the query.
         boundaries: (M, 3) a window, in seconds from the video's start, and scores.
         saliency: (T,) a window.
-        evidence: (S,) a window; see `r2rt.grounding.presence`.
+        statistics: (S,) a window; see `r2rt.grounding.presence`.
     """
 
     text: TextFeatures
     boundaries: list[NDArray[np.float64]] = field(default_factory=list)
     saliency: list[Floats] = field(default_factory=list)
-    evidence: list[NDArray[np.float64]] = field(default_factory=list)
+    statistics: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, bundle: Bundle, window: Window, out: dict[str, Floats]) -> None:
         """Add the outputs for the next window."""
@@ -62,8 +62,10 @@ class Answer:
             boundaries[:, :2] += window.start_clip / float(fps)
         self.boundaries.append(boundaries)
         self.saliency.append(out["saliency"])
-        self.evidence.append(
-            evidence_of(out["class_logits"], out["saliency"], dims, merged=manifest.merge_cls_sal)
+        self.statistics.append(
+            presence_statistics(
+                out["class_logits"], out["saliency"], dims, merged=manifest.merge_cls_sal
+            )
         )
 
     def prediction(
@@ -92,13 +94,13 @@ class Answer:
         boundaries = np.concatenate(self.boundaries)
         boundaries = boundaries[np.argsort(-boundaries[:, 2], kind="stable")]
         shift = np.array([encoded.start_s, encoded.start_s, 0.0])
-        evidence = np.stack(self.evidence)
+        statistics = np.stack(self.statistics)
         present: bool | None = None
         sure: float | None = None
         if not knows_any(self.text.query, manifest.known_words):
             present, sure = False, 0.0
         elif manifest.presence is not None:
-            present, sure = confidence(manifest.presence, evidence)
+            present, sure = confidence(manifest.presence, statistics)
         return Prediction(
             query=self.text.query,
             moments=tuple(
@@ -119,7 +121,7 @@ class Answer:
             windows_s=spans_s + encoded.start_s,
             present=present,
             presence_score=sure,
-            evidence=evidence,
+            evidence=statistics,
         )
 
 

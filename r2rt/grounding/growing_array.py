@@ -55,7 +55,7 @@ class GrowingArray:
         self.rows = self._allocate(max(rows, 1))
 
     @property
-    def spilled(self) -> bool:
+    def memory_mapped(self) -> bool:
         """Whether the rows lie in a file."""
         return self._file is not None
 

@@ -72,12 +72,12 @@ class Prediction:
         timings: seconds a stage.
         windows_s: (W, 2) float64, where each window starts and ends that was grounded, on the
             source's clock; a single one where the video was grounded as a whole.
-        present: whether what is asked for is in the video at all; None if the model is not
-            calibrated to tell. False also for a query of which the model knows no word. Moments are
-            there in any case.
-        presence_score: how sure that is: the share of queries that do not belong to the video whose
-            answer would be weaker, in [0, 1]; None where the model is not calibrated.
-        evidence: (W, S) float64, what speaks for it in every window, in the order of
+        present: whether the query is in the video at all; None if the model is not calibrated for
+            that. False also for a query without any word that the model knows. Moments are given
+            in any case.
+        presence_score: confidence in that, in [0, 1]: the share of absent queries whose statistic
+            would be lower; None if the model is not calibrated.
+        evidence: (W, S) float64, the presence statistics of every window, in the order of
             `r2rt.grounding.presence.STATISTICS`.
     """
 

@@ -1,18 +1,17 @@
-"""Is what was asked for in the video at all? What speaks for it, and how much must.
+"""Presence: whether the query is in the video at all.
 
-Every window gives a few numbers, its *evidence*. Calibration (`r2rt.quality.calibration`) chooses
-the one that best tells queries that belong to a video from those that do not, and stores what it is
-in windows that hold nothing of what is asked: quantiles of it and, beyond the last, an exponential
-tail. From these follow
+Every window gives a few presence statistics. Calibration (`r2rt.quality.calibration`) chooses the
+one that best separates queries that are in a video (present) from queries that are not (absent),
+and stores its null distribution F, the distribution over windows and absent queries: quantiles
+and, beyond the last one, an exponential tail. It gives
 
-- how sure one is that a query belongs: F(x), the share of queries that do not belong that stay
-  below x in a window;
-- the threshold, which `false_alarm` of the queries that do not belong exceed.
+- the confidence of a value x: F(x), the share of absent queries below x;
+- the threshold: the value that a share of `false_alarm` of the absent queries exceeds.
 
-A long video has many windows and so many chances to exceed a threshold by luck. The largest of W
-independent windows stays below x with F(x)^W (Šidák), so that is how sure one is of the best of W
-windows, and the threshold rises to where F(x) = (1 - false_alarm)^(1 / W). Windows overlap and
-resemble each other, so fewer false alarms come through than that, not more.
+A long video has many windows, and so many chances to exceed a threshold by luck. The maximum of W
+independent windows is below x with probability F(x)^W (Šidák). This is the confidence for W
+windows, and the threshold becomes the x with F(x) = (1 - false_alarm)^(1 / W). Real windows overlap
+and resemble each other, so the true rate of false alarms is at most that.
 """
 
 from __future__ import annotations
@@ -29,31 +28,31 @@ if TYPE_CHECKING:
     from r2rt.model.contract import ModelDims
     from r2rt.model.manifest import Presence
 
-__all__ = ["LEVELS", "STATISTICS", "Statistic", "confidence", "evidence_of", "threshold"]
+__all__ = ["LEVELS", "STATISTICS", "Statistic", "confidence", "presence_statistics", "threshold"]
 
 Float = NDArray[np.float64]
 
-# Columns of the evidence:
+# The presence statistics of a window:
 # - score: the best point's class logit;
-# - saliency: the highest of all clips;
-# - contrast: how far that is above the median clip;
-# - similarity: the saliency of that clip over its class score, which is the cosine of clip and
-#   query where the model multiplies the two.
+# - saliency: the maximum over clips;
+# - contrast: that maximum minus the median;
+# - similarity: the saliency of that clip divided by its class score. In models that multiply the
+#   class score and the cosine of clip and query, this is the cosine.
 Statistic: TypeAlias = Literal["score", "saliency", "contrast", "similarity"]
 STATISTICS: tuple[Statistic, ...] = ("score", "saliency", "contrast", "similarity")
-# Shares of the queries that do not belong at which the manifest tells the statistic.
+# The manifest has the quantiles of the null distribution at these levels.
 LEVELS = np.arange(20) / 20.0
-_REST = 1 / 20  # beyond the last of them
+_REST = 1 / 20  # share beyond the last level
 
 
-def evidence_of(
+def presence_statistics(
     class_logits: NDArray[np.floating[Any]],
     saliency: NDArray[np.floating[Any]],
     dims: ModelDims,
     *,
     merged: bool,
 ) -> Float:
-    """Return the evidence (S,) of one window for one query, in the order of `STATISTICS`.
+    """Return the presence statistics (S,) of one window and query, in the order of `STATISTICS`.
 
     Args:
         class_logits: (M,), the points of all levels one after another.
@@ -81,25 +80,25 @@ def evidence_of(
 
 
 def threshold(presence: Presence, windows: int = 1) -> float:
-    """Return what the best of so many windows must exceed for a query to belong to the video."""
+    """Return what the maximum over so many windows must exceed for a query to count as present."""
     rest = -math.expm1(math.log1p(-presence.false_alarm) / windows)
     if rest > _REST - 1e-9:
         return float(np.interp(1.0 - rest, LEVELS, presence.quantiles))
     return presence.quantiles[-1] + presence.tail * math.log(_REST / rest)
 
 
-def confidence(presence: Presence, evidence: Float) -> tuple[bool, float]:
-    """Return whether the query belongs to the video, and how sure that is.
+def confidence(presence: Presence, statistics: Float) -> tuple[bool, float]:
+    """Return whether the query is present in the video, and the confidence.
 
     Args:
         presence: the model's calibration.
-        evidence: (W, S), a row a window.
+        statistics: (W, S), a row a window.
 
     Returns:
-        Whether the best window exceeds the threshold for so many windows, and the share of queries
-        that do not belong whose best window would stay below it.
+        Whether the best window exceeds the threshold for W windows, and the share of absent
+        queries whose best window would be below it.
     """
-    value = float(evidence[:, STATISTICS.index(presence.statistic)].max())
+    value = float(statistics[:, STATISTICS.index(presence.statistic)].max())
     last = presence.quantiles[-1]
     if value <= last:
         below = float(np.interp(value, presence.quantiles, LEVELS))
@@ -107,5 +106,5 @@ def confidence(presence: Presence, evidence: Float) -> tuple[bool, float]:
         below = 1.0 - _REST * math.exp((last - value) / presence.tail)
     else:
         below = 1.0
-    windows = len(evidence)
+    windows = len(statistics)
     return value > threshold(presence, windows), float(below**windows)

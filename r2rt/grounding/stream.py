@@ -195,7 +195,7 @@ class ClipWindow:
         return self._clips
 
     def add(self, pixels: NDArray[np.uint8], count: int = 1) -> None:
-        """Add a picture (S, S, 3) uint8 that stands for the next `count` clips."""
+        """Add a frame (S, S, 3) uint8 that is used for the next `count` clips."""
         self._clips += count
         most = self._max_clips
         self._buffer.add(pixels, count if most is None else min(count, most))
@@ -214,7 +214,7 @@ class ClipWindow:
         Args:
             end_s: where the stream ends for now, in seconds since its first clip began.
             start_s: where its first clip began on the clock that results shall be on.
-            tail: a picture and the clips that it stands for, not to be kept.
+            tail: a frame and the number of its clips; used for this result only.
         """
         tokens = self._buffer.tokens()
         clips = self._clips

@@ -109,7 +109,7 @@ class TokenBuffer:
             self._repeat(tokens, self._counts, place)
         self._encoded += clips
         self._counts.clear()
-        if self._tokens.spilled:
+        if self._tokens.memory_mapped:
             forget(self._tokens.rows)
 
     def _repeat(
@@ -121,7 +121,7 @@ class TokenBuffer:
             start, end = end, end + count
             for at in range(start, end, _CLIPS_AT_ONCE):
                 place[at : min(at + _CLIPS_AT_ONCE, end)] = row
-                if self._tokens.spilled and count > _CLIPS_AT_ONCE:
+                if self._tokens.memory_mapped and count > _CLIPS_AT_ONCE:
                     forget(place)
 
     def tokens(self) -> NDArray[np.float32]:

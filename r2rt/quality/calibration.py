@@ -1,14 +1,14 @@
-"""Calibrating the honest no: from queries that belong to a video and queries that do not.
+"""Calibrating presence: from queries that are in their videos and queries that are not.
 
-Ask a model about videos, once what is in them and once what is not, then::
+Run present and absent queries, then::
 
-    presence = calibrate(answers_that_belong, answers_that_do_not)
+    presence = calibrate(answers_to_present_queries, answers_to_absent_queries)
     store_presence(bundle_folder, presence)
 
-Of the candidates in `r2rt.grounding.presence` the one with the largest area under the ROC curve is
-taken. Its threshold is the smallest one that at most `false_alarm` of the n queries that do not
-belong exceed, counted as if there were n + 1 of them (split conformal prediction: Vovk et al.,
-2005), so that no more of new ones of the same kind are let through on average.
+Of the statistics in `r2rt.grounding.presence`, the one with the largest area under the ROC curve is
+chosen. Its threshold is the smallest one that at most `false_alarm` of the n absent queries exceed,
+counted as if there were n + 1 of them (split conformal prediction: Vovk et al., 2005). Then the
+expected rate of false alarms on new queries of the same kind is at most `false_alarm`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["FEWEST", "Pair", "calibrate", "read_pairs", "roc_area", "store_prese
 
 Float = NDArray[np.float64]
 
-# With fewer than 19 no threshold keeps 5 % out for certain.
+# Fewer than 19 absent queries cannot guarantee a false alarm rate of 5 %.
 FEWEST = 20
 _TAIL_FROM = 0.9
 _RESAMPLES = 1000
@@ -42,7 +42,7 @@ _INTERVAL = (0.025, 0.975)
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A query, a video, and whether what is asked for is in it."""
+    """A query, a video, and whether the query is in it."""
 
     video: str
     query: str
@@ -59,14 +59,14 @@ def calibrate(
     """Return the calibration of the model that gave these answers.
 
     Args:
-        positives: answers to queries that belong to their videos, whole answers of
-            `Grounder.ground`.
-        negatives: answers to queries that do not belong. Every window of theirs counts.
-        false_alarm: share of queries that do not belong which may be let through, in (0, 0.5].
+        positives: answers of `Grounder.ground` to queries that are in their videos.
+        negatives: its answers to queries that are not. Each of their windows counts.
+        false_alarm: accepted share of absent queries that are taken for present, in (0, 0.5].
         seed: of the bootstrap.
 
     Raises:
-        QueryError: fewer than 20 of a kind, answers without evidence, or a share out of range.
+        QueryError: fewer than 20 of a kind, answers without presence statistics, or a share out of
+            range.
     """
     if not 0 < false_alarm <= 0.5:
         raise QueryError(f"false alarms of {false_alarm:g}: give a share above 0, up to 0.5")
@@ -76,7 +76,9 @@ def calibrate(
             f"{FEWEST} of each"
         )
     if any(not len(answer.evidence) for answer in (*positives, *negatives)):
-        raise QueryError("answers without evidence; calibrate on answers of Grounder.ground")
+        raise QueryError(
+            "answers without presence statistics; calibrate on answers of Grounder.ground"
+        )
     inside = np.stack([answer.evidence.max(axis=0) for answer in positives])
     outside = np.stack([answer.evidence.max(axis=0) for answer in negatives])
     areas: dict[str, float] = {
@@ -107,7 +109,7 @@ def calibrate(
 
 
 def store_presence(folder: Path, presence: Presence | None) -> None:
-    """Write a calibration into the manifest of the bundle in `folder`, or take it out if None.
+    """Write a calibration into the manifest of the bundle in `folder`, or remove it if None.
 
     Raises:
         ModelNotFoundError, BundleSchemaError, BundleDamagedError: there is no readable bundle.
@@ -121,7 +123,7 @@ def store_presence(folder: Path, presence: Presence | None) -> None:
 def read_pairs(path: str | Path) -> list[Pair]:
     """Return the pairs of a jsonl file: `video`, `query` and `belongs` (true or false) a line.
 
-    Relative paths are relative to where the process runs. Other fields and blank lines are
+    Relative paths are relative to the working directory. Other fields and blank lines are
     ignored.
 
     Raises:
@@ -141,15 +143,15 @@ def roc_area(positives: Float, negatives: Float) -> float:
 
 
 def _quantiles(values: Float) -> tuple[float, ...]:
-    """Return what is told at `LEVELS`: the value of rank ⌈level · (n + 1)⌉."""
+    """Return the quantiles at `LEVELS`: the value of rank ⌈level · (n + 1)⌉."""
     ordered, count = np.sort(values), len(values)
-    # A rank that comes out whole must not be raised by the last bit of the product.
+    # Rounded first, so that an error in the last bit does not raise a whole rank.
     ranks = [math.ceil(round(level * (count + 1), 9)) for level in LEVELS.tolist()]
     return tuple(float(ordered[min(max(rank, 1), count) - 1]) for rank in ranks)
 
 
 def _tail(values: Float) -> float:
-    """Return how far those above the 90th percentile are above it on average."""
+    """Return the mean excess of the values above the 90th percentile."""
     start = np.quantile(values, _TAIL_FROM)
     beyond = values[values > start]
     return float((beyond - start).mean()) if len(beyond) else 0.0
@@ -168,7 +170,7 @@ def _bootstrap(
     empty: Float,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the share that is kept, both kinds being drawn anew."""
+    """Return the 95 % interval of the share that is kept; both kinds are resampled."""
     kept = []
     for _ in range(_RESAMPLES):
         drawn = rng.choice(empty, len(empty))

@@ -1,4 +1,4 @@
-"""One thing after another: moments of several queries in order, not too far apart.
+"""Sequences: moments of several queries in order, not too far apart.
 
 parts = grounder.ground(video, ["a dog", "a cat"])
 for found in find_sequences(parts, within_s=10).moments:
@@ -31,15 +31,15 @@ _WITHIN = re.compile(
     r"(?P<unit>ms|s|m|h|secs?|seconds?|mins?|minutes?|hours?)?",
     re.IGNORECASE | re.DOTALL,
 )
-# Two sequences with such an IoU are the same one.
+# Two sequences with at least this IoU are the same.
 _SAME_IOU = 0.7
-# Later moments that are compared with all earlier ones at once: bounds memory.
+# How many later moments are compared with all earlier ones at once; it bounds memory.
 _ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceMoment(Moment):
-    """A sequence: from where its first part starts to where its last one ends.
+    """A sequence: from the start of its first part to the end of its last one.
 
     Attributes:
         parts: a moment of each query, in order.
@@ -54,8 +54,8 @@ class SequenceQuery:
 
     Attributes:
         queries: two or more, in order.
-        within_s: for each but the first, the most seconds from the end of the moment before to its
-            start; None for any.
+        within_s: for each query but the first, the most seconds between the end of the previous
+            moment and its start; None for any.
     """
 
     queries: tuple[str, ...]
@@ -82,7 +82,7 @@ class SequenceQuery:
 def parse_sequence(text: str) -> SequenceQuery:
     """Return the sequence of `A then B`, `A then B within 10s`, `A then B within 5s then C`.
 
-    `within` holds for the gap before the query that it follows.
+    `within` limits the gap before the query that it is written after.
 
     Raises:
         QueryError: the text is no sequence.
@@ -114,21 +114,20 @@ def find_sequences(
     """Return where moments of these queries follow one another, best first.
 
     One moment follows another if it starts and ends later, and starts no more than `within_s` after
-    the other ended. It may start a clip before that: boundaries are no finer. A sequence's score is
-    the geometric mean of its parts'. For each moment of the last query there is at most one, the
-    best that ends with it, and of sequences that are nearly the same (an IoU of 0.7 or more) the
-    best.
+    the other ended. It may start up to a clip earlier, since boundaries are no finer. A sequence's
+    score is the geometric mean of its parts' scores. Each moment of the last query ends at most one
+    sequence, the best one. Of sequences with an IoU of 0.7 or more, only the best is kept.
 
     Args:
         predictions: an answer to each query, in order, all about one video.
-        within_s: the most seconds between two moments, or one such number for every two in order;
+        within_s: the most seconds between two moments, or one such number for each gap in order;
             None for any.
-        top_k: how many are kept at most; None keeps all.
+        top_k: how many to keep at most; None keeps all.
         min_score: sequences below this score are dropped.
 
     Returns:
-        A prediction whose moments are `SequenceMoment`s. Its saliency is the highest of the parts'
-        for every clip, it has no boundaries, and what is asked for is present if all parts are.
+        A prediction whose moments are `SequenceMoment`s. Its saliency is the parts' maximum for
+        each clip, it has no boundaries, and the sequence is present if all parts are.
 
     Raises:
         QueryError: fewer than two predictions, or answers about several videos, or a gap below 0.
@@ -165,9 +164,9 @@ def _all_present(present: Sequence[bool | None]) -> bool | None:
 def _best_chains(
     moments: Sequence[Sequence[Moment]], gaps: Sequence[float | None], clip_s: float
 ) -> list[SequenceMoment]:
-    """Return the best chain that ends with each moment of the last query that any ends with.
+    """Return the best chain for each moment of the last query that ends one.
 
-    Of equally good ones, it is that of the predecessors that come first.
+    Ties prefer the predecessors that come first.
     """
     rows = [_rows(found) for found in moments]
     product = rows[0][:, 2]
@@ -199,7 +198,7 @@ def _joined(chain: Sequence[Moment], score: float) -> SequenceMoment:
 def _predecessors(
     earlier: Float, later: Float, product: Float, gap: float | None, clip_s: float
 ) -> tuple[NDArray[np.intp], Float]:
-    """Return for each later moment the earlier one of the largest product, -1 for none, and it."""
+    """Return each later moment's best predecessor (-1 for none), and that one's product."""
     before = np.full(len(later), -1, np.intp)
     best = np.full(len(later), -1.0)
     if not len(earlier):

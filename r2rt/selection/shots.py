@@ -2,14 +2,13 @@
 
 Kernel temporal segmentation (Potapov, Douze, Harchaoui, Schmid: Category-specific video
 summarization, ECCV 2014) with the linear kernel: shots are chosen so that clips scatter least
-about their shot's mean, and each shot costs a penalty. The scatter of a shot from clip a up to b is
-Σ|x|² - |Σx|² / (b - a), which sums kept from the start give at once, so with shots of at most L
-clips dynamic programming takes O(T · L) steps and O(T) memory.
+about their shot's mean, and each shot costs a penalty. The scatter of a shot of the
+clips [a, b) is Σ|x|² - |Σx|² / (b - a), which cumulative sums give in O(1). With shots of at most L
+clips, dynamic programming takes O(T · L) steps and O(T) memory.
 
-Two things differ from the paper. The penalty is the same for every shot, where theirs grows a
-little less with each; that is what lets one pass over the video do. And it is a multiple of the
-video's own noise, the scatter of clips that follow one another, so that nothing is tuned to a data
-set.
+Two things differ from the paper. The penalty is the same for every shot, while theirs depends on
+the number of shots; a constant one needs only one pass over the video. And it is a multiple of the
+video's own noise, the scatter of successive clips, so that nothing is tuned to a data set.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ __all__ = ["clip_features", "find_shots", "video_shots"]
 
 Floats = NDArray[np.float64]
 
-# A border between clips of one shot gains about one variance within shots, by chance some more.
+# A border inside a shot reduces the scatter by about one within-shot variance, by chance by more.
 _PENALTY = 8.0
-# Shots are at least so unlike, as a share of the variance of the whole video: where a picture
-# stands still its noise is nothing.
+# The least difference between shots, as a share of the whole video's variance: the noise of a
+# still image is 0.
 _LEAST = 0.01
-# Even where three in four clips begin a shot, this share of neighbours are of one shot.
+# Even if three in four clips begin a shot, this share of neighbours belong to the same shot.
 _WITHIN = 0.25
 _CLIPS_AT_ONCE = 256
-# Sums of floats come out different in their last digits: equal costs are to be equal.
+# Sums of floats differ in their last digits; rounding makes equal costs equal.
 _DECIMALS = 9
 
 
 def clip_features(video: EncodedVideo, dims: ModelDims) -> Floats:
-    """Return (T, D) unit vectors: what the last layer's CLS token says of each clip.
+    """Return (T, D) unit vectors: the last layer's CLS token of each clip, normalised.
 
-    Tokens are read a few clips at a time and let go of again: memory is that of the result.
+    Tokens are read a few clips at a time and released again: only the result is kept in memory.
     """
     parts = []
     for start in range(0, video.num_clips, _CLIPS_AT_ONCE):
@@ -58,11 +57,11 @@ def clip_features(video: EncodedVideo, dims: ModelDims) -> Floats:
 
 
 def find_shots(features: Floats, *, max_clips: int) -> list[int]:
-    """Return the borders of shots: 0, where each further one starts, and T.
+    """Return the borders of shots: 0, the start of each further shot, and T.
 
     Args:
         features: (T, D), one row a clip, T of 1 or more.
-        max_clips: the longest shot; longer ones are cut where it costs least.
+        max_clips: the longest shot; longer ones are split where that costs least.
     """
     count = len(features)
     sums = np.concatenate([np.zeros((1, features.shape[1])), np.cumsum(features, axis=0)])
@@ -94,7 +93,7 @@ def _penalty(features: Floats, sums: Floats, squares: Floats) -> float:
     whole = (squares[-1] - np.square(sums[-1]).sum() / count) / count
     if count < 2:
         return 1.0
-    # Two draws of one distribution are twice its variance apart, squared.
+    # The expected squared distance of two draws of a distribution is twice its variance.
     steps = np.square(np.diff(features, axis=0)).sum(axis=1)
     noise = float(np.quantile(steps, _WITHIN)) / 2
     return max(_PENALTY * noise, _LEAST * float(whole), 10.0**-_DECIMALS)

@@ -1,8 +1,8 @@
-"""From a source to one model-size RGB picture a clip, streaming, in bounded memory.
+"""From a source to one model-size RGB frame a clip, streaming, in bounded memory.
 
 `open_source` opens a file, a folder of images or an array; `ClipSelector` and `FramePreparer` do
-the same, picture by picture, for sources that push. Names below are imported when they are first
-used, so that what needs one of them alone does not load PyAV.
+the same, frame by frame, for sources that push. Names below are imported when they are first used,
+so that code that needs only some of them does not load PyAV.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class DecodeReport:
 
     @property
     def frames_replaced(self) -> int:
-        """Chosen frames that never came out and for which a neighbour stands in."""
+        """Chosen frames that could not be decoded; a neighbour is used for each."""
         return self.departures.frames_replaced
 
     @property

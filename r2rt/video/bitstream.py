@@ -1,4 +1,4 @@
-"""What a packet's first bytes tell about decoding, without decoding.
+"""What a packet's first bytes say about decoding, without decoding.
 
 Five facts decide what may be skipped (`r2rt.video.packet_flags`): whether decoding may begin at a
 packet and give every later frame exactly (`ENTRY`), whether the decoder also forgets all before it
@@ -48,7 +48,7 @@ def packet_reader(codec: str, extradata: bytes | None) -> PacketReader | None:
 
     Args:
         codec: name of the codec, as in `av.Codec.canonical_name`.
-        extradata: the codec's global headers, which tell how NAL units are delimited.
+        extradata: the codec's global headers, which say how NAL units are delimited.
     """
     if codec == "h264":
         return H264Reader(extradata)

@@ -218,7 +218,7 @@ def _video_stream(container: InputContainer, path: Path, number: int | None) -> 
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
         raise NoVideoStreamError(
             f"{path}: no video stream that can be decoded (streams: {kinds}); "
-            "expected a file with a picture"
+            "expected a file with a video stream"
         )
     if stream.codec_context.codec_tag in ENCRYPTED_TAGS:
         raise _encrypted(path)

@@ -18,8 +18,8 @@ class Departures:
         packets_damaged: packets that the container marks as damaged, such as after a gap in a
             transport stream.
         frames_corrupt: frames handed out that the decoder marked as damaged.
-        frames_replaced: chosen frames that never came out; the nearest one stands in.
-        frames_lost_at_start: frames before the first that decodes, which stands in for them.
+        frames_replaced: chosen frames that could not be decoded; the nearest one is used.
+        frames_lost_at_start: frames before the first one that decodes, which is used for them.
         clips_lost_at_end: planned clips after the last frame that decodes; they are left out.
         clips_similar: clips that were not encoded but took the tokens of a similar frame, since
             `skip_similar` allowed it.

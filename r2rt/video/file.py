@@ -132,12 +132,12 @@ class VideoFile:
         )
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Yield the pictures of all clips in order, decoding as they are asked for.
+        """Yield the frames of all clips in order, decoding on demand.
 
         An iteration under way ends when another begins.
 
         Raises:
-            NoFramesError: not one picture could be decoded.
+            NoFramesError: no frame could be decoded.
         """
         self.close()
         self._iteration = self._iterate()
@@ -241,6 +241,6 @@ class VideoFile:
     def _no_frames(self) -> NoFramesError:
         lasts_s = float((self._index.end_pts - self._index.start_pts) * self._index.time_base)
         return NoFramesError(
-            f"{self._path}: not one picture could be decoded in the part asked for; "
+            f"{self._path}: no frame could be decoded in the requested part; "
             f"the video lasts {lasts_s:.3f} s"
         )

@@ -1,9 +1,10 @@
 """A key of a source's content that depends neither on its path nor on its dates.
 
-It is blake2b (16 bytes) over the size and, of anything larger than 2 MiB, 64 blocks of 16 KiB: the
-first, the last, and the rest evenly spaced between them. So it costs the same for a clip as for a
-film, and two files that differ in size, head, tail, or over a 63rd of their length differ in it. A
-change of a few bytes in the middle of a large file can escape it.
+The key is blake2b (16 bytes) over the size and the content. Of a file larger than 2 MiB, only 64
+blocks of 16 KiB are read: the first, the last, and others evenly spaced between them, so a film
+costs no more than a clip. Files that differ in size, in their first or last block, or throughout a
+63rd of their length have different keys. A change of a few bytes in the middle of a large file can
+go unnoticed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def fingerprint_file(path: Path) -> str:
 
 
 def fingerprint_files(paths: Iterable[Path]) -> str:
-    """Return the key of the contents of files, in this order and whatever their names."""
+    """Return the key of the contents of files in this order, whatever their names are."""
     return _digest([b"files", *(_sampled(path) for path in paths)])
 
 

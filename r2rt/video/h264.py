@@ -1,4 +1,4 @@
-"""H.264: what its packets tell about decoding, and which of them hold a single field.
+"""H.264: what its packets say about decoding, and which of them hold a single field.
 
 Syntax: ITU-T H.264 7.3.2.1 (sequence and picture parameter sets), 7.3.3 (slice header), D.1.8
 (recovery point), ISO/IEC 14496-15 5.3.3 (avcC).
@@ -13,7 +13,7 @@ from r2rt.video.packet_flags import CLOSED, DISPOSABLE, ENTRY, FIELD
 
 __all__ = ["H264Reader"]
 
-# Profiles whose sequence parameter sets tell the chroma format.
+# Profiles whose sequence parameter sets contain the chroma format.
 _HIGH_PROFILES = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
 _SLICES = frozenset((1, 2, 5))
 

@@ -61,7 +61,7 @@ class PacketIndex:
         end_pts: where the last frame ends.
         frame_duration: how long a frame lasts by the stream's rate, at least 1.
         unusable: why the index cannot say which packets a frame needs; None if it can.
-        timing: what tells when a decoded frame is presented: its own presentation time, the
+        timing: what gives a decoded frame's presentation time: its own presentation time, the
             decoding time of the packet that it came out with, or its place in the order of output.
         leaps: how many leaps of the clock were closed; see `r2rt.video.leaps`.
         leaps_s: the sum of these leaps, in seconds.
@@ -92,7 +92,7 @@ class PacketIndex:
         return len(self.pts)
 
     def time_guesser(self) -> TimeGuesser:
-        """Return what tells when decoded frames are presented, for one pass from the beginning."""
+        """Return what gives the presentation times of decoded frames in one pass."""
         times = np.sort(self.pts[self.shown]).tolist() if self.timing == "order" else ()
         return TimeGuesser(self.frame_duration, self.timing, times)
 
@@ -108,7 +108,7 @@ def index_packets(
     Args:
         demuxer: a file that has not been read from yet.
         see: is shown every packet, for those who need a look at the first ones.
-        first: decodes up to the first frame on the way, which tells what lies before it.
+        first: decodes up to the first frame on the way, which shows what lies before it.
     """
     scan = scan_packets(demuxer, [look for look in (see, first and first.see) if look])
     frame = None if first is None else first.found()
@@ -209,7 +209,7 @@ def _frame_duration(stream: VideoStream, time_base: Fraction, timing: Timing) ->
 def _why_unusable(
     demuxer: Demuxer, scan: Scan, shown: NDArray[np.bool_], codec: str, timing: Timing
 ) -> str | None:
-    """Return why everything must be decoded, None if the index tells what a frame needs."""
+    """Return why everything must be decoded, None if the index shows what each frame needs."""
     times = scan.pts
     entries = ((scan.flags & ENTRY) != 0) & shown
     if not scan.understood:

@@ -88,7 +88,7 @@ class FileFacts:
 
 
 def inspect_file(path: Path, *, video_track: int | None = None) -> FileFacts:
-    """Index a file and decode its first frame, whose side data alone tell how it is turned.
+    """Index a file and decode its first frame, since only its side data gives the orientation.
 
     The facts of the last few files are kept as long as the file's inode, size and times stay the
     same, so encoding a video and then exporting from it reads its packets once.
@@ -147,7 +147,7 @@ def _inspect(path: Path, video_track: int | None) -> FileFacts:
         frame = first.found()
         if frame is None:
             raise NoFramesError(
-                f"{path}: not one picture could be decoded from {len(index)} packets; "
+                f"{path}: no frame could be decoded from {len(index)} packets; "
                 "the file is empty or damaged throughout"
             )
         stream = demuxer.stream

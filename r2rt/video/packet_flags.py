@@ -1,4 +1,4 @@
-"""The facts that a packet's first bytes tell about decoding, as bits of a number."""
+"""The facts that a packet's first bytes give about decoding, as bits of a number."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ def prepare_frame(
     *,
     sample_aspect_ratio: Fraction | None = None,
 ) -> NDArray[np.uint8]:
-    """Return one picture as the model sees it; `FramePreparer` is faster for many.
+    """Return one frame as the model sees it; `FramePreparer` is faster for many.
 
     Args:
-        frame: a decoded picture, or an array (H, W, 3) uint8 RGB.
+        frame: a decoded frame, or an array (H, W, 3) uint8 RGB.
         image_size: side S of the result, in pixels.
         sample_aspect_ratio: width of a sample over its height; None is square.
 
@@ -84,15 +84,15 @@ class FramePreparer:
     ) -> NDArray[np.uint8]:
         """Return (S, S, 3) uint8 RGB, C-contiguous; see `prepare_frame`."""
         if isinstance(frame, np.ndarray):
-            picture, turn = _as_frame(frame), _UPRIGHT
+            decoded, turn = _as_frame(frame), _UPRIGHT
         else:
-            picture, turn = frame, self._orientation(frame)
-        width, height = _square_samples(picture.width, picture.height, sample_aspect_ratio)
+            decoded, turn = frame, self._orientation(frame)
+        width, height = _square_samples(decoded.width, decoded.height, sample_aspect_ratio)
         scaled_width, scaled_height = _scaled_size(width, height, self._size)
-        wanted = (picture.width, picture.height, picture.format.name, scaled_width, scaled_height)
+        wanted = (decoded.width, decoded.height, decoded.format.name, scaled_width, scaled_height)
         if self._scaler is None or self._scaler.wanted != wanted:
             self._scaler = _Scaler(wanted)
-        scaled = self._scaler(picture)
+        scaled = self._scaler(decoded)
         plane = scaled.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(scaled_height, plane.line_size)
         pixels = rows[:, : 3 * scaled_width].reshape(scaled_height, scaled_width, 3)
@@ -103,12 +103,12 @@ class FramePreparer:
         cropped = upright[top : top + self._size, left : left + self._size]
         return np.array(cropped, order="C", copy=True)
 
-    def _orientation(self, picture: av.VideoFrame) -> Orientation:
-        # PyAV ties a picture whose side data were looked at into a reference cycle, so each such
-        # look keeps a whole decoded picture until the garbage collector comes by.
-        layout = (picture.width, picture.height, picture.format.name, picture.rotation)
+    def _orientation(self, frame: av.VideoFrame) -> Orientation:
+        # PyAV puts a frame whose side data is read into a reference cycle, so each read keeps a
+        # whole decoded frame in memory until the garbage collector runs.
+        layout = (frame.width, frame.height, frame.format.name, frame.rotation)
         if layout != self._layout:
-            self._layout, self._turn = layout, orientation(picture)
+            self._layout, self._turn = layout, orientation(frame)
         return self._turn
 
 
@@ -143,14 +143,14 @@ class _Scaler:
 def display_size(
     frame: av.VideoFrame, sample_aspect_ratio: Fraction | None = None
 ) -> tuple[int, int]:
-    """Return width and height in square pixels of a decoded picture once it is upright."""
+    """Return width and height in square pixels of a decoded frame once it is upright."""
     width, height = _square_samples(frame.width, frame.height, sample_aspect_ratio)
     return (height, width) if orientation(frame).transpose else (width, height)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Orientation:
-    """What to do to an upright picture's pixels: transpose first, then mirror."""
+    """How to make a frame's pixels upright: transpose first, then mirror."""
 
     transpose: bool = False
     mirror_x: bool = False
@@ -166,10 +166,10 @@ _UPRIGHT = Orientation()
 
 
 def orientation(frame: av.VideoFrame) -> Orientation:
-    """Read the display matrix of a picture.
+    """Return the orientation that a frame's display matrix describes.
 
-    It is a b u, c d v, x y w and takes (x, y) to (a·x + c·y, b·x + d·y), with y downwards. Its
-    scale does not matter here.
+    The matrix is a b u, c d v, x y w and maps (x, y) to (a·x + c·y, b·x + d·y), with y downwards.
+    Its scale does not matter here.
     """
     matrix = display_matrix(frame)
     if matrix is None:

@@ -39,25 +39,25 @@ def open_source(
         source: a video file; a folder of images (png, jpg, jpeg, webp, bmp), read in natural order;
             or an array (T, H, W, 3) uint8 RGB.
         fps: clips a second.
-        image_size: side S of the pictures, in pixels.
-        sampling: "exact" takes the picture that ffmpeg's `fps` filter takes; "nearest" the cheapest
-            one of the same clip. Both are the same for images and arrays, where nothing is saved.
-        tolerance_s: with "nearest", how far from the middle of its clip a picture may be, at most
-            and by default half a clip.
-        start_s: where the part that is read begins, as if the source were cut there; rounded to its
-            time base. The first picture at or after it begins the part.
-        end_s: where the part ends, itself left out.
+        image_size: side S of the frames, in pixels.
+        sampling: "exact" takes the frame that ffmpeg's `fps` filter takes; "nearest" the frame of
+            the same clip that is cheapest to decode. Images and arrays ignore the choice.
+        tolerance_s: with "nearest", how far a frame may be from the middle of its clip; half a clip
+            at most, which is the default.
+        start_s: where the part that is read starts, as if the source were cut there; rounded to its
+            time base. The first frame at or after it starts the part.
+        end_s: where the part ends, exclusive.
         source_fps: images a second: required for an array; for a folder, one a clip by default.
         threads: decoder threads; None takes one a core.
-        gpu: decode a video on an NVIDIA GPU where one can; the report says where it was done.
+        gpu: decode a video on an NVIDIA GPU if possible; the report says where it was decoded.
         video_track: which video track of a file to read, from 1; None takes the default one.
 
     Raises:
         SourceNotFoundError: there is no such file or folder, it cannot be read, or a folder holds
             no images.
-        NotAVideoError: a file that nothing understands.
-        NoVideoStreamError: a media file without a picture.
-        NoFramesError: not one picture, in the part asked for, can be decoded.
+        NotAVideoError: no demuxer or decoder reads the file.
+        NoVideoStreamError: a media file without a video stream.
+        NoFramesError: no frame of the requested part can be decoded.
         QueryError: an argument that cannot be used.
     """
     fps = Fraction(fps)

@@ -1,4 +1,4 @@
-"""Sources whose pictures can be read one by one: a folder of images, an array."""
+"""Sources whose frames can be read one by one: a folder of images, an array."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
 
 class _StillSource(ABC):
-    """A `FrameSource` over pictures at a constant rate, each readable without the others."""
+    """A `FrameSource` of frames at a constant rate, each readable without the others."""
 
     def __init__(
         self, length: int, *, rate: Fraction, fps: Fraction, image_size: int, part: Part
@@ -47,8 +47,8 @@ class _StillSource(ABC):
         stop = span.stop_pts(length)
         if first >= stop:
             raise NoFramesError(
-                f"{self._name}: no picture in the part asked for; "
-                f"{length} pictures last {float(length / rate):.3f} s"
+                f"{self._name}: no frame in the requested part; "
+                f"{length} frames last {float(length / rate):.3f} s"
             )
         self._clock: ClipClock = span.clock
         self._start_s = float(first / rate)
@@ -70,22 +70,22 @@ class _StillSource(ABC):
 
     @property
     def num_clips(self) -> int:
-        """How many clips there are."""
+        """Number of clips."""
         return self._num_clips
 
     @property
     def cost(self) -> PlanCost | None:
-        """What is read of what there is."""
+        """How many of the frames are read."""
         return PlanCost(planned_frames=len(self._chosen), total_frames=self._length, skipped_gops=0)
 
     @property
     def info(self) -> SourceInfo:
-        """What the source is."""
+        """The source's name, size, length and other facts."""
         return self._info
 
     @property
     def report(self) -> DecodeReport:
-        """What the last iteration came to, so far."""
+        """What the last iteration has read so far."""
         return DecodeReport(
             clips=self._clips,
             frames_decoded=self._read - self._lost,
@@ -97,10 +97,10 @@ class _StillSource(ABC):
         )
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Yield the pictures of all clips in order.
+        """Yield the frames of all clips in order.
 
         Raises:
-            NoFramesError: not one picture can be read.
+            NoFramesError: no frame can be read.
         """
         self._read = self._lost = self._clips = 0
         shown: NDArray[np.uint8] | None = None
@@ -113,7 +113,7 @@ class _StillSource(ABC):
             self._lost += pixels is None
             shown = shown if pixels is None else pixels
             if shown is None:
-                # Nothing to show yet: the first picture that can be read stands in.
+                # Nothing to show yet: the first readable frame is used for these clips, too.
                 unshown += count
                 continue
             self._clips = first + count
@@ -125,7 +125,7 @@ class _StillSource(ABC):
             )
             unshown = 0
         if shown is None:
-            raise NoFramesError(f"{self._name}: not one of {self._length} pictures can be read")
+            raise NoFramesError(f"{self._name}: none of the {self._length} frames can be read")
 
     def close(self) -> None:
         """Do nothing: nothing is held open."""
@@ -149,7 +149,7 @@ class _StillSource(ABC):
 
     @abstractmethod
     def _pixels(self, place: int) -> NDArray[np.uint8] | None:
-        """Return a picture at model size, None if it cannot be read."""
+        """Return a frame at model size, or None if it cannot be read."""
 
     def _make_info(
         self,
@@ -190,7 +190,7 @@ class ArraySource(_StillSource):
                 "expected (T, height, width, 3) uint8 RGB"
             )
         if not array.size:
-            raise NoFramesError(f"an array of shape {array.shape} holds no picture")
+            raise NoFramesError(f"an array of shape {array.shape} holds no frame")
         self._array = array
         self._prepare = FramePreparer(image_size)
         super().__init__(len(array), rate=rate, fps=fps, image_size=image_size, part=part)
@@ -219,14 +219,14 @@ class ImageFolder(_StillSource):
         super().__init__(len(self._paths), rate=rate, fps=fps, image_size=image_size, part=part)
         first = next((image for image in map(_read_image, self._paths) if image), None)
         if first is None:
-            raise NoFramesError(f"{folder}: not one of {len(self._paths)} images can be read")
+            raise NoFramesError(f"{folder}: none of the {len(self._paths)} images can be read")
         self._info = self._make_info(
             "images", display_size(first), None, fingerprint_files(self._paths)
         )
 
     def _pixels(self, place: int) -> NDArray[np.uint8] | None:
         image = _read_image(self._paths[place])
-        # Each image is turned in its own way, so nothing is kept from one to the next.
+        # Images can differ in orientation, so no preparer is kept from one to the next.
         return None if image is None else prepare_frame(image, self._image_size)
 
 

@@ -272,7 +272,7 @@ class TestReading:
         ("field", "value", "problem"),
         [
             ("schema", 2, "schema 2"),
-            ("target", "8.9", "it says that it stands in engines/rtx-8.9-fp16"),
+            ("target", "8.9", "its manifest is of engines/rtx-8.9-fp16"),
             ("plans", {}, "expected video_encoder"),
             ("extra", 1, "unknown field"),
         ],

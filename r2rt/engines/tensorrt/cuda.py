@@ -38,7 +38,7 @@ _H = TypeVar("_H", bound="Handle")
 
 
 class Handle:
-    """Something the driver made and must be told to destroy, once."""
+    """An object of the driver, which must be destroyed once."""
 
     def __init__(self, gpu: Gpu, value: Any, destroy: str) -> None:
         self._gpu = gpu
@@ -266,7 +266,7 @@ class Gpu:
         return self._own(PinnedMemory(self, value, nbytes))
 
     def stream(self) -> Stream:
-        """Make a stream that waits for no other unless told to."""
+        """Make a non-blocking stream: it does not wait for the default stream."""
         flag = self.driver.CUstream_flags.CU_STREAM_NON_BLOCKING
         return self._own(Stream(self, self.call("cuStreamCreate", flag), "cuStreamDestroy"))
 

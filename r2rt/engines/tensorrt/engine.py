@@ -419,7 +419,7 @@ class _EngineStep:
 
 
 def _message_log(trt: Any) -> Any:
-    """Return a logger as the runtime takes it, which keeps the last error that it was told."""
+    """Return a logger for the runtime that keeps the last error."""
 
     class Messages(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Engines that a bundle holds ready built: what each was built for, and whether it may run here.
+"""Prebuilt engines of a bundle: what each was built for, and whether it can run here.
 
-Each stands in a folder `engines/<flavour>-<target>-<precision>/`, one plan a graph beside
+Each is in a folder `engines/<flavour>-<target>-<precision>/`, one plan a graph beside
 `engine.json`. A plan runs under the very version that built it, on the GPUs that it was built for:
 anything else is refused here, before the plan is given to anyone.
 """
@@ -293,7 +293,7 @@ def _inconsistency(bundle: Bundle, manifest: EngineManifest, folder: str) -> str
     if manifest.schema != ENGINE_SCHEMA_VERSION:
         return f"schema {manifest.schema}, this r2rt reads schema {ENGINE_SCHEMA_VERSION}"
     if manifest.folder != folder:
-        return f"it says that it stands in {manifest.folder}"
+        return f"its manifest is of {manifest.folder}"
     specs = {**bundle.graphs, GROUNDER_HEADS: heads_spec(bundle.dims)}
     if manifest.plans.keys() - {GROUNDER_HEADS} != bundle.graphs.keys():
         return f"plans of {', '.join(manifest.plans)}; expected {', '.join(bundle.graphs)}"

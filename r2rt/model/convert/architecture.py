@@ -1,4 +1,4 @@
-"""What a checkpoint and its CLIP are: the sizes that neither templates nor tensors tell."""
+"""What a checkpoint and its CLIP are: the sizes that neither templates nor tensors give."""
 
 from __future__ import annotations
 

@@ -104,12 +104,12 @@ def sample_frames(count: int, size: int) -> NDArray[np.uint8]:
     for index in range(count):
         phase = index / count
         colours = [np.sin(2 * math.pi * (phase + x * c + y * (1 - c))) for c in (0.2, 0.5, 0.8)]
-        picture = 127 + 90 * np.stack(colours, axis=-1)
+        image = 127 + 90 * np.stack(colours, axis=-1)
         disc = (x - 0.15 - 0.7 * phase) ** 2 + (y - 0.5) ** 2 < 0.02
         bar = np.abs(y - phase) < 0.05
-        picture[disc] = (250, 240, 20)
-        picture[bar] = (10, 20, 60)
-        frames[index] = picture.round().clip(0, 255).astype(np.uint8)
+        image[disc] = (250, 240, 20)
+        image[bar] = (10, 20, 60)
+        frames[index] = image.round().clip(0, 255).astype(np.uint8)
     return frames
 
 

@@ -36,10 +36,10 @@ def test_rows_stay_as_the_array_grows_into_a_file(cache: Path, steps: list[int])
         array.reserve(used + step, used=used)
         array.rows[used : used + step] = np.arange(used, used + step)[:, None, None]
         used += step
-        if array.spilled:
+        if array.memory_mapped:
             forget(array.rows)
     np.testing.assert_array_equal(array.rows[:used, 1, 2], np.arange(used))
-    assert array.spilled == (array.rows.nbytes > 1000)
+    assert array.memory_mapped == (array.rows.nbytes > 1000)
     # Nobody can see the file, and it goes when the array does.
     assert not cache.exists() or not list(cache.iterdir())
 
@@ -50,14 +50,14 @@ def test_a_full_disk_is_no_failure(
 ) -> None:
     array = GrowingArray((2, 3), first)
     array.rows[:first] = 7.0
-    assert array.spilled == (first > 1)
+    assert array.memory_mapped == (first > 1)
 
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     array.reserve(500, used=first)
-    assert not array.spilled
+    assert not array.memory_mapped
     assert (array.rows[:first] == 7.0).all()
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from r2rt import Grounder
 from r2rt.errors import BundleDamagedError, QueryError, SourceNotFoundError
 from r2rt.grounding.prediction import Prediction
-from r2rt.grounding.presence import LEVELS, STATISTICS, confidence, evidence_of, threshold
+from r2rt.grounding.presence import LEVELS, STATISTICS, confidence, presence_statistics, threshold
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import ModelDims
 from r2rt.model.manifest import Presence, manifest_bytes, parse_manifest, read_manifest
@@ -30,9 +30,9 @@ SCORE = STATISTICS.index("score")
 
 def answers(values: NDArray[np.float64], column: str = "score") -> list[Prediction]:
     """Answers whose windows (N, W) differ in one statistic alone."""
-    evidence = np.zeros((*values.reshape(len(values), -1).shape, len(STATISTICS)))
-    evidence[..., STATISTICS.index(column)] = values.reshape(len(values), -1)
-    return [prediction(evidence=rows) for rows in evidence]
+    statistics = np.zeros((*values.reshape(len(values), -1).shape, len(STATISTICS)))
+    statistics[..., STATISTICS.index(column)] = values.reshape(len(values), -1)
+    return [prediction(evidence=rows) for rows in statistics]
 
 
 def normal(seed: int, count: int, mean: float = 0.0, windows: int = 1) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def calibrated(count: int = 1000, **options: float) -> Presence:
     return calibrate(answers(normal(1, count, 3)), answers(normal(2, count)), **options)  # type: ignore[arg-type]
 
 
-def test_the_evidence_is_what_its_names_say() -> None:
+def test_the_statistics_are_what_their_names_say() -> None:
     dims = ModelDims(
         image_size=8,
         patches=2,
@@ -57,11 +57,11 @@ def test_the_evidence_is_what_its_names_say() -> None:
     logits = np.array([-1.0, -2, -3, 0.5, -5, 1.5, -1, 2.0])  # 5 clips: 5, 2 and 1 points
     # Clip 4 lies past what the levels of stride 2 and 4 cover: their last point stands for it.
     saliency = np.array([0.1, 0.2, 0.0, 0.3, 0.4])
-    score, peak, contrast, similarity = evidence_of(logits, saliency, dims, merged=True)
+    score, peak, contrast, similarity = presence_statistics(logits, saliency, dims, merged=True)
     assert (score, peak) == (2.0, 0.4)
     assert contrast == pytest.approx(0.4 - 0.2)
     assert similarity == pytest.approx(0.4 / (1 / (1 + np.exp(-2.0))))
-    assert evidence_of(logits, saliency, dims, merged=False)[3] == 0.4
+    assert presence_statistics(logits, saliency, dims, merged=False)[3] == 0.4
 
 
 def test_the_similarity_is_of_the_score_that_reaches_the_clip() -> None:
@@ -83,7 +83,7 @@ def test_the_similarity_is_of_the_score_that_reaches_the_clip() -> None:
         best = highest(list(split_levels(scores, clips, strides)), clips)
         cosine = random.random(clips)
         logits = np.log(scores / (1 - scores))
-        found = evidence_of(logits, best * cosine, dims, merged=True)
+        found = presence_statistics(logits, best * cosine, dims, merged=True)
         assert found[3] == pytest.approx(cosine[np.argmax(best * cosine)], rel=1e-5), clips
 
 
@@ -122,12 +122,12 @@ def test_the_share_kept_and_its_interval_are_those_of_the_positives() -> None:
 @pytest.mark.parametrize("windows", [1, 2, 5, 20, 72])
 def test_many_windows_let_no_more_through(windows: int) -> None:
     presence = calibrated(count=2000)
-    evidence = np.zeros((4000, windows, len(STATISTICS)))
-    evidence[..., SCORE] = normal(4, 4000, windows=windows)
-    passed = np.mean([confidence(presence, rows)[0] for rows in evidence])
+    statistics = np.zeros((4000, windows, len(STATISTICS)))
+    statistics[..., SCORE] = normal(4, 4000, windows=windows)
+    passed = np.mean([confidence(presence, rows)[0] for rows in statistics])
     # A normal's tail falls faster than an exponential one: fewer pass, not more.
     assert 0.003 < passed < 0.065
-    naive = (evidence[..., SCORE].max(axis=1) > threshold(presence)).mean()
+    naive = (statistics[..., SCORE].max(axis=1) > threshold(presence)).mean()
     assert windows == 1 or naive > 1.7 * passed
 
 
@@ -196,8 +196,8 @@ def test_what_cannot_be_calibrated(count: int, share: float, message: str) -> No
         calibrate(answers(normal(1, count)), answers(normal(2, count)), share)
 
 
-def test_answers_without_evidence_cannot_calibrate() -> None:
-    with pytest.raises(QueryError, match="without evidence"):
+def test_answers_without_statistics_cannot_calibrate() -> None:
+    with pytest.raises(QueryError, match="without presence statistics"):
         calibrate([prediction()] * 20, answers(normal(2, 20)))
 
 
@@ -249,7 +249,7 @@ def test_a_calibrated_model_says_no_and_still_gives_its_moments(
         assert answer.moments == first.moments
 
 
-def test_every_window_has_its_own_evidence(tmp_path: Path, tokenizer_file: Path) -> None:
+def test_every_window_has_its_own_statistics(tmp_path: Path, tokenizer_file: Path) -> None:
     grounder = fake_grounder(tmp_path, tokenizer_file)
     video = grounder.encode_frames(frames_with_red(list(range(0, 120, 10))), 0.5)
     whole = grounder.ground(video, "a dog", window=8, overlap=4)

@@ -264,7 +264,7 @@ def test_folders_without_images(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="without images"):
         read(tmp_path)
     (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(NoFramesError, match="not one of 1 images"):
+    with pytest.raises(NoFramesError, match="none of the 1 images"):
         read(tmp_path)
 
 
