@@ -91,7 +91,7 @@ class TestList:
         assert "mine: " in result.stderr
 
     def test_a_terminal_gets_rules_and_no_one_elses_escapes(self, home: Path) -> None:
-        write_bundle(home / "mine", name="\x1b[2Jevil")
+        write_bundle(home / "mine", clip="\x1b[2Jevil")  # a free text of the manifest
         main, side = pty.openpty()
         result = run("info", "mine", stdout=side)
         os.close(side)
