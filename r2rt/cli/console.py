@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -46,7 +46,10 @@ def complain(text: str) -> None:
     if _bar_console is not None:
         _bar_console.print(line, markup=False, highlight=False, soft_wrap=True)
     elif sys.stderr is not None:
-        print(line, file=sys.stderr, flush=True)
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except BrokenPipeError:  # of `2>&1 | head`; the command and its files go on
+            _abandon(sys.stderr)
 
 
 def note(text: str, *, quiet: bool) -> None:
@@ -135,21 +138,21 @@ def _write_stdout(text: str) -> None:
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         # The reader, such as `head`, needs no more. Click would make it an internal error.
         raise click.exceptions.Exit(0) from None
     except OSError as error:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         raise OutputError(
             f"standard output cannot be written ({error.strerror}); free some space, "
             "or write elsewhere"
         ) from error
 
 
-def _abandon_stdout() -> None:
+def _abandon(stream: TextIO) -> None:
     """Send what is still buffered to /dev/null; else writing it fails again at exit."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _ruled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

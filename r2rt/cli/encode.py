@@ -11,6 +11,7 @@ from r2rt.cli.session import encode_source, note, open_model
 from r2rt.cli.spool import spooled
 from r2rt.errors import QueryError
 from r2rt.files import check_destinations
+from r2rt.video.missing import require_source
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
@@ -41,6 +42,7 @@ def encode(
     if not video:
         raise QueryError("the name of the video is empty; give a file or a folder of images")
     (video,) = spooled([video], quiet=quiet)
+    require_source(video)
     check_destinations([output], [video])
     grounder = open_model(model, device, quiet=quiet)
     encoded = encode_source(grounder, video, encoding.options, quiet=quiet)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from r2rt.cli.console import note
 from r2rt.cli.media import best_of
 from r2rt.cli.request import Question, Request, request_options
 from r2rt.cli.sequences import Asked, sequence_options
@@ -76,6 +77,12 @@ def ground(
     given = bool(more_queries or queries_file or sequences)
     arguments, texts = request.sources.split(queries_given=given)
     queries = _queries([*texts, *more_queries], queries_file)
+    if len(texts) > 1 and not any(" " in text for text in texts):
+        note(
+            f"{len(texts)} queries of one word each; if they are one sentence, quote it: "
+            f'"{" ".join(texts)}"',
+            quiet=request.quiet,
+        )
     asked = Asked.of(queries, then=then, within_s=within_s, sequences=sequences)
     videos = request.sources.find(arguments, quiet=request.quiet)
 

@@ -12,6 +12,7 @@ from r2rt.cli.config import config_path, defaults_of, read_config
 from r2rt.cli.console import complain
 from r2rt.cli.session import show_log
 from r2rt.errors import NotInVideoError, QueryError, R2rtError, exit_codes
+from r2rt.grounding.many import kind_of
 from r2rt.portable import terminations_interrupt
 
 __all__ = ["cli", "run"]
@@ -73,7 +74,10 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
+        try:
+            name, command, rest = super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise _no_such_command(error.command_name, ctx) from None
         config = read_config()
         if config and name is not None and command is not None:
             unknown = [title for title in config if title not in (*_COMMANDS, "defaults")]
@@ -117,6 +121,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with terminations_interrupt():
             result = cli.main(args=list(arguments), prog_name="r2rt", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # its message is the help
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         _show_usage(error)
         return error.exit_code
@@ -148,6 +155,15 @@ def _show_usage(error: click.ClickException) -> None:
             f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} -h' for help.", err=True
         )
     complain(f"error: {error.format_message()}")
+
+
+def _no_such_command(name: str, ctx: click.Context) -> click.UsageError:
+    if kind_of(name) is not None:
+        return click.UsageError(
+            f'{name!r} is a file or folder, not a command; write r2rt ground {name} "a sentence"',
+            ctx,
+        )
+    return click.exceptions.NoSuchCommand(name, possibilities=_COMMANDS, ctx=ctx)
 
 
 def _load(name: str) -> click.Command:

@@ -35,6 +35,7 @@ from r2rt.cli.presence import Verdict, presence_option
 from r2rt.cli.session import open_model, read_video, warn, warn_of_unknown_words
 from r2rt.cli.videos import Sources, Videos, answer_videos, videos_options
 from r2rt.errors import R2rtError, SomeVideosFailedError
+from r2rt.video.missing import require_source
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
@@ -128,6 +129,8 @@ class Request:
             quiet=quiet or videos.several,
         )
         check_media(None if videos.several else Path(videos.paths[0]), self.media)
+        if not videos.several:
+            require_source(videos.paths[0])
         with open_model(self.model, self.device, quiet=quiet) as grounder:
             grounder.window_size(self.window, self.overlap)  # a bad one fails before encoding
             record = self._record(grounder, question)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
 from r2rt.errors import OutputError, QueryError, R2rtError, SourceNotFoundError
 from r2rt.grounding.options import GroundOptions, check_names
 from r2rt.textfiles import numbered_lines, read_bytes
+from r2rt.video.missing import not_found
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
@@ -227,6 +228,8 @@ def _videos_of(source: str) -> list[str]:
             videos.append(match)
         elif not source.endswith("**"):  # which matches what is in the folders, too
             videos += _walk(Path(match)) if not _is_one_video(Path(match)) else [match]
+    if not videos and "://" in source:
+        raise not_found(source)
     if not videos:
         raise SourceNotFoundError(f"{source}: no video matches; check the pattern")
     return videos

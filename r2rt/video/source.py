@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.errors import QueryError, SourceNotFoundError
+from r2rt.errors import QueryError
 from r2rt.video.api import FrameSource, Sampling
 from r2rt.video.file import VideoFile
+from r2rt.video.missing import not_found
 from r2rt.video.part import Part
 from r2rt.video.still import ArraySource, ImageFolder
 
@@ -78,9 +79,7 @@ def open_source(
     if source_fps is not None:
         raise QueryError(f"{path}: source_fps is for images and arrays; a video has its own rate")
     if not path.exists():
-        raise SourceNotFoundError(
-            f"{path}: no such file or folder; expected a video or a folder of images"
-        )
+        raise not_found(source)
     return VideoFile(
         path,
         fps=fps,

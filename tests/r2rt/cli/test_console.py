@@ -123,6 +123,21 @@ def test_messages_follow_stderr_and_cannot_drive_a_terminal(
     assert capsys.readouterr() == ("", forged + "r2rt: a note\n")
 
 
+def test_a_reader_of_stderr_that_has_enough_does_not_end_the_command() -> None:
+    code = (
+        "from r2rt.cli.console import warn, write_text; "
+        "[warn('x' * 70000) for _ in range(2)]; write_text(None, 'the result')"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(
+            command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=closed, check=False
+        )
+    assert (result.returncode, result.stdout) == (0, b"the result")
+
+
 def test_messages_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from r2rt.cli.main import run as main
 from r2rt.errors import exit_codes
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
@@ -117,9 +118,10 @@ def test_windows_are_chosen_or_left_out() -> None:
     ],
 )
 def test_windows_that_make_no_sense_are_told_in_a_line(
-    options: tuple[str, ...], message: str
+    options: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    result = ground("/nowhere.mp4", QUERY, "--quiet", *options)
+    (tmp_path / "empty.mp4").touch()  # which is never read
+    result = ground(tmp_path / "empty.mp4", QUERY, "--quiet", *options)
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
 
@@ -186,6 +188,40 @@ def test_bad_sources_are_told_apart(tmp_path: Path) -> None:
     fails(ground(empty, QUERY), 11, "empty.mp4")
     fails(ground(audio, QUERY), 12, "audio.wav")
     fails(ground(DEMO_VIDEO, QUERY, "--start", "1h"), 13, "shapes.mp4")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.mp4", "https://a.org/watch?v=x"])
+@pytest.mark.parametrize("command", [("ground", "{}", QUERY), ("encode", "{}", "out.r2rt")])
+def test_an_address_is_not_a_file_and_no_model_is_opened_for_it(
+    address: str, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [word.format(address) for word in command]
+    assert main([*arguments, "--model", str(DEMO_BUNDLE)]) == 10
+    assert capsys.readouterr().err.startswith(f"r2rt: error: {address}: an address, not a file")
+
+
+def test_a_sentence_without_quotes_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ground", "none.mp4", "a", "dog", "runs"]) == 10
+    assert 'quote it: "a dog runs"' in capsys.readouterr().err
+    assert main(["ground", "none.mp4", "a dog", "runs"]) == 10
+    assert "quote it" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["models"], ["cache"]])
+def test_a_command_without_arguments_shows_its_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    without = capsys.readouterr().err
+    assert main([*arguments, "--help"]) == 0
+    assert without == capsys.readouterr().out
+
+
+def test_a_forgotten_or_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(DEMO_VIDEO), "a dog"]) == 2
+    assert f"write r2rt ground {DEMO_VIDEO}" in capsys.readouterr().err
+    assert main(["grond", "video.mp4", "a dog"]) == 2
+    assert "Did you mean 'ground'?" in capsys.readouterr().err
 
 
 def test_bad_usage_is_told_before_anything_is_decoded(tmp_path: Path) -> None:
