@@ -219,3 +219,117 @@ def test_a_picture_before_a_clip_s_fractional_beginning_belongs_to_the_one_befor
     plan = plan_nearest(index, clock, end_pts=96, tolerance_pts=24)
     assert plan is not None
     assert plan.chosen_pts.tolist() == [48, 60]
+
+
+def test_a_part_begins_with_its_first_frame_and_ends_before_its_end() -> None:
+    index = made(list(range(100)), entries=[0])
+    plan = plan_exact(index, CLOCK, end_pts=10)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [9]
+    sparse = made([0, 30, 80], entries=[0])
+    clock = ClipClock(fps=CLOCK.fps, time_base=CLOCK.time_base, origin_pts=30)
+    for plan in (
+        plan_exact(sparse, clock, begin_pts=30, end_pts=81),
+        plan_nearest(sparse, clock, begin_pts=30, end_pts=81, tolerance_pts=0),
+    ):
+        assert plan is not None
+        assert plan.chosen_pts.tolist() == [30]
+    # A keyframe before the beginning would cost less.
+    index = made(list(range(100)), entries=[0, 20])
+    plan = plan_nearest(index, CLOCK, begin_pts=22, end_pts=50, tolerance_pts=25)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [22]
+
+
+def test_clips_end_with_the_video_where_the_part_is_longer() -> None:
+    index = made(list(range(100)), entries=[0])
+    for plan in (
+        plan_exact(index, CLOCK, end_pts=1000),
+        plan_nearest(index, CLOCK, end_pts=1000, tolerance_pts=0),
+    ):
+        assert plan is not None
+        assert plan.num_clips == 2
+
+
+def test_a_part_without_frames_has_no_plan() -> None:
+    index = made(list(range(100)), entries=[0])
+    assert plan_exact(index, CLOCK, begin_pts=100, end_pts=200) is None
+    assert plan_nearest(index, CLOCK, begin_pts=100, end_pts=200, tolerance_pts=25) is None
+
+
+def test_frames_that_are_not_shown_are_not_chosen() -> None:
+    index = made(list(range(50)), entries=[0])
+    index.shown[[20, 21, 22, 23, 24]] = False
+    plan = plan_exact(index, CLOCK, end_pts=50)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [19]
+
+
+@pytest.mark.parametrize(
+    ("entry", "tolerance", "chosen", "planned"),
+    [
+        (15, 10, 15, 1),  # 10 ticks before the clip's middle, at 25
+        (15, 9, 16, 2),
+        (35, 10, 35, 1),
+        (35, 9, 16, 17),  # the first frame of the tolerance, decoded from 0 on
+        (24, 0, 24, 1),  # the exact frame is always a candidate
+    ],
+)
+def test_frames_within_the_tolerance_are_candidates(
+    entry: int, tolerance: int, chosen: int, planned: int
+) -> None:
+    index = made(list(range(50)), entries=[0, entry])
+    plan = plan_nearest(index, CLOCK, end_pts=50, tolerance_pts=tolerance)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [chosen]
+    assert plan.cost.planned_frames == planned
+
+
+def test_of_equally_cheap_frames_the_one_nearest_to_the_exact_frame_is_taken() -> None:
+    index = made(list(range(50)), entries=[0, 15, 27, 40])
+    plan = plan_nearest(index, CLOCK, end_pts=50, tolerance_pts=25)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [27]
+
+
+def test_a_frame_that_nothing_refers_to_costs_itself_and_all_it_refers_to() -> None:
+    # Frame 24 costs its keyframe and itself, frame 30 itself alone.
+    index = made([10, 24, 30], entries=[0, 2], disposable=[1])
+    plan = plan_nearest(index, CLOCK, end_pts=50, tolerance_pts=20)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [30]
+    # Frames 20 and 24 cost two packets each, since nothing refers to frame 20.
+    index = made([0, 20, 24, 28], entries=[0], disposable=[1])
+    plan = plan_nearest(index, CLOCK, end_pts=50, tolerance_pts=20)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [24]
+
+
+def test_leading_frames_behind_a_leap_are_left_out() -> None:
+    # Frames 30 to 32 come after the keyframe of 33 and refer to the group before, which is skipped.
+    pts = [*range(30), 33, 30, 31, 32, *range(34, 100)]
+    index = made(pts, entries=[0, 30], closed=False)
+    plan = plan_exact(index, CLOCK, end_pts=100)
+    assert plan is not None
+    assert plan.chosen_pts.tolist() == [24, 74]
+    assert np.flatnonzero(plan.feed).tolist() == [*range(25), 30, *range(34, 75)]
+    assert plan.resets.tolist() == [30]
+
+
+def test_a_leading_frame_is_decoded_from_the_group_before() -> None:
+    # Frame 24 is presented before the keyframe after which it is decoded.
+    pts = [*range(20), 26, 20, 21, 22, 23, 24, 25, *range(27, 50)]
+    index = made(pts, entries=[0, 10, 20], closed=False, disposable=[21, 22, 23, 24, 25, 26])
+    plan = plan_exact(index, CLOCK, end_pts=50)
+    assert plan is not None
+    assert plan.chosen.tolist() == [25]
+    assert np.flatnonzero(plan.feed).tolist() == [*range(10, 21), 25]
+
+
+def test_the_first_packet_is_an_entry_point_even_if_it_is_not_marked() -> None:
+    for entries in ([], [30]):
+        index = made(list(range(50)), entries=entries)
+        plan = plan_exact(index, CLOCK, end_pts=50)
+        assert plan is not None
+        assert np.flatnonzero(plan.feed).tolist() == list(range(25))
+        assert plan.cost.skipped_gops == len(entries)
