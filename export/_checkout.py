@@ -1,4 +1,4 @@
-"""The workbench runs from a checkout: make sure that its own packages are the ones imported."""
+"""The development tools run from a checkout: check that its own packages are imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the workbench's commands run: errors become one line on stderr, and an exit code."""
+"""How the development commands run: errors become one line on stderr, and an exit code."""
 
 from __future__ import annotations
 

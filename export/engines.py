@@ -237,9 +237,9 @@ _FRAMES = 8
 
 
 def default_ranges(bundle: Bundle) -> dict[str, Range]:
-    """Return the sizes that engines take unless told otherwise.
+    """Return the default ranges of an engine's sizes.
 
-    Clips are tuned for the window that the model was trained on, and for 75 if it has none. Longer
+    Engines are tuned for the clips of the model's training window, or 75 if it has none. Longer
     videos run in several windows, more queries and frames in several batches.
     """
     window = bundle.manifest.window_s
@@ -292,7 +292,7 @@ def _check_kernels(
     refuse: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Refuse, or tell, a plan in which attention did not fuse or int8 is computed in fp16."""
+    """Refuse or report a plan in which attention did not fuse or int8 is computed in fp16."""
     expected = {"attention": attention, "softmax": UNFUSED[graph], "int8_products": int8_products}
     if all(kernels[kind] == count for kind, count in expected.items()):
         return

@@ -136,23 +136,23 @@ def export_bundle(
 ) -> Exported:
     """Convert a checkpoint and the CLIP it was trained on to a verified bundle.
 
-    Nothing is written if anything fails, and what stands at `output` stays.
+    If anything fails, nothing is written and `output` stays as it was.
 
     Args:
         checkpoint: the R² block's weights; see `training.checkpoint.load_checkpoint`.
         output: the bundle's folder; by default the one of model `name` in the models folder.
-        clip: the towers, or what `training.clip.load_clip` takes; by default the CLIP that the
-            checkpoint's widths tell.
-        clip_arch: architecture of a file of CLIP weights, where its shapes do not tell.
-        name: what the bundle calls itself; by default the published name, else the file's.
+        clip: the towers, or what `training.clip.load_clip` takes; by default the CLIP with the
+            checkpoint's widths.
+        clip_arch: architecture of a file of CLIP weights, if its shapes are ambiguous.
+        name: the bundle's name; by default the published name, else the file's.
         recipe: see `export.settings.choose_settings`; by default, and where it has the same name,
             what the checkpoint says that it was trained by, with all its changed settings.
         fps: clips a second, in place of the recipe's.
         unit_s: rounding in seconds, in place of the recipe's.
-        known_words: the words that this CLIP was trained on, where they are few; the runtime tells
-            of others.
-        verify_video: a video whose first frames are checked besides generated pictures.
-        force: replace a bundle that stands at `output`.
+        known_words: the words that this CLIP was trained on, if they are few; the runtime warns of
+            others.
+        verify_video: a video whose first frames are checked besides generated ones.
+        force: replace an existing bundle at `output`.
         say: called with one line for each step.
 
     Raises:
@@ -328,8 +328,8 @@ def _default_clip(model: R2Tuning) -> str:
     widths = model.config.vision_width, model.config.text_width
     if widths not in _CLIP_BY_WIDTHS:
         raise ExportError(
-            f"the checkpoint reads a CLIP {widths[0]} (vision) and {widths[1]} (text) wide, which "
-            "tells no published one; name it with --clip"
+            f"the checkpoint reads a CLIP {widths[0]} (vision) and {widths[1]} (text) wide, as no "
+            "published one is; name it with --clip"
         )
     return _CLIP_BY_WIDTHS[widths]
 

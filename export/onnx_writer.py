@@ -145,8 +145,8 @@ def _clean(model: onnx.ModelProto, spec: GraphSpec, doc: str) -> None:
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         item.ClearField("doc_string")
         del item.metadata_props[:]
-    # The version that exported it stands in the manifest. In the graph it would change the bundle's
-    # fingerprint, and void what was encoded, with every release.
+    # The exporter's version is in the manifest. In the graph, every release would change the
+    # bundle's fingerprint and so invalidate saved encodings.
     model.producer_name, model.producer_version = "r2rt", ""
     for value, tensor in zip(
         (*graph.input, *graph.output), (*spec.inputs, *spec.outputs), strict=True

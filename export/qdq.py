@@ -114,7 +114,7 @@ def _fit(weight: Floats, samples: Samples, *, foldable: bool) -> tuple[Floats | 
     """Return what to divide the input's channels by, and the step of their codes."""
     rows = np.concatenate([samples.typical, samples.extreme])
     largest = np.maximum(np.abs(weight).max(axis=1), 1e-5)
-    # Every few columns tell the error of all of them.
+    # Every n-th column is enough to estimate the error of all.
     weight = weight[:, :: max(1, weight.shape[1] // _COLUMNS)]
     want = rows @ weight
     reach = np.maximum(np.maximum(-samples.low, samples.high), 1e-5)

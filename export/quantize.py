@@ -1,7 +1,7 @@
 """Quantise a bundle to int8: `python export/quantize.py BUNDLE --calibration VIDEO`.
 
 Exit codes: 0 done, 2 wrong usage, 10 to 13 a video cannot be used, 20 to 23 the bundle cannot be
-used, 40 the new bundle could not be written, 55 it departs too far from fp32 and was not written,
+used, 40 the new bundle could not be written, 55 it differs too much from fp32 and was not written,
 130 interrupted; others are those of the command r2rt.
 """
 

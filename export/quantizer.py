@@ -136,7 +136,7 @@ def quantize_bundle(
         say: called with one line for each step.
 
     Raises:
-        RefusedError: the new bundle's answers depart too far from its origin's.
+        RefusedError: the new bundle's answers differ too much from its origin's.
         QueryError: the origin is not fp32, or there is nothing to calibrate on.
         R2rtError: another of its classes; the message says what to do.
     """
@@ -192,7 +192,7 @@ def quantize_bundle(
         agreement = _compare(bundle, folder, videos, queries, limits, say)
         if not agreement.passed:
             raise RefusedError(
-                f"the int8 form of {manifest.name} departs too far from fp32: "
+                f"the int8 form of {manifest.name} differs too much from fp32: "
                 f"{failures(agreement.figures)}; no bundle was written, "
                 "calibrate on more videos, or videos more like yours",
                 agreement.figures,

@@ -50,10 +50,10 @@ def choose_settings(
     fps: Fraction | None = None,
     unit_s: float | None = None,
 ) -> Settings:
-    """Choose a checkpoint's settings: what was asked for, else the recipe's.
+    """Choose a checkpoint's settings: those given, else the recipe's.
 
-    The recipe is the one given or named, else the published one that the checkpoint's sha256 tells,
-    else QVHighlights' for a model with a coordinate head and TVSum's for one without.
+    The recipe is the one given or named, else the published one of the checkpoint's sha256, else
+    QVHighlights' for a model with a coordinate head and TVSum's for one without.
 
     Raises:
         QueryError: there is no such recipe, or `fps` or `unit_s` is not positive.

@@ -51,7 +51,7 @@ class _Rate(click.ParamType[Fraction]):
     "--clip",
     metavar="NAME|FILE|random:SEED",
     help="CLIP that the checkpoint was trained on: open_clip's name, a file of weights, or random "
-    "weights.  [default: told by the checkpoint's widths, usually ViT-B-32-quickgelu]",
+    "weights.  [default: by the checkpoint's widths, usually ViT-B-32-quickgelu]",
 )
 @click.option("--clip-arch", metavar="NAME", help="Architecture of a file of CLIP weights.")
 @click.option(
@@ -59,9 +59,9 @@ class _Rate(click.ParamType[Fraction]):
     type=click.Path(path_type=Path),
     help="The bundle's folder.  [default: NAME in the models folder]",
 )
-@click.option("--name", help="What the bundle calls itself.  [default: told by the checkpoint]")
+@click.option("--name", help="Name in the manifest.  [default: from the checkpoint]")
 @click.option(
-    "--recipe", help="Whose clip rate and suppression to use.  [default: told by the checkpoint]"
+    "--recipe", help="Whose clip rate and suppression to use.  [default: from the checkpoint]"
 )
 @click.option("--fps", type=_Rate(), help="Clips a second, such as 1/2.  [default: the recipe's]")
 @click.option(

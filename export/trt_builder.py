@@ -302,9 +302,9 @@ def _build_once(
         if worker.returncode:
             if worker.returncode < 0:
                 errors.append(f"it ended by signal {-worker.returncode}")
-            told = "; ".join(dict.fromkeys(errors)) or "it gave no reason"
+            reasons = "; ".join(dict.fromkeys(errors)) or "it gave no reason"
             raise EngineBuildError(
-                f"{flavour.name} {flavour.version} could not build {graph}: {told}"
+                f"{flavour.name} {flavour.version} could not build {graph}: {reasons}"
             )
         sink.seek(0)
         return sink.read()
@@ -339,20 +339,20 @@ def _pass_on(
     say: Callable[[str], None],
     step: Callable[[str], None],
 ) -> None:
-    """Hand on one line of the worker; what is no message of its own comes from a library."""
+    """Pass on one line of the worker; lines that are not its messages come from a library."""
     try:
-        told = json.loads(line)
+        message = json.loads(line)
     except ValueError:
-        told = None
-    if not isinstance(told, dict):
+        message = None
+    if not isinstance(message, dict):
         if line.strip():
             errors.append(line.strip())
         return
-    errors += told.get("error", ())
-    if "say" in told:
-        say(f"{graph}: {told['say']}")
-    if "step" in told:
-        step(f"building {graph}: {told['step']}")
+    errors += message.get("error", ())
+    if "say" in message:
+        say(f"{graph}: {message['say']}")
+    if "step" in message:
+        step(f"building {graph}: {message['step']}")
 
 
 def _profile(spec: GraphSpec, ranges: Mapping[str, Range]) -> dict[str, list[list[int]]]:

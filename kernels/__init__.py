@@ -5,7 +5,7 @@ One name, four files: `kernels/frame_pool.py` holds a kernel, its layout and its
 `benchmarks/kernels/` the rest. `kernels.dispatch` says which of the two runs, and why.
 
 Used from a checkout and never installed. PyPI holds another package called `kernels`;
-`R2RT_KERNELS` tells whoever imports this one that it is the right one.
+`R2RT_KERNELS` identifies this one.
 """
 
 from __future__ import annotations

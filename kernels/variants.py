@@ -1,7 +1,7 @@
 """The compiled kernels that a model of given sizes needs for inference, each with its launch.
 
-One kernel is compiled several times where its code depends on more than the model's sizes: whether
-there is a step before, and how many clips there are. `Variant.stem` tells them apart.
+A kernel is compiled several times if its code depends on more than the model's sizes: whether there
+is a previous step, and how many clips there are. `Variant.stem` distinguishes them.
 """
 
 from __future__ import annotations

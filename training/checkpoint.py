@@ -54,7 +54,7 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint, PyTorch's format or safetensors, told apart by content.
+    """Read a checkpoint in PyTorch's format or safetensors, distinguished by content.
 
     PyTorch's format is unpickled with tensors and plain containers allowed and nothing else, so a
     hostile file is refused, not run. Its layout is `{"meta", "state_dict"}` or a bare state dict.

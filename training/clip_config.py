@@ -137,7 +137,7 @@ def infer_config(tensors: Mapping[str, Tensor]) -> ClipConfig:
     """Return the sizes that a state dict in OpenAI's key names has.
 
     Heads are 64 wide and the activation is QuickGELU, as in all of OpenAI's models: a file cannot
-    tell. A model that differs needs its architecture named.
+    show. A model that differs needs its architecture named.
     """
 
     def shape(key: str, ndim: int) -> torch.Size:

@@ -51,13 +51,13 @@ _T = TypeVar("_T")
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sizes of the R² block that the data does not tell; the defaults are the published ones.
+    """Sizes of the R² block that do not follow from the data; the defaults are the published ones.
 
     Attributes:
         width: width D of the R² block.
         layers: CLIP layers K that are read, the last ones.
         heads: attention heads of its temporal layer; 8 in every published model. Weights do not
-            tell it, the settings beside them do.
+            show it, the settings beside them do.
         padding: what padding in a batch means; see `training.model.Padding`.
     """
 
@@ -162,7 +162,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, object]:
 
 
 def read_settings(path: Path) -> tuple[str | None, dict[str, object]]:
-    """Read a file of settings: TOML or JSON, told by its suffix; also a run's `config.json`.
+    """Read a file of settings: TOML or JSON, by its suffix; also a run's `config.json`.
 
     Returns:
         The name of the recipe that it changes, None if it names none; and its settings.

@@ -173,7 +173,7 @@ def _ask(
     grounder = open_model(model, device, quiet=quiet)
     with progress("answering", total=len(sources), unit="videos", quiet=quiet) as update:
         lines = answer(grounder, benchmark, annotations.lines, sources, progress=update)
-    # An answer is told of by the line that asked.
+    # An answer is reported by the line of its query.
     numbers = {line.qid: annotations.numbers[line.qid] for line in lines}
     file = PredictionFile(path=annotations.path, lines=lines, numbers=numbers)
     return grounder.bundle.manifest.name, file

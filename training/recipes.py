@@ -79,7 +79,7 @@ class Recipe:
 
 
 def recipe_for_sha256(sha256: str) -> str | None:
-    """Return the recipe of a published checkpoint, told by its file's sha256, or None.
+    """Return the recipe of the published checkpoint with this sha256, or None.
 
     The first 8 hexadecimal digits are what the publication gives.
     """

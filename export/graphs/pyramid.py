@@ -1,9 +1,9 @@
-"""The temporal pyramid and its heads for any number of clips, without a branch on it.
+"""The temporal pyramid and its heads for any number of clips, without branches.
 
 The authors leave out a level whose stride exceeds the number of clips. Here time is padded so that
-every level has rows, all levels stand in one sequence, and what is not real is set to zero before
-each convolution: the zeros between two levels are what each level's own padding would be. Real
-points are cut out at the end; a level without any leaves nothing.
+every level has rows, and all levels are concatenated to one sequence. Padded rows are set to zero
+before each convolution, so the zeros between two levels serve as the padding of both. At the end
+the real points are selected; a level may have none.
 """
 
 from __future__ import annotations

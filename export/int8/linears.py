@@ -18,7 +18,7 @@ class Linear:
     """A product of activations with a constant matrix, and the bias added to it.
 
     Attributes:
-        name: where it stands in the model, such as `blocks.3.fc`, or its matrix's name.
+        name: its path in the model, such as `blocks.3.fc`, or its matrix's name.
         input: name of the activations.
         output: name of the product, the bias included where there is one.
         product: name of the product alone.

@@ -332,7 +332,7 @@ class TestRepeatingTheComparison:
         assert r2rt_main([*arguments, "--video", str(SHAPES)]) == 27
         streams = capsys.readouterr()
         assert "FAILED" in streams.out
-        assert "departs too far" in streams.err
+        assert "differs too much" in streams.err
 
     def test_half_of_it_is_wrong_usage(self, quantized: Quantized) -> None:
         assert r2rt_main(["models", "verify", str(quantized.path), "--video", str(SHAPES)]) == 2

@@ -23,14 +23,14 @@ class Annotation:
         qid: id of the query.
         vid: id of the video; its features are called so.
         query: the sentence.
-        duration_s: length of the video in seconds; None where the file does not tell.
+        duration_s: length of the video in seconds; None if the file does not say.
         moments_s: start and end of each moment, in seconds; None where there are none to learn.
         saliency: how well each clip from the first on fits, 0..1; clips beyond it count as 0. None
             where moments alone are annotated.
         labels: the rules that the clips to learn from are chosen by.
         fps: clips a second, where the labels fix it; None where the recipe decides.
         domain: the data set's own part that it belongs to.
-        place: where it stands in its file: the line's number, or a key.
+        place: its place in the file: the line's number, or a key.
     """
 
     qid: int | str

@@ -66,7 +66,7 @@ def clip_labels(annotation: Annotation, clips: int, fps: float) -> ClipLabels:
         saliency[: len(rated)] = rated
     relevant = saliency.nonzero()[:, 0]
     if not len(relevant):
-        # Rated 0 throughout: the moments alone tell what is relevant.
+        # Rated 0 throughout: only the moments say what is relevant.
         relevant = inside.nonzero()[:, 0]
     return ClipLabels(clips=clips, moments_s=moments_s, saliency=saliency, relevant_clips=relevant)
 

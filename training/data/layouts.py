@@ -76,7 +76,7 @@ def open_data(
             as the data set.
         split: which part; `val` is the split that the recipe is evaluated on, whatever its name.
         annotations: an annotation file of one's own, in place of the data set's.
-        videos: the folder of the videos' features, where it is not told by its name.
+        videos: the folder of the videos' features, if it does not follow from its name.
         queries: the folder of the queries' features.
         layers: CLIP layers K that the model reads.
         fps: clips a second, in place of the recipe's.
@@ -133,7 +133,7 @@ def load_annotations(
             refused like any other error.
 
     Raises:
-        AnnotationError: the file has errors; the first is told.
+        AnnotationError: the file has errors; the first is reported.
         SourceNotFoundError: the file cannot be read.
     """
     checked = check_file(path, fps=fps, need_labels=split == "train")
@@ -169,7 +169,7 @@ def find_annotations(folder: Path, dataset: str, split: Split) -> Path:
 
 
 def _check_ends(dataset: GroundingDataset, path: Path) -> None:
-    """Refuse moments behind the end of their video, where only its features tell its length."""
+    """Refuse moments after the end of a video whose length is known from its features only."""
     beyond = [
         (annotation, end_s, length_s)
         for annotation, length_s in dataset.measured()

@@ -1,8 +1,8 @@
 """From an annotation file, in whichever of the known forms, to plain records.
 
-The forms are told by their content: JSON lines (QVHighlights, Moment-DETR, lighthouse, one's own),
-Charades-STA's `VID START END##SENTENCE`, Ego4D-NLQ's and TACoS's official JSON, and the R²-Tuning
-authors' JSON of TVSum and YouTube Highlights.
+The formats are recognised by their content: JSON lines (QVHighlights, Moment-DETR, lighthouse,
+one's own), Charades-STA's `VID START END##SENTENCE`, Ego4D-NLQ's and TACoS's official JSON, and the
+R²-Tuning authors' JSON of TVSum and YouTube Highlights.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def _number(text: str) -> float | str:
 
 
 class _Unreadable:
-    """What stands in for a value that is no JSON."""
+    """The replacement for a value that JSON lacks."""
 
 
 class _DuplicateKeyError(ValueError):

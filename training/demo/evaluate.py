@@ -176,7 +176,7 @@ def table(rows: Mapping[str, Mapping[str, Figures]]) -> str:
     """Return figures by style and by who answers, as a Markdown table."""
     lines = [
         "| style | | R1@0.5 | R1@0.7 | mAP | mIoU | HD mAP | HD Hit@1 | object | colour | pair "
-        "| motion | told apart | kept at 5 % |",
+        "| motion | separated | kept at 5 % |",
         "|---|---|" + "---|" * 12,
     ]
     for style, by_name in rows.items():

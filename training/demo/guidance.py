@@ -1,4 +1,4 @@
-"""What training tells the R² block besides the answers: where a thing is, and what it does.
+"""Extra supervision of the R² block: where a thing is, and what it does.
 
 A moment is a weak sign of why it is one: that a dog is on screen, that it goes left, that left was
 asked for. Whoever made the videos knows all three at every clip. So small heads, which are thrown
@@ -37,7 +37,7 @@ class Hints:
     Attributes:
         shown: whether anything, and whether everything, that the query names is on screen, (T, 2);
             what things do is left out of it. -1 where padded.
-        place: centre and size of the thing, as shares of the picture's side, (T, 3); NaN where it
+        place: centre and size of the thing, as shares of the image's side, (T, 3); NaN where it
             is not on screen, where two are named, and where padded.
         motion: what it does, as an index of `Motion`, (T,); -100 where `place` is NaN.
         asked: the motion that the query speaks of, "still" where it speaks of none, ().

@@ -1,7 +1,7 @@
 """From the trained demo model to the bundle inside the runtime package.
 
 `python -m training.demo.ship --art DIR --clip FILE --model FILE --out DIR` exports, checks against
-PyTorch, quantises, and refuses what is too large or departs too far.
+PyTorch, quantises, and refuses a bundle that is too large or differs too much.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def ship(
     Args:
         model: `model.pth` of `training.demo.train`.
         clip: the tiny CLIP.
-        sprites: pictures, for videos to calibrate on.
+        sprites: images, for videos to calibrate on.
         output: the bundle's folder; what is there is replaced, but for its README.md.
         say: called with one line for each step.
 
@@ -129,7 +129,7 @@ def _teach_no(bundle: Path, sprites: Sprites, say: Callable[[str], None]) -> Non
     worth = presence.kept >= _LEAST_KEPT
     store_presence(bundle, presence if worth else None)
     say(
-        f"told apart by {presence.statistic}: area {presence.areas[presence.statistic]:.3f}, "
+        f"separated by {presence.statistic}: area {presence.areas[presence.statistic]:.3f}, "
         f"{100 * presence.kept:.0f} % of what is there is kept at {100 * _FALSE_ALARM:.0f} % false "
         f"alarms: {'' if worth else 'not '}stored"
     )

@@ -32,7 +32,7 @@ class AskedVideo:
     """A video and what is asked of it.
 
     Attributes:
-        vid: its name, which tells style and number.
+        vid: its name, which contains style and number.
         video: the video.
         queries: sentences that are true of some of it.
         absent: sentences that are true of none of it.

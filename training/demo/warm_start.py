@@ -123,7 +123,7 @@ def _patches(rng: Generator, pool: Pool, clip: Mapping[str, Tensor]) -> tuple[Te
     """Return states (N, K, C) of patches of random clips, CLS among them, and their directions."""
     clips = np.sort(rng.choice(len(pool.hidden), min(_CLIPS, len(pool.hidden)), replace=False))
     states = torch.from_numpy(np.array(pool.hidden[clips])).float()  # (N, K, P, C)
-    # CLS is one of 65, and tells most.
+    # CLS is one of 65 tokens, and the most informative.
     whole = states[:, :, :1].repeat(1, 1, states.shape[2] // 4, 1)
     tokens = torch.cat((whole, states), dim=2).transpose(1, 2).flatten(0, 1)  # (N·P, K, C)
     return tokens, _directions(project_image(tokens[:, -1], clip))
@@ -149,7 +149,7 @@ def _words(
 
 
 def _directions(embedded: Tensor) -> Tensor:
-    """Unit vectors from the mean: what all have in common tells nothing apart."""
+    """Unit vectors after subtracting the mean, which distinguishes nothing."""
     unit = F.normalize(embedded, dim=-1)
     return F.normalize(unit - unit.mean(dim=0), dim=-1)
 

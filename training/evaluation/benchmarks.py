@@ -87,7 +87,7 @@ class Evaluation:
         return published_form(self.moments, self.highlights)
 
     def headline(self) -> Figures:
-        """Return the figures that stand in a table."""
+        """Return the figures of a table."""
         if self.domains is not None:
             return dict(published_domains(self.domains))
         return published_form(self.moments, self.highlights)["brief"]

@@ -1,4 +1,4 @@
-"""Plots of an evaluation, in the colours of Okabe and Ito, which the colour-blind tell apart."""
+"""Plots of an evaluation, in the colours of Okabe and Ito, made for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def draw(
 
     Args:
         folder: where to.
-        evaluations: by the name that stands in the legend, as the others.
+        evaluations: by their names in the legend, as the others.
         predictions: what was evaluated.
         annotations: in the same order as predictions.
 

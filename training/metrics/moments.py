@@ -126,7 +126,7 @@ def moment_arrays(
 
 
 def right_moments(ious: Floats, at: Sequence[float]) -> NDArray[np.bool_]:
-    """Tell which predicted moments are right (N, len(at), P), of IoUs (N, P, G) best moment first.
+    """Return which predictions are right (N, len(at), P), of IoUs (N, P, G) best moment first.
 
     A moment is right when, among the annotated moments that no earlier one has taken, the one it
     overlaps most reaches the IoU; it takes that one.
@@ -182,12 +182,12 @@ def _average_precision(ious: Floats) -> Floats:
     """Average precision (N, 10) of IoUs (N, P, G), best moment first."""
     right = right_moments(ious, AP_IOUS)
     gained = np.where(right, interpolated_precision(right), 0.0).sum(axis=-1)
-    # Nothing is told apart here where nothing was predicted: 0 of however many.
+    # Without predictions the result is 0, whatever the number of annotated moments.
     average: Floats = gained / np.maximum(_annotated(ious).sum(axis=-1), 1)[:, None]
     return average
 
 
 def _annotated(ious: Floats) -> NDArray[np.bool_]:
-    """Tell which annotated moments (N, G) there are."""
+    """Return which annotated moments (N, G) there are."""
     there: NDArray[np.bool_] = np.any(np.isfinite(ious), axis=1)
     return there

@@ -22,7 +22,7 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
         duration: the video's length in seconds; highlights of QVHighlights need it.
         query: the sentence.
         vid: the video's name.
-        video: the video's file, where it is told instead of `vid`.
+        video: the video's file, where it is given instead of `vid`.
         relevant_windows: (start, end) of each moment; None where only saliency is annotated.
         relevant_clip_ids: clips that have saliency scores (QVHighlights).
         saliency_scores: of each of those clips, 0 to 4 by each annotator (QVHighlights).

@@ -202,5 +202,5 @@ def _altered(rng: Generator, caption: Caption) -> Caption:
         text = re.sub(rf"\b{re.escape(said)}\b", concept.name, caption.text, count=1)
         changed = Mention(concept.name, None)
     mentions = tuple(changed if m == mention else m for m in caption.mentions)
-    # Else a wrong "a" or "an" would tell that a caption is false.
+    # Otherwise a wrong "a" or "an" would reveal that a caption is false.
     return Caption(re.sub(r"\ban? (\w+)", lambda found: article(found[1]), text), mentions)

@@ -60,11 +60,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def command(weights: Path, sprites: Path, each: int, threads: int, json_path: Path | None) -> None:
     """Print shares named right, in percent, by style."""
     torch.set_num_threads(threads)
-    model, pictures = load_model(weights), Sprites(sprites)
-    scores = evaluate_styles(model, pictures, each)
+    model, art = load_model(weights), Sprites(sprites)
+    scores = evaluate_styles(model, art, each)
     size = model.config.image_size
     colours = {
-        style: colour_score(model, pictures, style, count=_COLOUR_FRAMES, size=size)
+        style: colour_score(model, art, style, count=_COLOUR_FRAMES, size=size)
         for style, kind in STYLES.items()
         if kind.role == "held_out"
     }

@@ -19,7 +19,7 @@ from training.world.concepts import CONCEPTS
 __all__ = ["CONFIG_PATH", "Seen", "TinyClip", "tiny_config"]
 
 CONFIG_PATH = Path(__file__).parent / "r2rt-tiny.json"
-# Layers, counted from the last, that must tell where a patch is: those that the R² block reads.
+# Layers, counted from the last, that must encode a patch's position: those that the R² block reads.
 # What a frame is called does not depend on that, so nothing else would keep it; motion needs it.
 _PLACED = 4
 
@@ -65,7 +65,7 @@ class Seen(NamedTuple):
 class TinyClip(nn.Module):
     """Both towers, their projections, and a free matrix of classes.
 
-    The class matrix stands in for the text tower while that one knows nothing yet; its last row is
+    The class matrix replaces the text tower while that one is untrained; its last row is
     the background's. It and the heads of colours and places are not part of what is exported.
     """
 

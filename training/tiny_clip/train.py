@@ -7,10 +7,11 @@ With `--minutes` the schedule follows the clock: how much is learned depends on 
 Checkpoints are written whole every two minutes; `--resume` goes on from the last one. Per step:
 
 1. a class matrix, free at first, names what a frame shows (softmax over all concepts);
-2. the same matrix names every patch, whose content the compositor knows, and heads tell its colour
-   and, from each layer that the R² block reads, its place;
-3. the text tower joins: it must name what captions name, and tell true captions from false ones,
-   frame by frame and caption by caption (a contrastive loss with every true pair as a positive).
+2. the same matrix names every patch, whose content the compositor knows, and heads predict its
+   colour and, from each layer that the R² block reads, its place;
+3. the text tower joins: it must name what captions name, and distinguish true captions from false
+   ones, frame by frame and caption by caption (a contrastive loss whose positives are all true
+   pairs).
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _grid(patches: int) -> Tensor:
 
 
 def _tell_sides(table: Tensor) -> None:
-    """Make a table of positions (1 + P, C) tell left from right as clearly as up from down.
+    """Make a table of positions (1 + P, C) distinguish left from right as clearly as up from down.
 
     What a frame is called stays the same when it is mirrored, so training for names alone leaves
     little of x but its distance from the middle.

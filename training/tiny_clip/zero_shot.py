@@ -98,7 +98,7 @@ def score_images(images: Tensor, classes: Tensor, labels: NDArray[np.int64]) -> 
 
 @torch.no_grad()
 def colour_score(model: TinyClip, sprites: Sprites, style: str, *, count: int, size: int) -> float:
-    """Return how often "a red car" is told from the same thing in the other named colours."""
+    """Return how often "a red car" is distinguished from a car of the other named colours."""
     settings = FrameSettings(
         size=size, objects=(1.0,), scale=(0.5, 0.9), clutter=0.3, augment=False, recolour=1.0
     )

@@ -86,7 +86,7 @@ def fit(
 
     Returns:
         `best.pth` where there is a validation, else `last.pth`. With `max_minutes` the run may have
-        been left unfinished: `read_progress(out)` tells.
+        been left unfinished: see `read_progress(out)`.
 
     Raises:
         TrainingError: training cannot start, or not go on (a loss that is no number).
@@ -385,12 +385,12 @@ class _Run:
             )
         if history is not None:
             history.validation(progress.step, figures)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         better = progress.best is None or figures[monitor] > progress.best
         if better:
             progress.best, progress.best_step = float(figures[monitor]), progress.step
             self.folder.write_weights(self.folder.best, self.model, progress, self.config)
-        bar.say(f"step {progress.step}: {told}" + (" (best)" if better else ""))
+        bar.say(f"step {progress.step}: {text}" + (" (best)" if better else ""))
 
     def _save(self, history: History | None) -> None:
         if self.first:

@@ -1,4 +1,4 @@
-"""What a run tells while it lasts: metrics.jsonl, TensorBoard, progress on stderr, the plot."""
+"""What a run reports: metrics.jsonl, TensorBoard, progress on stderr, the plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes and devices that a run has, and what the outside tells it."""
+"""The processes and devices of a run, and the signals that it receives."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Signals:
 def ignore_signals(_worker: int) -> None:
     """Leave to the main process what all processes get: Ctrl-C, and a scheduler's SIGTERM.
 
-    A worker ends when the main process tells it to, or is gone.
+    A worker ends when the main process asks it to, or has ended.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

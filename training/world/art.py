@@ -2,7 +2,7 @@
 
 `python -m training.world.art --out DIR` leaves DIR/sprites.npz. Packages are fetched by `npm pack`
 with the user's own npm configuration; a tarball that is not byte for byte the pinned one is
-refused. Licences stand in LICENSES.md beside this file.
+refused. Licences are in LICENSES.md beside this file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Style:
         licence: SPDX identifier.
         credit: whom to name.
         role: "train" where weights may learn from it, "held_out" where it only measures.
-        renames: slugs under which the package has pictures, where they are its own.
+        renames: slugs under which the package has images, where they are its own.
     """
 
     name: str
@@ -205,7 +205,7 @@ def verify(path: Path, sha256: str) -> None:
 
 
 def build_sprites(folder: Path, destination: Path) -> dict[str, int]:
-    """Rasterise every style's pictures of all concepts into one file.
+    """Rasterise every style's images of all concepts into one file.
 
     Args:
         folder: where the packages are, or are fetched to.
@@ -213,10 +213,10 @@ def build_sprites(folder: Path, destination: Path) -> dict[str, int]:
             premultiplied.
 
     Returns:
-        The number of pictures by style.
+        The number of images by style.
 
     Raises:
-        ArtError: a package cannot be had, is not the pinned one, or holds a broken picture.
+        ArtError: a package cannot be had, is not the pinned one, or holds a broken image.
     """
     points = _code_points(fetch(STYLES["noto"], folder))
     sprites: dict[str, Image] = {}
@@ -226,9 +226,9 @@ def build_sprites(folder: Path, destination: Path) -> dict[str, int]:
         before = len(sprites)
         for concept in CONCEPTS:
             for variant, slug in enumerate(concept.slugs):
-                picture = draw(slug)
-                if picture is not None:
-                    sprites[f"{style.name}/{concept.name}/{variant}"] = _centred(picture)
+                drawn = draw(slug)
+                if drawn is not None:
+                    sprites[f"{style.name}/{concept.name}/{variant}"] = _centred(drawn)
         counts[style.name] = len(sprites) - before
     with replacing(destination) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **sprites)  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ def build_sprites(folder: Path, destination: Path) -> dict[str, int]:
 def _drawer(
     style: Style, tarball: Path, points: Mapping[str, str]
 ) -> Callable[[str], Image | None]:
-    """Return what draws a slug in a style, or gives None where the style has no such picture."""
+    """Return what draws a slug in a style, or returns None if the style has no such image."""
     archive = tarfile.open(tarball)  # noqa: SIM115 - read until the drawer is dropped
     members = set(archive.getnames())
 
@@ -298,18 +298,18 @@ def _rasterise(svg: str) -> Image:
 def _decode(data: bytes) -> Image:
     from PIL import Image as PillowImage
 
-    with PillowImage.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGBA"))
+    with PillowImage.open(io.BytesIO(data)) as opened:
+        return np.asarray(opened.convert("RGBA"))
 
 
-def _centred(picture: Image) -> Image:
+def _centred(image: Image) -> Image:
     """Crop to what is visible, pad to a square, scale to SPRITE_SIZE; colour not premultiplied."""
     from PIL import Image as PillowImage
 
-    ys, xs = np.nonzero(picture[..., 3] > 8)
+    ys, xs = np.nonzero(image[..., 3] > 8)
     if not len(ys):
-        raise ArtError("a picture is empty; its package is not as expected")
-    cropped = picture[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+        raise ArtError("an image is empty; its package is not as expected")
+    cropped = image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
     height, width = cropped.shape[:2]
     side = max(height, width)
     square = np.zeros((side, side, 4), np.uint8)
@@ -335,9 +335,7 @@ def command(out: Path) -> None:
     counts = build_sprites(out, out / "sprites.npz")
     for name, count in counts.items():
         style = STYLES[name]
-        click.echo(
-            f"{name:12} {count:4} pictures  {style.role:9} {style.licence:13} {style.credit}"
-        )
+        click.echo(f"{name:12} {count:4} images  {style.role:9} {style.licence:13} {style.credit}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ def background(rng: Generator, size: int, *, clutter: float = 0.5) -> Image:
     """Draw a background.
 
     Args:
-        rng: what it is drawn from; the same state gives the same picture.
+        rng: what it is drawn from; the same state gives the same image.
         size: its side in pixels.
         clutter: chance that shapes of no meaning lie on it.
 

@@ -19,7 +19,7 @@ Kind = Literal["object", "colour", "pair", "motion"]
 
 # Spans that are no farther apart are one moment.
 _SAME_MOMENT_S = 0.5
-# Sizes, as shares of the picture's side, from which a thing shows well and very well.
+# Sizes, as shares of the image's side, from which a thing shows well and very well.
 _GRADES = ((0.45, 1.0), (0.3, 0.75), (0.0, 0.5))
 
 

@@ -44,9 +44,9 @@ _RAMPS = _ramps()
 
 
 def paint(image: Image, colour: str) -> Image:
-    """Return an RGBA picture in one named colour, its light and dark kept.
+    """Return an RGBA image in one named colour, its light and dark kept.
 
-    Brightness is stretched to the picture's own range first, so that a dark picture becomes no
+    Brightness is stretched to the image's own range first, so that a dark image becomes no
     darker colour.
     """
     grey = cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2GRAY)
@@ -60,7 +60,7 @@ def paint(image: Image, colour: str) -> Image:
 
 
 def colour_of(image: Image) -> str | None:
-    """Return the named colour that most of an RGBA picture has, or None where none prevails."""
+    """Return the named colour that most of an RGBA image has, or None where none prevails."""
     names = _named(image[..., :3])
     alpha = image[..., 3]
     counts = np.bincount(names[alpha > 127], minlength=len(_NAMES) + 1)

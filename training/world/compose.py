@@ -35,7 +35,7 @@ Image = NDArray[np.uint8]
 NOTHING = -1
 AMBIGUOUS = -2
 _COLOUR_NAMES = tuple(COLOURS)
-# How often a picture's parts get colours of their own, and how often its proportions change.
+# How often an image's parts get colours of their own, and how often its proportions change.
 _REPAINTED = 0.4
 _BENT = 0.4
 
@@ -126,8 +126,8 @@ def compose_frame(
 
     Args:
         rng: what everything is drawn from.
-        sprites: the pictures.
-        style: whose pictures.
+        sprites: the images.
+        style: whose images.
         settings: how hard.
         concepts: what it shows; drawn from what the style has when None.
     """
@@ -182,10 +182,10 @@ def look(
 
     Args:
         rng: what is drawn from.
-        sprites: the pictures.
+        sprites: the images.
         style: whose.
         concept: its name.
-        variant: which of the style's pictures of it; drawn when None.
+        variant: which of the style's images of it; drawn when None.
         colour: the named colour to paint it in, whatever the chances say.
         augment: whether colours, shades and outlines vary beyond the art itself.
         recolour: chance that it is painted in a named colour where none is asked for.
@@ -225,7 +225,7 @@ def paste(
     stretch: tuple[float, float] = (1.0, 1.0),
     shear: float = 0.0,
 ) -> tuple[slice, slice, Image]:
-    """Draw a picture onto a canvas, in place.
+    """Draw an image onto a canvas, in place.
 
     Args:
         canvas: (H, W, 3) uint8 RGB.
@@ -370,7 +370,7 @@ def _repainted(rng: Generator, image: Image, parts: Image) -> Image:
     """Give parts of one colour another: one rocket is white with red fins, the next blue.
 
     A part keeps its shades, or becomes flat; what two parts have in common may have a dark line.
-    A picture of one part stays as it is: its colour may be what it is known by.
+    An image of one part stays as it is: its colour may be what it is known by.
     """
     count = int(parts.max()) + 1
     if count == 1:

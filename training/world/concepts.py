@@ -1,7 +1,7 @@
-"""The things of the emoji world: what people call them and which pictures show them.
+"""The things of the emoji world: what people call them and which images show them.
 
-A slug is the name of a picture in iconify's emoji sets, which most of them share; a concept with
-several slugs has several pictures (a dog, a dog's face). Things whose pictures differ much between
+A slug is the name of an image in iconify's emoji sets, which most of them share; a concept with
+several slugs has several images (a dog, a dog's face). Things whose images differ much between
 styles (tools, clothes, containers) are left out.
 """
 
@@ -19,7 +19,7 @@ class Concept:
     Attributes:
         name: its name in singular, lower case; unique.
         synonyms: other names of it, none of which names another concept.
-        slugs: names of its pictures, the plainest first; a picture's place here is its variant.
+        slugs: names of its images, the plainest first; an image's place here is its variant.
     """
 
     name: str

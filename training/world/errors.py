@@ -8,6 +8,6 @@ __all__ = ["ArtError"]
 
 
 class ArtError(R2rtError):
-    """Art that cannot be fetched, is not the pinned one, or lacks a picture."""
+    """Art that cannot be fetched, is not the pinned one, or lacks an image."""
 
     exit_code = 64

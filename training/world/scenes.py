@@ -1,7 +1,7 @@
 """Scenes of the emoji world: which things are on screen from when to when, and how they move.
 
 A scene is steady: one backdrop, one to three things, each with phases of one motion. It is a
-description, a few hundred bytes; pictures are drawn of it at any time, at any size.
+description, a few hundred bytes; images are drawn of it at any time, at any size.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Motion(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """An object and which picture shows it.
+    """An object and which image shows it.
 
     Attributes:
         concept: its name.
@@ -64,7 +64,7 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where a thing is: centre and size as shares of the picture's side, angle in turns."""
+    """Where a thing is: centre and size as shares of the image's side, angle in turns."""
 
     x: float
     y: float

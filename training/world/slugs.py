@@ -1,4 +1,4 @@
-"""Names of pictures in the two sets that do not share Unicode's, by the slug that others use."""
+"""Names of images in the two sets that do not share Unicode's, by the slug that others use."""
 
 from __future__ import annotations
 

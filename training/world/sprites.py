@@ -21,14 +21,14 @@ Image = NDArray[np.uint8]
 LINE_STYLE = "fluent-line"
 _SIZES = (96, 48, 24)
 _PARTS = 5
-# Where colours (8-bit CIELAB) vary less than this, a picture is one part.
+# Where colours (8-bit CIELAB) vary less than this, an image is one part.
 _ONE_COLOUR = 4.0
 
 
 class Sprites:
-    """All pictures that `training.world.art` made.
+    """All images that `training.world.art` made.
 
-    Pictures are (S, S, 4) uint8 RGBA, colour not premultiplied, their longer side filling S.
+    Images are (S, S, 4) uint8 RGBA, colour not premultiplied, their longer side filling S.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,13 +56,13 @@ class Sprites:
             for style in STYLES
         }
         if not self._concepts["noto"]:
-            raise ArtError(f"{path} holds no pictures of this world; make it anew")
+            raise ArtError(f"{path} holds no images of this world; make it anew")
         self._fills: dict[tuple[str, int], Image] = {}
         self._colours: dict[tuple[str, str, int], str | None] = {}
         self._parts: dict[tuple[str, str, int, int], Image] = {}
 
     def concepts(self, style: str) -> tuple[str, ...]:
-        """Names of the concepts that a style has pictures of."""
+        """Names of the concepts that a style has images of."""
         return self._concepts[style]
 
     def variants(self, style: str, concept: str) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ class Sprites:
         return self._variants.get((style, concept), ())
 
     def image(self, style: str, concept: str, variant: int = 0, size: int = 96) -> Image:
-        """Return a picture of 96, 48 or 24 px: the smallest that is not below `size`."""
+        """Return an image of 96, 48 or 24 px: the smallest that is not below `size`."""
         images = self._images[style, concept, variant]
         level = sum(size <= known for known in _SIZES) - 1
         return images[max(level, 0)]
@@ -83,10 +83,10 @@ class Sprites:
         return self._fills[key]
 
     def parts(self, style: str, concept: str, variant: int = 0, size: int = 96) -> Image:
-        """Return which part a picture's pixels belong to, by colour: (S, S) uint8 from 0.
+        """Return which part an image's pixels belong to, by colour: (S, S) uint8 from 0.
 
-        The picture is that of `image` with the same arguments. Parts are clusters of what is
-        visible; a pixel that is not has the part whose colour is nearest. A picture of one colour
+        The image is that of `image` with the same arguments. Parts are clusters of what is
+        visible; a pixel that is not has the part whose colour is nearest. An image of one colour
         is one part.
         """
         image = self.image(style, concept, variant, size)
@@ -96,7 +96,7 @@ class Sprites:
         return self._parts[key]
 
     def colour(self, style: str, concept: str, variant: int = 0) -> str | None:
-        """Return the name of the colour that most of a picture has, if one has."""
+        """Return the name of the colour that most of an image has, if one has."""
         key = (style, concept, variant)
         if key not in self._colours:
             self._colours[key] = colour_of(self._images[key][1])
@@ -104,7 +104,7 @@ class Sprites:
 
 
 def _sizes(image: Image) -> tuple[Image, ...]:
-    """The picture at every size, averaged with its alpha as the weight."""
+    """The image at every size, averaged with its alpha as the weight."""
     weighted = image.astype(np.float32)
     weighted[..., :3] *= weighted[..., 3:] / np.float32(255)
     found = []
@@ -137,7 +137,7 @@ def _silhouette(image: Image) -> Image:
 
 
 def _parts_by_colour(image: Image) -> Image:
-    """Number each pixel of an RGBA picture by its cluster of colour (k-means)."""
+    """Number each pixel of an RGBA image by its cluster of colour (k-means)."""
     colours = cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
     visible = colours[image[..., 3].ravel() > 127]
     if len(visible) < _PARTS or visible.std(axis=0).max() < _ONE_COLOUR:

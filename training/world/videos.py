@@ -61,7 +61,7 @@ class VideoSettings:
         painted: chance that a thing is painted in a named colour.
         leads: how many things come back during a video.
         returns: the most scenes that one of them is in.
-        varied: whether pictures vary beyond the art itself.
+        varied: whether images vary beyond the art itself.
     """
 
     things: tuple[float, float, float, float] = (0.06, 0.36, 0.36, 0.22)
@@ -131,14 +131,14 @@ class Video:
 
 
 class Painter:
-    """Draws frames of videos; it keeps the pictures that it drew last."""
+    """Draws frames of videos; it keeps the images that it drew last."""
 
     def __init__(self, sprites: Sprites, size: int) -> None:
         """Draw square frames, `size` pixels a side."""
         self.size = size
         self._sprites = sprites
         self._backdrop = lru_cache(maxsize=4)(self._draw_backdrop)
-        self._picture = lru_cache(maxsize=64)(self._draw_picture)
+        self._sprite = lru_cache(maxsize=64)(self._draw_sprite)
 
     def frame_at(self, video: Video, time_s: float) -> Image:
         """Return the frame that a video shows at a time, (S, S, 3) uint8 RGB."""
@@ -155,7 +155,7 @@ class Painter:
                 level = 24 if pixels <= 24 else 48 if pixels <= 48 else 96
                 paste(
                     canvas,
-                    self._picture(actor.thing, level),
+                    self._sprite(actor.thing, level),
                     pose.x * self.size,
                     pose.y * self.size,
                     pose.size,
@@ -172,7 +172,7 @@ class Painter:
     def _draw_backdrop(self, seed: int) -> Image:
         return background(np.random.default_rng(seed), self.size)
 
-    def _draw_picture(self, thing: Thing, level: int) -> Image:
+    def _draw_sprite(self, thing: Thing, level: int) -> Image:
         return _look(self._sprites, thing, level)[0]
 
 
@@ -210,7 +210,7 @@ def sample_video(
 
     Args:
         rng: the only source of chance.
-        sprites: the pictures.
+        sprites: the images.
         style: whose drawings.
         duration_s: the video's length.
         settings: what it is like.
@@ -301,8 +301,8 @@ def write_video(
     Args:
         path: the file.
         video: what it shows.
-        sprites: the pictures.
-        size: side of the square picture in pixels, even.
+        sprites: the images.
+        size: side of the square image in pixels, even.
         fps: frames a second.
         crf: x264's constant rate factor: more is smaller and worse.
     """
@@ -322,7 +322,7 @@ def write_video(
 
 
 def _look(sprites: Sprites, thing: Thing, level: int) -> tuple[Image, str | None]:
-    """Return a thing's picture, about `level` pixels a side, and the colour that prevails."""
+    """Return a thing's image, about `level` pixels a side, and the colour that prevails."""
     found = look(
         np.random.default_rng(thing.seed),
         sprites,
