@@ -68,6 +68,18 @@ def test_a_file_in_its_place(
     assert "cannot be written (Not a directory), so nothing is kept" in record.getMessage()
 
 
+def test_the_warning_names_the_folder_and_the_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "one", "two"):
+        monkeypatch.setenv("R2RT_CACHE", name)
+        folder.report_unusable(OSError("no disk"))  # an error without a number
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == [
+        "the cache one cannot be written (no disk)",
+        "the cache two cannot be written (no disk)",
+    ]
+
+
 def test_a_folder_that_may_not_be_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

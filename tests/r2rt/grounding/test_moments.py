@@ -125,6 +125,12 @@ def test_rounding_spares_what_ends_with_the_video() -> None:
     np.testing.assert_array_equal(got, [[4.0, 12.0, 0.9], [13.3, 15.5, 0.8]])
 
 
+def test_moments_are_clamped_to_the_video() -> None:
+    raw = np.array([[-2.0, 3.0, 0.9], [0.5, 4.0, 0.8], [6.0, 12.0, 0.7]])
+    got = postprocess(raw, duration_s=10.0, unit_s=None, nms=None)
+    np.testing.assert_array_equal(got, [[0, 3, 0.9], [0.5, 4, 0.8], [6, 10, 0.7]])
+
+
 def test_what_rounds_to_nothing_is_dropped() -> None:
     got = postprocess(np.array([[4.2, 4.7, 0.9]]), duration_s=20, unit_s=2.0, nms=NORMAL)
     assert got.shape == (0, 3)
@@ -138,17 +144,20 @@ def test_without_suppression_every_moment_stays() -> None:
 
 def test_of_equal_scores_the_first_points_are_kept_in_order() -> None:
     # As many as no sort keeps in order by chance: numpy's default one is stable up to 16 rows.
+    logits = np.arange(100) % 3.0
     got = boundaries_from_points(
-        np.zeros(40), np.ones((40, 2)), num_clips=40, strides=(1,), fps=Fraction(1), max_moments=30
+        logits, np.ones((100, 2)), num_clips=100, strides=(1,), fps=Fraction(1), max_moments=50
     )
-    np.testing.assert_array_equal(got, [(n - 1, n + 1, 0.5) for n in range(30)])
+    want = sorted(range(100), key=lambda n: -logits[n])[:50]  # a stable sort
+    np.testing.assert_array_equal(got[:, :2], [(n - 1, n + 1) for n in want])
 
 
 def test_equal_scores_stay_in_the_order_they_came_in() -> None:
-    start = np.random.default_rng(0).permutation(40) * 10.0
-    raw = np.column_stack([start, start + 5, np.full(40, 0.5)])
+    start = np.random.default_rng(0).permutation(100) * 10.0
+    raw = np.column_stack([start, start + 5, 0.25 + np.arange(100) % 3 / 4])
+    want = sorted(raw.tolist(), key=lambda row: -row[2])
     for nms in KINDS:
-        np.testing.assert_array_equal(suppress(raw, nms), raw)
+        np.testing.assert_array_equal(suppress(raw, nms), want)
 
 
 def test_suppression_begins_at_exactly_the_threshold() -> None:

@@ -380,12 +380,23 @@ def test_moments_inside_longer_ones_are_compared_and_scored_by_their_own_times()
     np.testing.assert_allclose(merge(found, WINDOWS), [[2, 146, 0.9], [80, 100, 0.75]])
 
 
-@pytest.mark.parametrize("nms", [None, Nms(kind="normal", iou_threshold=1.0)])
-def test_moments_of_equal_scores_stay_in_the_order_they_came_in(nms: Nms | None) -> None:
+def test_moments_of_equal_scores_come_in_a_defined_order() -> None:
     # As many as no sort keeps in order by chance: numpy's default one is stable up to 16 rows.
-    ends = np.random.default_rng(0).permutation(40) + 30.0
-    found = np.column_stack([np.full(40, 10.0), ends, np.full(40, 0.5)])
-    np.testing.assert_array_equal(merge([found, EMPTY, EMPTY, EMPTY], WINDOWS, nms), found)
+    # All come within 10 s of a border; the scores are those of the one window that has any.
+    number = np.arange(100)
+    late = number % 2 == 1
+    start = np.where(late, 60 + number / 128, 10)
+    end = np.where(late, 140, 30 + np.random.default_rng(0).permutation(100))
+    found = np.column_stack([start, end, 0.25 + number % 3 / 4])
+    parts = [found, EMPTY, EMPTY, EMPTY]
+    want = sorted(found.tolist(), key=lambda row: -row[2])
+    np.testing.assert_array_equal(merge(parts, WINDOWS, None), want)
+    # The one that starts first, and else the one that came first. This suppresses nothing.
+    want = sorted(found.tolist(), key=lambda row: (-row[2], row[0]))
+    got = merge(
+        [found, EMPTY], WINDOWS[:1] + (Window(75, 150),), Nms(kind="normal", iou_threshold=2)
+    )
+    np.testing.assert_array_equal(got, want)
 
 
 def test_a_score_is_the_mean_of_the_windows_that_see_the_moment_whole() -> None:
