@@ -6,9 +6,8 @@ DEMO_VENV := .venv-demo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # `make test SLOW=1` runs the tests that take minutes as well.
 MARKERS := $(if $(SLOW),-m "",)
-# These wait for compilers of one thread each: two go at once. The others measure time, or use all
-# cores themselves.
-COMPILED := tests/export tests/kernels
+# These measure time, or wait for it: they run one by one, after the others in two processes.
+SERIAL := tests/benchmarks tests/kills tests/r2rt/live
 CODE := r2rt training export kernels benchmarks tests demo docs examples
 
 .PHONY: demo test format lint types pytest docs dist wheel clean help
@@ -35,8 +34,8 @@ types: $(VENV)/installed         ## check the types
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/installed        ## run the tests; SLOW=1 for all
-	$(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile $(COMPILED)
-	$(VENV)/bin/python -m pytest $(MARKERS) $(COMPILED:%=--ignore=%)
+	$(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile $(SERIAL:%=--ignore=%)
+	$(VENV)/bin/python -m pytest $(MARKERS) $(SERIAL)
 
 docs: $(VENV)/installed          ## build the documentation site into build/docs/site
 	$(VENV)/bin/python docs/build.py
