@@ -148,7 +148,7 @@ def test_windows_that_were_finalised_are_kept_while_there_is_room(
 ) -> None:
     engine = FakeEngine()
     grounder = fake_grounder(tmp_path, tokenizer_file, engine)
-    video = grounder.encode_frames(frames_with_red([5] * 40), FPS)
+    video = grounder.encode_frames(frames_with_red(list(range(40))), FPS)
     window_bytes = 4 * 10 * 3 * 2 * 4
     monkeypatch.setattr("r2rt.grounding.finalizer._KEPT_BYTES", 3 * window_bytes)
     first = grounder.ground(video, "a dog", window=20)
