@@ -1,4 +1,4 @@
-"""Start a command and tell what it took: `_launch.py FD COMMAND...` writes JSON to descriptor FD.
+"""Start a command and report what it took: `_launch.py FD COMMAND...` writes JSON to descriptor FD.
 
 A new process's peak memory begins at that of the process which started it, so that the parent must
 be a small one; this one is.

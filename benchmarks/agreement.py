@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["same_answers", "same_pictures", "similar_pictures"]
+__all__ = ["same_answers", "same_images", "similar_images"]
 
 # Between two ways to sum in fp32, through a dozen layers.
 TIME_S = 1e-3
@@ -43,20 +43,20 @@ def same_answers(
     )
 
 
-def same_pictures(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> str:
-    """Assert that pictures (T, S, S, 3) are identical."""
+def same_images(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> str:
+    """Assert that images (T, S, S, 3) are identical."""
     assert ours.shape == theirs.shape, f"{ours.shape} against {theirs.shape}"
     different = [n for n in range(len(ours)) if not np.array_equal(ours[n], theirs[n])]
-    assert not different, f"{len(different)} of {len(ours)} pictures differ, first {different[0]}"
-    return f"{len(ours)} pictures, bit-identical"
+    assert not different, f"{len(different)} of {len(ours)} images differ, first {different[0]}"
+    return f"{len(ours)} images, bit-identical"
 
 
-def similar_pictures(
+def similar_images(
     ours: NDArray[np.uint8], theirs: NDArray[np.uint8], *, levels: float = 6.0
 ) -> str:
-    """Assert that pictures show the same, resized or converted by other code.
+    """Assert that images show the same, resized or converted by other code.
 
-    Each must lie within a mean of `levels` of 255, and the picture it is most like among ours must
+    Each must lie within a mean of `levels` of 255, and the image it is most like among ours must
     be its own wherever ours differ by more.
     """
     assert ours.shape == theirs.shape, f"{ours.shape} against {theirs.shape}"
@@ -64,15 +64,15 @@ def similar_pictures(
     distance = np.array([np.abs(x - y).mean() for x, y in zip(a, b, strict=True)])
     worst = int(distance.argmax())
     assert distance[worst] <= levels, (
-        f"picture {worst} differs by {distance[worst]:.1f} levels on average, more than {levels:g}"
+        f"image {worst} differs by {distance[worst]:.1f} levels on average, more than {levels:g}"
     )
     for shift in (-1, 1):
         for n in range(max(0, -shift), len(a) - max(0, shift)):
             neighbour = np.abs(a[n + shift] - b[n]).mean()
             assert neighbour + 1e-9 >= distance[n] or neighbour <= levels / 2, (
-                f"picture {n} is more like our picture {n + shift}"
+                f"image {n} is more like our image {n + shift}"
             )
-    return f"{len(ours)} pictures within {distance[worst]:.1f} of 255 levels on average"
+    return f"{len(ours)} images within {distance[worst]:.1f} of 255 levels on average"
 
 
 def _partners(left: NDArray[np.float64], right: NDArray[np.float64], time_s: float) -> float:

@@ -69,7 +69,7 @@ class Baseline:
 
     def __init__(self, bundle: Path, checkpoint: Path, clip: Path) -> None:
         began = time.perf_counter()
-        # The bundle tells the clip rate and the tokenizer; none of its graphs is used.
+        # The bundle gives the clip rate and the tokenizer; none of its graphs is used.
         self._bundle = Bundle(bundle, read_manifest(bundle))
         dims = self._bundle.dims
         weights = load_checkpoint(checkpoint).state_dict
@@ -92,9 +92,9 @@ class Baseline:
     ) -> dict[str, Any]:
         """Do everything, once; return the seconds of the stages and the answers."""
         began = time.perf_counter()
-        pictures, duration_s = self._decode(video, frames, pixels)
+        images, duration_s = self._decode(video, frames, pixels)
         decoded = time.perf_counter()
-        hidden = self._encode(pictures)
+        hidden = self._encode(images)
         encoded = time.perf_counter()
         answers = [self._ask(hidden, query, duration_s) for query in queries]
         ended = time.perf_counter()
@@ -103,7 +103,7 @@ class Baseline:
             "decode_s": decoded - began,
             "encode_s": encoded - decoded,
             "ground_s": ended - encoded,
-            "clips": len(pictures),
+            "clips": len(images),
             "answers": [_plain(answer) for answer in answers],
         }
 
@@ -111,12 +111,12 @@ class Baseline:
     def decode(self, video: str, *, frames: Frames = "ours") -> dict[str, Any]:
         """Decode, resize and normalise alone."""
         began = time.perf_counter()
-        pictures, _ = self._decode(video, frames, "torch")
-        return {"seconds": time.perf_counter() - began, "clips": len(pictures)}
+        images, _ = self._decode(video, frames, "torch")
+        return {"seconds": time.perf_counter() - began, "clips": len(images)}
 
     @torch.inference_mode()
     def encode(self, video: str) -> dict[str, Any]:
-        """Run CLIP alone on pictures that are kept from the first call."""
+        """Run CLIP alone on images that are kept from the first call."""
         if video not in self._pictures:
             self._pictures = {video: self._decode(video, "ours", "torch")[0]}
         began = time.perf_counter()
@@ -127,8 +127,8 @@ class Baseline:
     def query(self, video: str, queries: list[str]) -> dict[str, Any]:
         """Ask about features that are kept from the first call."""
         if video not in self._hidden:
-            pictures, duration_s = self._decode(video, "ours", "ours")
-            self._hidden = {video: (self._encode(pictures), duration_s)}
+            images, duration_s = self._decode(video, "ours", "ours")
+            self._hidden = {video: (self._encode(images), duration_s)}
         hidden, duration_s = self._hidden[video]
         began = time.perf_counter()
         text_s = 0.0
@@ -146,17 +146,17 @@ class Baseline:
             "answers": [_plain(answer) for answer in answers],
         }
 
-    def pictures(self, video: str, *, frames: Frames, pixels: Pixels, path: str) -> dict[str, Any]:
+    def images(self, video: str, *, frames: Frames, pixels: Pixels, path: str) -> dict[str, Any]:
         """Write what enters CLIP, before normalisation, as an array (T, S, S, 3) uint8."""
-        pictures, _ = self._decode(video, frames, pixels)
-        if pictures.dtype != torch.uint8:
+        images, _ = self._decode(video, frames, pixels)
+        if images.dtype != torch.uint8:
             vision = self._towers.vision
-            pictures = (pictures * vision.std + vision.mean).round().clamp(0, 255).to(torch.uint8)
-        np.save(path, pictures.numpy())
+            images = (images * vision.std + vision.mean).round().clamp(0, 255).to(torch.uint8)
+        np.save(path, images.numpy())
         return {}
 
     def _decode(self, video: str, frames: Frames, pixels: Pixels) -> tuple[Tensor, float]:
-        """Return pictures (T, S, S, 3), normalised unless ours, and the video's length."""
+        """Return images (T, S, S, 3), normalised unless decoded by r2rt, and the video's length."""
         fps, size = self._bundle.fps, self._bundle.dims.image_size
         if pixels == "ours":
             prepare = partial(prepare_frame, image_size=size)
@@ -186,8 +186,8 @@ class Baseline:
         x = x[..., top : top + size, left : left + size].permute(0, 2, 3, 1)
         return (x - vision.mean) / vision.std
 
-    def _encode(self, pictures: Tensor) -> Tensor:
-        return self._towers.encode_video(pictures, self._model.config.layers)  # (T, K, P, Cv)
+    def _encode(self, images: Tensor) -> Tensor:
+        return self._towers.encode_video(images, self._model.config.layers)  # (T, K, P, Cv)
 
     def _text(self, query: str) -> Tensor:
         """Return (L, K, Ct); the tower runs on all positions, as the script has it."""
@@ -242,7 +242,7 @@ def _read_pyav(
     video: str, fps: Fraction, frames: Frames, prepare: Any
 ) -> tuple[list[Bytes], float]:
     """Decode every frame; return the sampled ones as `prepare` makes them, and the length."""
-    pictures: list[Bytes] = []
+    images: list[Bytes] = []
     with av.open(video) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -260,12 +260,12 @@ def _read_pyav(
             selection = selector.push(frame, frame.pts + ahead, frame.duration or 0)
             end = max(end, frame.pts + (frame.duration or 0))
             if selection is not None:
-                pictures += [prepare(selection.frame)] * selection.count
+                images += [prepare(selection.frame)] * selection.count
         selection = selector.finish(end)
         if selection is not None:
-            pictures += [prepare(selection.frame)] * selection.count
+            images += [prepare(selection.frame)] * selection.count
         duration_s = float((end - origin) * stream.time_base)
-    return pictures[: clock.num_clips(end)], duration_s
+    return images[: clock.num_clips(end)], duration_s
 
 
 def _full_size(frame: av.VideoFrame) -> Bytes:
@@ -303,7 +303,7 @@ def main(
     baseline = Baseline(bundle, checkpoint, clip)
     spent = {"import_s": _IMPORT_S, "load_s": baseline.load_s}
     if serving:
-        operations = ("ground", "decode", "encode", "query", "pictures")
+        operations = ("ground", "decode", "encode", "query", "images")
         serve(spent, {name: getattr(baseline, name) for name in operations})
         return
     if video is None or not query:

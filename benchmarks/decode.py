@@ -2,7 +2,7 @@
 
     python benchmarks/decode.py
 
-Everyone goes from a file to the same clips' pictures at the model's size, in the fastest way that
+Everyone goes from a file to the same clips' images at the model's size, in the fastest way that
 its documentation offers: decord and torchcodec seek and scale while they decode, OpenCV converts
 only what it keeps, plain PyAV decodes everything. The index pass and the plan are part of ours.
 torchcodec brings no FFmpeg and is lent PyAV's where the system has none.
@@ -26,7 +26,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.agreement import same_pictures, similar_pictures
+from benchmarks.agreement import same_images, similar_images
 from benchmarks.harness import Case, Options, Report, common_options, timed
 from benchmarks.lent_ffmpeg import lend_ffmpeg
 from benchmarks.machine import usable_cores
@@ -40,7 +40,7 @@ _SIZE = 224
 _PLAIN = "PyAV, everything"
 
 Bytes = NDArray[np.uint8]
-# From a file and ascending numbers of frames to pictures (T, S, S, 3) uint8 RGB.
+# From a file and ascending numbers of frames to images (T, S, S, 3) uint8 RGB.
 Reader = Callable[[Path, list[int]], Bytes]
 
 
@@ -59,12 +59,12 @@ def main(options: Options, seconds: float) -> None:
 
 
 def read_ours(video: Path, sampling: Sampling) -> tuple[Bytes, list[int], int]:
-    """Return pictures (T, S, S, 3), the number of each one's frame, and how many were decoded."""
+    """Return images (T, S, S, 3), the number of each one's frame, and how many were decoded."""
     with open_source(video, fps=_FPS, image_size=_SIZE, sampling=sampling) as source:
         frames = list(source)
         decoded = source.report.frames_decoded
-    pictures = np.stack([frame.pixels for frame in frames])
-    return pictures, [round(frame.time_s * RATE) for frame in frames], decoded
+    images = np.stack([frame.pixels for frame in frames])
+    return images, [round(frame.time_s * RATE) for frame in frames], decoded
 
 
 def read_pyav(video: Path, numbers: list[int]) -> Bytes:
@@ -111,17 +111,17 @@ def read_opencv(video: Path, numbers: list[int]) -> Bytes:
     cv2: Any = importlib.import_module("cv2")
     capture = cv2.VideoCapture(str(video))
     wanted = set(numbers)
-    pictures = []
+    images = []
     for number in range(numbers[-1] + 1):
         if not capture.grab():
             raise ValueError(f"OpenCV finds only {number} frames in {video}")
         if number in wanted:
-            _, picture = capture.retrieve()
-            size = _scaled(picture.shape[1], picture.shape[0])
-            small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            pictures.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
+            _, image = capture.retrieve()
+            size = _scaled(image.shape[1], image.shape[0])
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            images.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
     capture.release()
-    return _cropped(np.stack(pictures))
+    return _cropped(np.stack(images))
 
 
 COMPETITORS: dict[str, tuple[str, Reader]] = {
@@ -169,7 +169,7 @@ def _compare(
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             report.skip(group, name, f"cannot read the file: {reason[:120]}")
         else:
-            report.agree(f"{group}, {name}", lambda theirs=theirs: similar_pictures(ours, theirs))  # type: ignore[misc]
+            report.agree(f"{group}, {name}", lambda theirs=theirs: similar_images(ours, theirs))  # type: ignore[misc]
             present[name] = reader
     name = f"ours, {sampling}"
     rows = report.time(
@@ -182,7 +182,7 @@ def _compare(
             ),
             Case(name=name, measure=timed(lambda: read_ours(video, sampling))),
         ],
-        agree=lambda: same_pictures(ours, read_pyav(video, numbers)),
+        agree=lambda: same_images(ours, read_pyav(video, numbers)),
         repeats=report.options.rounds(3),
         baseline=_PLAIN,
         values={name: {"decoded": decoded, "of": spec.frames}},
@@ -208,9 +208,9 @@ def _scaled(width: int, height: int) -> tuple[int, int]:
     return _SIZE, round(_SIZE * height / width)
 
 
-def _cropped(pictures: Bytes) -> Bytes:
-    top, left = (pictures.shape[1] - _SIZE) // 2, (pictures.shape[2] - _SIZE) // 2
-    return np.ascontiguousarray(pictures[:, top : top + _SIZE, left : left + _SIZE])
+def _cropped(images: Bytes) -> Bytes:
+    top, left = (images.shape[1] - _SIZE) // 2, (images.shape[2] - _SIZE) // 2
+    return np.ascontiguousarray(images[:, top : top + _SIZE, left : left + _SIZE])
 
 
 if __name__ == "__main__":

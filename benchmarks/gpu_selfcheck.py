@@ -289,10 +289,8 @@ def _check_encoders(check: _Check, workload: Workload) -> None:
 
     def eager() -> NDArray[Any]:
         with torch.inference_mode():
-            pictures = torch.from_numpy(frames).cuda()
-            result: NDArray[Any] = (
-                tokens_of(towers.encode_video(pictures, dims.layers)).cpu().numpy()
-            )
+            images = torch.from_numpy(frames).cuda()
+            result: NDArray[Any] = tokens_of(towers.encode_video(images, dims.layers)).cpu().numpy()
             return result
 
     compiled = torch.compile(eager)

@@ -333,7 +333,7 @@ class Report:
         self.targets.append(Target(what=what, value=value, limit=limit, sense=sense))
 
     def say(self, line: str) -> None:
-        """Tell a person what is going on."""
+        """Print progress for a person."""
         print(line, file=sys.stderr, flush=True)
 
     def record(self) -> dict[str, Any]:

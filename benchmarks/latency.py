@@ -21,7 +21,7 @@ if not __package__:
 import click
 import numpy as np
 
-from benchmarks.agreement import same_answers, same_pictures, similar_pictures
+from benchmarks.agreement import same_answers, same_images, similar_images
 from benchmarks.harness import Case, Options, Report, common_options
 from benchmarks.machine import CHECKOUT
 from benchmarks.material import VideoSpec, find_source, make_video
@@ -146,7 +146,7 @@ def _loaded(report: Report, workers: _Workers, videos: _Videos) -> None:
 
 
 def _same(workers: _Workers, request: dict[str, Any]) -> str:
-    """Compare with the baseline on the same pictures, and those with the baseline's own."""
+    """Compare with the baseline on the same images, and those with the baseline's own."""
     if workers.baseline is None:
         return "no baseline to compare with"
     ours = workers.ours["fp32"].ask("ground", **request)
@@ -155,12 +155,12 @@ def _same(workers: _Workers, request: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder, f"{name}.npy")) for name in ("ours", "same", "theirs")]
         video = request["video"]
-        workers.ours["fp32"].ask("pictures", video=video, path=paths[0])
+        workers.ours["fp32"].ask("images", video=video, path=paths[0])
         for path, pixels in zip(paths[1:], ("ours", "torch"), strict=True):
-            workers.baseline.ask("pictures", video=video, frames="ours", pixels=pixels, path=path)
-        pictures = [np.load(path) for path in paths]
-    details.append(same_pictures(pictures[0], pictures[1]))
-    details.append(f"the baseline as timed: {similar_pictures(pictures[0], pictures[2])}")
+            workers.baseline.ask("images", video=video, frames="ours", pixels=pixels, path=path)
+        images = [np.load(path) for path in paths]
+    details.append(same_images(images[0], images[1]))
+    details.append(f"the baseline as timed: {similar_images(images[0], images[2])}")
     return "; ".join(details)
 
 

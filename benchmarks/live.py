@@ -3,8 +3,8 @@
     python benchmarks/live.py --minutes 60 --interruptions 3
 
 A server on this machine plays a video at its own rate: GStreamer's by RTSP, or PyAV's by MPEG-TS
-over TCP. `r2rt watch` is a process of its own that is asked to tell of every change. Latencies,
-drops and reconnects are those that it tells itself; its memory is read from the system meanwhile.
+over TCP. `r2rt watch` is a process of its own that is asked to report every change. Latencies,
+drops and reconnects are those that it reports itself; its memory is read from the system meanwhile.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _SERVERS: dict[str, type[LiveServer]] = {"rtsp": RtspServer, "ts": TsServer}
 @click.option(
     "--size",
     metavar="WIDTHxHEIGHT",
-    help="Play the other benchmarks' video of this size, 25 pictures a second, instead.",
+    help="Play the other benchmarks' video of this size, 25 frames a second, instead.",
 )
 @click.option("--query", "-q", "queries", multiple=True, default=_DEMO_QUERIES, help="Repeatable.")
 def main(
@@ -137,7 +137,7 @@ def main(
             break
     if not report.rows:
         raise click.ClickException("nothing could be measured; see above")
-    panels = {"resident MB": ("resident MB",), "from picture to answer, ms": ("p50 ms", "p95 ms")}
+    panels = {"resident MB": ("resident MB",), "from frame to answer, ms": ("p50 ms", "p95 ms")}
     report.finish(stacked_lines("over time", "minute", panels))
 
 
@@ -161,31 +161,31 @@ def _tell(
     report: Report, name: str, watched: Watched, *, rate: Fraction, interruptions: int
 ) -> None:
     """Put down what was found, over time and in all, and what it must show."""
-    told = watched.told
-    pictures = float(rate) * (told.stream_s - told.missing_s)
-    silent = pictures - told.pictures - told.pictures_dropped - told.packets_lost
-    report.add(Row(group="watched", name=name, values=told.watched()))
-    report.add(Row(group="dropped", name=name, values=told.dropped()))
+    summary = watched.summary
+    frames = float(rate) * (summary.stream_s - summary.missing_s)
+    silent = frames - summary.frames - summary.frames_dropped - summary.packets_lost
+    report.add(Row(group="watched", name=name, values=summary.watched()))
+    report.add(Row(group="dropped", name=name, values=summary.dropped()))
     for part in watched.parts:
         values: dict[str, Value] = {
             "minute": round(part.end_s / 60, 2),
             "resident MB": round(part.resident_bytes / _MB, 1),
-            "answers told": len(part.latencies_s),
+            "answers reported": len(part.latencies_s),
         }
         if part.latencies_s:
             latency = summarize(part.latencies_s)
             values["p50 ms"] = round(1e3 * latency.p50_s, 1)
             values["p95 ms"] = round(1e3 * latency.p95_s, 1)
         report.add(Row(group="over time", name=name, values=values))
-    p95_s = told.p95_ms / 1e3
+    p95_s = summary.p95_ms / 1e3
     report.target(
-        f"{name}: p95 from a picture's arrival to its answer, s", p95_s, "<=", told.clip_s
+        f"{name}: p95 from a frame's arrival to its answer, s", p95_s, "<=", summary.clip_s
     )
     _hold_memory(report, name, watched)
-    report.target(f"{name}: dropped and not told of", watched.untold, "<=", 0)
-    unseen = 100 * silent / pictures
-    report.target(f"{name}: pictures neither seen nor told of, %", unseen, "<=", 1)
-    report.target(f"{name}: reconnects", told.reconnects, ">=", interruptions)
+    report.target(f"{name}: dropped and not reported", watched.unreported, "<=", 0)
+    unseen = 100 * silent / frames
+    report.target(f"{name}: frames neither seen nor reported, %", unseen, "<=", 1)
+    report.target(f"{name}: reconnects", summary.reconnects, ">=", interruptions)
 
 
 def _hold_memory(report: Report, name: str, watched: Watched) -> None:

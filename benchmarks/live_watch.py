@@ -22,10 +22,10 @@ from benchmarks.process import ChildError
 
 __all__ = [
     "Part",
-    "Told",
+    "Summary",
     "Watch",
     "Watched",
-    "count_untold",
+    "count_unreported",
     "latencies_of",
     "read_summary",
     "watch_server",
@@ -61,17 +61,17 @@ class Watch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Summary:
     """The summary that `r2rt watch` ends with."""
 
     stream_s: float
-    pictures: int
+    frames: int
     clips: int
     answers: int
     opened: int
     closed: int
     clips_dropped: int
-    pictures_dropped: int
+    frames_dropped: int
     answers_dropped: int
     packets_lost: int
     reconnects: int
@@ -84,7 +84,7 @@ class Told:
         """Return what came, by the headings of a table."""
         return {
             "minutes": round(self.stream_s / 60, 2),
-            "pictures": self.pictures,
+            "frames": self.frames,
             "clips": self.clips,
             "answers": self.answers,
             "opened": self.opened,
@@ -97,7 +97,7 @@ class Told:
         """Return what did not come, by the headings of a table."""
         return {
             "clips": self.clips_dropped,
-            "pictures": self.pictures_dropped,
+            "frames": self.frames_dropped,
             "answers": self.answers_dropped,
             "lost packets": self.packets_lost,
             "reconnects": self.reconnects,
@@ -112,7 +112,7 @@ class Part:
     Attributes:
         end_s: when it ended, from the beginning.
         resident_bytes: memory at that time.
-        latencies_s: from a picture's arrival to the answer, of the answers that changed anything.
+        latencies_s: from a frame's arrival to the answer, of the answers that changed anything.
     """
 
     end_s: float
@@ -125,13 +125,13 @@ class Watched:
     """What came of it.
 
     Attributes:
-        told: the process's own summary.
-        untold: drops in the summary that no event told of while they happened.
+        summary: the process's own summary.
+        unreported: drops in the summary that no event reported while they happened.
         parts: memory and latencies over time.
     """
 
-    told: Told
-    untold: int
+    summary: Summary
+    unreported: int
     parts: tuple[Part, ...]
 
 
@@ -148,7 +148,7 @@ def watch_server(plan: Watch) -> Watched:
 def latencies_of(events: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
     """Return (wall-clock time, latency) of each answer that any of the events is of.
 
-    What is answered and closed while the source is lost is about pictures of long before.
+    What is answered and closed while the source is lost is about frames from long before.
     """
     found = {}
     lost = False
@@ -160,15 +160,15 @@ def latencies_of(events: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
     return sorted(found.items())
 
 
-def count_untold(told: Told, events: Iterable[dict[str, Any]]) -> int:
+def count_unreported(summary: Summary, events: Iterable[dict[str, Any]]) -> int:
     """Return how many drops of the summary are in no event."""
     last = {event["what"]: event["total"] for event in events if event["event"] == "dropped"}
     return sum(
         abs(count - last.get(what, 0))
         for what, count in (
-            ("clips", told.clips_dropped),
-            ("frames", told.pictures_dropped),
-            ("answers", told.answers_dropped),
+            ("clips", summary.clips_dropped),
+            ("frames", summary.frames_dropped),
+            ("answers", summary.answers_dropped),
         )
     )
 
@@ -205,7 +205,7 @@ def _watch(plan: Watch, server: LiveServer) -> Watched:
         process.stderr.close()
     if process.returncode:
         raise ChildError(f"`r2rt watch` ended with {process.returncode}: {' / '.join(said[-3:])}")
-    told = read_summary("\n".join(said))
+    summary = read_summary("\n".join(said))
     latencies = [(at - began, latency_s) for at, latency_s in latencies_of(events)]
     parts = []
     before_s = 0.0
@@ -213,14 +213,16 @@ def _watch(plan: Watch, server: LiveServer) -> Watched:
         inside = tuple(x for at_s, x in latencies if before_s < at_s <= end_s)
         parts.append(Part(end_s=end_s, resident_bytes=resident, latencies_s=inside))
         before_s = end_s
-    return Watched(told=told, untold=count_untold(told, events), parts=tuple(parts))
+    return Watched(
+        summary=summary, unreported=count_unreported(summary, events), parts=tuple(parts)
+    )
 
 
 def _command(plan: Watch, url: str) -> list[str]:
     return [
         *(sys.executable, "-m", "r2rt", "watch", url, *plan.queries),
         *("--model", str(plan.bundle.resolve()), "--format", "jsonl", "--reconnect-forever"),
-        # One moment a query is always open, so that every answer tells its latency.
+        # One moment a query is always open, so that every answer reports its latency.
         *("--changes", "--min-score", "0", "--top-k", "1"),
     ]
 
@@ -269,16 +271,16 @@ def _resident_bytes(pid: int) -> int:
 
 
 _SUMMARY = re.compile(
-    r"(?P<stream>[\d:.]+) watched: (?P<pictures>\d+) pictures, (?P<clips>\d+) clips, "
+    r"(?P<stream>[\d:.]+) watched: (?P<frames>\d+) frames, (?P<clips>\d+) clips, "
     r"(?P<answers>\d+) answers, (?P<opened>\d+) moments opened, (?P<closed>\d+) closed\n"
-    r".*?dropped: (?P<clips_dropped>\d+) clips, (?P<pictures_dropped>\d+) pictures, "
+    r".*?dropped: (?P<clips_dropped>\d+) clips, (?P<frames_dropped>\d+) frames, "
     r"(?P<answers_dropped>\d+) answers; (?P<packets_lost>\d+) packets lost; "
     r"(?P<reconnects>\d+) reconnects, (?P<missing_s>[\d.]+) s missing\n"
     r".*?p50 (?P<p50_ms>[\d.]+) ms, p95 (?P<p95_ms>[\d.]+) ms \(a clip is (?P<clip_s>[\d.e-]+) s\)"
 )
 
 
-def read_summary(text: str) -> Told:
+def read_summary(text: str) -> Summary:
     """Read the summary that `r2rt watch` ends with on stderr.
 
     Raises:
@@ -293,4 +295,4 @@ def read_summary(text: str) -> Told:
         stream_s = 60 * stream_s + float(part)
     for name, value in values.items():
         values[name] = float(value) if name.endswith(("_s", "_ms")) else int(value)
-    return Told(stream_s=stream_s, **values)
+    return Summary(stream_s=stream_s, **values)

@@ -51,7 +51,7 @@ class _Codec:
     options: dict[str, str]
 
 
-# Closed groups of exactly `keyint` pictures. The options spell out what makes them so.
+# Closed GOPs of exactly `keyint` frames. The options spell out what makes them so.
 _X264 = "scenecut=0:open-gop=0"
 CODECS: dict[str, _Codec] = {
     "h264": _Codec(
@@ -200,7 +200,7 @@ def _encode(spec: VideoSpec, frames: int, source: Path | None, path: Path) -> No
         "keyint_min": str(spec.keyint),
         "threads": _THREADS,
     }
-    pictures = _synthetic(spec) if source is None else _looped(spec, source)
+    source_frames = _synthetic(spec) if source is None else _looped(spec, source)
     with (
         replacing(path) as temporary,
         av.open(str(temporary), "w", format=codec.suffix[1:]) as output,
@@ -208,19 +208,19 @@ def _encode(spec: VideoSpec, frames: int, source: Path | None, path: Path) -> No
         stream = cast("VideoStream", output.add_stream(codec.encoder, rate=RATE, options=options))
         stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, "yuv420p"
         for number in range(frames):
-            picture = next(pictures)
-            picture.pts, picture.time_base = number, Fraction(1, RATE)
-            output.mux(stream.encode(picture))
+            frame = next(source_frames)
+            frame.pts, frame.time_base = number, Fraction(1, RATE)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode())
 
 
 def _looped(spec: VideoSpec, source: Path) -> Iterator[av.VideoFrame]:
     while True:
         with av.open(str(source)) as video:
-            for picture in video.decode(video=0):
-                # A fresh picture without the type and time that it had in the source.
+            for frame in video.decode(video=0):
+                # A new frame without the type and time that it had in the source.
                 yield av.VideoFrame.from_ndarray(
-                    picture.reformat(spec.width, spec.height, "yuv420p").to_ndarray(), "yuv420p"
+                    frame.reformat(spec.width, spec.height, "yuv420p").to_ndarray(), "yuv420p"
                 )
 
 
@@ -241,12 +241,12 @@ def _synthetic(spec: VideoSpec) -> Iterator[av.VideoFrame]:
 def _texture(spec: VideoSpec, scene: int) -> NDArray[np.uint8]:
     noise = np.random.default_rng(scene)
     height, width = spec.height + 64, spec.width + 256
-    picture = np.zeros((height, width, 3), np.float32)
+    image = np.zeros((height, width, 3), np.float32)
     for cell, weight in ((64, 0.5), (16, 0.3), (4, 0.2)):
         coarse = noise.random((height // cell + 1, width // cell + 1, 3), np.float32)
         fine = coarse.repeat(cell, axis=0)[:height].repeat(cell, axis=1)[:, :width]
-        picture += weight * fine
-    return (255 * picture).astype(np.uint8)
+        image += weight * fine
+    return (255 * image).astype(np.uint8)
 
 
 def _join(parts: list[Path], segment_frames: int, path: Path) -> None:

@@ -62,7 +62,7 @@ def _against_resolution(report: Report, workload: Workload) -> None:
     source = find_source()
     sizes = _SIZES[:1] if report.options.quick else _SIZES
     for width, height in sizes:
-        # Two GOPs of the largest pictures, ten seconds else: what is held does not depend on it.
+        # Two GOPs of the largest frames, else ten seconds: memory does not depend on the length.
         seconds = 4 if height > 1080 else 10
         spec = VideoSpec(seconds=seconds, width=width, height=height, keyint=50)
         video = make_video(spec, report.options.media, source)

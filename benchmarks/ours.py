@@ -88,7 +88,7 @@ class Ours:
         }
 
     def encode(self, video: str) -> dict[str, Any]:
-        """Encode alone, from pictures that are kept from the first call."""
+        """Encode alone, from images that are kept from the first call."""
         if video not in self._pixels:
             self._pixels = {video: self._pictures(video, "exact")}
         began = time.perf_counter()
@@ -118,7 +118,7 @@ class Ours:
         self._grounder.finalize_tokens(tokens)
         return {"seconds": time.perf_counter() - began}
 
-    def pictures(self, video: str, path: str, sampling: Sampling = "exact") -> dict[str, Any]:
+    def images(self, video: str, path: str, sampling: Sampling = "exact") -> dict[str, Any]:
         """Write what enters the encoder as an array (T, S, S, 3) uint8."""
         np.save(path, self._pictures(video, sampling))
         return {}
@@ -172,7 +172,7 @@ def main(bundle: Path) -> None:
         "encode",
         "query",
         "finalize",
-        "pictures",
+        "images",
     )
     serve(
         {"import_s": _IMPORT_S, "load_s": ours.load_s},

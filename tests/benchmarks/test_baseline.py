@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.agreement import same_answers, same_pictures, similar_pictures
+from benchmarks.agreement import same_answers, same_images, similar_images
 from benchmarks.baseline import Baseline
 from benchmarks.harness import Options
 from benchmarks.material import VideoSpec, make_video
@@ -44,17 +44,17 @@ def test_baseline_takes_our_frames_however_it_decodes(
     workload: Workload, baseline: Baseline, video: str, tmp_path: Path
 ) -> None:
     paths = [str(tmp_path / f"{name}.npy") for name in ("ours", "same", "torch", "script")]
-    Ours(workload.bundle).pictures(video, paths[0])
+    Ours(workload.bundle).images(video, paths[0])
     with one_thread():
-        baseline.pictures(video, frames="ours", pixels="ours", path=paths[1])
-        baseline.pictures(video, frames="ours", pixels="torch", path=paths[2])
-        baseline.pictures(video, frames="script", pixels="torch", path=paths[3])
+        baseline.images(video, frames="ours", pixels="ours", path=paths[1])
+        baseline.images(video, frames="ours", pixels="torch", path=paths[2])
+        baseline.images(video, frames="script", pixels="torch", path=paths[3])
     ours, same, torch, script = (np.load(path) for path in paths)
-    assert same_pictures(ours, same) == "14 pictures, bit-identical"
-    similar_pictures(ours, torch)
+    assert same_images(ours, same) == "14 images, bit-identical"
+    similar_images(ours, torch)
     # The script's frame is the one at the beginning of its clip.
     with pytest.raises(AssertionError):
-        similar_pictures(ours, script)
+        similar_images(ours, script)
 
 
 def test_baseline_decodes_the_scripts_frames_alike_with_and_without_decord(
@@ -63,9 +63,9 @@ def test_baseline_decodes_the_scripts_frames_alike_with_and_without_decord(
     pytest.importorskip("decord", reason="needs pip install 'r2rt[bench]'")
     paths = [str(tmp_path / f"{name}.npy") for name in ("pyav", "decord")]
     with one_thread():
-        baseline.pictures(video, frames="script", pixels="ours", path=paths[0])
-        baseline.pictures(video, frames="script", pixels="torch", path=paths[1])
-    similar_pictures(np.load(paths[0]), np.load(paths[1]))
+        baseline.images(video, frames="script", pixels="ours", path=paths[0])
+        baseline.images(video, frames="script", pixels="torch", path=paths[1])
+    similar_images(np.load(paths[0]), np.load(paths[1]))
 
 
 def _answer(**changes: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_equal_scores_may_change_places() -> None:
     ],
     ids=["time", "score", "count", "saliency", "saliency nan", "boundary nan"],
 )
-def test_answers_that_differ_are_told(wrong: dict[str, Any]) -> None:
+def test_answers_that_differ_are_reported(wrong: dict[str, Any]) -> None:
     with pytest.raises(AssertionError):
         same_answers([_answer()], [wrong])
 

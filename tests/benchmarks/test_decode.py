@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import decode
-from benchmarks.agreement import same_pictures, similar_pictures
+from benchmarks.agreement import same_images, similar_images
 from benchmarks.harness import Options, Report
 from benchmarks.material import VideoSpec, make_video
 from r2rt.video import Sampling
@@ -19,11 +19,11 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("sampling", ["exact", "nearest"])
-def test_plain_pyav_reads_the_same_pictures(video: Path, sampling: Sampling) -> None:
+def test_plain_pyav_reads_the_same_images(video: Path, sampling: Sampling) -> None:
     ours, numbers, decoded = decode.read_ours(video, sampling)
     assert len(numbers) == 10
     assert decoded < 500
-    same_pictures(ours, decode.read_pyav(video, numbers))
+    same_images(ours, decode.read_pyav(video, numbers))
 
 
 @pytest.mark.parametrize(("module", "name"), [("decord", "decord"), ("cv2", "OpenCV")])
@@ -31,17 +31,17 @@ def test_competitors_read_the_same_frames(video: Path, module: str, name: str) -
     pytest.importorskip(module, reason="needs pip install 'r2rt[bench]'")
     ours, numbers, _ = decode.read_ours(video, "exact")
     read = decode.COMPETITORS[name][1]
-    similar_pictures(ours, read(video, numbers))
+    similar_images(ours, read(video, numbers))
     with pytest.raises(AssertionError):
-        similar_pictures(ours, read(video, [number - 20 for number in numbers]))
+        similar_images(ours, read(video, [number - 20 for number in numbers]))
 
 
-def test_one_changed_pixel_is_told() -> None:
+def test_one_changed_pixel_is_reported() -> None:
     ours = np.zeros((3, 8, 8, 3), np.uint8)
     theirs = ours.copy()
     theirs[1, 2, 3, 0] = 1
-    with pytest.raises(AssertionError, match="1 of 3 pictures differ, first 1"):
-        same_pictures(ours, theirs)
+    with pytest.raises(AssertionError, match="1 of 3 images differ, first 1"):
+        same_images(ours, theirs)
 
 
 def test_absent_competitor_is_skipped_aloud(
@@ -53,6 +53,6 @@ def test_absent_competitor_is_skipped_aloud(
     report = Report("decode", options)
     assert decode._installed(report) == {}
     assert [skip.name for skip in report.skips] == ["nobody"]
-    told = capsys.readouterr().err
-    assert "nobody skipped: cannot be imported" in told
-    assert "pip install 'r2rt[bench]'" in told
+    printed = capsys.readouterr().err
+    assert "nobody skipped: cannot be imported" in printed
+    assert "pip install 'r2rt[bench]'" in printed

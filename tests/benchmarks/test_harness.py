@@ -138,7 +138,7 @@ def test_report_draws_its_plot(tmp_path: Path) -> None:
     assert (tmp_path / "tried.quick.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_child_tells_its_time_and_its_own_peak_memory() -> None:
+def test_child_reports_its_time_and_its_own_peak_memory() -> None:
     # What this process holds must not count as the child's.
     ballast = np.ones(40_000_000)
     child = run_child([sys.executable, "-c", "x = bytearray(50_000_000); print(len(x))"])

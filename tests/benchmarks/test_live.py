@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.live import main
-from benchmarks.live_watch import count_untold, latencies_of, read_summary
+from benchmarks.live_watch import count_unreported, latencies_of, read_summary
 from benchmarks.material import looped
 from benchmarks.process import ChildError
 from r2rt.cli.watch import _summarize
@@ -49,11 +49,11 @@ def said(capsys: pytest.CaptureFixture[str], summary: WatchSummary) -> str:
 
 
 def test_every_figure_of_the_commands_summary_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    told = read_summary("r2rt: watching\n" + said(capsys, SUMMARY))
-    assert (told.stream_s, told.missing_s, told.clip_s) == (3725.5, 21.5, 0.25)
-    assert (told.p50_ms, told.p95_ms) == (105, 183)
-    assert list(told.watched().values()) == [62.09, 44000, 1862, 1850, 12, 11, 105, 183]
-    assert list(told.dropped().values()) == [7, 5, 2, 3, 4, 21.5]
+    summary = read_summary("r2rt: watching\n" + said(capsys, SUMMARY))
+    assert (summary.stream_s, summary.missing_s, summary.clip_s) == (3725.5, 21.5, 0.25)
+    assert (summary.p50_ms, summary.p95_ms) == (105, 183)
+    assert list(summary.watched().values()) == [62.09, 44000, 1862, 1850, 12, 11, 105, 183]
+    assert list(summary.dropped().values()) == [7, 5, 2, 3, 4, 21.5]
 
 
 def test_a_watch_without_an_answer_is_no_measurement(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,16 +62,16 @@ def test_a_watch_without_an_answer_is_no_measurement(capsys: pytest.CaptureFixtu
         read_summary(text)
 
 
-def test_drops_that_no_event_tells_of_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    told = read_summary(said(capsys, SUMMARY))
+def test_drops_that_no_event_reports_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = read_summary(said(capsys, SUMMARY))
     events = [
         {"event": "dropped", "what": "clips", "total": 4},
         {"event": "dropped", "what": "clips", "total": 7},
         {"event": "dropped", "what": "frames", "total": 5},
         {"event": "dropped", "what": "answers", "total": 2},
     ]
-    assert count_untold(told, events) == 0
-    assert count_untold(told, events[:1]) == 3 + 5 + 2
+    assert count_unreported(summary, events) == 0
+    assert count_unreported(summary, events[:1]) == 3 + 5 + 2
 
 
 def test_answers_while_the_source_is_lost_have_no_latency() -> None:
@@ -89,7 +89,7 @@ def test_answers_while_the_source_is_lost_have_no_latency() -> None:
     assert latencies_of(events) == [(1.0, 0.1), (3.0, 0.2), (14.0, 0.3)]
 
 
-def test_a_looped_video_shows_every_picture_again(tmp_path: Path) -> None:
+def test_a_looped_video_shows_every_frame_again(tmp_path: Path) -> None:
     shapes = Path(__file__).resolve().parents[2] / "demo" / "shapes.mp4"
     path = looped(shapes, 100.0, tmp_path / "looped.mp4")
     with open_source(str(shapes), fps=Fraction(1), image_size=32) as one:
@@ -102,7 +102,7 @@ def test_a_looped_video_shows_every_picture_again(tmp_path: Path) -> None:
 
 
 def quick_bundle(folder: Path) -> Path:
-    """The random model, told that its clips last a quarter of a second."""
+    """The random model, with clips that last a quarter of a second."""
     shutil.copytree(DEMO_BUNDLE, folder)
     manifest = msgspec.structs.replace(read_manifest(folder), fps="4", window_s=5.0, unit_s=None)
     (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
@@ -132,13 +132,13 @@ def test_the_command_survives_its_server_and_reports(server: str, tmp_path: Path
     assert dropped["missing s"] > 0.5
     assert len(rows["over time"]) == 24
     assert all(row["resident MB"] > 10 for row in rows["over time"])
-    # An answer that changes nothing tells nothing.
-    assert sum(row["answers told"] for row in rows["over time"]) > 3
+    # An answer that changes nothing is not reported.
+    assert sum(row["answers reported"] for row in rows["over time"]) > 3
     # The window is not full after a quarter of the time, so that memory is no promise yet.
     assert len(record["targets"]) == 4
     (skip,) = record["skipped"]
     assert "memory grows until 5 s are kept" in skip["reason"]
     met = {target["what"]: target["met"] for target in record["targets"]}
-    assert met[f"{server}: dropped and not told of"]
+    assert met[f"{server}: dropped and not reported"]
     assert met[f"{server}: reconnects"]
     assert (tmp_path / record["plot"]).is_file()

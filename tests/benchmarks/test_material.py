@@ -10,7 +10,7 @@ import pytest
 from benchmarks.material import CODECS, VideoSpec, make_video
 
 
-def _pictures(path: Path) -> list[str]:
+def _hashes(path: Path) -> list[str]:
     with av.open(str(path)) as video:
         return [
             hashlib.sha256(frame.to_ndarray().tobytes()).hexdigest()
@@ -33,7 +33,7 @@ def test_long_video_repeats_its_segment(tmp_path: Path, codec: str) -> None:
     path = make_video(spec, tmp_path)
     segment = make_video(replace(spec, seconds=10), tmp_path)
     rest = make_video(replace(spec, seconds=2), tmp_path)
-    assert _pictures(path) == 2 * _pictures(segment) + _pictures(rest)
+    assert _hashes(path) == 2 * _hashes(segment) + _hashes(rest)
     assert _keyframes(path) == pytest.approx([2.0 * n for n in range(11)])
 
 

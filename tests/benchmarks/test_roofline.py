@@ -47,7 +47,7 @@ def test_products_are_right_to_rounding() -> None:
         assert gemm.flops == 2 * 64**3
 
 
-def test_wrong_product_is_told() -> None:
+def test_wrong_product_is_reported() -> None:
     gemm = fp32_gemms(64)[0]
     wrong = type(gemm)(
         name=gemm.name, flops=gemm.flops, run=lambda: gemm.run() * 1.01, expected=gemm.expected
