@@ -46,8 +46,8 @@ class Stream:
         name: what results call the source.
         start_s: the time that counts as zero, on the clock of the pushed times; the first frame's
             own time if None.
-        window_s: how much is kept; what is older is forgotten, and the answer is that on the rest
-            as a cut of its own. All is kept if None.
+        window_s: how much is kept, everything if None. Older clips are dropped, and the answer is
+            the same as on a video of the rest.
     """
 
     def __init__(

@@ -167,9 +167,9 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How the model decides that what is asked for is absent; see `r2rt.grounding.presence`.
 
     Attributes:
-        statistic: which of the numbers that a window gives is compared.
-        false_alarm: share of queries that do not belong which the threshold lets through.
-        quantiles: of the statistic in windows that hold nothing of what is asked, at 0, 5, … 95 %.
+        statistic: which presence statistic of a window is compared.
+        false_alarm: share of absent queries that exceed the threshold.
+        quantiles: of the statistic's null distribution (absent queries), at 0, 5, … 95 %.
         tail: mean excess of the exponential tail beyond them.
         areas: area under the ROC curve of every candidate.
         kept: share of the queries that belong which exceed the threshold.

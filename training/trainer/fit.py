@@ -50,8 +50,8 @@ __all__ = ["Validation", "fit"]
 Validation = Callable[[R2Tuning], Mapping[str, float]]
 """Gives figures of a model, in evaluation mode on the training's device; larger is better."""
 
-# Settings of a run that may be others when it is resumed: they change how long it goes on and what
-# it tells, not what any step does.
+# Settings that may change when a run is resumed: they affect how long it lasts and what it reports,
+# not what a step does.
 _FREE = {"epochs"} | ({*TrainOptions.__struct_fields__} - {"seed", "precision"})
 
 
