@@ -17,7 +17,7 @@ help:            ## show this
 
 demo: $(DEMO_VENV)/installed   ## find sentences in a video of this repository, without PyTorch
 	@echo '$$ r2rt ground demo/emoji.mp4 "a panda"'
-	@R2RT_HOME=$(DEMO_VENV)/home $(DEMO_VENV)/bin/r2rt ground demo/emoji.mp4 "a panda"
+	@R2RT_HOME=$(DEMO_VENV)/home R2RT_MODEL=demo $(DEMO_VENV)/bin/r2rt ground demo/emoji.mp4 "a panda"
 	@echo
 	@echo '$$ python demo/compare.py'
 	@$(DEMO_VENV)/bin/python demo/compare.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -11,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 __all__ = [
+    "has_input",
     "locked",
+    "may_read_terminal",
     "process_exists",
     "replace",
     "sync_folder",
@@ -95,6 +99,21 @@ def process_exists(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def may_read_terminal(terminal: TextIO) -> bool:
+    """Return whether this process may read a terminal; a background job would be stopped."""
+    if _is_windows():
+        return True
+    try:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False  # another terminal than the one that controls this process
+
+
+def has_input(terminal: TextIO, timeout_s: float) -> bool:
+    """Wait until a terminal has a line to read, or ends; on Windows return true at once."""
+    return _is_windows() or bool(select.select([terminal], [], [], timeout_s)[0])
 
 
 @contextlib.contextmanager

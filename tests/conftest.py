@@ -51,8 +51,9 @@ def shared(request: pytest.FixtureRequest) -> Path:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tests, and the commands they run, away from the user's caches and defaults."""
     own = {"R2RT_CACHE": "cache", "XDG_CONFIG_HOME": "config"}
-    before = {name: os.environ.get(name) for name in (*own, "R2RT_CONFIG")}
-    os.environ.pop("R2RT_CONFIG", None)
+    before = {name: os.environ.get(name) for name in (*own, "R2RT_CONFIG", "R2RT_MODEL")}
+    for name in ("R2RT_CONFIG", "R2RT_MODEL"):
+        os.environ.pop(name, None)
     os.environ.update({name: str(tmp_path_factory.mktemp(folder)) for name, folder in own.items()})
     yield
     for name, value in before.items():

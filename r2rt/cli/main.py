@@ -49,6 +49,7 @@ _TIMES = "Times are seconds (90, 90s), 2m30s, 1:15, 1:02:03.5 or 5m."
 _VARIABLES = {
     "R2RT_CONFIG": "File of defaults for options, in TOML: [ground], top-k = 3; [defaults] holds "
     "for all commands.  [config.toml in the user's configuration folder]",
+    "R2RT_MODEL": "The model to use without --model, by name or folder.",
     "R2RT_HOME": "Where models are installed.",
     "R2RT_CACHE": "Where encoded videos and prepared models are kept.",
     "R2RT_CACHE_BYTES": "How much encoded videos may take there.  [4G]",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r2rt.cli.console import complain, print_table, printable, progress, write_text
+from r2rt.cli.console import complain, print_table, printable, write_text
+from r2rt.cli.first_run import fetch_model
 from r2rt.cli.options import quiet_option
 from r2rt.engines.choice import DEVICES
 
@@ -123,15 +124,7 @@ def pull(name: str, source: str | None, clip: str | None, force: bool, quiet: bo
     goes on where it stopped. NAME@SHA256 pins the manifest of a mirror to the hash that `r2rt
     models info` prints.
     """
-    from r2rt.model.pull import pull as pull_model
-
-    def say(line: str) -> None:
-        if not quiet:
-            _note(line)
-
-    with progress(f"pulling {name.partition('@')[0]}", unit="B", quiet=quiet) as update:
-        folder = pull_model(name, source=source, clip=clip, force=force, progress=update, say=say)
-    say(f"{folder.name} is installed in {folder}")
+    fetch_model(name, source=source, clip=clip, force=force, quiet=quiet)
 
 
 @models.command("export")

@@ -21,6 +21,7 @@ __all__ = [
     "TIME",
     "Encoding",
     "encoding_options",
+    "is_yes_given",
     "model_options",
     "quiet_option",
     "verbose_option",
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from r2rt.grounding.windows import WindowLength
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_YES = "r2rt.yes"
 
 
 class _Time(click.ParamType[float]):
@@ -60,7 +63,7 @@ TIME = _Time()
 
 
 def model_options(command: F) -> F:
-    """Add `--model` and `--device`."""
+    """Add `--model`, `--yes` (see `is_yes_given`) and `--device`."""
     command = click.option(
         "--device",
         type=click.Choice(DEVICES),
@@ -68,9 +71,30 @@ def model_options(command: F) -> F:
         show_default=True,
         help="What the model runs on.",
     )(command)
-    return click.option("--model", "-m", help="An installed model's name or a bundle's folder.")(
-        command
-    )
+    command = click.option(
+        "--yes",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_yes,
+        help="Fetch the model without a question if it is a published one and not installed.",
+    )(command)
+    return click.option(
+        "--model",
+        "-m",
+        envvar="R2RT_MODEL",
+        help="An installed model's name or a bundle's folder; also R2RT_MODEL.  [default: "
+        "qvhighlights or another installed one, else the demo model]",
+    )(command)
+
+
+def is_yes_given() -> bool:
+    """Return whether the running command was given `--yes`."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(_YES, False) is True
+
+
+def _remember_yes(context: click.Context, _: click.Parameter, yes: bool) -> None:
+    context.meta[_YES] = yes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.cli.console import note, progress, warn
+from r2rt.cli.first_run import choose_model
+from r2rt.cli.options import is_yes_given
 from r2rt.errors import QueryError
 from r2rt.grounding.many import kind_of
 
@@ -32,15 +34,14 @@ __all__ = [
 
 
 def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
-    """Open the named model or the default one, and print its name and what it runs on."""
-    from r2rt.grounding.grounder import Grounder
-    from r2rt.model.installed import choose_default
+    """Open the named model or the default one, and print its name and what it runs on.
 
-    if model is None:
-        chosen = choose_default()
-        note(f"no --model given: this is {chosen.reason}", quiet=quiet)
-        model = str(chosen.path)
-    grounder = Grounder.load(model, device=device)
+    `--yes` of the command lets it fetch a published model that is not installed.
+    """
+    from r2rt.grounding.grounder import Grounder
+
+    folder = choose_model(model, yes=is_yes_given(), quiet=quiet)
+    grounder = Grounder.load(folder, device=device)
     manifest = grounder.bundle.manifest
     note(
         f"model {manifest.name} ({manifest.precision}) on {grounder.engine.name}"

@@ -26,6 +26,7 @@ __all__ = [
     "demo_model",
     "install_folder",
     "installed",
+    "is_packaged_demo",
     "locked",
     "models_dir",
     "remove",
@@ -103,6 +104,11 @@ def demo_model() -> InstalledModel | None:
     return _inspect(_DEMO) if _is_bundle(_DEMO) else None
 
 
+def is_packaged_demo(folder: Path) -> bool:
+    """Return whether a bundle's folder is the demo model that is part of the package."""
+    return folder.resolve() == _DEMO.resolve()
+
+
 def resolve(name_or_path: str | Path) -> Path:
     """Return the folder of a bundle.
 
@@ -136,12 +142,16 @@ def resolve(name_or_path: str | Path) -> Path:
 def choose_default() -> DefaultModel:
     """Choose the model that is used when none is named.
 
-    It is the installed published model, `qvhighlights` before others in the order of the registry;
-    else the only model that is installed; else the demo model of the package.
+    It is the model that `R2RT_MODEL` names; else the installed published model, `qvhighlights`
+    before others in the order of the registry; else the only model that is installed; else the demo
+    model of the package.
 
     Raises:
-        ModelNotFoundError: there is none of these.
+        ModelNotFoundError: there is none of these, or not the one that `R2RT_MODEL` names.
     """
+    if named := os.environ.get("R2RT_MODEL"):
+        path = resolve(named)
+        return DefaultModel(name=path.name, path=path, reason="named by R2RT_MODEL")
     names = [model.name for model in installed()]
     for name in dict.fromkeys((DEFAULT_NAME, *PUBLISHED)):
         if name in names:
@@ -235,7 +245,7 @@ def changeable(folder: Path) -> Path:
     Raises:
         OutputError: the copy cannot be written.
     """
-    if folder.resolve() != _DEMO.resolve():
+    if not is_packaged_demo(folder):
         return folder
     with locked(_DEMO.name):
         staged = staging_dir(_DEMO.name)

@@ -38,7 +38,7 @@ from r2rt.model.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, par
 from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED, canonical_name
 from r2rt.progress import Update
 
-__all__ = ["manifest_sha256", "pull"]
+__all__ = ["how_to_carry", "manifest_sha256", "pull"]
 
 
 def pull(
@@ -103,6 +103,14 @@ def manifest_sha256(folder: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise BundleDamagedError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def how_to_carry(name: str) -> str:
+    """Return what to do to bring a model to a machine without a network."""
+    return (
+        f"`r2rt models pull {name}` and `r2rt models export {name} FILE` on a machine with a "
+        "network, carry FILE here, and `r2rt models import FILE`"
+    )
 
 
 def _installed_as_asked(name: str, pin: str | None, say: Callable[[str], None]) -> Path | None:
@@ -232,12 +240,13 @@ def _convert(
     checkpoint = models_dir() / ".partial" / "checkpoints" / model.filename
     if hub_is_offline() and not checkpoint.is_file():
         raise DownloadError(
-            f"HF_HUB_OFFLINE is set, and {model.filename} is not here; on a machine with a network "
-            f"`r2rt models pull {name}` and `r2rt models export {name} FILE`, "
-            "here `r2rt models import FILE`"
+            f"HF_HUB_OFFLINE is set, and {model.filename} is not here; {how_to_carry(name)}"
         )
     say(f"fetching {shown_url(model.url)}")
-    download(model.url, checkpoint, sha256=model.hash8, progress=progress)
+    try:
+        download(model.url, checkpoint, sha256=model.hash8, progress=progress)
+    except DownloadError as error:
+        raise DownloadError(f"{error}; without a network here, {how_to_carry(name)}") from error
     clip_file = fetch_clip(clip, progress=progress, say=say)
     staging = staging_dir(f"{name}.convert")
     shutil.rmtree(staging, ignore_errors=True)
