@@ -24,6 +24,7 @@ class Departures:
         clips_similar: clips that were not encoded but took the tokens of a similar frame, since
             `skip_similar` allowed it.
         missing_s: seconds of a broadcast of constant rate that hold no frames.
+        ends_early_s: seconds from the end of the last frame to the end that the file declares.
         leaps_closed: places where the stream's clock leapt, and the leap was taken out.
         leaps_s: the sum of these leaps, in seconds.
         decoded_all: why every frame was decoded although few were needed.
@@ -39,6 +40,7 @@ class Departures:
     clips_lost_at_end: int = 0
     clips_similar: int = 0
     missing_s: float = 0.0
+    ends_early_s: float = 0.0
     leaps_closed: int = 0
     leaps_s: float = 0.0
     decoded_all: str | None = None
@@ -84,6 +86,11 @@ class Departures:
             found.append(
                 f"{self.missing_s:.1f} s of the recording hold no frames; "
                 "the frame before each gap is shown instead"
+            )
+        if self.ends_early_s:
+            found.append(
+                f"the frames end {self.ends_early_s:.1f} s before the end that the file declares; "
+                "it is damaged or was cut off"
             )
         if self.leaps_closed:
             found.append(

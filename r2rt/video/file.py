@@ -54,6 +54,7 @@ class VideoFile:
 
         facts = inspect_file(path, video_track=video_track)
         self._index = facts.index
+        self._ends_early_s = facts.ends_early_s
         self._ratio = facts.sample_aspect_ratio
         self._span = (part or Part()).span(
             fps=fps, time_base=self._index.time_base, source_start_pts=self._index.start_pts
@@ -107,6 +108,7 @@ class VideoFile:
         counts = self._counts
         index = self._index
         starts_inside = self._span.begin_pts is not None
+        stops_inside = self._span.end_pts is not None and self._span.end_pts <= index.end_pts
         return DecodeReport(
             clips=self._clips,
             frames_decoded=counts.frames_decoded,
@@ -123,6 +125,7 @@ class VideoFile:
                 frames_lost_at_start=0 if starts_inside else index.lost_at_start,
                 clips_lost_at_end=self._clips_lost,
                 missing_s=index.missing_s,
+                ends_early_s=0.0 if stops_inside else self._ends_early_s,
                 leaps_closed=index.leaps,
                 leaps_s=index.leaps_s,
                 decoded_all=index.unusable,
@@ -228,15 +231,22 @@ class VideoFile:
         )
 
     def _tail(self, demuxer: Demuxer) -> Iterator[Picked]:
-        return decode_tail(
+        from_clip, picked_pts = self._clips, set()
+        for picked in decode_tail(
             demuxer,
             self._index,
             self._span.clock,
             self._counts,
-            from_clip=self._clips,
+            from_clip=from_clip,
             begin_pts=self._span.begin_pts,
             end_pts=self._span.end_pts,
-        )
+        ):
+            picked_pts.add(picked.pts)
+            yield picked
+        assert self._plan is not None
+        chosen, clips = self._plan.chosen_pts, self._plan.clip_index
+        due = chosen[(clips >= from_clip) & (clips < self._clips)]
+        self._counts.frames_replaced += len(set(due.tolist()) - picked_pts)
 
     def _no_frames(self) -> NoFramesError:
         lasts_s = float((self._index.end_pts - self._index.start_pts) * self._index.time_base)

@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["PacketIndex", "index_packets"]
 
-# Codecs that may reorder frames. In AVI and OGM (Ogg that holds such a codec) packets have no
-# presentation times, and those that FFmpeg makes up are those of other frames.
-# What recorders of broadcasts write: whatever is lost on the air leaves a gap.
+# Formats of broadcast recordings: frames lost in transmission leave a gap.
 _BROADCAST_FORMATS = frozenset(("mpegts", "mpeg"))
-_STEPS_FOR_A_RATE, _SHARE_OF_USUAL_STEPS, _LOST_STEPS = 10, 0.8, 5
+_STEPS_FOR_A_RATE, _SHARE_OF_USUAL_STEPS = 10, 0.8
+# What is missing is reported from one gap of more than so many frames, or from this share of all.
+_LOST_STEPS, _LOST_SHARE = 5, 0.02
+# Codecs that may reorder frames. In AVI and OGM (Ogg that holds such a codec) packets have no
+# presentation times, and those that FFmpeg makes up belong to other frames.
 REORDERING_CODECS = frozenset(("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1"))
 
 
@@ -165,6 +167,8 @@ def index_packets(
 def _missing(times: NDArray[np.int64]) -> int:
     """Return how many units of time lack their frames in a stream of constant rate.
 
+    Fewer than a fiftieth are not counted, except where more than five are missing in a row.
+
     In a stream of another kind a long step says nothing: the frame before it lasts so long.
     """
     steps = np.diff(np.unique(times))
@@ -173,8 +177,10 @@ def _missing(times: NDArray[np.int64]) -> int:
     usual = int(np.median(steps))
     if np.mean(np.abs(steps - usual) <= max(usual // 10, 1)) < _SHARE_OF_USUAL_STEPS:
         return 0
-    long = steps[steps > _LOST_STEPS * usual]
-    return int(long.sum() - len(long) * usual)
+    long = steps[steps >= 1.5 * usual]
+    missing = int(long.sum() - len(long) * usual)
+    is_much = steps.max() > _LOST_STEPS * usual or missing > _LOST_SHARE * steps.sum()
+    return missing if is_much else 0
 
 
 def _shown(scan: Scan) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from r2rt.errors import NoFramesError
 from r2rt.video.container import exact, metadata_text
+from r2rt.video.declared import ends_early_s
 from r2rt.video.demux import Demuxer
 from r2rt.video.first import FirstFrame
 from r2rt.video.index import PacketIndex, index_packets
@@ -69,6 +70,7 @@ class FileFacts:
         video_track: number of the video track that was read, from 1.
         video_tracks: how many video tracks there are, cover art not counted.
         timecodes: the `timecode` entries of the video stream, the container and other streams.
+        ends_early_s: how many seconds before the end that the header declares the frames end.
     """
 
     index: PacketIndex
@@ -85,6 +87,7 @@ class FileFacts:
     timecodes: tuple[str, ...]
     video_track: int
     video_tracks: int
+    ends_early_s: float
 
 
 def inspect_file(path: Path, *, video_track: int | None = None) -> FileFacts:
@@ -169,6 +172,7 @@ def _inspect(path: Path, video_track: int | None) -> FileFacts:
             audio=tuple(map(_audio_facts, demuxer.container.streams.audio)),
             video_track=demuxer.video_track,
             video_tracks=demuxer.video_tracks,
+            ends_early_s=ends_early_s(demuxer.container, stream, index),
             timecodes=tuple(place["timecode"] for place in places if place.get("timecode")),
         )
     finally:

@@ -59,5 +59,13 @@ def ffmpeg_clips(
     return list(frames)
 
 
+def ffmpeg_frames(path: Path) -> int:
+    """Return how many frames the ffmpeg program decodes, damage passed over."""
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", f"file:{path}", "-map", "0:v:0"]
+    command += ["-fps_mode", "passthrough", "-f", "framecrc", "-"]
+    lines = subprocess.run(command, capture_output=True, check=False).stdout.splitlines()
+    return sum(not line.startswith(b"#") for line in lines)
+
+
 def _round(value: Fraction) -> int:
     return int(value + Fraction(1, 2))

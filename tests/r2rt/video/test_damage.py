@@ -5,13 +5,14 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from r2rt.errors import NoFramesError, NotAVideoError
 from r2rt.video import ClipFrame, DecodeReport, open_source
 from tests.r2rt.video.conftest import VideoMaker
-from tests.r2rt.video.oracle import ffmpeg_clips, needs_ffmpeg
+from tests.r2rt.video.oracle import ffmpeg_clips, ffmpeg_frames, needs_ffmpeg
 
 GOPS = {"x264-params": "keyint=25:min-keyint=25:scenecut=0:bframes=3"}
 FAST_START = {"movflags": "faststart"}
@@ -133,6 +134,57 @@ def test_frames_that_a_recording_lost_are_reported(
     assert bool(report.departures.warnings) == (missing_s > 0)
 
 
-def test_a_whole_recording_lacks_nothing(make_video: VideoMaker) -> None:
-    _, report, _ = read(make_video("whole.ts", frames=130, options=GOPS), Fraction(5))
-    assert report.departures.as_dict() == {}
+def test_many_short_gaps_of_a_recording_are_reported(make_video: VideoMaker) -> None:
+    times = [Fraction(number, 25) for number in range(130) if number % 20 not in (5, 6)]
+    path = make_video("gaps.ts", frames=len(times), times=times)
+    _, report, _ = read(path, Fraction(5))
+    assert report.departures.missing_s == pytest.approx(14 / 25, abs=0.001)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4", "avi"])
+def test_a_whole_recording_lacks_nothing(make_video: VideoMaker, suffix: str) -> None:
+    _, report, _ = read(make_video(f"complete.{suffix}", frames=130, options=GOPS), Fraction(5))
+    assert not report.departures.warnings
+
+
+@needs_ffmpeg
+def test_frames_that_the_decoder_drops_at_the_end_are_counted(
+    make_video: VideoMaker, tmp_path: Path
+) -> None:
+    """The packets are there, but those they depend on are not, and the decoder reports no error."""
+    options = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-pyramid=none"}
+    path = make_video("drops.mkv", frames=60, options=options)
+    cut = tmp_path / "cut.mkv"
+    with av.open(str(path)) as whole, av.open(str(cut), "w") as copy:
+        stream = copy.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(whole.demux(video=0)):
+            if packet.size and number not in (48, 49):  # the last keyframe and the next packet
+                packet.stream = stream
+                copy.mux(packet)
+    assert ffmpeg_frames(cut) == 50
+    _, report, num_clips = read(cut, Fraction(10))
+    assert report.clips == num_clips == 24
+    assert report.departures.frames_replaced > 0
+
+
+@needs_ffmpeg
+def test_a_file_that_ends_before_its_declared_end_is_reported(
+    make_video: VideoMaker, tmp_path: Path
+) -> None:
+    data = make_video("tail.mkv", frames=120, options=GOPS).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(data[: len(data) // 2])
+    _, report, _ = read(cut)
+    assert report.departures.ends_early_s == pytest.approx((120 - ffmpeg_frames(cut)) / 25, abs=0.1)
+    assert "before the end that the file declares" in report.departures.warnings[-1]
+
+
+def test_the_declared_end_is_of_no_concern_before_it(
+    make_video: VideoMaker, tmp_path: Path
+) -> None:
+    data = make_video("tail.mkv", frames=120, options=GOPS).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(data[: len(data) // 2])
+    with open_source(cut, fps=Fraction(5), image_size=32, end_s=1.0) as source:
+        assert len(list(source)) == 5
+        assert source.report.departures.as_dict() == {}
