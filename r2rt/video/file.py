@@ -231,7 +231,8 @@ class VideoFile:
         )
 
     def _tail(self, demuxer: Demuxer) -> Iterator[Picked]:
-        from_clip, picked_pts = self._clips, set()
+        from_clip = self._clips
+        picked_pts: set[int] = set()
         for picked in decode_tail(
             demuxer,
             self._index,

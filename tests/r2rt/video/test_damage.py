@@ -177,14 +177,3 @@ def test_a_file_that_ends_before_its_declared_end_is_reported(
     _, report, _ = read(cut)
     assert report.departures.ends_early_s == pytest.approx((120 - ffmpeg_frames(cut)) / 25, abs=0.1)
     assert "before the end that the file declares" in report.departures.warnings[-1]
-
-
-def test_the_declared_end_is_of_no_concern_before_it(
-    make_video: VideoMaker, tmp_path: Path
-) -> None:
-    data = make_video("tail.mkv", frames=120, options=GOPS).read_bytes()
-    cut = tmp_path / "cut.mkv"
-    cut.write_bytes(data[: len(data) // 2])
-    with open_source(cut, fps=Fraction(5), image_size=32, end_s=1.0) as source:
-        assert len(list(source)) == 5
-        assert source.report.departures.as_dict() == {}
