@@ -72,11 +72,14 @@ class RowEmbedding(nn.Module):
         self.rows = nn.Embedding(*rows.shape)
         self.rows.weight = nn.Parameter(rows, requires_grad=False)
         smallest = torch.int16 if len(rows) <= torch.iinfo(torch.int16).max else torch.int32
-        self.register_buffer("row_of", row_of.to(smallest))
+        # A column, so that it is looked up as a table is. Indexed as a vector it would be transposed,
+        # which the exporter folds into a constant of another name.
+        self.register_buffer("row_of", row_of.to(smallest)[:, None])
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Map ids (N, L) to their rows (N, L, Ct)."""
-        out: Tensor = self.rows(self.row_of[token_ids].long())
+        row: Tensor = nn.functional.embedding(token_ids, self.row_of).squeeze(-1)
+        out: Tensor = self.rows(row.long())
         return out
 
 

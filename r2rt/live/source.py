@@ -144,7 +144,8 @@ class LiveSource:
         except CANNOT_OPEN as error:
             if waiting is not None:
                 waiting.close()
-                if waiting.timed_out:
+                # What has come and is no video is refused as such, however it ended.
+                if waiting.timed_out and not waiting.has_read:
                     raise SourceLostError(
                         f"{self.name}: nothing to read within {self.options.timeout_s:g} s"
                     ) from error
@@ -279,6 +280,7 @@ class _Waiting:
         self._growing = growing
         self.was_replaced = False
         self.timed_out = False
+        self.has_read = False
         if path is None:
             self._handle, self._owned = sys.stdin.fileno(), False
             return
@@ -291,8 +293,11 @@ class _Waiting:
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes as soon as there are any, none at the end."""
-        if self._growing:
-            return self._read_growing(size)
+        content = self._read_growing(size) if self._growing else self._read_waiting(size)
+        self.has_read = self.has_read or bool(content)
+        return content
+
+    def _read_waiting(self, size: int) -> bytes:
         began = time.monotonic()
         while not self._stopped.is_set():
             content = self._read_pipe(size)

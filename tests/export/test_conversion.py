@@ -98,7 +98,7 @@ def test_files_make_the_graphs_that_pytorch_exports(
         ("coef", "bundle"),
         ("coord_head.module.3.bias", "bundle"),
         ("pooling.att.weight", "bundle"),
-        ("adapter.q_map.weight", "bundle"),
+        ("adapter.q_map.weight", "text_encoder q_key"),
     ],
 )
 def test_the_check_notices_a_wrong_tensor(tensor: str, check: str, moment_bundle: Exported) -> None:

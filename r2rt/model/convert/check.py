@@ -151,6 +151,12 @@ def check_graphs(
     for row, want in enumerate(q):
         found.add(texts["q"][row, :, : want.shape[1]], want)
     comparisons.append(found)
+    # An answer may hardly depend on these keys, as long as attention is spread evenly.
+    found = Comparison("text_encoder q_key", TOLERANCES[TEXT_ENCODER])
+    for row, layers in enumerate(q):
+        want = np.array([reference.query_keys(checkpoint, layer) for layer in layers])
+        found.add(texts["q_key"][row, :, : want.shape[1]], want)
+    comparisons.append(found)
 
     answers = _run(files[GROUNDER], v=tokens, query_mask=mask, **texts)
     wanted = [

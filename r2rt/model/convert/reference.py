@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Answer", "Prefixed", "ground", "image_states", "map_query", "map_video", "text_states"]
+__all__ = [
+    "Answer",
+    "Prefixed",
+    "ground",
+    "image_states",
+    "map_query",
+    "map_video",
+    "query_keys",
+    "text_states",
+]
 
 Floats = NDArray[np.float64]
 Weights = Mapping[str, NDArray[Any]]
@@ -81,6 +90,15 @@ def map_video(checkpoint: Weights, states: Floats, *, use_tef: bool) -> Floats:
 def map_query(checkpoint: Weights, states: Floats) -> Floats:
     """Map one layer's states (L, Ct) to q (L, D)."""
     return _map(states, Prefixed(checkpoint, "adapter.query_map."))
+
+
+def query_keys(checkpoint: Weights, q: Floats) -> Floats:
+    """Return k = (W_q·q + b_q)·W_v / √D of one layer's q (L, D), so that softmax(k·vᵀ) pools v.
+
+    W_q and b_q are `q_map`, W_v is the weight of `v_map`, whose bias adds the same to all patches.
+    """
+    w = Prefixed(checkpoint, "adapter.")
+    return np.asarray(_linear(q, w.inside("q_map")) @ w["v_map.weight"] / math.sqrt(q.shape[-1]))
 
 
 def ground(
