@@ -72,8 +72,8 @@ class RowEmbedding(nn.Module):
         self.rows = nn.Embedding(*rows.shape)
         self.rows.weight = nn.Parameter(rows, requires_grad=False)
         smallest = torch.int16 if len(rows) <= torch.iinfo(torch.int16).max else torch.int32
-        # A column, so that it is looked up as a table is. Indexed as a vector it would be transposed,
-        # which the exporter folds into a constant of another name.
+        # A column, looked up as a table is: of a vector that is indexed, the exporter makes a
+        # constant of another name.
         self.register_buffer("row_of", row_of.to(smallest)[:, None])
 
     def forward(self, token_ids: Tensor) -> Tensor:
