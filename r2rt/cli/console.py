@@ -71,6 +71,8 @@ def is_terminal() -> bool:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout: ruled on a terminal, else aligned columns of plain text.
 
+    Columns without any name have no header line.
+
     Raises:
         OutputError: stdout cannot be written.
     """
@@ -164,7 +166,7 @@ def _ruled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     buffer = io.StringIO()
     width = shutil.get_terminal_size().columns
     console = Console(file=buffer, width=width, force_terminal=True, highlight=False, emoji=False)
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     console.print(table)
@@ -177,7 +179,7 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         + "\n"
-        for line in lines
+        for line in (lines if any(columns) else lines[1:])
     )
 
 

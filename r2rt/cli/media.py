@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,15 +119,17 @@ def media_options(command: F) -> F:
     return with_media  # type: ignore[return-value]
 
 
-def check_media(video: Path | None, options: MediaOptions) -> None:
+def check_media(video: Path | None, options: MediaOptions, *, output: Path | None = None) -> None:
     """Check options before anything costs time.
 
     Args:
         video: what was asked, or None where that is not known yet.
         options: what to make of it.
+        output: where the answers are written, if that is one file.
 
     Raises:
-        QueryError: options that make no sense, or that a folder of images cannot serve.
+        QueryError: options that make no sense, two outputs of one name, or options that a folder of
+            images cannot serve.
         OutputError: a file or folder cannot be written there, or is the video itself.
         MissingExtraError: images are wanted and Pillow is not installed.
     """
@@ -138,8 +141,19 @@ def check_media(video: Path | None, options: MediaOptions) -> None:
     _check_ending("--contact-sheet", options.contact_sheet, _PICTURES)
     _check_ending("--plot", options.plot, _PICTURES)
     _check_ending("--report", options.report, (".html", ".htm"))
-    for path in (options.reel, options.contact_sheet, options.plot, options.report):
+    files = {
+        "--output": output,
+        "--reel": options.reel,
+        "--contact-sheet": options.contact_sheet,
+        "--plot": options.plot,
+        "--report": options.report,
+    }
+    named: dict[str, str] = {}
+    for option, path in files.items():
         if path is not None:
+            first = named.setdefault(os.path.realpath(path), option)
+            if first != option:
+                raise QueryError(f"{first} and {option} are both {path}; give each its own name")
             check_destinations([path], [] if video is None else [video])
     for folder in (options.clips, options.thumbnails):
         if folder is not None:

@@ -20,6 +20,7 @@ from r2rt.cli.console import is_terminal, printable, write_text
 from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 from r2rt.files import check_destinations, check_folder
+from r2rt.grounding.many import VIDEO_SUFFIXES
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
 from r2rt.outputs.names import numbered, output_stems
@@ -28,6 +29,7 @@ __all__ = ["Delivery", "OutputOptions", "deliver", "output_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NOT_TEXT = {".gif", ".htm", ".html", ".jpeg", ".jpg", ".pdf", ".png", ".webp", ".xlsx"}
 _FEW = 5  # moments of a query in a table
 # Clips and thumbnails keep 80 bytes of a label.
 _LABEL_BYTES = 70
@@ -185,7 +187,7 @@ class Delivery:
         quiet: write no notes.
 
     Raises:
-        QueryError: a format cannot hold several videos.
+        QueryError: a format cannot hold several videos, or a table a file of that suffix.
         OutputError: an output is one of the videos.
     """
 
@@ -215,6 +217,7 @@ class Delivery:
         if options.folder is not None and options.folder.is_dir():
             written = [path for video in videos for path in self.paths(video)]
         check_destinations(written, videos)
+        _check_is_text(options)
 
     def paths(self, video: str) -> list[Path]:
         """Return the files that are written about a video; none without `--output-dir`."""
@@ -393,6 +396,18 @@ def _format_of(output: str | None) -> str:
     name = (output or "").lower()
     fitting = [item for item in FORMATS.values() if name.endswith(item.suffix)]
     return max(fitting, key=lambda item: len(item.suffix)).name if fitting else "table"
+
+
+def _check_is_text(options: OutputOptions) -> None:
+    """Refuse a table in a file whose suffix is that of a video, an image or a page."""
+    output = options.output
+    if output is None or options.formats != (FORMATS["table"],):
+        return
+    if output.suffix.lower() in VIDEO_SUFFIXES | _NOT_TEXT:
+        raise QueryError(
+            f"{output}: no format has this suffix; end it in .json, .csv, .txt, …, "
+            "or use --reel, --plot, --contact-sheet, --report"
+        )
 
 
 def _check_suffix(output: Path, chosen: Format) -> None:

@@ -128,7 +128,8 @@ class Request:
             top_k=question.top_k,
             quiet=quiet or videos.several,
         )
-        check_media(None if videos.several else Path(videos.paths[0]), self.media)
+        only = None if videos.several else Path(videos.paths[0])
+        check_media(only, self.media, output=self.outputs.output)
         if not videos.several:
             require_source(videos.paths[0])
         with open_model(self.model, self.device, quiet=quiet) as grounder:

@@ -137,7 +137,8 @@ def _print_query(console: Console, prediction: Prediction) -> None:
         console.print(Text(f"{query}: {nothing}"))
     first, last = prediction.clip_starts_s[0], prediction.clip_starts_s[-1]
     bars = _sparkline(prediction, console.width - _BESIDE_BARS)
-    end = format_clock(last + 1 / float(prediction.fps))
+    # The last clip may reach beyond the end of the video.
+    end = format_clock(min(last + 1 / float(prediction.fps), first + prediction.duration_s))
     console.print(Text(f"saliency {format_clock(first)} {bars} {end}"))
 
 

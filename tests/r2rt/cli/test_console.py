@@ -73,6 +73,11 @@ def test_a_plain_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ("name    size\na       10 MB\nlonger\nx�[2J�  [bold]\n")
 
 
+def test_columns_without_names_have_no_header(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("", ""), [("name", "demo")])
+    assert capsys.readouterr().out == "name  demo\n"
+
+
 def test_nothing_that_drives_a_terminal_is_printable() -> None:
     assert printable("ü 日本 a-b") == "ü 日本 a-b"
     assert printable("a\x1b[31m\r\n\u202e") == "a�[31m���"

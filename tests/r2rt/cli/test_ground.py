@@ -99,6 +99,14 @@ def test_start_and_end_answer_on_the_videos_clock() -> None:
     assert [item["start_s"] for item in document["results"][0]["saliency"]] == [8, 10, 12, 14]
 
 
+def test_the_line_of_saliency_ends_where_the_part_does(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--start", "8", "--end", "15", "--model", str(DEMO_BUNDLE)]
+    assert main(["ground", str(DEMO_VIDEO), QUERY, *arguments]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("saliency 0:08.0 ")
+    assert line.endswith(" 0:15.0")  # not 0:16.0, where the last clip would end
+
+
 def test_windows_are_chosen_or_left_out() -> None:
     found = [
         json.loads(ground(DEMO_VIDEO, QUERY, "--format", "json", *options).stdout)["results"]

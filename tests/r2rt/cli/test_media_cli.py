@@ -144,6 +144,12 @@ def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
         (["--plot", "plot.pdf"], QueryError, "ends in .png"),
         (["--report", "page.txt"], QueryError, "ends in .html"),
         (["--report", "no/such/page.html"], OutputError, "make it first"),
+        (
+            ["--plot", "a.png", "--contact-sheet", "./a.png"],
+            QueryError,
+            "sheet and --plot are both",
+        ),
+        (["-f", "csv", "-o", "r.html", "--report", "r.html"], QueryError, "--output and --report"),
     ],
 )
 def test_what_makes_no_sense_is_told_before_anything_is_done(

@@ -194,6 +194,8 @@ def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixtur
         (["{one}", "a", "-f", "edl", "-f", "srt"], 2, "--output-dir"),
         (["{one}", "a", "-o", "x", "--output-dir", "y"], 2, "give one of them"),
         (["{one}", "a", "--skip-existing"], 2, "--output-dir"),
+        (["{one}", "a", "-o", "x.mp4"], 2, "use --reel"),
+        (["{one}", "a", "-o", "x.PDF"], 2, "no format has this suffix"),
         (
             ["{folder}", "a", "--output-dir", "{folder}/x", "--skip-existing", "--reel", "r.mp4"],
             *(2, "all videos"),
