@@ -275,7 +275,7 @@ def test_folders_of_videos_and_rates_of_labels(material: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["none.jsonl"], 10, "expected a file of annotations"),
+        (["none.jsonl"], 10, "none.jsonl: No such file"),
         (["own.jsonl", "--shard", "9/8"], 2, "expected 1/8 to 8/8"),
         (["own.jsonl", "--fps", "0"], 2, "--fps '0'"),
         (["own.jsonl", "--recipe", "nope"], 2, "no recipe 'nope'"),
