@@ -177,7 +177,7 @@ def _missing(times: NDArray[np.int64]) -> int:
     usual = int(np.median(steps))
     if np.mean(np.abs(steps - usual) <= max(usual // 10, 1)) < _SHARE_OF_USUAL_STEPS:
         return 0
-    long = steps[steps >= 1.5 * usual]
+    long = steps[2 * steps >= 3 * usual]
     missing = int(long.sum() - len(long) * usual)
     is_much = steps.max() > _LOST_STEPS * usual or missing > _LOST_SHARE * steps.sum()
     return missing if is_much else 0
