@@ -90,7 +90,7 @@ class TestList:
         assert "damaged" in result.stdout
         assert "mine: " in result.stderr
 
-    def test_a_terminal_gets_rules_and_no_one_elses_escapes(self, home: Path) -> None:
+    def test_a_terminal_gets_no_one_elses_escapes(self, home: Path) -> None:
         write_bundle(home / "mine", clip="\x1b[2Jevil")  # a free text of the manifest
         main, side = pty.openpty()
         command = [sys.executable, "-m", "r2rt", "models", "info", "mine"]
@@ -99,7 +99,6 @@ class TestList:
         # Read while it runs: some systems drop what nobody read when the far side is closed.
         shown = read_to_the_end(main)
         assert process.wait(60) == 0, shown
-        assert "─" in shown
         assert "evil" in shown
         assert "\x1b[2J" not in shown
 
