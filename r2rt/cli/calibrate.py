@@ -31,16 +31,16 @@ def calibrate_model(
     for pair in read_pairs(pairs):
         by_video.setdefault(pair.video, []).append(pair)
     folder = resolve(model)
-    grounder = open_model(str(folder), device, quiet=quiet)
-    grounder.encode_queries([pair.query for asked in by_video.values() for pair in asked])
     kept = EncodingCache() if cache else None
     answers: dict[bool, list[Prediction]] = {True: [], False: []}
-    for number, (video, asked) in enumerate(by_video.items(), start=1):
-        label = f"encoding {number}/{len(by_video)}"
-        encoded = encode_source(grounder, video, {}, cache=kept, quiet=quiet, label=label)
-        predictions = grounder.ground(encoded, [pair.query for pair in asked])
-        for pair, prediction in zip(asked, predictions, strict=True):
-            answers[pair.belongs].append(prediction)
+    with open_model(str(folder), device, quiet=quiet) as grounder:
+        grounder.encode_queries([pair.query for asked in by_video.values() for pair in asked])
+        for number, (video, asked) in enumerate(by_video.items(), start=1):
+            label = f"encoding {number}/{len(by_video)}"
+            encoded = encode_source(grounder, video, {}, cache=kept, quiet=quiet, label=label)
+            predictions = grounder.ground(encoded, [pair.query for pair in asked])
+            for pair, prediction in zip(asked, predictions, strict=True):
+                answers[pair.belongs].append(prediction)
     presence = calibrate(answers[True], answers[False], false_alarm)
     own = changeable(folder)
     store_presence(own, presence)

@@ -44,7 +44,7 @@ def encode(
     (video,) = spooled([video], quiet=quiet)
     require_source(video)
     check_destinations([output], [video])
-    grounder = open_model(model, device, quiet=quiet)
-    encoded = encode_source(grounder, video, encoding.options, quiet=quiet)
+    with open_model(model, device, quiet=quiet) as grounder:
+        encoded = encode_source(grounder, video, encoding.options, quiet=quiet)
     encoded.save(output)
     note(f"{output}: {encoded.tokens.nbytes / 1e6:.1f} MB", quiet=quiet)
