@@ -63,19 +63,19 @@ def kill_job(name: str, folder: Path, *, kills: int, seed: int, batch: int = 5) 
     _finish(name, folder, result)
     usual_s = time.monotonic() - began
     for number in range(kills):
-        process = _start(name, folder)
-        time.sleep(usual_s * rng.uniform(0.2, 1.05))
         number_of_signal = rng.choice((signal.SIGKILL, signal.SIGTERM))
-        before = set(leftovers(folder))
-        if process.poll() is None:
-            stopped_s = time.monotonic()
-            process.send_signal(number_of_signal)
-            process.wait(_LONGEST_S)
-            result.kills[signal.Signals(number_of_signal).name] += 1
-            if number_of_signal == signal.SIGTERM:
-                result.slowest_stop_s = max(result.slowest_stop_s, time.monotonic() - stopped_s)
-        else:
-            result.ended += 1
+        with _start(name, folder, errors=subprocess.DEVNULL) as process:
+            time.sleep(usual_s * rng.uniform(0.2, 1.05))
+            before = set(leftovers(folder))
+            if process.poll() is None:
+                stopped_s = time.monotonic()
+                process.send_signal(number_of_signal)
+                process.wait(_LONGEST_S)
+                result.kills[signal.Signals(number_of_signal).name] += 1
+                if number_of_signal == signal.SIGTERM:
+                    result.slowest_stop_s = max(result.slowest_stop_s, time.monotonic() - stopped_s)
+            else:
+                result.ended += 1
         left = set(leftovers(folder))
         result.left_by_kills += len(left)
         if number_of_signal == signal.SIGTERM:
@@ -110,7 +110,7 @@ def table(results: dict[str, Result]) -> str:
     return "\n".join("".join(cell.ljust(14) for cell in row).rstrip() for row in (head, *rows))
 
 
-def _start(name: str, folder: Path) -> subprocess.Popen[bytes]:
+def _start(name: str, folder: Path, *, errors: int) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(CHECKOUT),
@@ -121,7 +121,7 @@ def _start(name: str, folder: Path) -> subprocess.Popen[bytes]:
         JOBS[name].command(folder),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         env=environment,
         cwd=CHECKOUT,
     )
@@ -129,8 +129,8 @@ def _start(name: str, folder: Path) -> subprocess.Popen[bytes]:
 
 def _finish(name: str, folder: Path, result: Result) -> None:
     """Run the command to its end."""
-    process = _start(name, folder)
-    _, said = process.communicate(timeout=_LONGEST_S)
+    with _start(name, folder, errors=subprocess.PIPE) as process:
+        _, said = process.communicate(timeout=_LONGEST_S)
     if process.returncode:
         result.failed.append(f"exit code {process.returncode}: {said.decode()[-300:]}")
     try:
