@@ -52,7 +52,7 @@ def same_images(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> str:
 
 
 def similar_images(
-    ours: NDArray[np.uint8], theirs: NDArray[np.uint8], *, levels: float = 6.0
+    ours: NDArray[np.uint8], theirs: NDArray[np.uint8], *, levels: float = 8.0
 ) -> str:
     """Assert that images show the same, resized or converted by other code.
 
