@@ -58,6 +58,7 @@ __all__ = [
     "Exported",
     "VerificationError",
     "build_graphs",
+    "default_name",
     "export_bundle",
     "graph_templates",
     "model_dims",
@@ -150,7 +151,7 @@ def export_bundle(
         fps: clips a second, in place of the recipe's.
         unit_s: rounding in seconds, in place of the recipe's.
         known_words: the words that this CLIP was trained on, if they are few; the runtime warns of
-            others.
+            others. By default those of the demo model's CLIP, and all of any other.
         verify_video: a video whose first frames are checked besides generated ones.
         force: replace an existing bundle at `output`.
         say: called with one line for each step.
@@ -179,7 +180,7 @@ def export_bundle(
             f"recipe {settings.recipe} have {'one' if settings.has_offsets else 'none'}; "
             "name another --recipe"
         )
-    name = checked_name(name or _default_name(checkpoint, weights.sha256))
+    name = checked_name(name or default_name(checkpoint, weights.sha256))
     destination = models_dir() / name if output is None else Path(output)
     check_destination(destination, force=force)
     say(f"recipe {settings.recipe}: {settings.reason}")
@@ -196,6 +197,10 @@ def export_bundle(
         source = str(clip) if clip is not None else _default_clip(model)
         say(f"loading CLIP {source}")
         towers = load_clip(source, arch=clip_arch)
+    if known_words is None and towers.config.name == "r2rt-tiny":
+        from training.tiny_clip.rows import known_words as words_of_demo
+
+        known_words = words_of_demo()
     dims = model_dims(model, towers)
     video = None if verify_video is None else _read_frames(verify_video, dims, settings.fps)
 
@@ -320,8 +325,14 @@ def _write_graphs(
     return files
 
 
-def _default_name(checkpoint: Path, sha256: str) -> str:
-    return recipe_for_sha256(sha256) or re.sub(r"-[0-9a-f]{8}$", "", checkpoint.stem)
+def default_name(checkpoint: Path, sha256: str) -> str:
+    """Return a bundle's name: that of the publication, else of the file, else of a run's folder."""
+    stem = checkpoint.stem
+    if stem in ("best", "last"):
+        # Every run calls its checkpoints so.
+        folder = re.sub(r"[^A-Za-z0-9_.-]+", "-", checkpoint.resolve().parent.name)
+        stem = folder.strip(".-") or stem
+    return recipe_for_sha256(sha256) or re.sub(r"-[0-9a-f]{8}$", "", stem)
 
 
 def _default_clip(model: R2Tuning) -> str:

@@ -51,6 +51,9 @@ __all__ = [
     "towers_from_state_dict",
 ]
 
+# The demo model's CLIP, which is part of this checkout.
+_PACKAGED = "r2rt-tiny"
+_PACKAGED_WEIGHTS = Path(__file__).parent / "demo" / "weights" / f"{_PACKAGED}.safetensors"
 # Tensors of a CLIP that no hidden state depends on, and sizes that OpenAI's archives store as such.
 _NOT_READ = re.compile(
     r"visual\.(ln_post\.(weight|bias)|proj|input_resolution)|ln_final\.(weight|bias)|text_projection"
@@ -220,6 +223,7 @@ def load_clip(
         spec: one of
             an open_clip architecture (`ViT-B-32-quickgelu`), with OpenAI's weights, or with those
             of another of its tags (`NAME@TAG`); looked for on disk, else fetched;
+            `r2rt-tiny`, the CLIP of the demo model, or a bundle's folder that stands on it;
             a file of weights in OpenAI's key names: `.safetensors`, a plain state dict, or OpenAI's
             TorchScript archive, of which no code is run;
             `random:SEED` or `random:SEED:ARCH`, random weights of full size.
@@ -238,8 +242,12 @@ def load_clip(
         seed, name = int(seeded[1]), seeded[2] or DEFAULT_ARCH
         return random_towers(arch_config(name), seed)
     path = Path(spec)
+    if str(spec) == _PACKAGED or (path / "bundle.json").is_file():
+        return _packaged_towers(path)
     if path.is_file():
         tensors, sha256 = clip_weights.read_weights(path)
+        if len(tensors.get("token_embedding.weight", ())) == _packaged_rows():
+            return _packaged_towers(path)
         config = infer_config(tensors) if arch is None else arch_config(arch)
         source = path.name
     elif path.suffix in clip_weights.SUFFIXES or len(path.parts) > 1:
@@ -256,6 +264,34 @@ def load_clip(
         source = f"open_clip {name} / {tag or clip_weights.DEFAULT_TAG} ({path.name})"
     config = replace(config, weights_source=source, weights_sha256=sha256)
     return towers_from_state_dict(config, tensors)
+
+
+def _packaged_towers(path: Path) -> ClipTowers:
+    """Return the demo model's CLIP: by its name, by a bundle on it, or from a file.
+
+    Raises:
+        ClipError: the bundle stands on another CLIP, which it does not hold.
+    """
+    from r2rt.model.bundle import Bundle
+    from training.demo.clip import load_tiny_clip
+
+    if path.is_file():
+        return load_tiny_clip(path)
+    towers = load_tiny_clip(_PACKAGED_WEIGHTS)
+    if path.is_dir():
+        made_with = Bundle.open(path).manifest.provenance
+        if made_with.clip_sha256 != towers.config.weights_sha256:
+            raise ClipError(
+                f"{path}: a bundle does not give the hidden states of its CLIP; name the CLIP that "
+                f"it was made with: {made_with.clip}"
+            )
+    return towers
+
+
+def _packaged_rows() -> int:
+    from training.tiny_clip.rows import row_count
+
+    return row_count()
 
 
 def towers_from_state_dict(config: ClipConfig, tensors: Mapping[str, Tensor]) -> ClipTowers:

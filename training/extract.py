@@ -1,23 +1,28 @@
 """`python -m training.extract VIDEOS_OR_ANNOTATIONS`: features of videos and queries.
 
-What is there is kept, so a run that was killed goes on; what another model made is refused.
+What is there is kept, so a run that was killed goes on. Features that another model or another
+video made are refused; a query's are named by its sentence.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+import msgspec
 
 from training._command import run
 
 if TYPE_CHECKING:
     from training.extraction.jobs import Job
     from training.extraction.store import FeatureStore
+    from training.extraction.worker import Outcome, Setup
 
 _FAILURES_SHOWN = 20
 
@@ -49,9 +54,19 @@ _FAILURES_SHOWN = 20
 @click.option("--sampling", type=click.Choice(["exact", "nearest"]), default="exact")
 @click.option("--batch", default=32, show_default=True, help="Frames that CLIP takes at once.")
 @click.option("--shard", default="1/1", show_default=True, help="This machine's share, as 3/8.")
-@click.option("--workers", type=int, help="Worker processes.  [default: one a core]")
-@click.option("--threads", default=1, show_default=True, help="Threads of a worker.")
-@click.option("--address", help="A Ray cluster, such as auto.  [default: this machine alone]")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Make features again that another video of the same name made.  [default: refuse them]",
+)
+@click.option(
+    "--workers",
+    type=int,
+    help="Processes; 0 works in this one.  [default: one a core, 0 for a single job]",
+)
+@click.option("--threads", type=int, help="Threads of a worker.  [default: 1, without workers all]")
+@click.option("--ray", is_flag=True, help="Let Ray start the workers, on this machine.")
+@click.option("--address", help="Let the workers of a Ray cluster do it; auto finds one.")
 @click.option("--gpus", default=0.0, help="GPUs of each worker; a fraction shares one.")
 @click.option("--quiet", is_flag=True, help="Print errors alone.")
 def extract(
@@ -68,8 +83,10 @@ def extract(
     sampling: Literal["exact", "nearest"],
     batch: int,
     shard: str,
+    replace: bool,
     workers: int | None,
-    threads: int,
+    threads: int | None,
+    ray: bool,
     address: str | None,
     gpus: float,
     quiet: bool,
@@ -82,10 +99,14 @@ def extract(
     from r2rt.errors import QueryError
     from training.extraction.encoders import Settings, make_manifest
     from training.extraction.jobs import Shard, plan_jobs
+    from training.extraction.pipeline import run_jobs
     from training.extraction.store import FeatureStore
+    from training.extraction.worker import Setup
 
-    if min(layers, batch, threads, 1 if workers is None else workers) < 1 or gpus < 0:
-        raise QueryError("--layers, --batch, --threads and --workers must be 1 or more")
+    if min(layers, batch, 1 if threads is None else threads) < 1:
+        raise QueryError("--layers, --batch and --threads must be 1 or more")
+    if (workers or 0) < 0 or gpus < 0:
+        raise QueryError("--workers and --gpus must be 0 or more")
     share = Shard.parse(shard)
     rate = _rate(fps, recipe, model if format_ == "tokens" else None)
     settings = Settings(
@@ -96,7 +117,6 @@ def extract(
         fps=str(rate),
         sampling=sampling,
         batch=batch,
-        threads=threads,
         device="cuda" if gpus else "cpu",
     )
     jobs, missing = plan_jobs(
@@ -109,6 +129,14 @@ def extract(
     )
     store = FeatureStore(out, make_manifest(settings))
     store.prepare()
+    if not replace:
+        missing += [
+            f"{job.vid}: {store.video_path(str(job.vid))} was made of another video or at another "
+            "rate; --replace makes it again, another --out keeps both"
+            for job in jobs
+            if store.is_of_another(job)
+        ]
+        jobs = [job for job in jobs if not store.is_of_another(job)]
     pending = [job for job in jobs if not store.is_done(job)]
     store.sweep(pending)
     if not quiet:
@@ -116,7 +144,18 @@ def extract(
             f"{store.manifest.model}, shard {share}: {len(pending)} of {len(jobs)} jobs to do",
             err=True,
         )
-    failures = [*missing, *_work(pending, settings, store, out, workers, address, gpus, quiet)]
+    cores = len(os.sched_getaffinity(0))
+    if workers is None:
+        workers = 0 if len(pending) < 2 else max(1, cores // (threads or 1))
+    if threads is None:
+        threads = 1 if workers or ray or address else cores
+    setup = Setup(
+        settings=msgspec.structs.replace(settings, threads=threads),
+        manifest=store.manifest,
+        folder=str(out.resolve()),
+    )
+    work = partial(run_jobs, workers=workers, gpus=gpus, ray=ray, address=address)
+    failures = [*missing, *_failures(pending, setup, work, quiet)]
     _report(store, jobs, failures, quiet)
 
 
@@ -130,37 +169,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _work(
+def _failures(
     jobs: list[Job],
-    settings: object,
-    store: FeatureStore,
-    out: Path,
-    workers: int | None,
-    address: str | None,
-    gpus: float,
+    setup: Setup,
+    work: Callable[[list[Job], Setup], Iterator[Outcome]],
     quiet: bool,
 ) -> list[str]:
     """Do the jobs under a progress bar and return what failed."""
-    import os
-
     from rich.console import Console
     from rich.progress import Progress
 
-    from training.extraction.encoders import Settings
-    from training.extraction.pipeline import run_jobs
-
-    assert isinstance(settings, Settings)
     if not jobs:
         return []
-    if workers is None:
-        workers = max(1, len(os.sched_getaffinity(0)) // settings.threads)
     failures: list[str] = []
     console = Console(stderr=True, highlight=False)
     with Progress(console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("features", total=len(jobs))
-        for outcome in run_jobs(
-            jobs, settings, store, out, workers=workers, address=address, gpus=gpus
-        ):
+        for outcome in work(jobs, setup):
             failures.extend(outcome.failures)
             bar.advance(task)
     return failures

@@ -26,6 +26,7 @@ from export.exporter import (
     Exported,
     ExportError,
     VerificationError,
+    default_name,
     export_bundle,
     model_dims,
 )
@@ -329,3 +330,17 @@ def test_a_package_that_only_shares_the_name_is_refused(tmp_path: Path) -> None:
     )
     assert f"`import training` finds {tmp_path}" in done.stdout
     assert f"expected {CHECKOUT / 'training'}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("runs/mine/best.pth", "mine"),
+        ("runs/mine/last.pth", "mine"),
+        ("runs/my run!/best.pth", "my-run"),
+        ("models/dogs.pth", "dogs"),
+        ("models/r2_tuning_dogs-0123abcd.pth", "r2_tuning_dogs"),
+    ],
+)
+def test_a_bundle_is_named_by_its_run(path: str, expected: str) -> None:
+    assert default_name(Path(path), "0" * 64) == expected

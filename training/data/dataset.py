@@ -51,7 +51,9 @@ class GroundingDataset(Dataset[Sample]):
         self._queries = queries
         self._fps = fps
         self._names = {vid: self._video_name(vid) for vid in {a.vid for a in annotations}}
-        there = [a for a in annotations if self._names[a.vid] is not None and a.qid in queries]
+        if any(annotation.fps is None for annotation in annotations):
+            videos.check_rate(fps)
+        there = [a for a in annotations if self._names[a.vid] is not None and self._has_query(a)]
         if len(there) < len(annotations) and not (skip_missing and there):
             raise self._missing(annotations, len(annotations) - len(there))
         self.annotations = tuple(there)
@@ -69,7 +71,7 @@ class GroundingDataset(Dataset[Sample]):
         labels = clip_labels(annotation, clips, fps)
         return Sample(
             video=self._videos.load(name, most=labels.clips),
-            query=self._queries.load(annotation.qid),
+            query=self._queries.load(self._queries.query(annotation.qid, annotation.query)),
             fps=fps,
             duration_s=self._duration_s(annotation, clips, fps),
             moments_s=labels.moments_s,
@@ -108,6 +110,9 @@ class GroundingDataset(Dataset[Sample]):
         names = [f"{vid}{ending}" for ending in _ENDINGS]
         return next((name for name in names if name in self._videos), None)
 
+    def _has_query(self, annotation: Annotation) -> bool:
+        return self._queries.query(annotation.qid, annotation.query) in self._queries
+
     def _duration_s(self, annotation: Annotation, clips: int, fps: float) -> float:
         return clips / fps if annotation.duration_s is None else annotation.duration_s
 
@@ -125,8 +130,8 @@ class GroundingDataset(Dataset[Sample]):
         if names:
             what, folder = f"video {min(names)!r}", self._videos.folder
         else:
-            qid = next((a.qid for a in annotations if a.qid not in self._queries), None)
-            what, folder = f"query {qid!r}", self._queries.folder
+            lacking = next(a for a in annotations if not self._has_query(a))
+            what, folder = f"query {lacking.qid!r}, {lacking.query!r}", self._queries.folder
         return FeatureError(
             f"{folder}: no features of {what} and {count} of {len(annotations)} annotations in "
             "all; make them with `python -m training.extract`, or leave those out"

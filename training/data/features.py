@@ -1,13 +1,18 @@
 """Folders of features: one npy a video or query, hidden states of CLIP's last K layers.
 
 The layout is the R²-Tuning authors': `clip_b32_vid_k4/VID.npy` (T, K, P, Cv) and
-`clip_b32_txt_k4/QID.npy` (L, K, Ct), fp16, the last of K being CLIP's last block.
+`clip_b32_txt_k4/QID.npy` (L, K, Ct), fp16, the last of K being CLIP's last block. In folders that
+`training.extract` made, which have a `features.json` beside them, a query's file is named by its
+sentence, so that another sentence of the same qid is missing and not mistaken.
 """
 
 from __future__ import annotations
 
+import hashlib
+from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +21,13 @@ from torch import Tensor
 from training.data.errors import FeatureError
 from training.data.videos import is_safe_name
 
-__all__ = ["FeatureFolder", "find_feature_folder"]
+__all__ = ["MANIFEST", "NAMING", "FeatureFolder", "find_feature_folder", "query_name"]
+
+MANIFEST = "features.json"
+"""Beside the folders that `training.extract` made: what made the features."""
+
+NAMING = 2
+"""Version of the names that `training.extract` gives to files; 1 named queries by qid."""
 
 _HOW = "make it with `python -m training.extract --format authors`"
 
@@ -43,6 +54,26 @@ class FeatureFolder:
         self._dims = dims
         self._layers = layers
         self._flat_width = flat_width
+        self._made = _read_made(folder.parent / MANIFEST)
+
+    def query(self, qid: int | str, text: str) -> int | str:
+        """Return the name of a query's features in this folder."""
+        return qid if self._made is None else query_name(text)
+
+    def check_rate(self, fps: Fraction) -> None:
+        """Refuse features that were extracted at another rate; published ones do not say theirs.
+
+        Args:
+            fps: clips a second that the features are read as.
+
+        Raises:
+            FeatureError: they were made at another rate.
+        """
+        if self._made is not None and Fraction(self._made.fps) != fps:
+            raise FeatureError(
+                f"{self.folder}: extracted at {self._made.fps} clips a second, the recipe has "
+                f"{fps}; extract again with --fps {fps}, or train with --set fps={self._made.fps}"
+            )
 
     def path(self, name: int | str) -> Path:
         """Return where the features of that name lie, or would lie."""
@@ -101,6 +132,34 @@ class FeatureFolder:
         layers, token = self._layers or 0, self._flat_width or 0
         shape = (len(array), layers, -1, token) if self._dims == 4 else (len(array), layers, token)
         return array.reshape(shape)
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """Of a manifest: what reading depends on."""
+
+    fps: str
+    schema: int
+
+
+def _read_made(path: Path) -> _Made | None:
+    """What made a folder's features; None where that is unknown, as of published ones."""
+    try:
+        made = msgspec.json.decode(path.read_bytes(), type=_Made)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise FeatureError(f"{path}: damaged ({error}); extract the features again") from error
+    if made.schema != NAMING:
+        raise FeatureError(
+            f"{path}: features of format {made.schema}, expected {NAMING}, which names queries by "
+            "their sentences; extract them again into another folder"
+        )
+    return made
+
+
+def query_name(text: str) -> str:
+    """Return the name of a sentence's features: the first 32 hex digits of its sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def find_feature_folder(folder: Path, part: str, layers: int) -> Path:

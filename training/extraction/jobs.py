@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from r2rt.errors import QueryError, SourceNotFoundError
+from r2rt.video.fingerprint import fingerprint_file
 from training.data.annotation import Annotation
 from training.data.layouts import load_annotations
-from training.data.videos import VideoFolder, is_safe_name, video_id
+from training.data.videos import VideoFolder, video_id
 from training.extraction.errors import ExtractionError
 
 __all__ = ["Job", "Shard", "plan_jobs"]
@@ -29,13 +30,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         vid: id of the video; its features are called so. None for queries.
         path: the video's file.
         fps: clips a second, as a fraction.
-        queries: pairs of id and sentence.
+        content: key of the file's content; see `r2rt.video.fingerprint`.
+        queries: sentences.
     """
 
     vid: str | None = None
     path: str = ""
     fps: str = ""
-    queries: tuple[tuple[str, str], ...] = ()
+    content: str = ""
+    queries: tuple[str, ...] = ()
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -107,7 +110,7 @@ def plan_jobs(
         if want_queries:
             jobs += _queries(annotations)
     elif source.is_file():
-        jobs = [Job(vid=source.stem, path=str(source.resolve()), fps=str(fps))]
+        jobs = [_video(source.stem, source, fps)]
     else:
         raise SourceNotFoundError(
             f"{source}: no such file or folder; expected a video, a folder of them, or annotations"
@@ -129,9 +132,11 @@ def _videos_of_folder(folder: Path, fps: Fraction) -> list[Job]:
                 "of features; rename one"
             )
         by_id[vid] = path
-    return [
-        Job(vid=vid, path=str(path.resolve()), fps=str(fps)) for vid, path in sorted(by_id.items())
-    ]
+    return [_video(vid, path, fps) for vid, path in sorted(by_id.items())]
+
+
+def _video(vid: str, path: Path, fps: Fraction) -> Job:
+    return Job(vid=vid, path=str(path.resolve()), fps=str(fps), content=fingerprint_file(path))
 
 
 def _videos_of_annotations(
@@ -142,8 +147,7 @@ def _videos_of_annotations(
     for vid in sorted(rates):
         files = folder.candidates(vid)
         if len(files) == 1:
-            path = str(files[0].resolve())
-            jobs.append(Job(vid=vid, path=path, fps=str(rates[vid])))
+            jobs.append(_video(vid, files[0], rates[vid]))
         elif files:
             names = " and ".join(str(file) for file in files)
             missing.append(f"{vid}: ambiguous, {names}")
@@ -153,11 +157,8 @@ def _videos_of_annotations(
 
 
 def _queries(annotations: Sequence[Annotation]) -> list[Job]:
-    pairs = sorted({(str(annotation.qid), annotation.query) for annotation in annotations})
-    for qid, _ in pairs:
-        if not is_safe_name(qid):
-            raise ExtractionError(f"query {qid!r} cannot be a file's name; give it another id")
+    texts = sorted({annotation.query for annotation in annotations})
     return [
-        Job(queries=tuple(pairs[start : start + _QUERIES_A_JOB]))
-        for start in range(0, len(pairs), _QUERIES_A_JOB)
+        Job(queries=tuple(texts[start : start + _QUERIES_A_JOB]))
+        for start in range(0, len(texts), _QUERIES_A_JOB)
     ]

@@ -1,4 +1,9 @@
-"""The folder that features are written to: what made them, and a file each, whole or not at all."""
+"""The folder that features are written to: what made them, and a file each, whole or not at all.
+
+Features are never mistaken for others of the same name. A query's file is named by its sentence. A
+video's file has a second one beside it, VID.source, with the video's content and rate. What model
+and which preprocessing made them all is in the folder's `features.json`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,12 @@ from numpy.typing import NDArray
 
 from r2rt.errors import OutputError
 from r2rt.files import replacing
+from training.data.features import MANIFEST, NAMING, query_name
 from training.extraction.errors import ExtractionError
 from training.extraction.jobs import Job
 
 __all__ = ["MANIFEST", "FeatureManifest", "FeatureStore"]
 
-MANIFEST = "features.json"
 _SUFFIXES = {"authors": (".npy", ".npy"), "tokens": (".r2rt", ".safetensors")}
 
 
@@ -31,7 +36,7 @@ class FeatureManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         layers: CLIP layers K.
         fps: clips a second, where annotations do not fix another rate.
         sampling: which frame stands for a clip; see `r2rt.video`.
-        schema: version of this record.
+        schema: version of this record and of the files' names.
     """
 
     format: str
@@ -41,7 +46,14 @@ class FeatureManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     layers: int
     fps: str
     sampling: str
-    schema: int = 1
+    schema: int = NAMING
+
+
+class _Source(msgspec.Struct, frozen=True, kw_only=True):
+    """The video that features were made of: its content, see `r2rt.video.fingerprint`, and rate."""
+
+    content: str
+    fps: str
 
 
 class FeatureStore:
@@ -59,9 +71,17 @@ class FeatureStore:
         """Make the folders and write the manifest, or check that it is this model's.
 
         Raises:
-            ExtractionError: the folder holds another model's features.
+            ExtractionError: the folder holds another model's features, or some of unknown origin.
             OutputError: it cannot be written.
         """
+        path = self._folder / MANIFEST
+        if not path.exists():
+            for folder in (self.videos, self.queries):
+                if next(folder.rglob("*.*"), None) is not None:
+                    raise ExtractionError(
+                        f"{folder} holds features, and no {path} says what made them; choose "
+                        "another --out"
+                    )
         try:
             for folder in (self.videos, self.queries):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +89,6 @@ class FeatureStore:
             raise OutputError(
                 f"{error.filename}: cannot be made ({error.strerror}); choose another place"
             ) from error
-        path = self._folder / MANIFEST
         if path.exists():
             self._check_manifest(path)
             return
@@ -81,23 +100,53 @@ class FeatureStore:
         """Return where a video's features lie, or would lie."""
         return self.videos / f"{vid}{self._video_suffix}"
 
-    def query_path(self, qid: str) -> Path:
-        """Return where a query's features lie, or would lie."""
-        return self.queries / f"{qid}{self._query_suffix}"
+    def query_path(self, text: str) -> Path:
+        """Return where a sentence's features lie, or would lie."""
+        return self.queries / f"{query_name(text)}{self._query_suffix}"
 
     def paths(self, job: Job) -> list[Path]:
-        """Return every file that a job makes."""
+        """Return every file of features that a job makes."""
         if job.vid is not None:
             return [self.video_path(job.vid)]
-        return [self.query_path(qid) for qid, _ in job.queries]
+        return [self.query_path(text) for text in job.queries]
 
     def is_done(self, job: Job) -> bool:
-        """Whether every file of a job is there; a file that is there is whole."""
-        return all(path.is_file() for path in self.paths(job))
+        """Whether every file of a job is there, and made of what it names."""
+        if not all(path.is_file() for path in self.paths(job)):
+            return False
+        return job.vid is None or self._source(job.vid) == _source_of(job)
+
+    def is_of_another(self, job: Job) -> bool:
+        """Whether features of this name are there, made of another video or at another rate."""
+        if job.vid is None or not self.video_path(job.vid).is_file():
+            return False
+        found = self._source(job.vid)
+        return found is not None and found != _source_of(job)
+
+    def disown(self, vid: str) -> None:
+        """Forget what a video's features were made of, before they are made again."""
+        self._source_path(vid).unlink(missing_ok=True)
+
+    def own(self, job: Job) -> None:
+        """Note what a video's features, which are written, were made of."""
+        assert job.vid is not None
+        with replacing(self._source_path(job.vid)) as temporary:
+            temporary.write_bytes(msgspec.json.encode(_source_of(job)) + b"\n")
+
+    def _source_path(self, vid: str) -> Path:
+        return self.videos / f"{vid}.source"
+
+    def _source(self, vid: str) -> _Source | None:
+        """What a video's features were made of; None where a killed run did not note it."""
+        try:
+            return msgspec.json.decode(self._source_path(vid).read_bytes(), type=_Source)
+        except (OSError, msgspec.DecodeError):
+            return None
 
     def sweep(self, jobs: Iterable[Job]) -> None:
         """Remove what a killed run left half-written of these jobs; others' are not touched."""
-        waiting = {path for job in jobs for path in self.paths(job) if not path.is_file()}
+        waiting = {path for job in jobs for path in self.paths(job)}
+        waiting |= {self._source_path(job.vid) for job in jobs if job.vid is not None}
         for folder in {path.parent for path in waiting}:
             for left in folder.glob(".*"):
                 # What `replacing` calls its temporary files.
@@ -121,6 +170,10 @@ class FeatureStore:
             raise ExtractionError(
                 f"{self._folder} holds other features: {'; '.join(differing)}; choose another --out"
             )
+
+
+def _source_of(job: Job) -> _Source:
+    return _Source(content=job.content, fps=job.fps)
 
 
 def save_npy(path: Path, array: NDArray[np.float16]) -> None:

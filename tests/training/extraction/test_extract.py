@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,15 +17,16 @@ from r2rt.model.contract import GROUNDER
 from r2rt.video import open_source
 from tests.conftest import CHECKOUT
 from tests.training.extraction.material import ANNOTATIONS, PATCHES, write_clip, write_videos
-from training.clip import load_clip
+from training.clip import ClipError, load_clip
+from training.data.errors import FeatureError
+from training.data.features import MANIFEST, query_name
 from training.data.layouts import open_data
 from training.extract import main
 from training.extraction import pipeline
 from training.extraction.encoders import Settings, make_manifest
 from training.extraction.errors import ExtractionError
 from training.extraction.jobs import Job, Shard, plan_jobs
-from training.extraction.pipeline import Outcome, Worker
-from training.extraction.store import MANIFEST, FeatureStore
+from training.extraction.worker import Outcome, Worker
 from training.recipes import RECIPES
 
 BUNDLE = CHECKOUT / "demo" / "random-tiny"
@@ -49,21 +48,18 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Do the jobs in this process, without Ray; returns those that were done."""
+    """Do the jobs in this process; returns those that were done."""
     done: list[Job] = []
+    work = Worker.work
 
-    def run_jobs(
-        jobs: list[Job], settings: Settings, store: FeatureStore, folder: Path, **_: Any
-    ) -> Iterator[Outcome]:
-        worker = Worker(
-            msgspec.json.encode(settings), msgspec.json.encode(store.manifest), str(folder)
-        )
-        for job in jobs:
-            done.append(job)
-            row = worker({"job": msgspec.json.encode(job)})
-            yield msgspec.json.decode(row["outcome"], type=Outcome)
+    def noted(worker: Worker, job: Job) -> Outcome:
+        done.append(job)
+        return work(worker, job)
 
-    monkeypatch.setattr(pipeline, "run_jobs", run_jobs)
+    monkeypatch.setattr(Worker, "work", noted)
+    monkeypatch.setattr(
+        pipeline, "_run_processes", lambda jobs, setup, *_: map(Worker(setup).work, jobs)
+    )
     return done
 
 
@@ -79,8 +75,9 @@ def test_authors_features_are_clips_hidden_states(
     assert main([str(material / "own.jsonl"), "--model", str(clip), "--out", str(out)]) == 0
     towers = load_clip(clip)
     videos, queries = out / "clip_w64_p16_32px_vid_k4", out / "clip_w64_p16_32px_txt_k4"
-    assert sorted(path.name for path in videos.iterdir()) == ["v0.npy", "v1.npy"]
-    assert sorted(path.name for path in queries.iterdir()) == ["1.npy", "3.npy", "two.npy"]
+    assert sorted(path.name for path in videos.glob("*.npy")) == ["v0.npy", "v1.npy"]
+    named = {f"{query_name(text)}.npy" for text in ("a dog! runs", "a cat", "a bird")}
+    assert {path.name for path in queries.iterdir()} == named
     for vid, clips in (("v0", 2), ("v1", 3)):
         found = np.load(videos / f"{vid}.npy")
         assert found.dtype == np.float16
@@ -96,7 +93,7 @@ def test_authors_features_are_clips_hidden_states(
     assert ids[tokens - 1] == 49407
     with torch.inference_mode():
         expected = towers.encode_text(ids[None, :tokens], 4)[0].transpose(0, 1)
-    found = np.load(queries / "1.npy")
+    found = np.load(queries / f"{query_name('a dog! runs')}.npy")
     assert found.shape == (tokens, 4, 64)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
@@ -119,7 +116,7 @@ def test_tokens_are_those_that_the_runtime_grounds_in(
     assert np.array_equal(encoded.tokens, direct.tokens)
     assert (encoded.source, encoded.encode_s) == ("v1", 0.0)
 
-    query = load_file(out / f"tokens_txt_k{layers}" / "two.safetensors")
+    query = load_file(out / f"tokens_txt_k{layers}" / f"{query_name('a cat')}.safetensors")
     prediction = grounder.ground(encoded, "a cat")
     answer = grounder.engine.run(
         GROUNDER,
@@ -144,13 +141,13 @@ def test_what_is_there_is_kept_and_what_is_missing_made_the_same(
     arguments += ["--format", format_]
     assert main(arguments) == 0
     whole = contents(out)
-    assert len(whole) == 6
+    assert len(whole) == 8
     here.clear()
     assert main(arguments) == 0
     assert not here
     # What a kill leaves: files that are missing, and half-written ones beside them.
-    (video,) = out.glob("*_vid_*/v1.*")
-    (query,) = out.glob("*_txt_*/3.*")
+    (video,) = {*out.glob("*_vid_*/v1.*")} - {*out.glob("*_vid_*/*.source")}
+    (query,) = out.glob(f"*_txt_*/{query_name('a bird')}.*")
     other = video.with_name(f".another{video.suffix}.abcd1234")
     for path in (video, query):
         path.unlink()
@@ -217,8 +214,9 @@ def test_what_cannot_be_made_is_told_and_the_rest_is_made(
     assert "not made: absent: not in" in said
     assert "not made: broken: " in said
     assert "2 could not be made" in said
-    assert [path.name for path in out.glob("*_vid_*/*")] == ["v0.npy"]
-    assert len(list(out.glob("*_txt_*/*"))) == 3
+    assert [path.name for path in out.glob("*_vid_*/*.npy")] == ["v0.npy"]
+    # Three annotations ask the same.
+    assert len(list(out.glob("*_txt_*/*"))) == 1
     # Put right, the same command makes the rest.
     for name in ("broken", "absent"):
         (videos / f"{name}.mp4").write_bytes((material / "v1.mp4").read_bytes())
@@ -272,6 +270,115 @@ def test_folders_of_videos_and_rates_of_labels(material: Path, tmp_path: Path) -
         plan_jobs(twice, videos=None, fps=HALF, shard=Shard())
 
 
+def opened(out: Path, annotations: Path) -> list[np.ndarray]:
+    """The queries' features as training reads them."""
+    data = open_data(RECIPES["qvhighlights"], out, "train", annotations=annotations)
+    return [data[index].query.numpy() for index in range(len(data))]
+
+
+def test_a_sentence_never_takes_the_features_of_another(
+    clip: Path, material: Path, tmp_path: Path, here: list[Job]
+) -> None:
+    """The qid is the line's number, so an inserted line moves it, and a second file repeats it."""
+    row = '{{"video": "v0", "query": "{}", "relevant_windows": [[0, 2]]}}\n'
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    first.write_text(row.format("a dog") + row.format("a cat"))
+    second.write_text(row.format("a horse"))
+    out = tmp_path / "out"
+    options = ["--videos", str(material), "--model", str(clip), "--out", str(out)]
+    assert main([str(first), *options]) == 0
+    dog, cat = opened(out, first)
+    with pytest.raises(FeatureError, match="no features of query 1, 'a horse'"):
+        opened(out, second)
+    assert main([str(second), *options]) == 0
+    (horse,) = opened(out, second)
+    first.write_text(row.format("a horse") + first.read_text())
+    for found, expected in zip(opened(out, first), (horse, dog, cat), strict=True):
+        assert np.array_equal(found, expected)
+    assert not np.array_equal(horse, dog)
+
+
+def test_a_video_never_takes_the_features_of_another(
+    clip: Path,
+    material: Path,
+    tmp_path: Path,
+    here: list[Job],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    video = videos / "v0.mp4"
+    video.write_bytes((material / "v0.mp4").read_bytes())
+    arguments = [str(videos), "--model", str(clip), "--out", str(out)]
+    assert main(arguments) == 0
+    (features,) = out.glob("*_vid_*/v0.npy")
+    before = features.read_bytes()
+    # Another date for the same content is no change.
+    video.touch()
+    here.clear()
+    assert main(arguments) == 0
+    assert not here
+
+    video.write_bytes((material / "v1.mp4").read_bytes())
+    assert main(arguments) == 63
+    assert "was made of another video" in capsys.readouterr().err
+    assert features.read_bytes() == before
+    assert main([*arguments, "--replace"]) == 0
+    assert len(np.load(features)) == 3
+    assert main(arguments) == 0
+
+
+def test_features_of_unknown_origin_are_neither_kept_nor_overwritten(
+    clip: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / "clip_w64_p16_32px_vid_k4" / "v0.npy"
+    published.parent.mkdir()
+    published.write_bytes(b"published")
+    assert main([str(material), "--model", str(clip), "--out", str(tmp_path)]) == 63
+    assert "no " in capsys.readouterr().err
+    assert published.read_bytes() == b"published"
+
+
+def test_features_are_read_at_the_rate_they_were_made_at(
+    clip: Path, material: Path, tmp_path: Path, here: list[Job]
+) -> None:
+    options = ["--model", str(clip), "--out", str(tmp_path), "--fps", "2"]
+    assert main([str(material / "own.jsonl"), *options]) == 0
+    with pytest.raises(FeatureError, match="extracted at 2 clips a second, the recipe has 1/2"):
+        opened(tmp_path, material / "own.jsonl")
+
+
+def test_without_workers_this_process_makes_them(
+    clip: Path, material: Path, tmp_path: Path
+) -> None:
+    """Other processes' features are compared in test_resume.py."""
+    source, options = str(material / "own.jsonl"), ["--model", str(clip), "--workers", "0"]
+    for name in ("first", "second"):
+        assert main([source, *options, "--threads", "1", "--out", str(tmp_path / name)]) == 0
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+    assert len(contents(tmp_path / "first")) == 8
+    assert "ray" not in sys.modules
+
+
+def test_the_packages_own_clip_by_name_by_file_and_by_its_bundle(
+    clip: Path, tmp_path: Path
+) -> None:
+    weights = CHECKOUT / "training" / "demo" / "weights" / "r2rt-tiny.safetensors"
+    manifests = [
+        make_manifest(Settings(format="authors", model=str(model)))
+        for model in ("r2rt-tiny", weights, CHECKOUT / "r2rt" / "demo")
+    ]
+    assert manifests[0] == manifests[1] == manifests[2]
+    assert manifests[0].prefix == "clip_w128_p8_64px"
+    towers = load_clip("r2rt-tiny")
+    expected = load_file(weights)["token_embedding.weight"]
+    ids = SimpleTokenizer()(["dog"])[0]
+    vector = towers.text.token_embedding.weight[ids[1]].numpy()
+    assert (expected == vector).all(axis=1).sum() == 1
+    with pytest.raises(ClipError, match="name the CLIP that it was made with"):
+        load_clip(BUNDLE)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -279,7 +386,8 @@ def test_folders_of_videos_and_rates_of_labels(material: Path, tmp_path: Path) -
         (["own.jsonl", "--shard", "9/8"], 2, "expected 1/8 to 8/8"),
         (["own.jsonl", "--fps", "0"], 2, "--fps '0'"),
         (["own.jsonl", "--recipe", "nope"], 2, "no recipe 'nope'"),
-        (["own.jsonl", "--workers", "0"], 2, "1 or more"),
+        (["own.jsonl", "--workers", "-1"], 2, "0 or more"),
+        (["own.jsonl", "--threads", "0"], 2, "1 or more"),
         (["own.jsonl", "--model", "none/clip.safetensors"], 65, "is no file"),
         (["own.jsonl", "--videos", "nowhere"], 10, "nowhere: no such folder"),
     ],

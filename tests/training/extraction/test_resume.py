@@ -90,7 +90,7 @@ def test_killed_half_way_and_resumed_is_the_same_as_in_one_go(tmp_path: Path) ->
                 assert process.poll() is None, "ended before it had made anything"
                 time.sleep(0.002)
         finally:
-            # The driver, Ray's own processes and the worker.
+            # The command and its worker.
             assert kill_all(mark) >= 2
             while kill_all(mark):
                 time.sleep(0.1)
@@ -103,7 +103,7 @@ def test_killed_half_way_and_resumed_is_the_same_as_in_one_go(tmp_path: Path) ->
     # What was finished was not made again.
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
-    run(command(videos, clip, whole, 2), mark)
+    run([*command(videos, clip, whole, 2), "--ray"], mark)
     assert digests(out) == digests(whole)
-    assert len(digests(out)) == VIDEOS + 1
+    assert len(digests(out)) == 2 * VIDEOS + 1
     assert all_gone(mark), "processes were left behind"
