@@ -36,6 +36,9 @@ __all__ = ["BUDGETS", "CALIBRATION_QUERIES", "Quantized", "RefusedError", "quant
 # whose errors nothing averages out, are a larger share of the work.
 BUDGETS = {VIDEO_ENCODER: 0.015, TEXT_ENCODER: 0.025}
 
+# The output of each encoder whose error is measured.
+_OUTPUTS = {VIDEO_ENCODER: "tokens", TEXT_ENCODER: "q"}
+
 _FRAMES = 32
 _FRAMES_A_RUN = 8
 
@@ -141,92 +144,64 @@ def quantize_bundle(
         R2rtError: another of its classes; the message says what to do.
     """
     bundle = Bundle.open(resolve(origin))
-    manifest = bundle.manifest
-    if manifest.precision != "fp32":
-        raise QueryError(f"{bundle.path} is {manifest.precision}; expected an fp32 bundle")
-    name = checked_name(name or f"{manifest.name}-int8")
+    if bundle.manifest.precision != "fp32":
+        raise QueryError(f"{bundle.path} is {bundle.manifest.precision}; expected an fp32 bundle")
+    name = checked_name(name or f"{bundle.manifest.name}-int8")
     destination = models_dir() / name if output is None else Path(output)
     check_destination(destination, force=force)
     videos = _videos(calibration)
     frames = _calibration_frames(videos, bundle)
     say(f"{len(frames)} frames to calibrate on")
-
-    selections = {
-        VIDEO_ENCODER: _select(
-            bundle,
-            VIDEO_ENCODER,
-            [
-                {"frames": frames[start : start + _FRAMES_A_RUN]}
-                for start in range(0, len(frames), _FRAMES_A_RUN)
-            ],
-            output="tokens",
-            measured=1,
-            smooth=smooth,
-            leave_out=leave_out,
-            say=say,
-        ),
-        TEXT_ENCODER: _select(
-            bundle,
-            TEXT_ENCODER,
-            _query_runs(bundle, calibration_queries),
-            output="q",
-            measured=None,
-            smooth=smooth,
-            leave_out=leave_out,
-            say=say,
-        ),
-    }
+    selections = _select_layers(
+        bundle, frames, calibration_queries, smooth=smooth, leave_out=leave_out, say=say
+    )
     with staged_folder(destination, force=force) as folder:
         _write_files(folder, bundle, selections)
-        quantized = msgspec.structs.replace(
-            manifest,
-            name=name,
-            precision="int8",
-            files=list_files(folder),
-            presence=None,  # calibrated on the answers of fp32
-            provenance=msgspec.structs.replace(
-                manifest.provenance, exporter=f"r2rt {r2rt_version()}"
-            ),
-        )
-        write_manifest(folder, quantized)
+        manifest = _int8_manifest(bundle.manifest, name, folder)
+        write_manifest(folder, manifest)
         agreement = _compare(bundle, folder, videos, queries, limits, say)
-        if not agreement.passed:
-            raise RefusedError(
-                f"the int8 form of {manifest.name} differs too much from fp32: "
-                f"{failures(agreement.figures)}; no bundle was written, "
-                "calibrate on more videos, or videos more like yours",
-                agreement.figures,
-            )
-        quantized = msgspec.structs.replace(
-            quantized, quantization=_report(bundle, selections, agreement, len(frames))
+        manifest = msgspec.structs.replace(
+            manifest, quantization=_report(bundle, selections, agreement, len(frames))
         )
-        write_manifest(folder, quantized)
+        write_manifest(folder, manifest)
     say(f"wrote {destination}")
-    return Quantized(path=destination, manifest=quantized)
+    return Quantized(path=destination, manifest=manifest)
 
 
-def _select(
+def _select_layers(
     bundle: Bundle,
-    graph: str,
-    runs: Sequence[dict[str, NDArray[Any]]],
+    frames: NDArray[np.uint8],
+    queries: Sequence[str],
     *,
-    output: str,
-    measured: int | None,
     smooth: bool,
     leave_out: bool,
     say: Callable[[str], None],
-) -> Selection:
-    return select(
-        onnx.load(bundle.file(f"{graph}.onnx")),
-        runs,
-        output=output,
-        features=bundle.dims.width,
-        budget=BUDGETS[graph],
-        measured=measured,
-        smooth=smooth,
-        leave_out=leave_out,
-        say=lambda line: say(f"{graph}: {line}"),
-    )
+) -> dict[str, Selection]:
+    """Return both encoders in int8, calibrated on frames (T, S, S, 3) and queries."""
+    starts = range(0, len(frames), _FRAMES_A_RUN)
+    runs: dict[str, list[dict[str, NDArray[Any]]]] = {
+        VIDEO_ENCODER: [{"frames": frames[start : start + _FRAMES_A_RUN]} for start in starts],
+        TEXT_ENCODER: _query_runs(bundle, queries),
+    }
+    measured = {VIDEO_ENCODER: 1, TEXT_ENCODER: None}
+    return {
+        graph: select(
+            onnx.load(bundle.file(f"{graph}.onnx")),
+            runs[graph],
+            output=_OUTPUTS[graph],
+            features=bundle.dims.width,
+            budget=BUDGETS[graph],
+            measured=measured[graph],
+            smooth=smooth,
+            leave_out=leave_out,
+            say=_prefixed(graph, say),
+        )
+        for graph in runs
+    }
+
+
+def _prefixed(graph: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: say(f"{graph}: {line}")
 
 
 def _videos(calibration: Sequence[str | Path]) -> list[Path]:
@@ -297,6 +272,18 @@ def _write_files(folder: Path, bundle: Bundle, selections: dict[str, Selection])
             path.write_bytes(selection.model.SerializeToString(deterministic=True))
 
 
+def _int8_manifest(origin: Manifest, name: str, folder: Path) -> Manifest:
+    """Return the manifest of the files in the folder, without the report."""
+    return msgspec.structs.replace(
+        origin,
+        name=name,
+        precision="int8",
+        files=list_files(folder),
+        presence=None,  # calibrated on the answers of fp32
+        provenance=msgspec.structs.replace(origin.provenance, exporter=f"r2rt {r2rt_version()}"),
+    )
+
+
 def _compare(
     bundle: Bundle,
     folder: Path,
@@ -305,15 +292,24 @@ def _compare(
     limits: Limits,
     say: Callable[[str], None],
 ) -> Agreement:
+    """Return how far both bundles agree; raises RefusedError where that is too little."""
     from r2rt.grounding.grounder import Grounder
 
     def load(path: Path) -> Grounder:
         return Grounder.load(path, device="cpu", verify="never")
 
     sources: list[str | os.PathLike[str]] = [*videos]
-    return compare(
+    agreement = compare(
         load(bundle.path), load(folder), sources, queries=queries, limits=limits, say=say
     )
+    if not agreement.passed:
+        raise RefusedError(
+            f"the int8 form of {bundle.manifest.name} differs too much from fp32: "
+            f"{failures(agreement.figures)}; no bundle was written, "
+            "calibrate on more videos, or videos more like yours",
+            agreement.figures,
+        )
+    return agreement
 
 
 def _report(
