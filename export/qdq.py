@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.half import fold_transposed_weights
-from export.int8 import Linear, Samples, collect, find_linears
+from r2rt.model.onnx_graph import OnnxGraph
+from r2rt.quality.int8 import Linear, Samples, collect, find_linears
 
 __all__ = ["quantize_symmetric"]
 
@@ -47,10 +48,11 @@ def quantize_symmetric(
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     fold_transposed_weights(quantized)
-    linears = [x for x in find_linears(quantized) if x.name.startswith(_BLOCKS)]
+    graph = OnnxGraph.parse(quantized.SerializeToString())
+    linears = [x for x in find_linears(graph) if x.name.startswith(_BLOCKS)]
     if not linears:
         return quantized
-    samples = collect(quantized, linears, runs)
+    samples = collect(graph, linears, runs)
     editor = _Editor(quantized)
     for linear in linears:
         editor.quantize(linear, samples[linear.name])

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from export._checkout import r2rt_version
 from export.bundle_writer import check_destination, list_files, staged_folder, write_manifest
-from export.int8 import Selection, select
 from r2rt.errors import AccuracyError, NoFramesError, QueryError
 from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.model.installed import checked_name, models_dir, resolve
 from r2rt.model.manifest import TOKENIZER_NAME, Manifest, QuantizationReport
+from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import LIMITS, QUERIES, Agreement, Limits, compare, failures
+from r2rt.quality.int8 import Selection, select
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
@@ -186,7 +186,7 @@ def _select_layers(
     measured = {VIDEO_ENCODER: 1, TEXT_ENCODER: None}
     return {
         graph: select(
-            onnx.load(bundle.file(f"{graph}.onnx")),
+            OnnxGraph.read(bundle.file(f"{graph}.onnx")),
             runs[graph],
             output=_OUTPUTS[graph],
             features=bundle.dims.width,
@@ -269,7 +269,7 @@ def _write_files(folder: Path, bundle: Bundle, selections: dict[str, Selection])
         if selection is None:
             path.write_bytes(bundle.file(file).read_bytes())
         else:
-            path.write_bytes(selection.model.SerializeToString(deterministic=True))
+            selection.graph.write(path)
 
 
 def _int8_manifest(origin: Manifest, name: str, folder: Path) -> Manifest:

@@ -9,8 +9,9 @@ entered.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
+
+from r2rt.model.protobuf import fields
 
 __all__ = ["external_locations"]
 
@@ -33,13 +34,10 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "TensorProto": {13: "StringStringEntryProto"},
     "StringStringEntryProto": {},
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # The demo's graphs have up to 10,000, those of a ViT-L some 50,000; more would only take time.
 _MAX_FIELDS = 500_000
 # What ONNX Runtime's own format has in place of protobuf.
 _ORT_MAGIC = b"ORTM"
-
-_Field = tuple[int, int, int]  # number, and where its bytes begin and end
 
 
 def external_locations(path: Path) -> set[str]:
@@ -65,48 +63,14 @@ def _locations(data: mmap.mmap) -> set[str]:
         message, start, end = pending.pop()
         children = _CHILDREN[message]
         texts = {}
-        for number, first, last in _fields(data, start, end):
+        for field in fields(data, start, end):
             budget -= 1
             if budget < 0:
                 raise ValueError(f"more than {_MAX_FIELDS} fields")
-            if number in children:
-                pending.append((children[number], first, last))
-            elif message == "StringStringEntryProto":
-                texts[number] = data[first:last]
+            if field.framed and field.number in children:
+                pending.append((children[field.number], field.start, field.end))
+            elif field.framed and message == "StringStringEntryProto":
+                texts[field.number] = data[field.start : field.end]
         if texts.get(1) == b"location":
             locations.add(texts.get(2, b"").decode())
     return locations
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[_Field]:
-    """Yield every length-delimited field of the message in `data[at:end]`."""
-    while at < end:
-        tag, at = _varint(data, at, end)
-        wire = tag & 7
-        if wire == _VARINT:
-            _, at = _varint(data, at, end)
-            continue
-        first = at
-        if wire == _BYTES:
-            length, first = _varint(data, at, end)
-            at = first + length
-        elif wire in (_FIXED64, _FIXED32):
-            at += 8 if wire == _FIXED64 else 4
-        else:
-            raise ValueError(f"not a protobuf message: wire type {wire}")
-        if at > end:
-            raise ValueError("not a protobuf message: a field is longer than what holds it")
-        yield (tag >> 3, first, at) if wire == _BYTES else (0, first, at)
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("not a protobuf message: a number does not end")

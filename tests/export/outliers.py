@@ -10,9 +10,10 @@ import onnx
 from onnx import numpy_helper
 
 from export.bundle_writer import list_files, write_manifest
-from export.int8 import find_linears
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.model.onnx_graph import OnnxGraph
+from r2rt.quality.int8 import find_linears
 
 CHANNELS = 6
 FACTOR = np.float32(40)
@@ -37,7 +38,7 @@ def inject_outliers(origin: Path, folder: Path) -> Path:
 def _inject(model: onnx.ModelProto) -> None:
     constants = {item.name: item for item in model.graph.initializer}
     nodes = {node.output[0]: node for node in model.graph.node}
-    for index, linear in enumerate(find_linears(model)):
+    for index, linear in enumerate(find_linears(OnnxGraph.parse(model.SerializeToString()))):
         if linear.norm is None:
             continue
         output, gamma, beta = linear.norm

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,8 +16,6 @@ import pytest
 from numpy.typing import NDArray
 
 from export.exporter import Exported
-from export.int8 import collect, find_linears, fit_linear, quantize_graph
-from export.int8.samples import open_session
 from export.quantize import main
 from export.quantizer import Quantized, RefusedError, quantize_bundle
 from r2rt.cli.main import run as r2rt_main
@@ -25,7 +25,10 @@ from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.model.manifest import manifest_bytes, parse_manifest
+from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import LIMITS, Limits, compare, relative_error
+from r2rt.quality.int8 import collect, find_linears, fit_linear, quantize_graph
+from r2rt.quality.int8.samples import open_session
 from tests.conftest import CHECKOUT
 from tests.export.outliers import inject_outliers
 from tests.export.tiny import run, session
@@ -57,8 +60,12 @@ def frames(count: int, size: int) -> NDArray[np.uint8]:
     return np.random.default_rng(5).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def graph(bundle: Path, name: str) -> onnx.ModelProto:
-    return onnx.load(bundle / f"{name}.onnx")
+def graph(bundle: Path, name: str) -> OnnxGraph:
+    return OnnxGraph.read(bundle / f"{name}.onnx")
+
+
+def outputs(graph: OnnxGraph, inputs: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    return open_session(graph, [name])(inputs)[0]
 
 
 def test_the_injected_outliers_change_nothing_in_fp32(moment: Exported, outliers: Path) -> None:
@@ -217,12 +224,7 @@ class TestTheGraph:
         model = graph(moment.path, VIDEO_ENCODER)
         inputs = {"frames": frames(2, moment.manifest.dims.image_size)}
         linears = [x for x in find_linears(model) if x.name.startswith("blocks.1.")]
-        weights = {
-            x.name: onnx.numpy_helper.to_array(item)
-            for x in linears
-            for item in model.graph.initializer
-            if item.name == x.weight
-        }
+        weights = {x.name: model.constants[x.weight] for x in linears}
         samples = collect(model, linears, [inputs])
         divisors = np.exp(np.random.default_rng(0).normal(size=64)).astype(np.float32)
         fits = {}
@@ -239,19 +241,17 @@ class TestTheGraph:
             fits[linear.name] = dataclasses.replace(
                 fit, divisors=divisors, scale=scale, zero=round(-low / scale)
             )
-        got = run(session(quantize_graph(model, fits)), inputs)["tokens"]
-        want = run(session(model), inputs)["tokens"]
+        got = outputs(quantize_graph(model, fits), inputs, "tokens")
+        want = outputs(model, inputs, "tokens")
         assert 0 < relative_error(got[..., :64], want[..., :64]) < 0.05
 
     def test_pixels_are_taken_as_they_are(self, moment: Exported) -> None:
         """A dark calibration does not narrow the range of a byte."""
         model = graph(moment.path, VIDEO_ENCODER)
         (patches,) = (x for x in find_linears(model) if x.pixels)
-        (weight,) = (x for x in model.graph.initializer if x.name == patches.weight)
         dark = frames(2, moment.manifest.dims.image_size) // 4
         samples = collect(model, [patches], [{"frames": dark}])[patches.name]
-        values = onnx.numpy_helper.to_array(weight)
-        fit = fit_linear(values, samples, foldable=False, pixels=True)
+        fit = fit_linear(model.constants[patches.weight], samples, foldable=False, pixels=True)
         assert (fit.scale, fit.zero, fit.divisors) == (1.0, 0, None)
 
 
@@ -381,5 +381,5 @@ def test_products_of_bytes_are_exact_on_every_processor() -> None:
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
     )
-    (sums,) = open_session(model, ["sums"])({"full": full})
+    (sums,) = open_session(OnnxGraph.parse(model.SerializeToString()), ["sums"])({"full": full})
     np.testing.assert_array_equal(sums, full.astype(np.int64) @ weight.astype(np.int64))

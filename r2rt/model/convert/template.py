@@ -9,7 +9,7 @@ where the graph and its initializers begin and end; the numbers are written stra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import ConversionError
+from r2rt.model.protobuf import fields, head, numbers
 
 __all__ = ["Slot", "slots", "write_graph"]
 
@@ -32,7 +33,6 @@ _TYPES: dict[int, np.dtype[Any]] = {
     5: np.dtype("<i2"),
     6: np.dtype("<i4"),
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Protocol buffers' limit.
 _LARGEST_FILE = 2**31 - 1
 
@@ -78,7 +78,7 @@ def write_graph(template: bytes, weights: Mapping[str, Array], path: Path) -> No
             "take a smaller CLIP"
         )
     with path.open("wb") as file:
-        file.write(before + _head(_GRAPH, graph))
+        file.write(before + head(_GRAPH, graph))
         for data, slot in parts:
             if slot is None:
                 file.write(data)
@@ -105,15 +105,15 @@ def _parts(template: bytes) -> tuple[bytes, list[tuple[bytes, Slot | None]], byt
 
     A slot's part is its TensorProto without the head; any other is a field with its head.
     """
-    for number, field, (start, end) in _fields(template):
-        if number != _GRAPH:
+    for field in fields(template):
+        if field.number != _GRAPH:
             continue
-        graph = template[start:end]
         parts: list[tuple[bytes, Slot | None]] = []
-        for inner, (first, last), (begin, stop) in _fields(graph):
-            slot = _slot(graph[begin:stop]) if inner == _INITIALIZER else None
-            parts.append((graph[first:last] if slot is None else graph[begin:stop], slot))
-        return template[: field[0]], parts, template[field[1] :]
+        for part in fields(template, field.start, field.end):
+            tensor = template[part.start : part.end]
+            slot = _slot(tensor) if part.number == _INITIALIZER else None
+            parts.append((template[part.first : part.end] if slot is None else tensor, slot))
+        return template[: field.first], parts, template[field.end :]
     raise ConversionError("a template of the package holds no graph; install r2rt again")
 
 
@@ -121,75 +121,26 @@ def _slot(tensor: bytes) -> Slot | None:
     """Return the slot that a TensorProto is; None where it has numbers of its own."""
     shape: list[int] = []
     kind, name = 0, ""
-    for number, _, (start, end) in _fields(tensor):
-        if number == _DIMS:
-            shape += _varints(tensor[start:end])
-        elif number == _TYPE:
-            (kind,) = _varints(tensor[start:end])
-        elif number == _NAME:
-            name = tensor[start:end].decode()
+    for field in fields(tensor):
+        if field.number == _DIMS:
+            shape += numbers(tensor, field)
+        elif field.number == _TYPE:
+            (kind,) = numbers(tensor, field)
+        elif field.number == _NAME:
+            name = tensor[field.start : field.end].decode()
         else:
             return None
     return Slot(name=name, shape=tuple(shape), dtype=_TYPES[kind])
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """Yield each field's number, the span of all of it, and that of its value."""
-    at = 0
-    while at < len(data):
-        first = at
-        key, at = _varint(data, at)
-        kind = key & 7
-        start = at
-        if kind == _VARINT:
-            _, at = _varint(data, at)
-        elif kind == _BYTES:
-            length, start = _varint(data, at)
-            at = start + length
-        else:
-            at += {_FIXED64: 8, _FIXED32: 4}[kind]
-        yield key >> 3, (first, at), (start, at)
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-
-
-def _varints(data: bytes) -> list[int]:
-    values, at = [], 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        values.append(value)
-    return values
-
-
-def _encoded(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _head(number: int, length: int) -> bytes:
-    return _encoded(number << 3 | _BYTES) + _encoded(length)
-
-
 def _framed_length(data: bytes, slot: Slot | None) -> int:
     if slot is None:
         return len(data)
-    length = len(data) + len(_head(_RAW_DATA, slot.size)) + slot.size
-    return len(_head(_INITIALIZER, length)) + length
+    length = len(data) + len(head(_RAW_DATA, slot.size)) + slot.size
+    return len(head(_INITIALIZER, length)) + length
 
 
 def _write_tensor(file: BinaryIO, data: bytes, slot: Slot, array: Array) -> None:
-    raw = _head(_RAW_DATA, slot.size)
-    file.write(_head(_INITIALIZER, len(data) + len(raw) + slot.size) + data + raw)
+    raw = head(_RAW_DATA, slot.size)
+    file.write(head(_INITIALIZER, len(data) + len(raw) + slot.size) + data + raw)
     file.write(np.ascontiguousarray(array).data)

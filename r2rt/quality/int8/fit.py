@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.int8.samples import Samples
+from r2rt.quality.int8.samples import Samples
 
 __all__ = ["Fit", "fit_linear"]
 

@@ -6,11 +6,11 @@ depend on the frames it is encoded with, and nothing is searched for a minimum a
 
 from __future__ import annotations
 
-from export.int8.fit import Fit, fit_linear
-from export.int8.graph import quantize_graph
-from export.int8.linears import Linear, find_linears
-from export.int8.samples import Samples, collect
-from export.int8.select import Selection, select
+from r2rt.quality.int8.fit import Fit, fit_linear
+from r2rt.quality.int8.graph import quantize_graph
+from r2rt.quality.int8.linears import Linear, find_linears
+from r2rt.quality.int8.samples import Samples, collect
+from r2rt.quality.int8.select import Selection, select
 
 __all__ = [
     "Fit",

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from export.int8.fit import Fit, fit_linear
-from export.int8.graph import quantize_graph
-from export.int8.linears import Linear, find_linears
-from export.int8.samples import Inputs, Samples, collect, open_session
+from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import relative_error
+from r2rt.quality.int8.fit import Fit, fit_linear
+from r2rt.quality.int8.graph import quantize_graph
+from r2rt.quality.int8.linears import Linear, find_linears
+from r2rt.quality.int8.samples import Inputs, Samples, collect, open_session
 
 __all__ = ["Selection", "select"]
 
@@ -32,20 +31,20 @@ class Selection:
     """A quantised graph and how it was chosen.
 
     Attributes:
-        model: the graph.
+        graph: the graph.
         error: relative error of its outputs on calibration data; the worst CLIP layer's.
         kept: names of the layers that stay in fp32, the most harmful for their cost first.
         smoothed: how many layers have their input's channels divided.
     """
 
-    model: onnx.ModelProto
+    graph: OnnxGraph
     error: float
     kept: tuple[str, ...]
     smoothed: int
 
 
 def select(
-    model: onnx.ModelProto,
+    graph: OnnxGraph,
     runs: Sequence[Inputs],
     *,
     output: str,
@@ -63,7 +62,7 @@ def select(
     what it really errs is measured in the end.
 
     Args:
-        model: the fp32 graph.
+        graph: the fp32 graph.
         runs: inputs to calibrate on.
         output: name of the output that is measured.
         features: how many of the output's last dimension are measured.
@@ -73,7 +72,7 @@ def select(
         leave_out: whether layers may stay in fp32.
         say: called with one line for each step.
     """
-    chooser = _Chooser(model, runs, output=output, features=features, measured=measured)
+    chooser = _Chooser(graph, runs, output=output, features=features, measured=measured)
     chooser.fit(smooth=smooth)
     everything = chooser.names
     error = chooser.error(everything)
@@ -88,7 +87,7 @@ def select(
         say(f"all but {', '.join(kept)}: {error:.2%} off")
     chosen = _without(everything, kept)
     return Selection(
-        model=chooser.build(chosen),
+        graph=chooser.build(chosen),
         error=error,
         kept=tuple(kept),
         smoothed=chooser.smoothed(chosen),
@@ -100,43 +99,43 @@ class _Chooser:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        graph: OnnxGraph,
         runs: Sequence[Inputs],
         *,
         output: str,
         features: int,
         measured: int | None,
     ) -> None:
-        self._model = model
+        self._graph = graph
         self._runs = runs
         self._measured = runs[:measured]
         self._output = output
         self._features = features
-        constants = {item.name: item for item in model.graph.initializer}
+        constants = graph.constants
         self._linears: dict[str, Linear] = {}
         self._weights = {}
-        for linear in find_linears(model):
-            weight = numpy_helper.to_array(constants[linear.weight])
+        for linear in find_linears(graph):
+            weight = constants[linear.weight]
             if weight.size >= _SMALLEST:
                 self._linears[linear.name] = linear
                 self._weights[linear.name] = np.asarray(weight, dtype=np.float32)
         tables = [
-            node.input[0]
-            for node in model.graph.node
+            node.inputs[0]
+            for node in graph.nodes
             if node.op_type == "Gather"
-            and node.input[0] in constants
-            and math.prod(constants[node.input[0]].dims) >= _SMALLEST
-            and len(constants[node.input[0]].dims) == 2
+            and node.inputs[0] in constants
+            and constants[node.inputs[0]].ndim == 2
+            and constants[node.inputs[0]].size >= _SMALLEST
         ]
         self._tables = tuple(dict.fromkeys(tables))
-        self._sizes = {name: float(math.prod(constants[name].dims)) for name in self._tables}
+        self._sizes = {name: float(constants[name].size) for name in self._tables}
         self._costs: dict[str, float] = {}
         self._fits: dict[str, Fit] = {}
-        self._want = self._run(model)
+        self._want = self._run(graph)
 
     def fit(self, *, smooth: bool) -> None:
         """Fit every layer by itself; what it costs is its multiplications."""
-        samples = collect(self._model, list(self._linears.values()), self._runs)
+        samples = collect(self._graph, list(self._linears.values()), self._runs)
         for name, linear in self._linears.items():
             found: Samples = samples[name]
             self._fits[name] = fit_linear(
@@ -157,11 +156,11 @@ class _Chooser:
         """Names of all that may be quantised, in the order that it runs."""
         return (*self._tables, *self._fits)
 
-    def build(self, names: Sequence[str]) -> onnx.ModelProto:
+    def build(self, names: Sequence[str]) -> OnnxGraph:
         """Return the graph with these layers in int8."""
         fits = {name: fit for name, fit in self._fits.items() if name in names}
         tables = [name for name in self._tables if name in names]
-        return quantize_graph(self._model, fits, tables=tables)
+        return quantize_graph(self._graph, fits, tables=tables)
 
     def error(self, names: Sequence[str]) -> float:
         """Return the worst layer's relative error with these layers in int8."""
@@ -186,8 +185,8 @@ class _Chooser:
         """Return how many of these layers have their input's channels divided."""
         return sum(fit.divisors is not None for name, fit in self._fits.items() if name in names)
 
-    def _run(self, model: onnx.ModelProto) -> list[NDArray[np.floating[Any]]]:
-        run = open_session(model, [self._output])
+    def _run(self, graph: OnnxGraph) -> list[NDArray[np.floating[Any]]]:
+        run = open_session(graph, [self._output])
         return [run(inputs)[0][..., : self._features] for inputs in self._measured]
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
-from export.int8.linears import Linear
+from r2rt.model.onnx_graph import OnnxGraph
+from r2rt.quality.int8.linears import Linear
 
 __all__ = ["Inputs", "Samples", "collect", "open_session"]
 
@@ -43,13 +42,11 @@ class Samples:
 
 
 def collect(
-    model: onnx.ModelProto, linears: Sequence[Linear], runs: Sequence[Inputs]
+    graph: OnnxGraph, linears: Sequence[Linear], runs: Sequence[Inputs]
 ) -> dict[str, Samples]:
     """Run a graph on calibration data and return what each layer read, by the layer's name."""
     names = list(dict.fromkeys(linear.input for linear in linears))
-    exposed = onnx.ModelProto.FromString(model.SerializeToString())
-    exposed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    run = open_session(exposed, names)
+    run = open_session(graph, names)
     gatherers = {name: _Gatherer(runs=len(runs)) for name in names}
     for inputs in runs:
         for gatherer, values in zip(gatherers.values(), run(inputs), strict=True):
@@ -59,7 +56,7 @@ def collect(
 
 
 def open_session(
-    model: onnx.ModelProto, outputs: Iterable[str]
+    graph: OnnxGraph, outputs: Iterable[str]
 ) -> Callable[[Inputs], list[NDArray[Any]]]:
     """Return a function that runs a graph on the CPU and returns the outputs named.
 
@@ -71,16 +68,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = list(outputs)
-
-    def run(inputs: Inputs) -> list[NDArray[Any]]:
-        values: list[NDArray[Any]] = session.run(names, dict(inputs))
-        return values
-
-    return run
+    return graph.runner(outputs, options)
 
 
 class _Gatherer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import onnx
+from r2rt.model.onnx_graph import Node, OnnxGraph
 
 __all__ = ["Linear", "find_linears"]
 
@@ -42,26 +42,21 @@ class Linear:
     pixels: bool
 
 
-def find_linears(model: onnx.ModelProto) -> list[Linear]:
+def find_linears(graph: OnnxGraph) -> list[Linear]:
     """Return the linear layers of a graph in the order that they run."""
-    return _Finder(model).linears()
+    return _Finder(graph).linears()
 
 
 class _Finder:
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
-        self.nodes = list(graph.node)
-        self.shapes = {item.name: tuple(item.dims) for item in graph.initializer}
-        self.producers = {output: node for node in self.nodes for output in node.output}
-        self.outputs = {item.name for item in graph.output}
-        self.bytes = {
-            item.name
-            for item in graph.input
-            if item.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-        }
-        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+    def __init__(self, graph: OnnxGraph) -> None:
+        self.nodes = graph.nodes
+        self.shapes = {name: array.shape for name, array in graph.constants.items()}
+        self.producers = {output: node for node in self.nodes for output in node.outputs}
+        self.outputs = graph.outputs
+        self.bytes = graph.byte_inputs
+        self.consumers: dict[str, list[Node]] = {}
         for node in self.nodes:
-            for name in node.input:
+            for name in node.inputs:
                 self.consumers.setdefault(name, []).append(node)
 
     def linears(self) -> list[Linear]:
@@ -71,8 +66,8 @@ class _Finder:
         for node in self.nodes:
             if not self._is_linear(node):
                 continue
-            activations, weight = node.input
-            product = node.output[0]
+            activations, weight = node.inputs
+            product = node.outputs[0]
             bias, output = self._bias(product)
             name = bias.removesuffix(".bias") if bias else weight
             while name in names:
@@ -94,18 +89,18 @@ class _Finder:
             )
         return found
 
-    def _is_linear(self, node: onnx.NodeProto) -> bool:
+    def _is_linear(self, node: Node) -> bool:
         if node.op_type != "MatMul":
             return False
-        activations, weight = node.input
+        activations, weight = node.inputs
         return len(self.shapes.get(weight, ())) == 2 and activations not in self.shapes
 
     def _bias(self, product: str) -> tuple[str | None, str]:
         node = self._only_consumer(product)
         if node is not None and node.op_type == "Add":
-            other = node.input[1] if node.input[0] == product else node.input[0]
+            other = node.inputs[1] if node.inputs[0] == product else node.inputs[0]
             if len(self.shapes.get(other, ())) == 1:
-                return other, node.output[0]
+                return other, node.outputs[0]
         return None, product
 
     def _norm(self, activations: str) -> tuple[str, str, str] | None:
@@ -113,43 +108,43 @@ class _Finder:
         if (
             node is None
             or node.op_type != "LayerNormalization"
-            or len(node.input) < 3
+            or len(node.inputs) < 3
             or self._only_consumer(activations) is None
         ):
             return None
-        return activations, node.input[1], node.input[2]
+        return activations, node.inputs[1], node.inputs[2]
 
     def _values(self, activations: str, layers: Mapping[str, str]) -> str | None:
         """Return the layer that made the values: attention, its heads put side by side again."""
         node = self._behind_shapes(activations)
-        if node is None or node.op_type != "MatMul" or node.input[1] in self.shapes:
+        if node is None or node.op_type != "MatMul" or node.inputs[1] in self.shapes:
             return None
-        split = self._behind_shapes(node.input[1])
-        if split is None or split.op_type != "Split" or len(split.output) != 3:
+        split = self._behind_shapes(node.inputs[1])
+        if split is None or split.op_type != "Split" or len(split.outputs) != 3:
             return None
-        name = node.input[1]
+        name = node.inputs[1]
         while (producer := self.producers[name]) is not split:
-            name = producer.input[0]
-        if name != split.output[2] or self._only_consumer(split.input[0]) is None:
+            name = producer.inputs[0]
+        if name != split.outputs[2] or self._only_consumer(split.inputs[0]) is None:
             return None
-        return layers.get(split.input[0])
+        return layers.get(split.inputs[0])
 
-    def _behind_shapes(self, name: str) -> onnx.NodeProto | None:
+    def _behind_shapes(self, name: str) -> Node | None:
         """Return what computes `name` before it was reshaped, if no one else reads it."""
         while self._only_consumer(name) is not None:
             node = self.producers.get(name)
             if node is None or node.op_type not in _SHAPE_ONLY:
                 return node
-            name = node.input[0]
+            name = node.inputs[0]
         return None
 
     def _are_pixels(self, name: str) -> bool:
         while (node := self.producers.get(name)) is not None:
             if node.op_type not in {*_SHAPE_ONLY, "Slice", "Cast"}:
                 return False
-            name = node.input[0]
+            name = node.inputs[0]
         return name in self.bytes
 
-    def _only_consumer(self, name: str) -> onnx.NodeProto | None:
+    def _only_consumer(self, name: str) -> Node | None:
         consumers = self.consumers.get(name, [])
         return consumers[0] if len(consumers) == 1 and name not in self.outputs else None
