@@ -6,13 +6,9 @@ import importlib.util
 import tomllib
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "WrongPackageError", "r2rt_version", "require_checkout"]
+__all__ = ["CHECKOUT", "r2rt_version", "require_checkout"]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-
-
-class WrongPackageError(ImportError):
-    """A package that merely shares the name of one of this checkout's folders would be imported."""
 
 
 def require_checkout(*packages: str) -> None:
@@ -21,7 +17,8 @@ def require_checkout(*packages: str) -> None:
     Package indexes hold other packages of such common names.
 
     Raises:
-        WrongPackageError: a package of that name comes from elsewhere, or from nowhere.
+        SystemExit: a package of that name comes from elsewhere, or from nowhere; Python prints
+            its message and ends with exit code 1.
     """
     for name in packages:
         spec = importlib.util.find_spec(name)
@@ -30,9 +27,9 @@ def require_checkout(*packages: str) -> None:
             places.append(spec.origin)
         if not any(Path(place).resolve().is_relative_to(CHECKOUT) for place in places):
             found = places[0] if places else "nothing"
-            raise WrongPackageError(
-                f"`import {name}` finds {found}, expected {CHECKOUT / name}; run the script from "
-                f"the checkout (python {CHECKOUT / 'export' / 'to_onnx.py'}) with no other package "
+            raise SystemExit(
+                f"Error: `import {name}` finds {found}, expected {CHECKOUT / name}; run the script "
+                f"from the checkout (python {CHECKOUT / 'export' / 'to_onnx.py'}) with no other package "
                 f"called {name} before it on PYTHONPATH"
             )
 

@@ -19,8 +19,11 @@ if not __package__:
 import click
 
 from export._checkout import require_checkout
-from export._command import end_cleanly_on_sigterm, run
+
+require_checkout("r2rt", "kernels", "training")
+
 from export.kernel_writer import TARGETS, MatrixType, store_kernels
+from training._command import end_cleanly_on_sigterm, run
 
 if TYPE_CHECKING:
     from kernels.aot import CompiledKernel
@@ -67,7 +70,6 @@ def compile_kernels(
     bundle: Path, targets: tuple[int, ...], dtypes: tuple[MatrixType, ...], quiet: bool
 ) -> None:
     """Compile the kernels of BUNDLE and store them in it, with hashes, for each target."""
-    require_checkout("r2rt", "export", "kernels")
     from rich.console import Console
     from rich.table import Table
 
@@ -105,7 +107,10 @@ def compile_kernels(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
     return run(
-        compile_kernels, __file__, arguments, cut="targets that were complete are in the bundle."
+        compile_kernels,
+        Path(__file__).name,
+        arguments,
+        cut="targets that were complete are in the bundle.",
     )
 
 

@@ -18,7 +18,10 @@ if not __package__:
 import click
 
 from export._checkout import require_checkout
-from export._command import end_cleanly_on_sigterm, run
+
+require_checkout("r2rt", "training")
+
+from training._command import end_cleanly_on_sigterm, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +74,6 @@ def quantize(
     The new bundle is compared with BUNDLE on the videos before it is put in place; if it departs
     too far, nothing is written.
     """
-    require_checkout("r2rt", "export")
     from rich.console import Console
 
     from export.quantizer import RefusedError, quantize_bundle
@@ -96,7 +98,7 @@ def quantize(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    return run(quantize, __file__, arguments, cut="no bundle was written.")
+    return run(quantize, Path(__file__).name, arguments, cut="no bundle was written.")
 
 
 def _print_summary(console: Console, quantized: Quantized) -> None:

@@ -20,7 +20,10 @@ if not __package__:
 import click
 
 from export._checkout import require_checkout
-from export._command import end_cleanly_on_sigterm, run
+
+require_checkout("r2rt", "training")
+
+from training._command import end_cleanly_on_sigterm, run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +95,6 @@ def to_onnx(
     Every graph is compared with PyTorch before the bundle is put in place; if one differs, nothing
     is written.
     """
-    require_checkout("r2rt", "training", "export")
     from rich.console import Console
 
     from export.exporter import VerificationError, export_bundle
@@ -127,7 +129,7 @@ def to_onnx(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    return run(to_onnx, __file__, arguments, cut="no bundle was written.")
+    return run(to_onnx, Path(__file__).name, arguments, cut="no bundle was written.")
 
 
 def _print_summary(console: Console, exported: Exported) -> None:

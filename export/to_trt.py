@@ -22,8 +22,11 @@ if not __package__:
 import click
 
 from export._checkout import require_checkout
-from export._command import end_cleanly_on_sigterm, run
+
+require_checkout("r2rt", "kernels", "training")
+
 from export.to_onnx import to_onnx
+from training._command import end_cleanly_on_sigterm, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,7 +144,6 @@ def to_trt(
     first (the options of to_onnx.py are taken, too). Every graph is compared with the fp32 one, and
     every engine checked for its fused kernels, before they are put in place.
     """
-    require_checkout("r2rt", "training", "export", "kernels")
     from rich.console import Console
 
     from export.engines import build_engines
@@ -187,7 +189,7 @@ to_trt.params += [option for option in to_onnx.params if option.name in _FROM_TO
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    return run(to_trt, __file__, arguments, cut="what was not finished was removed.")
+    return run(to_trt, Path(__file__).name, arguments, cut="what was not finished was removed.")
 
 
 def _timings_of(chosen: Flavour) -> Path:

@@ -1,14 +1,16 @@
-"""How training's commands run: errors become one line on stderr, and an exit code."""
+"""How the development commands run: errors become one line on stderr, and an exit code."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 from r2rt.errors import R2rtError
 
-__all__ = ["run"]
+__all__ = ["end_cleanly_on_sigterm", "run"]
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None, *, cut: str) -> int:
@@ -32,3 +34,12 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None, *, c
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
     return code if isinstance(code, int) else 0
+
+
+def end_cleanly_on_sigterm() -> None:
+    """Let SIGTERM end the process like Ctrl-C, so that what is half written is removed."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
