@@ -29,8 +29,8 @@ def require_checkout(*packages: str) -> None:
             found = places[0] if places else "nothing"
             raise SystemExit(
                 f"Error: `import {name}` finds {found}, expected {CHECKOUT / name}; run the script "
-                f"from the checkout (python {CHECKOUT / 'export' / 'to_onnx.py'}) with no other package "
-                f"called {name} before it on PYTHONPATH"
+                f"from the checkout (python {CHECKOUT / 'export' / 'to_onnx.py'}) with no other "
+                f"package called {name} before it on PYTHONPATH"
             )
 
 
