@@ -30,6 +30,7 @@ __all__ = [
     "OutputError",
     "QueryError",
     "R2rtError",
+    "ServiceStateError",
     "SomeVideosFailedError",
     "SourceLostError",
     "SourceNotFoundError",
@@ -174,6 +175,12 @@ class MissingExtraError(R2rtError, ImportError):
     """This kind of output needs a package that is not installed."""
 
     exit_code = 41
+
+
+class ServiceStateError(R2rtError, RuntimeError):
+    """A service cannot start: its folder, address or access is not usable."""
+
+    exit_code = 50
 
 
 def exit_codes() -> dict[int, str]:

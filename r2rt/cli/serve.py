@@ -1,0 +1,158 @@
+"""`r2rt serve`: the HTTP service."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from r2rt.cli.console import note
+from r2rt.cli.first_run import choose_model
+from r2rt.cli.options import is_yes_given, model_options, quiet_option
+from r2rt.errors import MissingExtraError, ServiceStateError
+from r2rt.memory import parse_bytes
+from r2rt.service.settings import Settings, default_folder, is_loopback, usable_cores
+
+if TYPE_CHECKING:
+    from r2rt.engines import Device
+    from r2rt.service.logs import LogFormat
+
+__all__ = ["require_serve", "serve", "state_option"]
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+state_option = click.option(
+    "--state",
+    "folder",
+    type=_FOLDER,
+    help="Where the service keeps its database, uploads and results.  [default: service in "
+    "R2RT_HOME]",
+)
+
+
+@click.command()
+@click.argument("library", required=False, type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free."
+)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder whose videos may be added by path; repeatable.  [default: the current folder]",
+)
+@click.option("--allow-host", "allowed_hosts", multiple=True, help="A further name of the service.")
+@state_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=lambda: max(2, min(usable_cores(), 8)),
+    help="Jobs at the same time.  [default: one a core, 2 to 8]",
+)
+@click.option(
+    "--unload-after",
+    "model_idle_s",
+    type=click.FloatRange(0),
+    default=300.0,
+    show_default=True,
+    help="Unload models that were not used for so many seconds.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0),
+    default=100.0,
+    show_default=True,
+    help="Requests a second of one client; 0 for no limit.",
+)
+@click.option(
+    "--max-upload",
+    default="20G",
+    show_default=True,
+    metavar="SIZE",
+    help="Size of an uploaded or fetched video at most.",
+)
+@click.option(
+    "--keep-results",
+    "results_days",
+    type=click.FloatRange(0.001),
+    default=7.0,
+    show_default=True,
+    help="Days that finished jobs are kept.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines of the log, on stderr.",
+)
+@model_options
+@quiet_option
+def serve(
+    library: Path | None,
+    host: str,
+    port: int,
+    roots: tuple[Path, ...],
+    allowed_hosts: tuple[str, ...],
+    folder: Path | None,
+    workers: int,
+    model_idle_s: float,
+    rate: float,
+    max_upload: str,
+    results_days: float,
+    log_format: LogFormat,
+    model: str | None,
+    device: Device,
+    quiet: bool,
+) -> None:
+    """Serve an HTTP API and a page over videos, and over LIBRARY if one is given.
+
+    Beyond this machine it listens only where there is a token: r2rt tokens add NAME.
+    """
+    settings = Settings(
+        folder=folder or default_folder(),
+        roots=roots or (Path(),),
+        library=library,
+        model=str(choose_model(model, yes=is_yes_given(), quiet=quiet)),
+        device=device,
+        host=host,
+        port=port,
+        allowed_hosts=allowed_hosts,
+        workers=workers,
+        encoders=max(1, usable_cores() // 2),
+        model_idle_s=model_idle_s,
+        rate=rate,
+        max_upload_bytes=parse_bytes(max_upload, what="--max-upload"),
+        results_expiry_s=results_days * 86400,
+    )
+    require_serve()
+    from r2rt.service.app import create_app
+    from r2rt.service.logs import start_logging
+    from r2rt.service.server import run
+
+    app = create_app(settings)
+    if not is_loopback(host) and not app.state.service.tokens.any():
+        raise ServiceStateError(
+            f"{host} is reached from other machines, and there is no token; "
+            "r2rt tokens add NAME makes one"
+        )
+    start_logging(log_format, logging.WARNING if quiet else logging.INFO)
+    # The service has ended in order when a signal comes out of it.
+    with contextlib.suppress(KeyboardInterrupt):
+        run(app, on_ready=functools.partial(note, quiet=quiet))
+
+
+def require_serve() -> None:
+    """Raise `MissingExtraError` if the packages of the extra `serve` are not installed."""
+    try:
+        import fastapi
+        import prometheus_client
+        import uvicorn
+    except ImportError as error:
+        raise MissingExtraError(f"serving needs {error.name}; pip install 'r2rt[serve]'") from error
+    del fastapi, prometheus_client, uvicorn

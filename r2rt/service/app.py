@@ -1,0 +1,103 @@
+"""The ASGI application of a service."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from r2rt.errors import R2rtError
+from r2rt.service.guard import Guard
+from r2rt.service.problems import ProblemError, problem_response
+from r2rt.service.routes import exports, health, jobs, models, session, uploads, videos
+from r2rt.service.service import Service
+from r2rt.service.settings import Settings
+
+__all__ = ["create_app"]
+
+_log = logging.getLogger(__name__)
+_PREFIX = "/api/v1"
+_CODES = {404: "no-such-address", 405: "method-not-allowed", 408: "too-slow", 413: "too-large"}
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; its lifespan opens and closes the service.
+
+    Raises:
+        ServiceStateError: see `Service`.
+    """
+    service = Service(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.open()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(
+        title="r2rt",
+        version=importlib.metadata.version("r2rt"),
+        summary="Finds moments in videos from a sentence.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.service = service
+    app.add_exception_handler(ProblemError, _problem)
+    app.add_exception_handler(R2rtError, _runtime_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _fault)
+    for module in (session, models, videos, uploads, jobs, exports):
+        app.include_router(module.router, prefix=_PREFIX)
+    app.include_router(health.router)
+    app.add_middleware(
+        Guard,
+        settings=settings,
+        tokens=service.tokens,
+        observe=service.metrics.request,
+    )
+    return app
+
+
+def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return error.response()
+
+
+def _runtime_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, R2rtError)
+    return ProblemError.of(error).response()
+
+
+def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"field": ".".join(map(str, item["loc"])), "message": item["msg"]}
+        for item in error.errors()[:20]
+    ]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in found[:3])
+    return problem_response(422, "invalid-request", detail, errors=found)
+
+
+def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "http-error")
+    return problem_response(
+        error.status_code, code, str(error.detail), headers=dict(error.headers or {})
+    )
+
+
+def _fault(_: Request, error: Exception) -> Response:
+    return problem_response(
+        500, "internal", f"a fault in r2rt itself ({type(error).__name__}); see the service's log"
+    )

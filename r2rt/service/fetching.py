@@ -1,0 +1,120 @@
+"""Fetching videos from addresses."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+
+from r2rt.files import replacing
+from r2rt.service.jobs.runner import Progress
+from r2rt.service.names import plain_name
+from r2rt.service.outbound import ForbiddenAddressError, PublicTransport
+from r2rt.service.problems import ProblemError
+from r2rt.service.settings import Settings
+
+__all__ = ["checked_url", "fetch"]
+
+_SCHEMES = ("http", "https")
+_REDIRECTS = 5
+_TIMEOUT_S = 20.0
+_CHUNK_BYTES = 1 << 18
+
+
+def checked_url(url: str) -> tuple[str, str]:
+    """Return an address and the name of its file.
+
+    Raises:
+        ProblemError: it is no address that can be fetched from.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+        usable = usable and parts.username is None and url.isprintable() and " " not in url
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ProblemError(
+            422, "bad-url", "expected http://HOST/… or https://HOST/…, without user and password"
+        )
+    return url, plain_name(unquote(parts.path))
+
+
+def fetch(
+    url: str,
+    path: Path,
+    settings: Settings,
+    progress: Progress,
+    transport: httpx2.BaseTransport | None = None,
+) -> None:
+    """Fetch a file, whole or not at all.
+
+    Args:
+        url: see `checked_url`.
+        path: where it goes.
+        settings: how long it may take, and how large it may be.
+        progress: called with bytes; raises to end it.
+        transport: what connects; one that connects to public addresses by default.
+
+    Raises:
+        ProblemError: the address is forbidden or does not answer, or the file is too large.
+    """
+    transport = transport or PublicTransport(private=settings.private_addresses)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + settings.fetch_timeout_s
+    client = httpx2.Client(
+        transport=transport,
+        follow_redirects=True,
+        max_redirects=_REDIRECTS,
+        timeout=_TIMEOUT_S,
+        headers={"Accept-Encoding": "identity", "User-Agent": "r2rt"},
+    )
+    try:
+        with client, client.stream("GET", url) as response:
+            if response.status_code != 200:
+                raise _failed(f"it answers with status {response.status_code}")
+            _receive(response, path, settings, progress, deadline)
+    except ForbiddenAddressError as error:
+        raise _forbidden(error) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        if isinstance(error.__cause__, ForbiddenAddressError):
+            raise _forbidden(error.__cause__) from error
+        raise _failed(type(error).__name__) from error
+
+
+def _receive(
+    response: httpx2.Response, path: Path, settings: Settings, progress: Progress, deadline: float
+) -> None:
+    most = settings.max_upload_bytes
+    announced = response.headers.get("content-length", "")
+    total = int(announced) if announced.isdecimal() else None
+    if total is not None and total > most:
+        raise _too_large(most)
+    received = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        # Not decoded: what a few bytes may become has no limit.
+        for chunk in response.iter_raw(_CHUNK_BYTES):
+            received += len(chunk)
+            if received > most:
+                raise _too_large(most)
+            if time.monotonic() > deadline:
+                raise _failed(f"it took longer than {settings.fetch_timeout_s:g} s")
+            file.write(chunk)
+            # The encoding, which follows, is most of the work.
+            progress(received // 10, total)
+    if total is not None and received != total:
+        raise _failed(f"{received} of {total} bytes came")
+
+
+def _failed(reason: str) -> ProblemError:
+    return ProblemError(502, "fetch-failed", f"the address could not be fetched: {reason}"[:300])
+
+
+def _forbidden(error: Exception) -> ProblemError:
+    return ProblemError(403, "address-forbidden", f"{error}; only public addresses are fetched")
+
+
+def _too_large(most: int) -> ProblemError:
+    return ProblemError(413, "too-large", f"the file is larger than {most} bytes (--max-upload)")

@@ -1,0 +1,244 @@
+"""What jobs of each kind do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2rt.errors import R2rtError
+from r2rt.files import as_text, temporary_beside
+from r2rt.portable import replace
+from r2rt.service.exports import as_predictions, export
+from r2rt.service.jobs.runner import Progress
+from r2rt.service.jobs.store import Job
+from r2rt.service.problems import ProblemError
+from r2rt.service.videos import Video
+
+if TYPE_CHECKING:
+    from r2rt.grounding.encoded import EncodedVideo
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.service.service import Service
+
+__all__ = ["as_document", "do_job"]
+
+
+def do_job(service: Service, job: Job, progress: Progress) -> Any:
+    """Do a job and return its result as plain types.
+
+    Raises:
+        R2rtError, ProblemError: it cannot be done.
+        TransientError: it may work the next time.
+    """
+    return _KINDS[job.kind](service, job, progress)
+
+
+def as_document(
+    prediction: Any, *, top_k: int | None, threshold: float, saliency: bool
+) -> dict[str, Any]:
+    """Return a prediction as the interface has it."""
+    best = prediction.best(top_k, threshold)
+    starts = best.clip_starts_s
+    return {
+        "query": best.query,
+        "present": best.present,
+        "presence_score": best.presence_score,
+        "moments": [
+            {"start_s": moment.start_s, "end_s": moment.end_s, "score": moment.score}
+            for moment in best.moments
+        ],
+        "saliency": {
+            "start_s": float(starts[0]) if len(starts) else 0.0,
+            "fps": float(best.fps),
+            "values": best.saliency.round(5).tolist(),
+        }
+        if saliency
+        else None,
+    }
+
+
+def _encode(service: Service, job: Job, progress: Progress) -> Any:
+    video = service.videos.get(job.request["video"])
+    _set_state(service, job, video, "encoding")
+    try:
+        if not video.path.exists() and video.url is not None:
+            service.fetch(video, progress)
+        if not video.facts:
+            video = service.videos.looked_at(video)
+        with service.models.use(job.request.get("model")) as grounder:
+            encoded = service.encodings.encode(grounder, video.path, progress)
+    except R2rtError as error:
+        _set_state(service, job, video, "failed", as_text(str(error)))
+        raise
+    except ProblemError as problem:
+        _set_state(service, job, video, "failed", problem.detail)
+        raise
+    except BaseException:
+        _set_state(service, job, video, "new")
+        raise
+    _set_state(service, job, video, "ready")
+    return {"clips": encoded.num_clips, "duration_s": encoded.duration_s}
+
+
+def _ground(service: Service, job: Job, progress: Progress) -> Any:
+    request = job.request
+    videos = [service.videos.get(id_) for id_ in request["videos"]]
+    results = []
+    for number, video in enumerate(videos):
+        part = _Part(progress, number, len(videos))
+        with service.models.use(request.get("model")) as grounder:
+            encoded = _encoded(service, grounder, video, part)
+            predictions = grounder.ground(encoded, request["queries"])
+            model = grounder.bundle.manifest.name
+        documents = [
+            as_document(
+                prediction,
+                top_k=request.get("top_k"),
+                threshold=request["threshold"],
+                saliency=request["saliency"],
+            )
+            for prediction in predictions
+        ]
+        results.append({"video": video.id, "model": model, "predictions": documents})
+    progress(1, 1)
+    return {"videos": results}
+
+
+def _highlights(service: Service, job: Job, progress: Progress) -> Any:
+    from r2rt.selection.highlights import find_highlights
+
+    request = job.request
+
+    def choose(grounder: Grounder, encoded: EncodedVideo) -> Any:
+        length = "auto" if request.get("length_s") is None else request["length_s"]
+        return find_highlights(
+            grounder, encoded, request.get("query"), top=request["top"], length_s=length
+        )
+
+    return _selected(service, job, progress, choose)
+
+
+def _summarize(service: Service, job: Job, progress: Progress) -> Any:
+    from r2rt.selection.summary import parse_length, summarize
+
+    request = job.request
+    parse_length(request["length"])
+
+    def choose(grounder: Grounder, encoded: EncodedVideo) -> Any:
+        return summarize(grounder, encoded, request.get("query"), length=request["length"])
+
+    return _selected(service, job, progress, choose)
+
+
+def _selected(service: Service, job: Job, progress: Progress, choose: Any) -> Any:
+    video = service.videos.get(job.request["video"])
+    with service.models.use(job.request.get("model")) as grounder:
+        encoded = _encoded(service, grounder, video, progress)
+        prediction = choose(grounder, encoded)
+        model = grounder.bundle.manifest.name
+    document = as_document(prediction, top_k=None, threshold=0.0, saliency=True)
+    return {"video": video.id, "model": model, "predictions": [document]}
+
+
+def _clips(service: Service, job: Job, progress: Progress) -> Any:
+    from r2rt.media.cut import cut_clips
+    from r2rt.media.reel import write_reel
+
+    request = job.request
+    video = service.videos.get(request["video"])
+    predictions = as_predictions(video, request["moments"])
+    label = Path(video.name).stem
+
+    def update(done: int, total: int | None) -> None:
+        progress(done, total)
+
+    def write(folder: Path) -> None:
+        progress(0, 1)
+        if request["reel"]:
+            path = folder / "reel.mp4"
+            pairs = [(video.path, predictions)]
+            write_reel(pairs, path, padding_s=request["padding_s"], update=update)
+        else:
+            cut_clips(
+                video.path,
+                predictions,
+                folder,
+                label=label,
+                copy=request["copy_packets"],
+                padding_s=request["padding_s"],
+                update=update,
+            )
+
+    return _files(service, job, write)
+
+
+def _export(service: Service, job: Job, progress: Progress) -> Any:
+    request = job.request
+    video = service.videos.get(request["video"])
+    name, text = export(video, request["format"], request["moments"])
+    progress(1, 1)
+    return _files(service, job, lambda folder: (folder / name).write_text(text, "utf-8"))
+
+
+def _index(_: Service, __: Job, ___: Progress) -> Any:
+    raise ProblemError(409, "no-library", "no library is served; start with r2rt serve LIBRARY")
+
+
+def _files(service: Service, job: Job, write: Any) -> Any:
+    """Let `write` make files in a folder, which becomes the job's as a whole."""
+    folder = service.results / job.id
+    temporary = temporary_beside(folder)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        if folder.exists():  # of an attempt that ended after this and before it was noted
+            shutil.rmtree(folder)
+        replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {
+        "files": [
+            {
+                "name": path.name,
+                "bytes": path.stat().st_size,
+                "url": f"/api/v1/jobs/{job.id}/files/{path.name}",
+            }
+            for path in sorted(folder.iterdir())
+        ]
+    }
+
+
+def _encoded(service: Service, grounder: Grounder, video: Video, progress: Any) -> EncodedVideo:
+    if not video.path.exists() and video.url is not None:
+        raise ProblemError(409, "not-fetched", f"{video.name} is not fetched yet; wait for its job")
+    return service.encodings.encode(grounder, video.path, progress)
+
+
+def _set_state(
+    service: Service, job: Job, video: Video, state: Any, error: str | None = None
+) -> None:
+    """Note how far a video is for the default model."""
+    if job.request.get("model") is None:
+        service.videos.set_state(video.id, state, error)
+        service.hub.publish("videos", video.id)
+
+
+class _Part:
+    """The progress of one of several equal parts."""
+
+    def __init__(self, progress: Progress, number: int, count: int) -> None:
+        self._progress, self._number, self._count = progress, number, count
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress(self._number * total + done, self._count * total)
+
+
+_KINDS: dict[str, Any] = {
+    "encode": _encode,
+    "ground": _ground,
+    "highlights": _highlights,
+    "summarize": _summarize,
+    "clips": _clips,
+    "export": _export,
+    "index": _index,
+}

@@ -1,0 +1,149 @@
+"""Models that are loaded when they are first needed and unloaded when nobody has used them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from r2rt.engines import Device
+    from r2rt.grounding.grounder import Grounder
+
+__all__ = ["Models", "give_back_memory"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Loaded:
+    loading: threading.Lock = field(default_factory=threading.Lock)
+    grounder: Grounder | None = None
+    users: int = 0
+    used_at: float = 0.0
+
+
+class Models:
+    """One grounder a model, which all requests share.
+
+    Args:
+        default: name or folder of the model that is used when none is named; None chooses.
+        device: what models run on.
+        idle_s: a model that was not used for so long is unloaded by `unload_idle`.
+    """
+
+    def __init__(self, default: str | None, device: Device, idle_s: float) -> None:
+        self._default = default
+        self._device = device
+        self._idle_s = idle_s
+        self._lock = threading.Lock()
+        self._models: dict[str, _Loaded] = {}
+        self.loads = 0
+
+    @property
+    def default(self) -> str:
+        """Folder of the model that is used when none is named.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        from r2rt.model.installed import choose_default
+
+        if self._default is None:
+            self._default = str(choose_default().path)
+        return self._default
+
+    def folder(self, name: str | None) -> str:
+        """Return the folder of a model by its name.
+
+        Raises:
+            ModelNotFoundError: no such model is installed. Paths are no names here.
+        """
+        from r2rt.model.installed import checked_name, resolve
+
+        if name is None:
+            return str(resolve(self.default))
+        from pathlib import Path
+
+        if name == Path(self.default).name:
+            return str(resolve(self.default))
+        return str(resolve(checked_name(name)))
+
+    @contextlib.contextmanager
+    def use(self, name: str | None = None) -> Iterator[Grounder]:
+        """Give a grounder, which is not unloaded before the block ends.
+
+        Raises:
+            R2rtError: there is no such model, or it cannot be loaded; see `Grounder.load`.
+        """
+        folder = self.folder(name)
+        with self._lock:
+            entry = self._models.setdefault(folder, _Loaded())
+            entry.users += 1
+        try:
+            with entry.loading:
+                if entry.grounder is None:
+                    entry.grounder = self._load(folder)
+            yield entry.grounder
+        finally:
+            with self._lock:
+                entry.users -= 1
+                entry.used_at = time.monotonic()
+
+    @property
+    def loaded(self) -> int:
+        """How many models are in memory."""
+        return sum(entry.grounder is not None for entry in list(self._models.values()))
+
+    def is_loaded(self, folder: str) -> bool:
+        """Return whether a model is in memory."""
+        entry = self._models.get(folder)
+        return entry is not None and entry.grounder is not None
+
+    def unload_idle(self, idle_s: float | None = None) -> int:
+        """Unload the models that nobody uses and that were not used for a while; return how many.
+
+        Args:
+            idle_s: for how long; what the service was set up with if None.
+        """
+        limit = time.monotonic() - (self._idle_s if idle_s is None else idle_s)
+        unloaded: list[Grounder] = []
+        with self._lock:
+            for folder, entry in list(self._models.items()):
+                if entry.users == 0 and entry.used_at <= limit:
+                    del self._models[folder]
+                    if entry.grounder is not None:
+                        unloaded.append(entry.grounder)
+        for grounder in unloaded:
+            _log.info("model %s was idle and is unloaded", grounder.bundle.manifest.name)
+            grounder.close()
+        return len(unloaded)
+
+    def close(self) -> None:
+        """Unload all models; call it when nobody uses one."""
+        self.unload_idle(0)
+
+    def _load(self, folder: str) -> Grounder:
+        from r2rt.grounding.grounder import Grounder
+
+        began = time.perf_counter()
+        grounder = Grounder.load(folder, device=self._device)
+        self.loads += 1
+        name, seconds = grounder.bundle.manifest.name, time.perf_counter() - began
+        _log.info("model %s loaded in %.2f s on %s", name, seconds, grounder.engine.name)
+        return grounder
+
+
+def give_back_memory() -> None:
+    """Free what is no longer referred to, and return free heap pages to the system."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library without it
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,218 @@
+"""A service: one of each of its parts, opened and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from r2rt.errors import ServiceStateError
+from r2rt.service.answers import Answerer, Asked, NotEncodedError
+from r2rt.service.database import Database
+from r2rt.service.encodings import Encodings
+from r2rt.service.guard import Limiter
+from r2rt.service.hub import Hub
+from r2rt.service.jobs.runner import Progress, Runner
+from r2rt.service.jobs.store import Job, JobKind, JobStore
+from r2rt.service.jobs.work import do_job
+from r2rt.service.media import Media
+from r2rt.service.metrics import Metrics
+from r2rt.service.models import Models, give_back_memory
+from r2rt.service.settings import Settings, is_loopback, usable_cores
+from r2rt.service.tokens import Tokens
+from r2rt.service.uploads import Uploads
+from r2rt.service.videos import Video, Videos
+
+if TYPE_CHECKING:
+    from r2rt.grounding.prediction import Prediction
+
+__all__ = ["Service"]
+
+_log = logging.getLogger(__name__)
+_TIDY_S = 10.0
+
+
+class Service:
+    """Everything that requests share.
+
+    Raises:
+        ServiceStateError: the folder cannot be used, or another service uses it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        folder = settings.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        except OSError as error:
+            raise ServiceStateError(
+                f"{folder}: cannot be written ({error.strerror}); give another one with --state"
+            ) from error
+        self._lock = filelock.FileLock(folder / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ServiceStateError(
+                f"{folder}: another r2rt serve uses it; stop that one or give another --state"
+            ) from None
+        self.database = Database(folder / "service.db")
+        self.results = folder / "results"
+        self.hub = Hub()
+        self.metrics = Metrics(self)
+        roots = [root.resolve() for root in settings.roots]
+        self.videos = Videos(self.database, folder / "videos", roots)
+        self.models = Models(settings.model, settings.device, settings.model_idle_s)
+        self.encodings = Encodings(settings.encoders)
+        self.media = Media(folder / "media", usable_cores())
+        self.tokens = Tokens(self.database)
+        self.uploads = Uploads(self.database, folder / "uploads", self.videos, settings)
+        self.jobs = JobStore(self.database)
+        self.runner = Runner(
+            self.jobs,
+            self.hub,
+            self._do_job,
+            workers=settings.workers,
+            max_attempts=settings.max_attempts,
+        )
+        self.answerer = Answerer(
+            self._answer,
+            wait_s=settings.batch_wait_s,
+            most=settings.batch_most,
+            observe=self.metrics.batch,
+        )
+        self._tries = Limiter(rate=0.2, burst=10)
+        self._tidying: asyncio.Task[None] | None = None
+        self._answers = False
+
+    async def open(self) -> None:
+        """Begin to work, in the running event loop."""
+        self.hub.open()
+        self.answerer.start()
+        self.runner.start()
+        self._tidying = asyncio.create_task(self._tidy(), name="r2rt-tidy")
+
+    async def close(self) -> None:
+        """Hand back the jobs that run, and close everything."""
+        self.hub.close()
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
+        await asyncio.to_thread(self.runner.close)
+        await self.answerer.close()
+        self.media.close()
+        self.encodings.close()
+        self.models.close()
+        self.database.close()
+        self._lock.release()
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether requests need a token: always beyond this machine, and where there is one."""
+        return not is_loopback(self.settings.host) or self.tokens.any()
+
+    def may_try(self, address: str) -> bool:
+        """Return whether an address may try another token, and count that it does."""
+        return not self._tries.wait_s(address)
+
+    def submit(
+        self,
+        kind: JobKind,
+        request: dict[str, Any],
+        *,
+        owner: str,
+        video: str | None = None,
+        key: str | None = None,
+    ) -> tuple[Job, bool]:
+        """Add a job, and return it and whether it is new.
+
+        Raises:
+            ProblemError: see `JobStore.add`.
+        """
+        most = self.settings.max_waiting
+        job, new = self.jobs.add(kind, request, video=video, owner=owner, key=key, most=most)
+        if new:
+            self.runner.submitted()
+        return job, new
+
+    def encode_soon(self, video: Video, *, owner: str, model: str | None = None) -> Job:
+        """Return the job that encodes a video: the one that waits or runs, or a new one."""
+        active = self.jobs.active("encode", video.id)
+        if active is not None and active.request.get("model") == model:
+            return active
+        request = {"kind": "encode", "video": video.id, "model": model}
+        return self.submit("encode", request, owner=owner, video=video.id)[0]
+
+    def fetch(self, video: Video, progress: Progress) -> None:
+        """Download a video that was added by its address.
+
+        Raises:
+            ProblemError: the address may not be fetched from, or does not answer as it should.
+        """
+        from r2rt.service.fetching import fetch
+
+        assert video.url is not None
+        fetch(video.url, video.path, self.settings, progress)
+
+    def add_url(self, url: str) -> Video:
+        """Add a video by its address, which is fetched by the job that encodes it.
+
+        Raises:
+            ProblemError: it is no address that can be fetched.
+        """
+        from r2rt.service.fetching import checked_url
+
+        return self.videos.add_url(*checked_url(url))
+
+    def check(self) -> None:
+        """Answer a query about a made-up video, unless that worked before.
+
+        Raises:
+            R2rtError: there is no usable model.
+        """
+        if not self._answers:
+            with self.models.use() as grounder:
+                grounder.warm_up()
+            self._answers = True
+
+    def _answer(self, asked: Asked, queries: Sequence[str]) -> list[Prediction]:
+        with self.models.use(asked.model) as grounder:
+            encoded = self.encodings.find(asked.path, grounder.bundle.fingerprint)
+            if encoded is None:
+                raise NotEncodedError
+            predictions = grounder.ground(encoded, list(queries))
+        self.metrics.stage("text", predictions[0].timings.text_s)
+        self.metrics.stage("ground", predictions[0].timings.ground_s)
+        return predictions
+
+    def _do_job(self, job: Job, progress: Progress) -> Any:
+        began = time.perf_counter()
+        result = do_job(self, job, progress)
+        self.metrics.stage(job.kind, time.perf_counter() - began)
+        return result
+
+    async def _tidy(self) -> None:
+        """Unload idle models and forget what has expired, every few seconds."""
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._tidy_once)
+
+    def _tidy_once(self) -> None:
+        if self.models.unload_idle():
+            self.encodings.close()
+            give_back_memory()
+        for id_ in self.jobs.expire(time.time() - self.settings.results_expiry_s):
+            _remove(self.results / id_)
+        self.uploads.expire()
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

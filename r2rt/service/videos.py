@@ -1,0 +1,238 @@
+"""The videos that a service knows, and what their files are."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from r2rt.errors import SourceNotFoundError
+from r2rt.files import as_text
+from r2rt.service.database import Database
+from r2rt.service.names import stored_name
+from r2rt.service.problems import ProblemError
+
+__all__ = ["Origin", "State", "Video", "Videos"]
+
+State = Literal["new", "encoding", "ready", "failed"]
+Origin = Literal["path", "upload", "url"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """A video.
+
+    Attributes:
+        id: what it is asked for by.
+        name: its file's name, for people.
+        path: its file; one that is fetched is not there before.
+        origin: how it came.
+        url: where it is fetched from, if it is.
+        state: `ready` once it is encoded by the default model.
+        error: why it failed.
+        facts: what its file is, see `file_facts`; empty before it was looked at.
+        added_at: seconds since 1970.
+    """
+
+    id: str
+    name: str
+    path: Path
+    origin: Origin
+    url: str | None
+    state: State
+    error: str | None
+    facts: dict[str, Any]
+    added_at: float
+
+    def as_dict(self, job: str | None = None) -> dict[str, Any]:
+        """Return what the interface says of it; its place on the disk is not among that.
+
+        Args:
+            job: the job that encodes it, if one does.
+        """
+        names = ("duration_s", "width", "height", "frame_rate")
+        return {
+            "id": self.id,
+            "name": self.name,
+            "origin": self.origin,
+            "state": self.state,
+            "error": self.error,
+            "added_at": self.added_at,
+            "job": job,
+        } | {name: self.facts.get(name) for name in names}
+
+
+class Videos:
+    """The table of videos.
+
+    Args:
+        database: where it is.
+        folder: where uploaded and fetched files go, each in a folder of its own.
+        roots: the folders from which videos may be added by path, resolved.
+    """
+
+    def __init__(self, database: Database, folder: Path, roots: Sequence[Path]) -> None:
+        self._database = database
+        self.folder = folder
+        self.roots = tuple(roots)
+
+    def all(self) -> list[Video]:
+        """Return every video, the newest first."""
+        rows = self._database.rows("SELECT * FROM videos ORDER BY added_at DESC, id")
+        return [_video(row) for row in rows]
+
+    def get(self, id_: str) -> Video:
+        """Return a video.
+
+        Raises:
+            ProblemError: there is none of that id.
+        """
+        row = self._database.row("SELECT * FROM videos WHERE id = ?", (id_,))
+        if row is None:
+            raise ProblemError(
+                404, "no-such-video", "no video has this id; GET /api/v1/videos lists all"
+            )
+        return _video(row)
+
+    def allowed(self, text: str) -> Path:
+        """Return the real path of a file that may be added.
+
+        Raises:
+            ProblemError: it lies in none of the roots; one outside is answered as one absent.
+        """
+        try:
+            path = Path(text).expanduser().resolve(strict=True)
+            inside = any(path.is_relative_to(root) for root in self.roots)
+        except (OSError, ValueError, RuntimeError):
+            inside = False
+        if not inside or not path.is_file():
+            roots = ", ".join(as_text(root) for root in self.roots) or "none, see --root"
+            raise ProblemError(
+                403,
+                "path-not-allowed",
+                f"no such file in a folder that videos may be added from (these are: {roots})",
+            )
+        return path
+
+    def add_path(self, path: Path, *, name: str | None = None, origin: Origin = "path") -> Video:
+        """Add a file, which is looked at first; one that is known is returned as it is.
+
+        Raises:
+            R2rtError: it is no video that can be read.
+        """
+        row = self._database.row("SELECT * FROM videos WHERE path = ?", (str(path),))
+        if row is not None:
+            return _video(row)
+        return self._insert(name or as_text(path.name), path, origin, facts=file_facts(path))
+
+    def add_url(self, url: str, name: str) -> Video:
+        """Add a video whose file is fetched later; see `looked_at`."""
+        path = self.folder / secrets.token_hex(8) / stored_name(name)
+        return self._insert(name, path, "url", url=url)
+
+    def looked_at(self, video: Video) -> Video:
+        """Look at a file that was fetched, and keep its facts.
+
+        Raises:
+            R2rtError: it is no video that can be read.
+        """
+        facts = file_facts(video.path)
+        self._database.write(
+            "UPDATE videos SET facts = ? WHERE id = ?", (json.dumps(facts), video.id)
+        )
+        return self.get(video.id)
+
+    def set_state(self, id_: str, state: State, error: str | None = None) -> None:
+        """Note how far a video is."""
+        self._database.write(
+            "UPDATE videos SET state = ?, error = ? WHERE id = ?", (state, error, id_)
+        )
+
+    def remove(self, id_: str) -> None:
+        """Forget a video; the file of one that was uploaded or fetched is removed.
+
+        Raises:
+            ProblemError: there is none of that id.
+        """
+        import shutil
+
+        video = self.get(id_)
+        with self._database.transaction():
+            self._database.write("DELETE FROM annotations WHERE video = ?", (id_,))
+            self._database.write("DELETE FROM videos WHERE id = ?", (id_,))
+        if video.origin != "path" and video.path.parent.parent == self.folder:
+            shutil.rmtree(video.path.parent, ignore_errors=True)
+
+    def _insert(
+        self,
+        name: str,
+        path: Path,
+        origin: Origin,
+        *,
+        url: str | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Video:
+        values = (secrets.token_hex(8), name[:255], origin, str(path), url)
+        with contextlib.suppress(sqlite3.IntegrityError):  # another request was faster
+            self._database.write(
+                "INSERT INTO videos (id, name, origin, path, url, state, facts, added_at) "
+                "VALUES (?, ?, ?, ?, ?, 'new', ?, ?)",
+                (*values, None if facts is None else json.dumps(facts), time.time()),
+            )
+        row = self._database.row("SELECT * FROM videos WHERE path = ?", (str(path),))
+        assert row is not None
+        return _video(row)
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what a video file is, as plain types.
+
+    Raises:
+        SourceNotFoundError, NotAVideoError, NoVideoStreamError, NoFramesError: see `inspect_file`.
+    """
+    from r2rt.service.containers import container_of
+    from r2rt.video.inspection import inspect_file
+
+    container = container_of(path)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise SourceNotFoundError(f"{path.name}: {error.strerror}") from error
+    facts = inspect_file(path)
+    index = facts.index
+    rate = facts.average_rate or next(iter(facts.declared_rates), None)
+    return {
+        "size_bytes": size,
+        "container": container,
+        "duration_s": float((index.end_pts - index.start_pts) * index.time_base),
+        "width": facts.display_size[0],
+        "height": facts.display_size[1],
+        "frame_rate": None if rate is None else float(rate),
+        "frame_rate_exact": None if rate is None else str(rate),
+        "codec": facts.codec,
+        "audio": [
+            {"codec": item.codec, "sample_rate": item.rate, "channels": item.channels}
+            | {name: as_text(value) for name, value in item.metadata.items()}
+            for item in facts.audio
+        ],
+    }
+
+
+def _video(row: sqlite3.Row) -> Video:
+    return Video(
+        id=row["id"],
+        name=row["name"],
+        path=Path(row["path"]),
+        origin=row["origin"],
+        url=row["url"],
+        state=row["state"],
+        error=row["error"],
+        facts=json.loads(row["facts"]) if row["facts"] else {},
+        added_at=row["added_at"],
+    )
