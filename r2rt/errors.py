@@ -180,7 +180,7 @@ class MissingExtraError(R2rtError, ImportError):
 class ServiceStateError(R2rtError, RuntimeError):
     """A service cannot start: its folder, address or access is not usable."""
 
-    exit_code = 50
+    exit_code = 45
 
 
 def exit_codes() -> dict[int, str]:

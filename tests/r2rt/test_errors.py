@@ -37,7 +37,7 @@ CODES = {
     "MemoryLimitError": 32,
     "OutputError": 40,
     "MissingExtraError": 41,
-    "ServiceStateError": 50,
+    "ServiceStateError": 45,
 }
 
 
