@@ -45,18 +45,15 @@ class MomentFigures:
         recall: by k (1 and 5), (14,) at `RECALL_IOUS`: queries of which one of the first k moments
             reaches the IoU with an annotated moment.
         average_precision: (10,) at `AP_IOUS`, the mean over queries.
+        mean_average_precision: the mean of `average_precision` over IoUs 0.5 to 0.95.
         mean_iou: of the first moment with the annotated moment it fits best.
     """
 
     num_queries: int
     recall: Mapping[int, Floats] = field(repr=False)
     average_precision: Floats = field(repr=False)
+    mean_average_precision: float
     mean_iou: float
-
-    @property
-    def mean_average_precision(self) -> float:
-        """The mean of `average_precision` over IoUs 0.5 to 0.95."""
-        return float(self.average_precision.mean())
 
 
 def moment_metrics(
@@ -169,21 +166,30 @@ def _figures(recall_ious: Floats, ap_ious: Floats, scores: Floats) -> MomentFigu
     at = np.array(RECALL_IOUS)
     recall = {k: 100 * (best[:, :k].max(axis=1)[:, None] >= at).mean(axis=0) for k in (1, 5)}
     order = np.argsort(-scores, axis=1, kind="stable")  # NaN sorts last
-    ordered = np.take_along_axis(ap_ious, order[..., None], axis=1)
+    precision = _average_precision(np.take_along_axis(ap_ious, order[..., None], axis=1)).mean(
+        axis=0
+    )
     return MomentFigures(
         num_queries=len(best),
         recall=recall,
-        average_precision=100 * _average_precision(ordered).mean(axis=0),
+        average_precision=100 * precision,
+        mean_average_precision=100 * float(precision.mean()),
         mean_iou=100 * float(best[:, 0].mean()),
     )
 
 
 def _average_precision(ious: Floats) -> Floats:
-    """Average precision (N, 10) of IoUs (N, P, G), best moment first."""
+    """Average precision (N, 10) of IoUs (N, P, G), best moment first.
+
+    Sums are those of the authors' evaluation to the last bit: it decides where a figure that lies
+    between two decimals, such as 39.625, is rounded to.
+    """
     right = right_moments(ious, AP_IOUS)
-    gained = np.where(right, interpolated_precision(right), 0.0).sum(axis=-1)
     # Without predictions the result is 0, whatever the number of annotated moments.
-    average: Floats = gained / np.maximum(_annotated(ious).sum(axis=-1), 1)[:, None]
+    recall = right.cumsum(axis=-1) / np.maximum(_annotated(ious).sum(axis=-1), 1)[:, None, None]
+    gained = np.diff(recall, axis=-1, prepend=0.0) * interpolated_precision(right)
+    # One after the other: np.sum would add some of them apart.
+    average: Floats = gained.cumsum(axis=-1)[..., -1].copy()
     return average
 
 

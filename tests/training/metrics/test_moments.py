@@ -187,13 +187,54 @@ def plain_iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     return shared / ((first[1] - first[0]) + (second[1] - second[0]) - shared)
 
 
+# Figures of these cases lie between two decimals, as 39.625 does.
+@pytest.mark.parametrize("seed", [134, 158, 182, 234, 243, 322, 382])
+def test_figures_between_two_decimals_are_rounded_as_by_the_authors(seed: int) -> None:
+    """Their average precision is a sum of rises of recall times precision, in this order."""
+    draw = random.Random(seed)
+
+    def span() -> Span:
+        start = draw.randrange(20)
+        return 2.0 * start, 2.0 * (start + draw.randrange(1, 8))
+
+    predictions, annotations, rows = [], [], []
+    for qid in range(8):
+        truths = [span() for _ in range(draw.randrange(1, 5))]
+        windows = [(*span(), float(10 - n)) for n in range(draw.randrange(1, 11))]
+        predictions.append(Prediction(qid=qid, pred_relevant_windows=windows))
+        annotations.append(Annotation(qid=qid, duration=60.0, relevant_windows=truths))
+        row = []
+        for at in AP_IOUS:
+            hits = plain_hits(windows, truths, at)
+            recall = [sum(hits[:n]) / len(truths) for n in range(len(hits) + 1)]
+            precision = [sum(hits[: n + 1]) / (n + 1) for n in range(len(hits))]
+            rises = zip(recall[1:], recall, strict=False)
+            gains = [(a - b) * max(precision[n:]) for n, (a, b) in enumerate(rises)]
+            row.append(sum(np.array(gains)))
+        rows.append(row)
+    means = np.array(rows).mean(axis=0)
+    figures = moment_metrics(predictions, annotations)["full"]
+    found = [*figures.average_precision, figures.mean_average_precision]
+    assert [f"{value:.2f}" for value in found] == [
+        *(f"{100 * value:.2f}" for value in means),
+        f"{100 * np.mean(means):.2f}",
+    ]
+
+
 def plain_average_precision(
     windows: list[tuple[float, float, float]], truths: list[Span], at: float
 ) -> float:
-    """Go through moments by falling score; each takes the best free annotated one, if good enough.
+    """For each annotated moment that is found, take the best precision from there on."""
+    hits = plain_hits(windows, truths, at)
+    precisions = [sum(hits[: n + 1]) / (n + 1) for n in range(len(hits))]
+    found = [max(precisions[n:]) for n, hit in enumerate(hits) if hit]
+    return sum(found) / len(truths)
 
-    Then, for each annotated moment that is found, take the best precision from there on.
-    """
+
+def plain_hits(
+    windows: list[tuple[float, float, float]], truths: list[Span], at: float
+) -> list[bool]:
+    """Go through moments by falling score; each takes the best free annotated one, if good."""
     taken: set[int] = set()
     hits: list[bool] = []
     for window in sorted(windows, key=lambda window: -window[2]):
@@ -205,9 +246,7 @@ def plain_average_precision(
         hits.append(best >= 0 and best_iou >= at)
         if hits[-1]:
             taken.add(best)
-    precisions = [sum(hits[: n + 1]) / (n + 1) for n in range(len(hits))]
-    found = [max(precisions[n:]) for n, hit in enumerate(hits) if hit]
-    return sum(found) / len(truths)
+    return hits
 
 
 def _apart(windows: list[Span]) -> list[Span]:
