@@ -39,7 +39,7 @@ from r2rt.engines import Device, Engine, open_engine
 from r2rt.engines.choice import obstacles
 from r2rt.errors import R2rtError
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, query_inputs
 from training.checkpoint import build_model
 
 __all__ = ["main"]
@@ -266,7 +266,7 @@ def _graph_inputs(bundle: Bundle, quick: bool) -> Iterator[tuple[str, dict[str, 
     }
     yield TEXT_ENCODER, texts
     encoded = cpu.run(TEXT_ENCODER, texts)
-    yield GROUNDER, {"v": v, **encoded, "query_mask": texts["query_mask"]}
+    yield GROUNDER, {"v": v, **query_inputs(encoded), "query_mask": texts["query_mask"]}
 
 
 def _check_encoders(check: _Check, workload: Workload) -> None:

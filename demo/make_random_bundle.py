@@ -32,6 +32,7 @@ CLIP = ClipConfig(
     text_layers=4,
     text_heads=2,
     text_mlp_width=32,
+    embed_width=24,
     weights_source=f"random:{SEED}",
 )
 

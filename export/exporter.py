@@ -76,10 +76,10 @@ _CLIP_BY_WIDTHS = {
 
 _DOCS = {
     VIDEO_ENCODER: "Frames, RGB, to stored tokens: CLIP's vision tower and the frame's half of the "
-    "video map (p, mean, M2 with temporal endpoint features, else v).",
+    "video map (p, mean, M2 with temporal endpoint features, else v); and CLIP's embedding.",
     VIDEO_FINALIZER: "Stored tokens and each clip's start and end, as shares of the video, to v.",
-    TEXT_ENCODER: "Token ids to q, q_key (with 1/sqrt(D)) and the pooled query; the tower is "
-    "causal, what stands behind a query's end changes nothing.",
+    TEXT_ENCODER: "Token ids to q, q_key (with 1/sqrt(D)), the pooled query and CLIP's embedding; "
+    "the tower is causal, what stands behind a query's end changes nothing.",
     GROUNDER: "v and encoded queries to the logits and offsets (in strides) of every pyramid "
     "level's points, and each clip's saliency.",
 }
@@ -288,6 +288,7 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
         strides=config.strides,
         use_tef=config.use_tef,
         has_offsets=config.has_offsets,
+        embedding_width=towers.embed_width,
     )
 
 

@@ -33,6 +33,8 @@ __all__ = ["OPSET", "graph_template", "graph_to_onnx", "module_weights"]
 # TensorRT-RTX builds no fp32 engine from opset 23's Attention; 20 holds all that the graphs need.
 OPSET = 20
 
+# Behind the names of outputs while the exporter names the values inside.
+_OUTPUT = ".output"
 # Sizes to trace with: all different, none 0 or 1, which the exporter would take for constants.
 _TRACED = {"B": 3, "T": 29, "N": 5, "L": 7}
 
@@ -115,14 +117,27 @@ def _exported(module: nn.Module, spec: GraphSpec, context_length: int) -> onnx.M
         exported = torch.onnx.export(
             program,
             input_names=list(inputs),
-            output_names=[tensor.name for tensor in spec.outputs],
+            output_names=[f"{tensor.name}{_OUTPUT}" for tensor in spec.outputs],
             opset_version=OPSET,
             dynamo=True,
             optimize=True,
             verbose=False,
         )
     assert exported is not None
-    return exported.model_proto
+    model = exported.model_proto
+    _name_outputs(model.graph, {tensor.name for tensor in spec.outputs})
+    return model
+
+
+def _name_outputs(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Give the outputs their names; a value inside that the exporter called so gets another."""
+    new = {f"{name}{_OUTPUT}": name for name in names} | {name: f"{name}_inside" for name in names}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                values[index] = new.get(name, name)
+    for output in graph.output:
+        output.name = new[output.name]
 
 
 def _example_inputs(spec: GraphSpec) -> dict[str, Tensor]:

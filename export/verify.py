@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.graphs import FrameTokens
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, ModelDims
+from r2rt.model.contract import (
+    GROUNDER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+    ModelDims,
+    graph_specs,
+    query_inputs,
+)
 from r2rt.model.convert.check import TOLERANCES, Comparison, Tolerance, sample_frames
 from r2rt.model.manifest import Check, Verification
 
@@ -116,13 +124,19 @@ class _Checker:
         parts = ("p", "mean", "M2") if self.dims.use_tef else ("v",)
         sizes = [self.dims.width] + [1] * (len(parts) - 1)
         found = [Comparison(f"video_encoder {x}", TOLERANCES[VIDEO_ENCODER]) for x in parts]
+        embedding = Comparison("video_encoder embedding", TOLERANCES[VIDEO_ENCODER])
 
         def compare(frames: Tensor, hidden: Tensor) -> None:
             got, want = self._encode(frames), self.frame_tokens(hidden)
             for comparison, x, y in zip(
-                found, torch.split(got, sizes, -1), torch.split(want, sizes, -1), strict=True
+                found,
+                torch.split(got["tokens"], sizes, -1),
+                torch.split(want, sizes, -1),
+                strict=True,
             ):
                 comparison.add(x, y)
+            if self.dims.embedding_width is not None:
+                embedding.add(got["embedding"], self.clip.embed_frames(hidden))
 
         for name, frames in self.frames.items():
             compare(frames, self.hidden[name])
@@ -131,7 +145,7 @@ class _Checker:
             shape = (batch, side, side, 3)
             frames = torch.randint(0, 256, shape, generator=self.random).to(torch.uint8)
             compare(frames, self.clip.encode_video(frames, self.dims.layers))
-        return found
+        return found + [embedding] * (self.dims.embedding_width is not None)
 
     def video_finalizer(self) -> list[Comparison]:
         found = Comparison("video_finalizer", TOLERANCES[VIDEO_FINALIZER])
@@ -143,9 +157,9 @@ class _Checker:
         return [found]
 
     def text_encoder(self) -> list[Comparison]:
-        names = ("q", "q_key", "pooled")
         found = {
-            name: Comparison(f"text_encoder {name}", TOLERANCES[TEXT_ENCODER]) for name in names
+            output.name: Comparison(f"text_encoder {output.name}", TOLERANCES[TEXT_ENCODER])
+            for output in graph_specs(self.dims)[TEXT_ENCODER].outputs
         }
         for queries in _QUERIES:
             for length in self._lengths():
@@ -175,11 +189,11 @@ class _Checker:
         """From pixels and token ids to the answers, each graph fed with what the others gave."""
         found = self._answer_comparisons("bundle", TOLERANCES["bundle"])
         for name, frames in self.frames.items():
-            v = self._finalize(self._encode(frames))
+            v = self._finalize(self._encode(frames)["tokens"])
             for queries in _QUERIES:
                 ids, mask = self._random_query(queries, min(12, self.dims.context_length))
                 query = self.run_graph(TEXT_ENCODER, token_ids=ids, query_mask=mask)
-                got = self.run_graph(GROUNDER, v=v, query_mask=mask, **query)
+                got = self.run_graph(GROUNDER, v=v, query_mask=mask, **query_inputs(query))
                 text = self.clip.encode_text(ids, self.dims.layers)
                 self._compare_answers(found, got, self.hidden[name], text, mask)
         return list(found.values())
@@ -206,11 +220,9 @@ class _Checker:
         for name, comparison in found.items():
             comparison.add(got[name], getattr(want, name))
 
-    def _encode(self, frames: Tensor) -> Tensor:
-        parts = [
-            self.run_graph(VIDEO_ENCODER, frames=part)["tokens"] for part in torch.split(frames, 8)
-        ]
-        return torch.cat(parts)
+    def _encode(self, frames: Tensor) -> dict[str, Tensor]:
+        parts = [self.run_graph(VIDEO_ENCODER, frames=part) for part in torch.split(frames, 8)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _finalize(self, tokens: Tensor) -> Tensor:
         if not self.dims.use_tef:
@@ -228,7 +240,11 @@ class _Checker:
         return torch.stack(layers, dim=1)
 
     def _encoded_text(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return self._query_tokens(self.clip.encode_text(ids, self.dims.layers), mask)
+        hidden = self.clip.encode_text(ids, self.dims.layers)
+        found = self._query_tokens(hidden, mask)
+        if self.dims.embedding_width is not None:
+            found["embedding"] = self.clip.embed_texts(hidden, mask.sum(dim=1).long())
+        return found
 
     def _query_tokens(self, text: Tensor, mask: Tensor) -> dict[str, Tensor]:
         adapter = self.model.adapter

@@ -5,8 +5,8 @@ Natural Language Supervision", 2021). The modules here are written for export: a
 `scaled_dot_product_attention` on (B, heads, tokens, head_dim) between plain `Linear` layers. Their
 weights come from open_clip or OpenAI state dicts, matched by name and shape, all of them or none.
 
-What only CLIP's image-text similarity needs (ln_post, ln_final, the projections, the logit scale)
-is not kept.
+The projections to CLIP's embedding (ln_post and proj, ln_final and text_projection) are kept where
+the weights have them; the logit scale is not.
 """
 
 from __future__ import annotations
@@ -54,11 +54,18 @@ __all__ = [
 # The demo model's CLIP, which is part of this checkout.
 _PACKAGED = "r2rt-tiny"
 _PACKAGED_WEIGHTS = Path(__file__).parent / "demo" / "weights" / f"{_PACKAGED}.safetensors"
-# Tensors of a CLIP that no hidden state depends on, and sizes that OpenAI's archives store as such.
+# Tensors of a CLIP that no output depends on (the projections where the sizes name none), and sizes
+# that OpenAI's archives store as tensors.
 _NOT_READ = re.compile(
     r"visual\.(ln_post\.(weight|bias)|proj|input_resolution)|ln_final\.(weight|bias)|text_projection"
     r"|logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size"
 )
+_PROJECTIONS = {
+    "vision_projection.norm.": "visual.ln_post.",
+    "vision_projection.weight": "visual.proj",
+    "text_projection.norm.": "ln_final.",
+    "text_projection.weight": "text_projection",
+}
 
 
 class ClipTowers(nn.Module):
@@ -69,6 +76,9 @@ class ClipTowers(nn.Module):
         self.config = config
         self.vision = VisionTower(config)
         self.text = TextTower(config)
+        if config.embed_width is not None:
+            self.vision_projection = Projection(config.vision_width, config.embed_width)
+            self.text_projection = Projection(config.text_width, config.embed_width)
         self.requires_grad_(False)
         self.eval()
 
@@ -98,6 +108,45 @@ class ClipTowers(nn.Module):
         """
         _check_layers(layers, self.config.text_layers, "text")
         return self.text(token_ids, layers)  # type: ignore[no-any-return]
+
+    def embed_frames(self, hidden: Tensor) -> Tensor:
+        """Return CLIP's embedding of frames (B, E), not normalised, of what `encode_video` returns.
+
+        Raises:
+            ClipError: the weights have no projection.
+        """
+        self._check_projected()
+        return self.vision_projection(hidden[:, -1, 0])  # type: ignore[no-any-return]
+
+    def embed_texts(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """Return CLIP's embedding of texts (N, E), not normalised, of what `encode_text` returns.
+
+        Args:
+            hidden: (N, K, L, Ct).
+            lengths: (N,) int64, tokens of each text; the last one is the end token.
+
+        Raises:
+            ClipError: the weights have no projection.
+        """
+        self._check_projected()
+        ends = hidden[torch.arange(len(hidden)), -1, lengths - 1]
+        return self.text_projection(ends)  # type: ignore[no-any-return]
+
+    def _check_projected(self) -> None:
+        if self.config.embed_width is None:
+            raise ClipError(f"the weights of {self.config.name} have no projection to an embedding")
+
+
+class Projection(nn.Module):
+    """LN(x)·W, from a tower's last state to the embedding that images and texts share."""
+
+    def __init__(self, width: int, embed_width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.weight = nn.Parameter(torch.zeros(width, embed_width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x) @ self.weight
 
 
 class VisionTower(nn.Module):
@@ -297,9 +346,13 @@ def _packaged_rows() -> int:
 def towers_from_state_dict(config: ClipConfig, tensors: Mapping[str, Tensor]) -> ClipTowers:
     """Build towers from a state dict in OpenAI's key names, every tensor of it accounted for.
 
+    Weights without any of the projections make towers without an embedding.
+
     Raises:
         ClipError: tensors are missing, of another shape, not floats, or belong nowhere; named.
     """
+    if not any(key.startswith(tuple(_PROJECTIONS.values())) for key in tensors):
+        config = replace(config, embed_width=None)
     with torch.device("meta"):
         towers = ClipTowers(config)
     wanted = {openai_name(name): name for name in towers.state_dict()}
@@ -362,7 +415,7 @@ def _random_scale(name: str, shape: Sequence[int], config: ClipConfig) -> tuple[
     """Mean and standard deviation of a random parameter."""
     if name.endswith("embedding") or "token_embedding" in name:
         return 0.0, 0.5
-    if ".ln_" in name:
+    if ".ln_" in name or ".norm." in name:
         return (1.0 if name.endswith("weight") else 0.0), 0.1
     if name.endswith("bias"):
         return 0.0, 0.1
@@ -400,6 +453,9 @@ _TO_OPENAI = {
 
 def openai_name(name: str) -> str:
     """The key in OpenAI's state dicts of a parameter of `ClipTowers`."""
+    for ours, theirs in _PROJECTIONS.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
     name = name.removeprefix("text.")
     name = re.sub(r"^vision\.", "visual.", name)
     block = re.fullmatch(r"(visual\.)?blocks\.(\d+)\.(.+)", name)

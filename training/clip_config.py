@@ -60,6 +60,8 @@ class ClipConfig:
         context_length: the most tokens of a query, start and end included.
         vocab_size: number of token ids.
         quick_gelu: whether the activation is x·σ(1.702x) (else the exact GELU).
+        embed_width: numbers E of the embedding that both towers project to; None where the weights
+            have no projections.
         mean: mean of RGB in 0..1 that a frame is normalised with.
         std: standard deviation of RGB in 0..1 that a frame is normalised with.
         weights_source: where the weights came from, for people.
@@ -80,6 +82,7 @@ class ClipConfig:
     context_length: int = 77
     vocab_size: int = 49408
     quick_gelu: bool = True
+    embed_width: int | None = None
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     weights_source: str = ""
@@ -130,6 +133,7 @@ def arch_config(name: str) -> ClipConfig:
         context_length=text["context_length"],
         vocab_size=text["vocab_size"],
         quick_gelu=found.get("quick_gelu", False),
+        embed_width=found["embed_dim"],
     )
 
 
@@ -180,9 +184,11 @@ def infer_config(tensors: Mapping[str, Tensor]) -> ClipConfig:
         text_mlp_width=shape("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         context_length=shape("positional_embedding", 2)[0],
         vocab_size=vocab_size,
+        embed_width=shape("visual.proj", 2)[1] if "visual.proj" in tensors else None,
     )
     for name in _QUICKGELU_ARCHS:
-        if replace(config, name=name) == (known := arch_config(name)):
+        known = replace(arch_config(name), embed_width=config.embed_width)
+        if replace(config, name=name) == known:
             return known
     return replace(
         config,

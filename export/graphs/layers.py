@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Linear",
+    "Projection",
     "TowerBlock",
     "attend",
     "clip_tensors",
@@ -64,6 +65,18 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
         return x @ self.weight + self.bias
+
+
+class Projection(nn.Module):
+    """LN(x)·W: from a tower's last state to CLIP's embedding."""
+
+    def __init__(self, width: int, embed_width: int) -> None:
+        super().__init__()
+        self.norm, self.weight = nn.LayerNorm(width), weight(width, embed_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., width) to (..., E)."""
+        return self.norm(x) @ self.weight
 
 
 def input_map(inputs: int, width: int) -> nn.Sequential:

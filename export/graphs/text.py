@@ -1,4 +1,4 @@
-"""`text_encoder`: from token ids to the query's tokens, keys and pooled vector.
+"""`text_encoder`: from token ids to the query's tokens, keys and pooled vector, and its embedding.
 
 The softmax over a frame's patches ignores what is the same for all of them, so
 q_map(q)·v_map(v)ᵀ / √D may be replaced by q_key·vᵀ with q_key = q_map(q)·W_v / √D: the key map is
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from export.graphs.layers import (
     Linear,
+    Projection,
     TowerBlock,
     clip_tensors,
     input_map,
@@ -109,6 +110,9 @@ class TextEncoder(nn.Module):
         self.positions = weight(config.context_length, config.text_width)
         self.blocks = nn.ModuleList(TowerBlock(cast("Block", x)) for x in clip.text.blocks)
         self.tokens = QueryTokens(model)
+        self.projection: Projection | None = None
+        if config.embed_width is not None:
+            self.projection = Projection(config.text_width, config.embed_width)
         causal = torch.full((config.context_length, config.context_length), -math.inf).triu(1)
         self.register_buffer("causal", causal, persistent=False)
         found = folds.text_encoder(
@@ -118,10 +122,18 @@ class TextEncoder(nn.Module):
         load_weights(self, found)
         self.embedding = embedding_of(table)
 
-    def forward(self, token_ids: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map token ids (N, L) int64 and a mask (N, L); see `QueryTokens`."""
+    def forward(self, token_ids: Tensor, query_mask: Tensor) -> tuple[Tensor, ...]:
+        """Map token ids (N, L) int64 and a mask (N, L), as `QueryTokens`, and give the embedding.
+
+        The embedding (N, E) is the projected state of the last real token, the end of the text.
+        """
         length = token_ids.shape[1]
         x = self.embedding(token_ids) + self.positions[:length]
         hidden = run_tower(x, self.blocks, self.layers, self.causal[:length, :length])
-        out: tuple[Tensor, Tensor, Tensor] = self.tokens(hidden, query_mask)
-        return out
+        found: tuple[Tensor, ...] = self.tokens(hidden, query_mask)
+        if self.projection is None:
+            return found
+        # 1 at the last real token and 0 elsewhere: a product in place of an indexed read.
+        following = nn.functional.pad(query_mask[:, 1:], (0, 1))
+        end = ((query_mask - following)[:, None] @ hidden[:, -1]).squeeze(1)  # (N, Ct)
+        return *found, self.projection(end)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from export.graphs.layers import (
     Linear,
+    Projection,
     TowerBlock,
     clip_tensors,
     input_map,
@@ -73,6 +74,9 @@ class VideoEncoder(nn.Module):
         self.ln_pre = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(TowerBlock(cast("Block", x)) for x in clip.vision.blocks)
         self.tokens = FrameTokens(model)
+        self.projection: Projection | None = None
+        if config.embed_width is not None:
+            self.projection = Projection(width, config.embed_width)
         found = folds.video_encoder(
             model_tensors(model),
             clip_tensors(clip),
@@ -83,8 +87,8 @@ class VideoEncoder(nn.Module):
         )
         load_weights(self, found)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Map frames (B, S, S, 3) uint8 to tokens (B, K, P, C)."""
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Map frames (B, S, S, 3) uint8 to tokens (B, K, P, C) and CLIP's embedding (B, E)."""
         side = self.grid * self.patch
         x = frames[:, :side, :side].to(torch.float32)
         x = x.view(-1, self.grid, self.patch, self.grid, self.patch * 3)
@@ -93,7 +97,9 @@ class VideoEncoder(nn.Module):
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1)
         hidden = run_tower(self.ln_pre(x), self.blocks, self.layers)
         tokens: Tensor = self.tokens(hidden)
-        return tokens
+        if self.projection is None:
+            return (tokens,)
+        return tokens, self.projection(hidden[:, -1, 0])
 
 
 class VideoFinalizer(nn.Module):

@@ -79,13 +79,13 @@ class Engine(Protocol):
 class PipelinedEngine(Engine, Protocol):
     """An engine that encodes frames while the next ones are prepared."""
 
-    def submit(self, frames: NDArray[np.uint8], tokens: NDArray[np.float32]) -> None:
+    def submit(self, frames: NDArray[np.uint8], outputs: Mapping[str, NDArray[np.float32]]) -> None:
         """Begin to run `video_encoder` on frames, which may be written over at once.
 
-        The tokens are in their place after `finish`, not before.
+        The outputs are in their places after `finish`, not before.
         """
         ...
 
     def finish(self) -> None:
-        """Wait until the tokens of everything submitted are in their places."""
+        """Wait until the outputs of everything submitted are in their places."""
         ...

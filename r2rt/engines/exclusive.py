@@ -81,10 +81,10 @@ class _ExclusivePipeline(_Exclusive):
         super().__init__(engine)
         self._pipeline = engine
 
-    def submit(self, frames: NDArray[np.uint8], tokens: NDArray[np.float32]) -> None:
+    def submit(self, frames: NDArray[np.uint8], outputs: Mapping[str, NDArray[np.float32]]) -> None:
         with self._lock:
             self._check_open()
-            self._pipeline.submit(frames, tokens)
+            self._pipeline.submit(frames, outputs)
 
     def finish(self) -> None:
         with self._lock:

@@ -29,7 +29,13 @@ from r2rt.cache.folder import cache_dir
 from r2rt.engines.choice import Choice, open_way
 from r2rt.files import replacing
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.contract import (
+    GROUNDER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+    query_inputs,
+)
 
 if TYPE_CHECKING:
     from r2rt.engines.choice import _Way
@@ -237,7 +243,7 @@ def _work(bundle_path: str, device: str, backend: str, threads: int | None, plac
         "query_mask": mask,
     }
     query = engine.run(TEXT_ENCODER, texts)
-    results |= engine.run(GROUNDER, {"v": v, **query, "query_mask": mask})
+    results |= engine.run(GROUNDER, {"v": v, **query_inputs(query), "query_mask": mask})
     frame_s = np.float64(statistics.median(times) / len(batch))
     engine.close()
     with Path(place).open("wb") as file:

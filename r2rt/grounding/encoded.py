@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -21,10 +22,10 @@ from r2rt.video import Departures, Sampling
 
 __all__ = ["EncodedVideo", "is_encoded_video"]
 
-# Schema 1 had no checksum.
-_SCHEMA = 2
+# Schema 1 had no checksum, 2 no embeddings; files of 2 and 3 are read.
+_SCHEMA, _OLDEST_SCHEMA = 3, 2
 _KEY = "r2rt_encoded_video"
-_TENSOR = "tokens"
+_TOKENS, _EMBEDDINGS = "tokens", "embeddings"
 _FLOAT32 = "F32"
 _AGAIN = "encode the video again with `r2rt encode`"
 # Clips written at once: bounds what is in memory of tokens that are not.
@@ -55,6 +56,8 @@ class EncodedVideo:
         sampling: how frames were chosen.
         departures: how reading the frames departed from exact.
         encode_s: wall-clock seconds that decoding and encoding took.
+        embeddings: (T, E) float32, CLIP's embedding of each clip's frame, not normalised; None if
+            the model gives none, or the file was written by an older r2rt.
     """
 
     tokens: NDArray[np.float32] = field(repr=False)
@@ -67,11 +70,18 @@ class EncodedVideo:
     sampling: Sampling
     departures: Departures
     encode_s: float
+    embeddings: NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def num_clips(self) -> int:
         """Clips T."""
         return int(self.tokens.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens and embeddings."""
+        more = 0 if self.embeddings is None else self.embeddings.nbytes
+        return self.tokens.nbytes + more
 
     @property
     def clip_starts_s(self) -> NDArray[np.float64]:
@@ -97,6 +107,7 @@ class EncodedVideo:
         return dataclasses.replace(
             self,
             tokens=self.tokens[start_clip:end_clip],
+            embeddings=None if self.embeddings is None else self.embeddings[start_clip:end_clip],
             start_s=self.start_s + start_s,
             duration_s=end_s - start_s,
         )
@@ -125,14 +136,18 @@ class EncodedVideo:
             encode_s=self.encode_s,
             xxh3_128=_NO_CHECKSUM,
         )
-        header = _header(self.tokens, {_KEY: msgspec.json.encode(record).decode()})
+        tensors = {_TOKENS: self.tokens}
+        if self.embeddings is not None:
+            tensors[_EMBEDDINGS] = self.embeddings
+        header = _header(tensors, {_KEY: msgspec.json.encode(record).decode()})
         with path.open("wb") as file:
             # Not by the library, which copies all tokens first.
             file.write(len(header).to_bytes(8, "little") + header)
-            for start in range(0, self.num_clips, _CLIPS_AT_ONCE):
-                part = np.ascontiguousarray(self.tokens[start : start + _CLIPS_AT_ONCE])
-                file.write(part.data)
-                forget(part)
+            for tensor in tensors.values():
+                for start in range(0, self.num_clips, _CLIPS_AT_ONCE):
+                    part = np.ascontiguousarray(tensor[start : start + _CLIPS_AT_ONCE])
+                    file.write(part.data)
+                    forget(part)
             file.flush()
             digest = _checksum(path, header)
             file.seek(8)
@@ -153,25 +168,20 @@ class EncodedVideo:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if _KEY not in metadata or list(file.keys()) != [_TENSOR]:
+                names = set(file.keys())
+                if _KEY not in metadata or not {_TOKENS} <= names <= {_TOKENS, _EMBEDDINGS}:
                     raise EncodedVideoError(f"{path}: not an encoded video; {_AGAIN}")
-                found = file.get_slice(_TENSOR)
-                dtype, shape = str(found.get_dtype()), tuple(found.get_shape())
-            if len(shape) != 4 or dtype != _FLOAT32 or not math.prod(shape):
-                raise EncodedVideoError(
-                    f"{path}: tokens are {dtype} {shape}, "
-                    f"expected {_FLOAT32} (T, K, P, C); {_AGAIN}"
-                )
-            record = _read_record(metadata[_KEY], shape[0], path)
+                shapes = {name: _shape(file.get_slice(name), name, path) for name in names}
+            record = _read_record(metadata[_KEY], shapes[_TOKENS][0], path)
             header = _check_checksum(Path(path), record.xxh3_128)
-            tokens = read_mapped(Path(path), shape, 8 + len(header))
+            tensors = _read_tensors(Path(path), header, shapes)
         except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
             if isinstance(error, EncodedVideoError):
                 raise
             raise EncodedVideoError(f"{path}: damaged ({error}); {_AGAIN}") from error
         values = msgspec.structs.asdict(record)
         del values["schema"], values["xxh3_128"]
-        return cls(**(values | {"fps": parse_clip_rate(record.fps), "tokens": tokens}))
+        return cls(**(values | {"fps": parse_clip_rate(record.fps)} | tensors))
 
 
 def is_encoded_video(path: str | Path) -> bool:
@@ -186,11 +196,40 @@ def is_encoded_video(path: str | Path) -> bool:
         return False
 
 
-def _header(tokens: NDArray[np.float32], metadata: dict[str, str]) -> bytes:
-    """Return the header of a safetensors file of one tensor, as the library would write it."""
-    entry = {"dtype": _FLOAT32, "shape": tokens.shape, "data_offsets": (0, 4 * tokens.size)}
-    text = msgspec.json.encode({"__metadata__": metadata, _TENSOR: entry})
+def _header(tensors: Mapping[str, NDArray[np.float32]], metadata: dict[str, str]) -> bytes:
+    """Return the header of a safetensors file of tensors that follow one another."""
+    content: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + 4 * tensor.size
+        content[name] = {"dtype": _FLOAT32, "shape": tensor.shape, "data_offsets": (start, end)}
+    text = msgspec.json.encode(content)
     return text + b" " * (-len(text) % 8)  # what follows is aligned
+
+
+def _shape(found: Any, name: str, path: str | Path) -> tuple[int, ...]:
+    """Return the shape of a tensor in a file; raise `EncodedVideoError` if it cannot be."""
+    dtype, shape = str(found.get_dtype()), tuple(found.get_shape())
+    wanted = "(T, K, P, C)" if name == _TOKENS else "(T, E)"
+    if len(shape) != (4 if name == _TOKENS else 2) or dtype != _FLOAT32 or not math.prod(shape):
+        raise EncodedVideoError(
+            f"{path}: {name} are {dtype} {shape}, expected {_FLOAT32} {wanted}; {_AGAIN}"
+        )
+    return shape
+
+
+def _read_tensors(
+    path: Path, header: bytes, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, NDArray[np.float32]]:
+    """Map the tensors of a file whose header was read; `ValueError` if their sizes differ."""
+    clips = {shape[0] for shape in shapes.values()}
+    if len(clips) > 1:
+        raise ValueError(f"tensors of {clips} clips")
+    content = msgspec.json.decode(header)
+    return {
+        name: read_mapped(path, shape, 8 + len(header) + content[name]["data_offsets"][0])
+        for name, shape in shapes.items()
+    }
 
 
 def _header_bytes(file: IO[bytes]) -> int:
@@ -218,8 +257,10 @@ class _Version(msgspec.Struct):
 def _read_record(text: str, clips: int, path: str | Path) -> _Record:
     """Return the record of a file of so many clips; its values are possible ones."""
     schema = msgspec.json.decode(text, type=_Version).schema
-    if schema != _SCHEMA:
-        raise EncodedVideoError(f"{path}: schema {schema}, this r2rt reads {_SCHEMA}; {_AGAIN}")
+    if not _OLDEST_SCHEMA <= schema <= _SCHEMA:
+        raise EncodedVideoError(
+            f"{path}: schema {schema}, this r2rt reads {_OLDEST_SCHEMA} to {_SCHEMA}; {_AGAIN}"
+        )
     record = msgspec.json.decode(text, type=_Record)
     fps = float(parse_clip_rate(record.fps))
     if record.duration_s <= 0 or abs(record.duration_s * fps - clips) > _SLACK_CLIPS:

@@ -88,7 +88,7 @@ class EncodingCache:
         One that alone would take more than half of the room is not kept.
         """
         try:
-            return self._entries.put(key, encoded.tokens.nbytes + _HEADER_BYTES, encoded.write)
+            return self._entries.put(key, encoded.nbytes + _HEADER_BYTES, encoded.write)
         except OSError as error:
             # A cache that cannot be written is no reason to fail: the answer is there already.
             report_unusable(error)

@@ -20,6 +20,7 @@ from r2rt.engines.exclusive import for_threads
 from r2rt.errors import ModelMismatchError, NoFramesError, QueryError, SourceNotFoundError
 from r2rt.files import as_text
 from r2rt.grounding.ask import ask
+from r2rt.grounding.embeddings import embed_image, embed_text
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.finalizer import Finalizer
 from r2rt.grounding.options import EncodeOptions, GroundOptions, check_names
@@ -187,11 +188,12 @@ class Grounder:
             gpu=self.choice.device != "cpu",
         ) as frames:
             _log_plan(frames)
-            tokens, similar = self._encode_frames(frames, progress, skip_similar)
+            buffer = self._encode_frames(frames, progress, skip_similar)
             info, report = frames.info, frames.report
         _log.info("%s", report)
         return EncodedVideo(
-            tokens=tokens,
+            tokens=buffer.tokens(),
+            embeddings=buffer.embeddings(),
             model=self.bundle.manifest.name,
             model_fingerprint=self.bundle.fingerprint,
             source=info.name,
@@ -199,7 +201,7 @@ class Grounder:
             start_s=info.start_s,
             fps=self.bundle.fps,
             sampling=sampling,
-            departures=dataclasses.replace(report.departures, clips_similar=similar),
+            departures=dataclasses.replace(report.departures, clips_similar=buffer.clips_similar),
             encode_s=time.perf_counter() - began,
         )
 
@@ -296,6 +298,32 @@ class Grounder:
         ]
         return predictions[0] if isinstance(query, str) else predictions
 
+    def embed_text(self, queries: Sequence[str]) -> Floats:
+        """Return CLIP's embeddings (N, E) float32 of sentences, not normalised.
+
+        They are comparable by their cosine with `EncodedVideo.embeddings` and `embed_image`.
+
+        Raises:
+            QueryError: there is no sentence, or one is empty.
+            BundleSchemaError: the model gives no embeddings.
+        """
+        self._check_open()
+        return embed_text(self.bundle, self._texts, queries)
+
+    def embed_image(self, image: str | os.PathLike[str] | NDArray[np.uint8]) -> Floats:
+        """Return CLIP's embedding (E,) float32 of an image, not normalised.
+
+        Args:
+            image: an image file, or RGB pixels (H, W, 3) uint8. Like a frame, it is resized and its
+                centre is cut out.
+
+        Raises:
+            SourceNotFoundError, NotAVideoError: the file cannot be read, or is no image.
+            BundleSchemaError: the model gives no embeddings.
+        """
+        self._check_open()
+        return embed_image(self.bundle, self._engine, image)
+
     def encode_queries(self, queries: Sequence[str]) -> list[str]:
         """Encode sentences in advance, so that a bad one raises before a video is read.
 
@@ -361,8 +389,8 @@ class Grounder:
 
     def _encode_frames(
         self, frames: FrameSource, progress: Progress | None, skip_similar: float
-    ) -> tuple[Floats, int]:
-        """Return the tokens of all clips, and how many clips took a similar frame's."""
+    ) -> TokenBuffer:
+        """Return the buffer with all clips."""
         buffer = TokenBuffer(
             self._engine,
             self.bundle.dims,
@@ -377,10 +405,9 @@ class Grounder:
                     progress(buffer.num_clips, max(frames.num_clips, buffer.num_clips))
         finally:
             ahead.close()
-        tokens = buffer.tokens()
-        if not len(tokens):
+        if not buffer.num_clips:
             raise NoFramesError(f"{frames.info.name}: not one frame could be decoded")
-        return tokens, buffer.clips_similar
+        return buffer
 
     def check_encoded(self, encoded: EncodedVideo) -> None:
         """Raise `ModelMismatchError` if another model encoded this video."""

@@ -216,7 +216,7 @@ class ClipWindow:
             start_s: where its first clip began on the clock that results shall be on.
             tail: a frame and the number of its clips; used for this result only.
         """
-        tokens = self._buffer.tokens()
+        tokens, embeddings = self._buffer.tokens(), self._buffer.embeddings()
         clips = self._clips
         if tail is not None:
             pixels, count = tail
@@ -227,12 +227,17 @@ class ClipWindow:
             )
             rest.add(pixels, count)
             tokens = np.concatenate([tokens, rest.tokens()])
+            more = rest.embeddings()
+            if embeddings is not None and more is not None:
+                embeddings = np.concatenate([embeddings, more])
         if self._max_clips is not None:
             tokens = tokens[-self._max_clips :]
+            embeddings = None if embeddings is None else embeddings[-self._max_clips :]
         bundle = self._grounder.bundle
         first_s = float((clips - len(tokens)) / bundle.fps)
         return EncodedVideo(
             tokens=tokens.copy(),
+            embeddings=None if embeddings is None else embeddings.copy(),
             model=bundle.manifest.name,
             model_fingerprint=bundle.fingerprint,
             source=self._name,

@@ -40,6 +40,7 @@ class TextFeatures:
         q: query tokens (K, L, D) float32.
         q_key: what patches are compared with (K, L, D) float32.
         pooled: the whole query (D,) float32.
+        embedding: CLIP's embedding (E,) float32, not normalised; None if the model gives none.
     """
 
     query: str
@@ -47,6 +48,7 @@ class TextFeatures:
     q: Floats
     q_key: Floats
     pooled: Floats
+    embedding: Floats | None = None
 
 
 class TextEncoder:
@@ -104,6 +106,11 @@ class TextEncoder:
                 q=np.array(out["q"][index, :, :length], dtype=np.float32),
                 q_key=np.array(out["q_key"][index, :, :length], dtype=np.float32),
                 pooled=np.array(out["pooled"][index], dtype=np.float32),
+                embedding=(
+                    np.array(out["embedding"][index], dtype=np.float32)
+                    if "embedding" in out
+                    else None
+                ),
             )
             for index, ((query, encoding), length) in enumerate(zip(items, lengths, strict=True))
         ]

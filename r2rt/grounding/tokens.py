@@ -1,7 +1,8 @@
-"""Frames in, tokens out: batches frames through `video_encoder` into one growing array."""
+"""Frames in, tokens out: batches frames through `video_encoder` into growing arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,8 @@ class TokenBuffer:
     """Encodes clips' frames in batches and keeps their tokens in order.
 
     The tokens of a full batch are written by the engine straight into their place, where the engine
-    can while the next batch is prepared.
+    can while the next batch is prepared. CLIP's embeddings are kept beside them where the model
+    gives them.
 
     Args:
         engine: what runs `video_encoder`.
@@ -47,6 +49,10 @@ class TokenBuffer:
         self._counts: list[int] = []
         token_shape = (dims.layers, dims.patches, dims.token_width)
         self._tokens = GrowingArray(token_shape, expected_clips)
+        # By the names of the graph's outputs.
+        self._arrays = {"tokens": self._tokens}
+        if dims.embedding_width is not None:
+            self._arrays["embedding"] = GrowingArray((dims.embedding_width,), expected_clips)
         self._encoded = 0
         self._skip_similar = skip_similar
         self._last: NDArray[np.uint8] | None = None  # the last frame that was or will be encoded
@@ -84,8 +90,12 @@ class TokenBuffer:
             return
         self._finish()
         self._reserve(self._encoded + count)
-        rows = self._tokens.rows
-        self._repeat(rows[self._encoded - 1 : self._encoded], [count], rows[self._encoded :])
+        last = slice(self._encoded - 1, self._encoded)
+        self._repeat(
+            {name: array.rows[last] for name, array in self._arrays.items()},
+            [count],
+            self._places(count),
+        )
         self._encoded += count
 
     def drop_oldest(self, clips: int) -> None:
@@ -93,8 +103,9 @@ class TokenBuffer:
         self.flush()
         self._finish()
         rest = self._encoded - clips
-        rows = self._tokens.rows
-        rows[:rest] = rows[clips : self._encoded]  # NumPy minds parts that overlap
+        for array in self._arrays.values():
+            # NumPy minds parts that overlap.
+            array.rows[:rest] = array.rows[clips : self._encoded]
         self._encoded = rest
 
     def flush(self) -> None:
@@ -105,30 +116,38 @@ class TokenBuffer:
         clips = sum(self._counts)
         self._reserve(self._encoded + clips)
         inputs = {"frames": self._frames[:waiting]}
-        place = self._tokens.rows[self._encoded : self._encoded + clips]
+        places = self._places(clips)
         if clips == waiting and self._pipelined is not None:
-            self._pipelined.submit(self._frames[:waiting], place)
+            self._pipelined.submit(self._frames[:waiting], places)
         elif clips == waiting:
-            self._engine.run(VIDEO_ENCODER, inputs, {"tokens": place})
+            self._engine.run(VIDEO_ENCODER, inputs, places)
         else:
-            tokens = self._engine.run(VIDEO_ENCODER, inputs)["tokens"]
-            self._repeat(tokens, self._counts, place)
+            self._repeat(self._engine.run(VIDEO_ENCODER, inputs), self._counts, places)
         self._encoded += clips
         self._counts.clear()
         if self._tokens.memory_mapped:
             forget(self._tokens.rows)
 
+    def _places(self, clips: int) -> dict[str, NDArray[np.float32]]:
+        """Return where the outputs of the next clips belong."""
+        part = slice(self._encoded, self._encoded + clips)
+        return {name: array.rows[part] for name, array in self._arrays.items()}
+
     def _repeat(
-        self, tokens: NDArray[np.float32], counts: list[int], place: NDArray[np.float32]
+        self,
+        outputs: Mapping[str, NDArray[np.float32]],
+        counts: list[int],
+        places: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        """Write every frame's tokens as often as it has clips, which can be thousands of times."""
-        end = 0
-        for row, count in zip(tokens, counts, strict=True):
-            start, end = end, end + count
-            for at in range(start, end, _CLIPS_AT_ONCE):
-                place[at : min(at + _CLIPS_AT_ONCE, end)] = row
-                if self._tokens.memory_mapped and count > _CLIPS_AT_ONCE:
-                    forget(place)
+        """Write every frame's outputs as often as it has clips, which can be thousands of times."""
+        for name, place in places.items():
+            end = 0
+            for row, count in zip(outputs[name], counts, strict=True):
+                start, end = end, end + count
+                for at in range(start, end, _CLIPS_AT_ONCE):
+                    place[at : min(at + _CLIPS_AT_ONCE, end)] = row
+                    if self._arrays[name].memory_mapped and count > _CLIPS_AT_ONCE:
+                        forget(place)
 
     def tokens(self) -> NDArray[np.float32]:
         """Return the tokens (T, K, P, C) float32 of all clips: a view that `add` may void."""
@@ -136,10 +155,18 @@ class TokenBuffer:
         self._finish()
         return self._tokens.rows[: self._encoded]
 
+    def embeddings(self) -> NDArray[np.float32] | None:
+        """Return CLIP's embeddings (T, E) of all clips, a view; None if the model gives none."""
+        self.flush()
+        self._finish()
+        found = self._arrays.get("embedding")
+        return None if found is None else found.rows[: self._encoded]
+
     def _reserve(self, clips: int) -> None:
         if clips > len(self._tokens.rows):
             self._finish()  # before what is on its way lands in the array that is given up
-            self._tokens.reserve(clips, used=self._encoded)
+        for array in self._arrays.values():
+            array.reserve(clips, used=self._encoded)
 
     def _finish(self) -> None:
         if self._pipelined is not None:

@@ -6,6 +6,7 @@ manifest with its size and sha256; what is not listed is not read.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,6 @@ from r2rt.errors import BundleDamagedError, HashMismatchError
 from r2rt.model.contract import GraphSpec, ModelDims, graph_specs
 from r2rt.model.graph_files import external_locations
 from r2rt.model.manifest import (
-    GRAPH_REVISION,
     MANIFEST_NAME,
     FileEntry,
     Manifest,
@@ -32,6 +32,8 @@ __all__ = ["Bundle", "file_entry"]
 
 # Forms of the graphs that are ready for one kind of machine: adding one changes no answer.
 _PREPARED = ("engines/", "kernels/")
+# The graph revision since which saliency is the authors'.
+_SALIENCY_MENDED = 2
 
 
 class Bundle:
@@ -125,7 +127,7 @@ class Bundle:
     @property
     def outdated(self) -> str | None:
         """Say how answers differ from those of a bundle exported today; None if they do not."""
-        if self.manifest.graph_revision >= GRAPH_REVISION or len(self.dims.strides) == 1:
+        if self.manifest.graph_revision >= _SALIENCY_MENDED or len(self.dims.strides) == 1:
             return None
         return (
             f"{self.manifest.name} was exported by an older r2rt, and its saliency is off by up to "
@@ -155,6 +157,10 @@ class Bundle:
             "graph_revision",
         ):
             del decisive[name]
+        # A bundle without embeddings has the fingerprint that it had before there were any.
+        sizes = dataclasses.asdict(self.dims)
+        sizes = {name: size for name, size in sizes.items() if size is not None}
+        decisive["dims"] = msgspec.Raw(msgspec.json.encode(sizes))
         decisive["files"] = {
             name: entry.sha256
             for name, entry in self.manifest.files.items()

@@ -5,14 +5,16 @@ against them, so that an engine and a model can only meet if they mean the same 
 
 Symbols: B frames in a batch, T clips, K CLIP layers read, P tokens a frame (CLS and patches),
 D width of the R² block, C numbers a stored token (D + 2 with temporal endpoint features, else D),
-N queries, L query tokens, M points of the temporal pyramid.
+E width of CLIP's embedding, N queries, L query tokens, M points of the temporal pyramid.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 __all__ = [
     "GROUNDER",
@@ -25,7 +27,10 @@ __all__ = [
     "graph_specs",
     "level_lengths",
     "parse_clip_rate",
+    "query_inputs",
 ]
+
+T = TypeVar("T")
 
 # Fraction alone would also take "1e999999999", and compute it.
 _CLIP_RATE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}|/[0-9]{1,9})?")
@@ -51,6 +56,8 @@ class ModelDims:
         strides: strides of the temporal pyramid's levels, in clips, ascending from 1.
         use_tef: whether temporal endpoint features are part of the model.
         has_offsets: whether a coordinate head predicts moments (saliency alone otherwise).
+        embedding_width: numbers E of CLIP's embedding of a frame or sentence; None where the
+            encoders do not give it.
     """
 
     image_size: int
@@ -61,6 +68,7 @@ class ModelDims:
     strides: tuple[int, ...]
     use_tef: bool
     has_offsets: bool
+    embedding_width: int | None = None
 
     @property
     def token_width(self) -> int:
@@ -91,10 +99,10 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
 
     `video_finalizer` is absent where the model has no temporal endpoint features, since then the
     encoder's tokens are final. `offsets` is absent from `grounder` where the model has no
-    coordinate head.
+    coordinate head, `embedding` from the encoders where `embedding_width` is None.
     """
     s, p, k, d = dims.image_size, dims.patches, dims.layers, dims.width
-    c = dims.token_width
+    c, e = dims.token_width, dims.embedding_width
 
     def f32(name: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype="float32", shape=shape)
@@ -104,7 +112,11 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
         GraphSpec(
             name=VIDEO_ENCODER,
             inputs=(TensorSpec(name="frames", dtype="uint8", shape=("B", s, s, 3)),),
-            outputs=(f32("tokens", "B", k, p, c),),
+            # `embedding` is CLIP's own, not normalised: what its image-text cosine compares.
+            outputs=(
+                f32("tokens", "B", k, p, c),
+                *(() if e is None else (f32("embedding", "B", e),)),
+            ),
         ),
         # `endpoints` holds s = t / T and e = (t + 1) / T of each clip. They are an input so that a
         # long video is finalised in chunks of clips, written side by side, with bounded memory.
@@ -125,6 +137,7 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
                 f32("q", "N", k, "L", d),
                 f32("q_key", "N", k, "L", d),
                 f32("pooled", "N", d),
+                *(() if e is None else (f32("embedding", "N", e),)),
             ),
         ),
         GraphSpec(
@@ -153,6 +166,11 @@ def level_lengths(num_clips: int, strides: tuple[int, ...]) -> tuple[int, ...]:
     another along M, in the order of `strides`; point j of a level stands at j · stride clips.
     """
     return tuple(num_clips // stride for stride in strides)
+
+
+def query_inputs(encoded: Mapping[str, T]) -> dict[str, T]:
+    """Return what `grounder` takes of `text_encoder`'s outputs: all but the embedding."""
+    return {name: value for name, value in encoded.items() if name != "embedding"}
 
 
 def parse_clip_rate(text: str) -> Fraction:

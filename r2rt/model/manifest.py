@@ -34,10 +34,12 @@ __all__ = [
     "read_manifest",
 ]
 
-SCHEMA_VERSION = 1
+# Bundles of schema 1 are read, too: their encoders give no embeddings.
+SCHEMA_VERSION, OLDEST_SCHEMA_VERSION = 2, 1
 # Counts changes of what a graph computes from the same weights. Revision 1 repeated the scores of a
-# pyramid level by its stride; 2 repeats them T // length times, as the authors do.
-GRAPH_REVISION = 2
+# pyramid level by its stride; 2 repeats them T // length times, as the authors do; 3 gives CLIP's
+# embeddings, too.
+GRAPH_REVISION = 3
 MANIFEST_NAME = "bundle.json"
 TOKENIZER_NAME = "tokenizer.json"
 
@@ -193,7 +195,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Manifest(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """`bundle.json`, schema 1.
+    """`bundle.json`, schema 2.
 
     Attributes:
         schema: version of this layout.
@@ -296,10 +298,10 @@ def parse_manifest(text: bytes, *, where: str) -> Manifest:
         )
     try:
         version = msgspec.json.decode(text, type=_Version).schema
-        if version != SCHEMA_VERSION:
+        if not OLDEST_SCHEMA_VERSION <= version <= SCHEMA_VERSION:
             raise BundleSchemaError(
-                f"{where}: schema {version}, this r2rt reads schema {SCHEMA_VERSION}; "
-                "export the model again with this version"
+                f"{where}: schema {version}, this r2rt reads schema {OLDEST_SCHEMA_VERSION} to "
+                f"{SCHEMA_VERSION}; export the model again with this version"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:

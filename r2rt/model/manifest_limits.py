@@ -54,6 +54,9 @@ def _impossible_sizes(manifest: Manifest) -> str | None:
     for name, (size, most) in sizes.items():
         if not 1 <= size <= most:
             return f"sizes must be positive and {name} at most {most}, got {size}"
+    embedding_width = dims.embedding_width
+    if embedding_width is not None and not 1 <= embedding_width <= _MAX_TOWER_WIDTH:
+        return f"embedding_width must be 1 to {_MAX_TOWER_WIDTH} or null, got {embedding_width}"
     token_bytes = 4 * dims.layers * dims.patches * dims.token_width
     if token_bytes > _MAX_TOKEN_BYTES:
         return f"a clip of {dims} takes {token_bytes} bytes, expected at most {_MAX_TOKEN_BYTES}"

@@ -29,7 +29,7 @@ from r2rt.video.plan import PlanCost
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-__all__ = ["IMAGE_SUFFIXES", "ArraySource", "ImageFolder", "natural_key"]
+__all__ = ["IMAGE_SUFFIXES", "ArraySource", "ImageFolder", "natural_key", "read_image"]
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
@@ -251,6 +251,21 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     runs = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
     keyed = [(0, int(run), "") if run[0] in "0123456789" else (1, 0, run) for run in runs]
     return [*keyed, (-1, 0, name)]
+
+
+def read_image(path: Path) -> VideoFrame:
+    """Return the image in a file, or the first frame of a video.
+
+    Raises:
+        SourceNotFoundError: there is no such file.
+        NotAVideoError: it holds no image that can be read.
+    """
+    if not path.is_file():
+        raise SourceNotFoundError(f"{path}: no such file; name an image")
+    image = _read_image(path)
+    if image is None:
+        raise NotAVideoError(f"{path}: no image that can be read; name a JPEG or PNG file")
+    return image
 
 
 def _read_image(path: Path) -> VideoFrame | None:

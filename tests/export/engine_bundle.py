@@ -32,6 +32,7 @@ _CLIP = ClipConfig(
     text_layers=3,
     text_heads=2,
     text_mlp_width=128,
+    embed_width=32,
 )
 
 

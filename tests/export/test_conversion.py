@@ -46,6 +46,7 @@ def architecture_of(model: R2Tuning, towers: ClipTowers) -> Architecture:
         use_tef=config.use_tef,
         has_offsets=config.has_offsets,
         merge_cls_sal=config.merge_cls_sal,
+        embedding_width=clip.embed_width,
     )
 
 

@@ -27,6 +27,7 @@ from r2rt.model.contract import (
     TensorSpec,
     graph_specs,
     level_lengths,
+    query_inputs,
 )
 from tests.export.tiny import (
     HIGHLIGHT,
@@ -191,7 +192,7 @@ def test_pixels_give_the_golden_answers(shared: Path, tmp_path: Path) -> None:
     ids = arrays["tokens"][None, : int(arrays["tokens"].argmax()) + 1]
     mask = np.ones(ids.shape, np.float32)
     texts = run(graphs[TEXT_ENCODER], {"token_ids": ids, "query_mask": mask})
-    answers = run(graphs[GROUNDER], {"v": v, "query_mask": mask, **texts})
+    answers = run(graphs[GROUNDER], {"v": v, "query_mask": mask, **query_inputs(texts)})
     check_answers(arrays, answers, exported.manifest.dims.strides, EXPORTED)
 
 

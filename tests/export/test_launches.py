@@ -38,7 +38,7 @@ from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.engine import TensorRTEngine
 from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, read_engine
 from r2rt.model.bundle import Bundle, file_entry
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, query_inputs
 from r2rt.model.manifest import Check
 from tests.export.engine_bundle import rtx
 from tests.export.tiny import HIGHLIGHT, MOMENT, endpoints
@@ -204,7 +204,7 @@ def cases(bundle: Bundle) -> dict[str, tuple[dict[str, Any], Any]]:
     if VIDEO_FINALIZER in bundle.graphs:
         found[VIDEO_FINALIZER] = {"tokens": tokens, "endpoints": endpoints(_CLIPS)}
         v = cpu.run(VIDEO_FINALIZER, found[VIDEO_FINALIZER])["v"]
-    found[GROUNDER] = {"v": v, "query_mask": mask, **cpu.run(TEXT_ENCODER, queries)}
+    found[GROUNDER] = {"v": v, "query_mask": mask, **query_inputs(cpu.run(TEXT_ENCODER, queries))}
     return {graph: (inputs, cpu.run(graph, inputs)) for graph, inputs in found.items()}
 
 

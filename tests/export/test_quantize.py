@@ -26,7 +26,7 @@ from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.model.manifest import manifest_bytes, parse_manifest
 from r2rt.model.onnx_graph import OnnxGraph
-from r2rt.quality.agreement import LIMITS, Limits, compare, relative_error
+from r2rt.quality.agreement import LIMITS, QUERIES, Limits, compare, relative_error
 from r2rt.quality.int8 import collect, find_linears, fit_linear, quantize_graph
 from r2rt.quality.int8.samples import open_session
 from tests.conftest import CHECKOUT
@@ -148,6 +148,22 @@ class TestTheBundle:
         engine = OnnxRuntimeEngine(bundle)
         for name in bundle.graphs:
             engine.open(name)
+
+    def test_embeddings_are_projected_in_fp32(self, quantized: Quantized, outliers: Path) -> None:
+        got, want = (Grounder.load(path) for path in (quantized.path, outliers))
+        for exact, found in (
+            (want.encode(SHAPES).embeddings, got.encode(SHAPES).embeddings),
+            (want.embed_text(QUERIES), got.embed_text(QUERIES)),
+        ):
+            assert exact is not None
+            assert found is not None
+            assert 0 < relative_error(found, exact) < 3 * LIMITS.token_error
+        for graph in (VIDEO_ENCODER, TEXT_ENCODER):
+            weights = {
+                x.name: x.data_type
+                for x in onnx.load(quantized.path / f"{graph}.onnx").graph.initializer
+            }
+            assert weights["projection.weight"] == onnx.TensorProto.FLOAT
 
     def test_its_encoders_are_a_third_as_large(self, quantized: Quantized, outliers: Path) -> None:
         origin = Bundle.open(outliers).manifest.files

@@ -36,6 +36,7 @@ CONFIG = ClipConfig(
     text_layers=4,
     text_heads=1,
     text_mlp_width=256,
+    embed_width=40,
     vocab_size=49408,  # CLIP's own, so that real queries can be read
 )
 

@@ -76,7 +76,10 @@ class FakeEngine:
         self.frames_encoded += len(frames)
         red = frames[..., 0].astype(np.float32).mean(axis=(1, 2))
         shape = (len(frames), DIMS.layers, DIMS.patches, DIMS.token_width)
-        return {"tokens": np.broadcast_to(red[:, None, None, None], shape).copy()}
+        return {
+            "tokens": np.broadcast_to(red[:, None, None, None], shape).copy(),
+            "embedding": np.stack([red, -red], axis=1),
+        }
 
     def _video_finalizer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         tokens, endpoints = inputs["tokens"], inputs["endpoints"]

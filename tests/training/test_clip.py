@@ -42,6 +42,7 @@ TINY = ClipConfig(
     text_heads=1,
     text_mlp_width=256,
     vocab_size=300,
+    embed_width=32,
 )
 
 
@@ -237,6 +238,38 @@ def test_architectures_that_are_no_plain_clip_are_refused(name: str, message: st
         arch_config(name)
 
 
+def test_embeddings_are_those_of_open_clip() -> None:
+    model = open_clip_model(TINY)
+    towers = towers_from_state_dict(TINY, model.state_dict())
+    frames = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    pixels = (frames / 255 - torch.tensor(TINY.mean)) / torch.tensor(TINY.std)
+    with torch.no_grad():
+        want = model.encode_image(pixels.permute(0, 3, 1, 2))  # type: ignore[operator]
+    found = towers.embed_frames(towers.encode_video(frames, 2))
+    torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
+
+    # open_clip finds the end of a text as its highest id.
+    lengths = torch.tensor([3, 9, TINY.context_length])
+    token_ids = torch.randint(0, 298, (3, TINY.context_length))
+    token_ids[torch.arange(3), lengths - 1] = 299
+    with torch.no_grad():
+        want = model.encode_text(token_ids)  # type: ignore[operator]
+    found = towers.embed_texts(towers.encode_text(token_ids, 2), lengths)
+    torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_without_projections_make_towers_without_embeddings() -> None:
+    state = openai_state()
+    for key in list(state):
+        if re.match(r"visual\.(ln_post|proj)|ln_final|text_projection", key):
+            del state[key]
+    assert infer_config(state).embed_width is None
+    towers = towers_from_state_dict(TINY, state)
+    assert towers.config == replace(TINY, embed_width=None)
+    with pytest.raises(ClipError, match="no projection"):
+        towers.embed_frames(torch.zeros(1, 1, 17, 128))
+
+
 def test_sizes_are_read_off_the_shapes() -> None:
     inferred = infer_config(openai_state())
     assert replace(inferred, name="tiny") == TINY
@@ -261,6 +294,7 @@ BLOCK = "visual.transformer.resblocks.3."
     [
         (drop(BLOCK + "ln_1.bias"), rf"missing {re.escape(BLOCK)}ln_1.bias"),
         (drop("positional_embedding"), "missing positional_embedding"),
+        (drop("visual.proj"), "missing visual.proj"),
         (put("visual.extra.weight", torch.zeros(1)), "unexpected visual.extra.weight"),
         (put(BLOCK + "ls_1.gamma", torch.zeros(128)), "unexpected .*ls_1.gamma"),
         (

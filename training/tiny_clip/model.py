@@ -43,6 +43,7 @@ def tiny_config() -> ClipConfig:
         context_length=text["context_length"],
         vocab_size=text["vocab_size"],
         quick_gelu=found["quick_gelu"],
+        embed_width=found["embed_dim"],
     )
 
 

@@ -153,10 +153,10 @@ class TensorRTEngine:
         weakref.finalize(owner, self._gpu.drop, memory)
         return DeviceArray(address=memory.address, shape=tuple(shape), dtype=kind, owner=owner)
 
-    def submit(self, frames: NDArray[np.uint8], tokens: NDArray[np.float32]) -> None:
+    def submit(self, frames: NDArray[np.uint8], outputs: Mapping[str, NDArray[np.float32]]) -> None:
         """Encode frames while the next are prepared; see `PipelinedEngine.submit`."""
         self._gpu.activate()
-        self._pipeline.submit(frames, tokens)
+        self._pipeline.submit(frames, outputs)
 
     def finish(self) -> None:
         """Wait for what was submitted; see `PipelinedEngine.finish`."""

@@ -1,18 +1,18 @@
 """Frames to tokens with uploads, computation and downloads side by side.
 
 Two slots take turns. While one's frames are computed, the host fills the other's pinned memory and
-its upload runs; the tokens of the one before go down meanwhile. Three streams, one for each kind
+its upload runs; the outputs of the one before go down meanwhile. Three streams, one for each kind
 of work, are tied by events:
 
     upload    waits until the slot's last computation has read its frames
-    compute   waits for the slot's upload, and until its last tokens have gone down
+    compute   waits for the slot's upload, and until its last outputs have gone down
     download  waits for the slot's computation
-    host      fills a slot once its last upload is done; takes tokens once its download is
+    host      fills a slot once its last upload is done; takes outputs once its download is
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -44,10 +44,10 @@ class FramePipeline:
         self._slots: list[_Slot] = []
         self._submitted = 0
 
-    def submit(self, frames: NDArray[np.uint8], tokens: NDArray[np.float32]) -> None:
+    def submit(self, frames: NDArray[np.uint8], outputs: Mapping[str, NDArray[np.float32]]) -> None:
         """Begin to encode frames (B, S, S, 3), which may be written over at once.
 
-        The tokens (B, K, P, C) are in their place after `finish`, not before.
+        The outputs, such as tokens (B, K, P, C), are in their places after `finish`, not before.
         """
         if not self._slots:
             self._open()
@@ -64,12 +64,13 @@ class FramePipeline:
         slot.computed.record(self._compute)
         slot.take()
         self._download.wait(slot.computed)
-        program.download(self._download, "tokens")
+        for name in outputs:
+            program.download(self._download, name)
         slot.downloaded.record(self._download)
-        slot.program, slot.tokens = program, tokens
+        slot.program, slot.outputs = program, outputs
 
     def finish(self) -> None:
-        """Wait until all tokens are in their places."""
+        """Wait until all outputs are in their places."""
         for offset in range(len(self._slots)):
             self._slots[(self._submitted + offset) % SLOTS].take()
 
@@ -109,15 +110,16 @@ class _Slot:
         self.uploaded, self.computed, self.downloaded = gpu.event(), gpu.event(), gpu.event()
         self.programs: dict[int, Program] = {}
         self.program: Program | None = None
-        self.tokens: NDArray[np.float32] | None = None
+        self.outputs: Mapping[str, NDArray[np.float32]] = {}
 
     def take(self) -> None:
-        """Wait for the batch in this slot and put its tokens where they belong."""
-        if self.program is None or self.tokens is None:
+        """Wait for the batch in this slot and put its outputs where they belong."""
+        if self.program is None:
             return
         self.downloaded.synchronize()
-        np.copyto(self.tokens, self.program.result("tokens", self.tokens.shape))
-        self.program = self.tokens = None
+        for name, place in self.outputs.items():
+            np.copyto(place, self.program.result(name, place.shape))
+        self.program, self.outputs = None, {}
 
     def close(self) -> None:
         with ExitStack() as stack:

@@ -38,6 +38,7 @@ class Architecture:
         use_tef: whether it has temporal endpoint features.
         has_offsets: whether it predicts moments.
         merge_cls_sal: whether saliency is multiplied by the cosine of clip and query.
+        embedding_width: width E of CLIP's embedding; None where its weights have no projection.
         mean: of RGB in 0..1, with which frames are normalised.
         std: of RGB in 0..1.
     """
@@ -59,6 +60,7 @@ class Architecture:
     use_tef: bool
     has_offsets: bool
     merge_cls_sal: bool
+    embedding_width: int | None = None
     mean: Triple = _MEAN
     std: Triple = _STD
 
@@ -74,6 +76,7 @@ class Architecture:
             strides=self.strides,
             use_tef=self.use_tef,
             has_offsets=self.has_offsets,
+            embedding_width=self.embedding_width,
         )
 
 
@@ -98,4 +101,5 @@ def published_architecture(family: str) -> Architecture:
         use_tef=found.moments,
         has_offsets=found.moments,
         merge_cls_sal=found.moments,
+        embedding_width=512,
     )

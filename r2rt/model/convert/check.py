@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.contract import (
+    GROUNDER,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+    query_inputs,
+)
 from r2rt.model.convert import reference
 from r2rt.model.manifest import Check, Verification
 
@@ -129,7 +135,8 @@ def check_graphs(
     comparisons = []
 
     frames = sample_frames(2, architecture.image_size)
-    tokens = _run(files[VIDEO_ENCODER], frames=frames)["tokens"]
+    encoded = _run(files[VIDEO_ENCODER], frames=frames)
+    tokens = encoded["tokens"]
     if architecture.use_tef:
         comparisons += _compare_tokens(tokens, states, len(v[0, 0, 0]))
         ends = np.arange(len(_CLIPS) + 1, dtype=np.float32) / len(_CLIPS)
@@ -141,7 +148,8 @@ def check_graphs(
     comparisons.append(_compared("video v", TOLERANCES[VIDEO_ENCODER], tokens, v))
 
     queries = _queries(clip)
-    q = [_mapped_query(checkpoint, clip, ids, architecture) for ids in queries]
+    text = [_text_states(clip, ids, architecture) for ids in queries]
+    q = [np.stack([reference.map_query(checkpoint, x) for x in layers]) for layers in text]
     ids = np.zeros((len(queries), max(_LENGTHS)), np.int64)
     mask = np.zeros(ids.shape, np.float32)
     for row, query in enumerate(queries):
@@ -158,7 +166,19 @@ def check_graphs(
         found.add(texts["q_key"][row, :, : want.shape[1]], want)
     comparisons.append(found)
 
-    answers = _run(files[GROUNDER], v=tokens, query_mask=mask, **texts)
+    if architecture.embedding_width is not None:
+        for graph, got, want in (
+            (
+                VIDEO_ENCODER,
+                encoded["embedding"],
+                [reference.embed_image(clip, x[-1]) for x in states],
+            ),
+            (TEXT_ENCODER, texts["embedding"], [reference.embed_text(clip, x[-1]) for x in text]),
+        ):
+            comparisons.append(
+                _compared(f"{graph} embedding", TOLERANCES[graph], got, np.array(want))
+            )
+    answers = _run(files[GROUNDER], v=tokens, query_mask=mask, **query_inputs(texts))
     wanted = [
         reference.ground(
             checkpoint,
@@ -208,14 +228,14 @@ def _queries(clip: Weights) -> list[NDArray[np.int64]]:
     return [random.integers(0, words, length) for length in _LENGTHS]
 
 
-def _mapped_query(
-    checkpoint: Weights, clip: Weights, ids: NDArray[np.int64], architecture: Architecture
-) -> Array:
-    """Map token ids (L,) to q (K, L, D)."""
+def _text_states(
+    clip: Weights, ids: NDArray[np.int64], architecture: Architecture
+) -> list[NDArray[np.float64]]:
+    """Return the last K blocks' states of token ids (L,), (L, Ct) each."""
     states = reference.text_states(
         clip, ids, blocks=architecture.text_blocks, heads=architecture.text_heads
     )
-    return np.stack([reference.map_query(checkpoint, x) for x in states[-architecture.layers :]])
+    return states[-architecture.layers :]
 
 
 def _compare_tokens(tokens: Array, states: Array, width: int) -> list[Comparison]:

@@ -59,6 +59,7 @@ def video_encoder(
         **_norm("ln_pre", clip, "visual.ln_pre"),
         **_tower(clip, "visual.transformer", heads),
         **_inside("tokens", frame_tokens(checkpoint, use_tef=use_tef)),
+        **_projection(clip, "visual.ln_post", "visual.proj"),
     }
 
 
@@ -91,6 +92,7 @@ def text_encoder(checkpoint: Weights, clip: Weights, *, heads: int) -> dict[str,
         "positions": _single(clip["positional_embedding"]),
         **_tower(clip, "transformer", heads),
         **_inside("tokens", query_tokens(checkpoint)),
+        **_projection(clip, "ln_final", "text_projection"),
     }
 
 
@@ -183,6 +185,16 @@ def _heads(checkpoint: Weights) -> dict[str, Array]:
     if len(heads) > 1:
         weights |= _each("coef", _single(checkpoint["coef"])[:, None])
     return weights
+
+
+def _projection(clip: Weights, norm: str, matrix: str) -> dict[str, Array]:
+    """From a tower to CLIP's embedding; nothing where the weights have no such matrix."""
+    if matrix not in clip:
+        return {}
+    return {
+        **_norm("projection.norm", clip, norm),
+        "projection.weight": _single(clip[matrix]),
+    }
 
 
 def _tower(clip: Weights, prefix: str, heads: int) -> dict[str, Array]:

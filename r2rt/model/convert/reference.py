@@ -4,7 +4,8 @@ It is written from the model's definition, not from the graphs: nothing is folde
 batched. The graphs are held to it after a conversion, and readers may start here.
 
 A checkpoint's tensors have the published names, CLIP's have OpenAI's. T clips, P tokens a frame,
-K CLIP layers, L query tokens, D width of the R² block, Cv and Ct widths of CLIP's towers.
+K CLIP layers, L query tokens, D width of the R² block, Cv and Ct widths of CLIP's towers, E of its
+embedding.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 __all__ = [
     "Answer",
     "Prefixed",
+    "embed_image",
+    "embed_text",
     "ground",
     "image_states",
     "map_query",
@@ -76,6 +79,18 @@ def text_states(clip: Weights, ids: NDArray[np.int64], *, blocks: int, heads: in
     x = np.asarray(clip["token_embedding.weight"][ids], np.float64)
     x = x + Prefixed(clip)["positional_embedding"][: len(ids)]
     return _tower(Prefixed(clip), x, blocks, heads, causal=True)
+
+
+def embed_image(clip: Weights, states: Floats) -> Floats:
+    """Return CLIP's embedding (E,) of the last vision block's states (P, Cv), not normalised."""
+    w = Prefixed(clip, "visual.")
+    return np.asarray(_norm(states[0], w.inside("ln_post")) @ w["proj"])
+
+
+def embed_text(clip: Weights, states: Floats) -> Floats:
+    """Return CLIP's embedding (E,) of the last text block's states (L, Ct) of a text's L tokens."""
+    w = Prefixed(clip)
+    return np.asarray(_norm(states[-1], w.inside("ln_final")) @ w["text_projection"])
 
 
 def map_video(checkpoint: Weights, states: Floats, *, use_tef: bool) -> Floats:

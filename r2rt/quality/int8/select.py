@@ -22,6 +22,8 @@ __all__ = ["Selection", "select"]
 
 # Below this many weights a layer is not worth an error of its own.
 _SMALLEST = 1 << 12
+# CLIP's embedding is compared by its cosine, which tells less apart than the R² block: kept exact.
+_EXACT = "projection."
 # Beyond this share of the work, leaving out one layer after the other does not make a fast model.
 _MOST_KEPT = 0.6
 
@@ -116,7 +118,7 @@ class _Chooser:
         self._weights = {}
         for linear in find_linears(graph):
             weight = constants[linear.weight]
-            if weight.size >= _SMALLEST:
+            if weight.size >= _SMALLEST and not linear.name.startswith(_EXACT):
                 self._linears[linear.name] = linear
                 self._weights[linear.name] = np.asarray(weight, dtype=np.float32)
         tables = [

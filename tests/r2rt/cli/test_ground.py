@@ -253,7 +253,7 @@ def test_bad_models_are_told_apart(tmp_path: Path) -> None:
     (damaged / "grounder.onnx").unlink()
     fails(run("ground", DEMO_VIDEO, QUERY, "--model", damaged), 21, "grounder.onnx")
     future = broken("future")
-    manifest = (future / "bundle.json").read_text().replace('"schema": 1', '"schema": 9')
+    manifest = (future / "bundle.json").read_text().replace('"schema": 2', '"schema": 9')
     (future / "bundle.json").write_text(manifest)
     fails(run("ground", DEMO_VIDEO, QUERY, "--model", future), 22, "schema 9")
     changed = broken("changed")

@@ -23,9 +23,10 @@ from r2rt.video import Departures
 
 @pytest.fixture
 def video() -> EncodedVideo:
-    tokens = np.random.default_rng(0).normal(size=(5, 3, 2, 6)).astype(np.float32)
+    random = np.random.default_rng(0)
     return EncodedVideo(
-        tokens=tokens,
+        tokens=random.normal(size=(5, 3, 2, 6)).astype(np.float32),
+        embeddings=random.normal(size=(5, 7)).astype(np.float32),
         model="tiny",
         model_fingerprint="ab" * 16,
         source="a video ü.mp4",
@@ -43,11 +44,14 @@ def test_what_was_saved_is_loaded(video: EncodedVideo, tmp_path: Path) -> None:
     video.save(path)
     loaded = EncodedVideo.load(path)
     np.testing.assert_array_equal(loaded.tokens, video.tokens)
+    np.testing.assert_array_equal(loaded.embeddings, video.embeddings)
     for field in dataclasses.fields(EncodedVideo):
-        if field.name != "tokens":
+        if field.name not in {"tokens", "embeddings"}:
             assert getattr(loaded, field.name) == getattr(video, field.name)
     assert is_encoded_video(path)
-    np.testing.assert_array_equal(load_file(path)["tokens"], video.tokens)  # by the library
+    by_library = load_file(path)
+    np.testing.assert_array_equal(by_library["tokens"], video.tokens)
+    np.testing.assert_array_equal(by_library["embeddings"], video.embeddings)
     assert [path.name for path in tmp_path.iterdir()] == ["video.r2rt"]
 
 
@@ -58,6 +62,8 @@ def test_a_part_is_a_view_whose_clips_keep_their_times(
     part = video.part(*span)
     assert np.shares_memory(part.tokens, video.tokens)
     np.testing.assert_array_equal(part.tokens, video.tokens[slice(*span)])
+    assert video.embeddings is not None
+    np.testing.assert_array_equal(part.embeddings, video.embeddings[slice(*span)])
     np.testing.assert_allclose(part.clip_starts_s, video.clip_starts_s[slice(*span)], atol=1e-12)
     ends = [*video.clip_starts_s[1:], video.start_s + video.duration_s]
     assert part.start_s + part.duration_s == pytest.approx(ends[span[1] - 1], abs=1e-12)
@@ -70,6 +76,28 @@ def test_a_part_is_a_view_whose_clips_keep_their_times(
 def test_what_is_no_part_is_refused(video: EncodedVideo, span: tuple[int, int]) -> None:
     with pytest.raises(QueryError, match="not a part of 5 clips"):
         video.part(*span)
+
+
+def test_a_file_without_embeddings_is_read_as_one_of_an_older_r2rt(
+    video: EncodedVideo, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    dataclasses.replace(video, embeddings=None).save(path)
+    with_record(path, {"schema": 2})
+    loaded = EncodedVideo.load(path)
+    assert loaded.embeddings is None
+    assert loaded.part(1, 3).embeddings is None
+    np.testing.assert_array_equal(loaded.tokens, video.tokens)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (5,), (5, 0), (5, 7, 1)])
+def test_embeddings_of_another_shape_are_refused(
+    video: EncodedVideo, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    path = tmp_path / "file"
+    dataclasses.replace(video, embeddings=np.ones(shape, np.float32)).save(path)
+    with pytest.raises(EncodedVideoError):
+        EncodedVideo.load(path)
 
 
 def test_saving_is_deterministic(video: EncodedVideo, tmp_path: Path) -> None:
@@ -127,7 +155,7 @@ def test_a_fitting_checksum_is_accepted(video: EncodedVideo, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 3},
+        {"schema": 4},
         {"fps": "0"},
         {"fps": "1/0"},
         {"fps": "many"},
@@ -174,7 +202,7 @@ def test_a_file_without_a_checksum_says_how_to_make_it_anew(
     del record["xxh3_128"]
     record["schema"] = 1
     save_file({"tokens": video.tokens}, path, {"r2rt_encoded_video": json.dumps(record)})
-    with pytest.raises(EncodedVideoError, match=r"schema 1, this r2rt reads 2; .*r2rt encode"):
+    with pytest.raises(EncodedVideoError, match=r"schema 1, this r2rt reads 2 to 3; .*r2rt encode"):
         EncodedVideo.load(path)
 
 
@@ -184,7 +212,10 @@ def test_zeroed_halves_and_flipped_bits_of_large_tokens_are_found(
 ) -> None:
     tokens = np.random.default_rng(1).normal(size=(50, 4, 50, 256)).astype(np.float32)
     path = tmp_path / "file"
-    dataclasses.replace(video, tokens=tokens, duration_s=50 / float(video.fps)).save(path)
+    large = dataclasses.replace(
+        video, tokens=tokens, embeddings=None, duration_s=50 / float(video.fps)
+    )
+    large.save(path)
     np.testing.assert_array_equal(EncodedVideo.load(path).tokens, tokens)
     content = bytearray(path.read_bytes())
     content[int(at * len(content))] ^= 1

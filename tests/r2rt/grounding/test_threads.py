@@ -120,7 +120,7 @@ class OneAtATime(FakeEngine):
     def __init__(self) -> None:
         super().__init__()
         self._busy = threading.Lock()
-        self._pending: list[tuple[NDArray[np.uint8], NDArray[np.float32]]] = []
+        self._pending: list[tuple[NDArray[np.uint8], Mapping[str, NDArray[np.float32]]]] = []
         self.closed = 0
 
     def _alone(self, call: Callable[[], dict[str, Array]]) -> dict[str, Array]:
@@ -142,13 +142,13 @@ class OneAtATime(FakeEngine):
 
         return self._alone(call)
 
-    def submit(self, frames: NDArray[np.uint8], tokens: NDArray[np.float32]) -> None:
-        self._pending.append((frames.copy(), tokens))
+    def submit(self, frames: NDArray[np.uint8], outputs: Mapping[str, NDArray[np.float32]]) -> None:
+        self._pending.append((frames.copy(), outputs))
 
     def finish(self) -> None:
         while self._pending:
-            frames, tokens = self._pending.pop(0)
-            self.run("video_encoder", {"frames": frames}, {"tokens": tokens})
+            frames, outputs = self._pending.pop(0)
+            self.run("video_encoder", {"frames": frames}, outputs)
 
     def close(self) -> None:
         self.closed += 1

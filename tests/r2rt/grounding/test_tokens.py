@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def frame(level: int) -> NDArray[np.uint8]:
 @given(levels=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), min_size=1, max_size=30))
 def test_runs_of_equal_frames_are_encoded_once(levels: list[tuple[int, int]]) -> None:
     engine = FakeEngine()
-    buffer = TokenBuffer(engine, DIMS, expected_clips=4)
+    buffer = TokenBuffer(engine, replace(DIMS, embedding_width=2), expected_clips=4)
     for level, count in levels:
         buffer.add(frame(level), count)
     clips = [level for level, count in levels for _ in range(count)]
@@ -34,6 +35,7 @@ def test_runs_of_equal_frames_are_encoded_once(levels: list[tuple[int, int]]) ->
     want = FakeEngine().run(VIDEO_ENCODER, {"frames": one_by_one})["tokens"]
     assert buffer.num_clips == len(clips)
     np.testing.assert_array_equal(buffer.tokens(), want)
+    np.testing.assert_array_equal(buffer.embeddings(), [(level, -level) for level in clips])
     assert engine.frames_encoded == 1 + sum(a != b for a, b in itertools.pairwise(clips))
     assert buffer.clips_similar == 0
 

@@ -503,8 +503,8 @@ class TestHostileMirror:
             pull("mine", source=f"{hub.url}/mirror")
 
     def test_a_bundle_of_another_schema(self, hub: Hub) -> None:
-        hub.add("mirror/mine/bundle.json", b'{"schema": 2}')
-        with pytest.raises(BundleSchemaError, match="schema 2"):
+        hub.add("mirror/mine/bundle.json", b'{"schema": 3}')
+        with pytest.raises(BundleSchemaError, match="schema 3"):
             pull("mine", source=f"{hub.url}/mirror")
 
     @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "-x", "x" * 200])

@@ -20,7 +20,7 @@ from r2rt.engines.tensorrt.pipeline import SLOTS
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, query_inputs
 from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, _Context, bundle_with_engines
 from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
 
@@ -78,7 +78,7 @@ def test_every_graph_gives_what_the_cpu_gives(bundle: Bundle, seed: int) -> None
     }
     inputs[GROUNDER] = {
         "v": cpu.run(VIDEO_FINALIZER, inputs[VIDEO_FINALIZER])["v"],
-        **cpu.run(TEXT_ENCODER, inputs[TEXT_ENCODER]),
+        **query_inputs(cpu.run(TEXT_ENCODER, inputs[TEXT_ENCODER])),
         "query_mask": inputs[TEXT_ENCODER]["query_mask"],
     }
     for _ in range(3):  # run, captured, replayed
@@ -145,15 +145,19 @@ def test_pipelined_batches_come_out_right_in_any_order_of_streams(
     assert isinstance(opened.engine, PipelinedEngine)
     pictures = frames(bundle, 19)
     tokens = np.full(token_shape(bundle, 19), np.nan, np.float32)
+    embeddings = np.full((19, bundle.dims.embedding_width or 0), np.nan, np.float32)
     staging = np.empty_like(pictures[:4])
     for start in range(0, 19, 4):
         part = pictures[start : start + 4]
         staging[: len(part)] = part
-        opened.engine.submit(staging[: len(part)], tokens[start : start + 4])
+        rows = slice(start, start + 4)
+        places = {"tokens": tokens[rows], "embedding": embeddings[rows]}
+        opened.engine.submit(staging[: len(part)], places)
         staging[:] = 0  # the caller's to reuse as soon as `submit` returns
     opened.engine.finish()
     want = OnnxRuntimeEngine(bundle, threads=1).run(VIDEO_ENCODER, {"frames": pictures})
     np.testing.assert_allclose(tokens, want["tokens"], atol=2e-5)
+    np.testing.assert_allclose(embeddings, want["embedding"], atol=2e-5)
     opened.engine.finish()
     close(opened)
 
@@ -165,7 +169,7 @@ def test_uploads_run_ahead_of_computation(bundle: Bundle) -> None:
         opened = Opened(bundle, seed=seed)
         tokens = np.empty(token_shape(bundle, 16), np.float32)
         for start in range(0, 16, 4):
-            opened.engine.submit(frames(bundle, 4), tokens[start : start + 4])
+            opened.engine.submit(frames(bundle, 4), {"tokens": tokens[start : start + 4]})
         opened.engine.finish()
         work = [name for name in opened.driver.ran if name in {"upload", VIDEO_ENCODER}]
         assert sorted(work) == ["upload"] * 4 + [VIDEO_ENCODER] * 4
@@ -189,7 +193,7 @@ def test_values_stay_on_the_device_between_graphs(bundle: Bundle) -> None:
     downloads = opened.driver.calls.count("cuMemcpyDtoHAsync")
     assert downloads == 0
     queries = texts(bundle, 1, 7)
-    encoded = cpu.run(TEXT_ENCODER, queries) | {"query_mask": queries["query_mask"]}
+    encoded = query_inputs(cpu.run(TEXT_ENCODER, queries)) | {"query_mask": queries["query_mask"]}
     got = engine.run(GROUNDER, {"v": v, **encoded})
     want_v = cpu.run(VIDEO_FINALIZER, {"tokens": tokens, "endpoints": ends})["v"]
     want = cpu.run(GROUNDER, {"v": want_v, **encoded})
@@ -251,7 +255,8 @@ def test_release_frees_a_graph_and_it_is_opened_again(bundle: Bundle) -> None:
     before = opened.driver.leaks()
     values = {"frames": frames(bundle, 2)}
     first = opened.engine.run(VIDEO_ENCODER, values)
-    opened.engine.submit(values["frames"], np.empty(token_shape(bundle, 2), np.float32))
+    places = {"tokens": np.empty(token_shape(bundle, 2), np.float32)}
+    opened.engine.submit(values["frames"], places)
     opened.engine.release(VIDEO_ENCODER)
     gc.collect()
     assert opened.driver.leaks() == before
@@ -304,13 +309,13 @@ def session(engine: TensorRTEngine, bundle: Bundle) -> None:
     """Everything a session does, on little data."""
     tokens = np.empty(token_shape(bundle, 6), np.float32)
     for start in range(0, 6, 2):
-        engine.submit(frames(bundle, 2), tokens[start : start + 2])
+        engine.submit(frames(bundle, 2), {"tokens": tokens[start : start + 2]})
     engine.finish()
     v = engine.empty((6, bundle.dims.layers, bundle.dims.patches, bundle.dims.width))
     ends = np.ones((6, 2), np.float32)
     engine.run(VIDEO_FINALIZER, {"tokens": tokens, "endpoints": ends}, {"v": v})
     queries = texts(bundle, 1, 5)
-    encoded = engine.run(TEXT_ENCODER, queries)
+    encoded = query_inputs(engine.run(TEXT_ENCODER, queries))
     for _ in range(2):
         values: dict[str, Any] = {"v": v, **encoded, "query_mask": queries["query_mask"]}
         engine.run(GROUNDER, values)
