@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export._checkout import r2rt_version
-from export.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from export.graphs import Grounder, TextEncoder, VideoEncoder, VideoFinalizer
 from export.onnx_writer import graph_template, module_weights
 from export.settings import Settings, choose_settings
 from export.tokenizer import write_tokenizer
 from export.verify import verify_graphs
 from r2rt.errors import NoFramesError, R2rtError
+from r2rt.model.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,

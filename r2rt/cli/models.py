@@ -1,4 +1,4 @@
-"""`r2rt models`: list, info, pull, export, import, verify, calibrate, remove."""
+"""`r2rt models`: list, info, pull, quantize, export, import, verify, calibrate, remove."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from r2rt.cli.console import complain, print_table, printable, write_text
+from r2rt.cli.console import complain, note, print_table, printable, write_text
 from r2rt.cli.first_run import fetch_model
 from r2rt.cli.options import quiet_option
 from r2rt.engines.choice import DEVICES
+from r2rt.model.installed import INT8_SUFFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from r2rt.engines import Device
     from r2rt.model.bundle import Bundle
     from r2rt.model.installed import InstalledModel
@@ -114,9 +117,18 @@ def info(model: str, format_: str) -> None:
     help="CLIP's weights: a file, its folder, or its address, instead of the published one.  "
     "[default: $R2RT_CLIP]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="int8 makes the int8 form as well, see `r2rt models quantize`.",
+)
 @click.option("--force", is_flag=True, help="Fetch it again if it is installed already.")
 @quiet_option
-def pull(name: str, source: str | None, clip: str | None, force: bool, quiet: bool) -> None:
+def pull(
+    name: str, source: str | None, clip: str | None, precision: str, force: bool, quiet: bool
+) -> None:
     """Fetch and install a model.
 
     Without --from, the published checkpoint (some MB) and CLIP ViT-B/32 (up to 605 MB, once) are
@@ -124,7 +136,58 @@ def pull(name: str, source: str | None, clip: str | None, force: bool, quiet: bo
     goes on where it stopped. NAME@SHA256 pins the manifest of a mirror to the hash that `r2rt
     models info` prints.
     """
-    fetch_model(name, source=source, clip=clip, force=force, quiet=quiet)
+    folder = fetch_model(name, source=source, clip=clip, force=force, quiet=quiet)
+    if precision == "int8":
+        _add_int8(folder, force=force, quiet=quiet)
+
+
+@models.command()
+@click.argument("model")
+@click.option(
+    "--frames",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="VIDEO|DIR",
+    help="A video, a folder of images, or a folder of videos, to take ranges from and to compare "
+    "on; best such as will be searched.  [may be repeated; default: frames made by a formula]",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The new bundle's folder.  [default: installed]",
+)
+@click.option("--name", help="What it is called.  [default: MODEL's name and -int8]")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@quiet_option
+def quantize(
+    model: str,
+    frames: tuple[Path, ...],
+    output: Path | None,
+    name: str | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Make the int8 form of a model in fp32, and compare their answers.
+
+    MODEL is a name or a bundle's folder. If the int8 form departs too far, nothing is written.
+    """
+    from r2rt.quality.quantizer import RefusedError, quantize_bundle
+
+    try:
+        done = quantize_bundle(
+            model,
+            output,
+            calibration=frames,
+            name=name,
+            force=force,
+            say=lambda line: note(line, quiet=quiet),
+        )
+    except RefusedError as error:
+        _print_figures(error.figures)
+        raise
+    if not quiet:
+        assert done.manifest.quantization is not None
+        _print_figures(done.manifest.quantization.figures)
 
 
 @models.command("export")
@@ -243,6 +306,25 @@ def remove(name: str, quiet: bool) -> None:
         _note(f"{folder.name} is removed from {folder.parent}")
 
 
+def _add_int8(folder: Path, *, force: bool, quiet: bool) -> None:
+    """Make the int8 form of an installed model, unless it is there or the gate refuses it."""
+    from r2rt.model.installed import int8_form
+    from r2rt.quality.quantizer import RefusedError, quantize_bundle
+
+    if int8_form(folder) is not None and not force:
+        note(f"the int8 form of {folder.name} is installed", quiet=quiet)
+        return
+    try:
+        quantize_bundle(
+            folder,
+            name=f"{folder.name}{INT8_SUFFIX}",
+            force=True,
+            say=lambda line: note(line, quiet=quiet),
+        )
+    except RefusedError as error:
+        complain(f"{folder.name} stays in fp32: {error}")
+
+
 def _compare(
     bundle: Bundle, against: str, videos: tuple[str, ...], queries: tuple[str, ...]
 ) -> None:
@@ -261,16 +343,17 @@ def _compare(
         queries=queries or QUERIES,
         say=_note,
     )
-    rows = [
-        (x.name, f"{x.value:.4g}", _limit(x), "ok" if x.passed else "FAILED")
-        for x in agreement.figures
-    ]
-    print_table(("compared with fp32", "", "limit", ""), rows)
+    _print_figures(agreement.figures)
     if not agreement.passed:
         raise AccuracyError(
             f"{bundle.manifest.name} differs too much from {reference.bundle.manifest.name} here: "
             f"{failures(agreement.figures)}; use the fp32 bundle for such videos"
         )
+
+
+def _print_figures(figures: Iterable[Figure]) -> None:
+    rows = [(x.name, f"{x.value:.4g}", _limit(x), "ok" if x.passed else "FAILED") for x in figures]
+    print_table(("compared with fp32", "", "limit", ""), rows)
 
 
 def _limit(figure: Figure) -> str:

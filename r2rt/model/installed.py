@@ -18,6 +18,7 @@ from r2rt.model.manifest import MANIFEST_NAME, Manifest, read_manifest
 from r2rt.model.registry import DEFAULT_NAME, PUBLISHED, canonical_name
 
 __all__ = [
+    "INT8_SUFFIX",
     "DefaultModel",
     "InstalledModel",
     "changeable",
@@ -26,6 +27,7 @@ __all__ = [
     "demo_model",
     "install_folder",
     "installed",
+    "int8_form",
     "is_packaged_demo",
     "locked",
     "models_dir",
@@ -34,6 +36,9 @@ __all__ = [
     "staging_dir",
     "user_path",
 ]
+
+# Of the name of a model's int8 form, which is installed beside it.
+INT8_SUFFIX = "-int8"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 # A model that ships with the package, so that everything can be tried without a download.
@@ -152,7 +157,12 @@ def choose_default() -> DefaultModel:
     if named := os.environ.get("R2RT_MODEL"):
         path = resolve(named)
         return DefaultModel(name=path.name, path=path, reason="named by R2RT_MODEL")
-    names = [model.name for model in installed()]
+    there = [model.name for model in installed()]
+    names = [
+        name
+        for name in there
+        if not (name.endswith(INT8_SUFFIX) and name.removesuffix(INT8_SUFFIX) in there)
+    ]
     for name in dict.fromkeys((DEFAULT_NAME, *PUBLISHED)):
         if name in names:
             path = models_dir() / name
@@ -202,6 +212,30 @@ def remove(name: str) -> Path:
         for folder in there:
             _discard(folder)
     return path
+
+
+def int8_form(folder: Path) -> Path | None:
+    """Return the folder of an installed fp32 model's int8 form; None where there is none.
+
+    It must have been made of this very bundle, have kept to the limits of the comparison, and be
+    calibrated for absent queries if the fp32 model is.
+    """
+    from r2rt.model.bundle import Bundle
+
+    form = folder.with_name(folder.name + INT8_SUFFIX)
+    if folder.absolute().parent != models_dir().absolute() or not _is_bundle(form):
+        return None
+    try:
+        origin, manifest = read_manifest(folder), read_manifest(form)
+    except R2rtError:
+        return None
+    report = manifest.quantization
+    if origin.precision != "fp32" or manifest.precision != "int8" or report is None:
+        return None
+    if origin.presence is not None and manifest.presence is None:  # it could not say "not in it"
+        return None
+    passed = all(figure.passed for figure in report.figures)
+    return form if passed and report.origin == Bundle(folder, origin).fingerprint else None
 
 
 def checked_name(name: str) -> str:

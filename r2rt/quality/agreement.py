@@ -20,6 +20,7 @@ from r2rt.model.contract import TEXT_ENCODER
 from r2rt.model.manifest import TOKENIZER_NAME, Figure
 
 if TYPE_CHECKING:
+    from r2rt.grounding.encoded import EncodedVideo
     from r2rt.grounding.grounder import Grounder, Source
     from r2rt.grounding.prediction import Prediction
 
@@ -112,7 +113,7 @@ def compare(
     Args:
         reference: the origin, fp32.
         candidate: the quantised bundle.
-        videos: whatever `Grounder.encode` takes.
+        videos: whatever `Grounder.encode` takes; arrays have one frame a clip.
         queries: sentences that are asked of every video.
         limits: what the figures must keep to.
         say: called with one line for each video.
@@ -135,8 +136,7 @@ def compare(
     answers = _Answers(limits)
     names, clips = [], 0
     for video in videos:
-        want_video = reference.encode(video)
-        got_video = candidate.encode(video)
+        want_video, got_video = (_encoded(grounder, video) for grounder in (reference, candidate))
         if say is not None:
             say(f"comparing on {want_video.source}: {want_video.num_clips} clips")
         want_v = reference.finalize_tokens(want_video.tokens)
@@ -167,6 +167,11 @@ def compare(
     ]
     figures += answers.figures(with_moments=reference.bundle.dims.has_offsets)
     return Agreement(figures=tuple(figures), videos=tuple(names), clips=clips, queries=len(queries))
+
+
+def _encoded(grounder: Grounder, video: Source) -> EncodedVideo:
+    fps = grounder.bundle.fps if isinstance(video, np.ndarray) else None
+    return grounder.encode(video, source_fps=fps)
 
 
 def failures(figures: Sequence[Figure]) -> str:

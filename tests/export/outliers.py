@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.bundle_writer import list_files, write_manifest
 from r2rt.model.bundle import Bundle
+from r2rt.model.bundle_writer import list_files, write_manifest
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.int8 import find_linears

@@ -21,7 +21,6 @@ from torch import nn
 
 import export.exporter
 from export._checkout import CHECKOUT
-from export.bundle_writer import staged_folder
 from export.exporter import (
     Exported,
     ExportError,
@@ -36,6 +35,7 @@ from export.to_onnx import main
 from r2rt.engines.onnx_runtime import mismatches
 from r2rt.errors import OutputError, QueryError
 from r2rt.model.bundle import Bundle
+from r2rt.model.bundle_writer import staged_folder
 from r2rt.model.convert.check import sample_frames
 from r2rt.model.registry import PUBLISHED
 from tests.export.tiny import CONFIG, HIGHLIGHT, MOMENT, session, tiny_towers

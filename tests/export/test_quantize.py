@@ -16,8 +16,6 @@ import pytest
 from numpy.typing import NDArray
 
 from export.exporter import Exported
-from export.quantize import main
-from export.quantizer import Quantized, RefusedError, quantize_bundle
 from r2rt.cli.main import run as r2rt_main
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine, _sums_bytes_exactly
 from r2rt.errors import ModelMismatchError, QueryError
@@ -29,6 +27,7 @@ from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import LIMITS, QUERIES, Limits, compare, relative_error
 from r2rt.quality.int8 import collect, find_linears, fit_linear, quantize_graph
 from r2rt.quality.int8.samples import open_session
+from r2rt.quality.quantizer import Quantized, RefusedError, quantize_bundle
 from tests.conftest import CHECKOUT
 from tests.export.outliers import inject_outliers
 from tests.export.tiny import run, session
@@ -220,9 +219,13 @@ class TestCalibration:
         assert done.manifest.quantization is not None
         assert done.manifest.quantization.calibration == ("a.mp4", "b.mp4")
 
-    def test_nothing_to_calibrate_on_is_said(self, outliers: Path, tmp_path: Path) -> None:
-        with pytest.raises(QueryError, match="nothing to calibrate on"):
-            quantize_bundle(outliers, tmp_path / "int8", calibration=[])
+    def test_made_frames_stand_for_videos(self, outliers: Path, tmp_path: Path) -> None:
+        """The gate's figures on a video that nothing was calibrated on hold, too."""
+        done = quantize_bundle(outliers, tmp_path / "int8")
+        assert done.manifest.quantization is not None
+        assert done.manifest.quantization.calibration == ("frames made by r2rt",)
+        reference, candidate = (Grounder.load(path) for path in (outliers, done.path))
+        assert compare(reference, candidate, [str(SHAPES)]).passed
 
 
 class TestTheGraph:
@@ -299,10 +302,10 @@ class TestTheCommand:
         self, outliers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         output = tmp_path / "int8"
-        code = main([str(outliers), "--calibration", str(SHAPES), "--output", str(output)])
-        assert code == 0
+        arguments = ["models", "quantize", str(outliers), "--output", str(output)]
+        assert r2rt_main([*arguments, "--frames", str(SHAPES)]) == 0
         assert Bundle.open(output).manifest.precision == "int8"
-        text = capsys.readouterr().err
+        text = capsys.readouterr().out
         assert "tokens, layer -1" in text
         assert "FAILED" not in text
 
@@ -310,16 +313,16 @@ class TestTheCommand:
         ("arguments", "code"),
         [
             ([], 2),
-            (["nowhere-at-all", "--calibration", str(SHAPES)], 20),
-            (["BUNDLE", "--calibration", "nowhere.mp4"], 10),
-            (["BUNDLE", "--calibration", str(SHAPES), "--precision", "int4"], 2),
+            (["nowhere-at-all", "--frames", str(SHAPES)], 20),
+            (["BUNDLE", "--frames", "nowhere.mp4"], 10),
         ],
     )
     def test_errors_have_their_codes(
         self, arguments: list[str], code: int, outliers: Path, tmp_path: Path
     ) -> None:
         arguments = [str(outliers) if x == "BUNDLE" else x for x in arguments]
-        assert main([*arguments, "--output", str(tmp_path / "int8")]) == code
+        output = str(tmp_path / "int8")
+        assert r2rt_main(["models", "quantize", *arguments, "--output", output]) == code
         assert list(tmp_path.iterdir()) == []
 
 

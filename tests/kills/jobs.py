@@ -107,11 +107,10 @@ JOBS: dict[str, Job] = {
         _publish,
     ),
     "quantise": Job(
-        lambda folder: [
-            str(CHECKOUT / "export" / "quantize.py"),
-            *(str(DEMO_BUNDLE), "--calibration", str(folder / "short.mp4"), "--force"),
-            *("--output", str(folder / "int8")),
-        ],
+        lambda folder: _r2rt(
+            *("models", "quantize", DEMO_BUNDLE, "--frames", folder / "short.mp4", "--force"),
+            *("--output", folder / "int8"),
+        ),
         _check_bundle("int8"),
         _write_short_video,
     ),

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from export.exporter import export_bundle
-from export.quantizer import quantize_bundle
 from r2rt.errors import R2rtError
 from r2rt.model.bundle import Bundle
 from r2rt.quality.calibration import calibrate, store_presence
+from r2rt.quality.quantizer import quantize_bundle
 from training.demo.clip import load_tiny_clip
 from training.demo.settings import FPS, NAME, RECIPE, TRAIN_STYLES
 from training.demo.testset import sample_test_videos

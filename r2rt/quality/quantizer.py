@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +14,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from export._checkout import r2rt_version
-from export.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from r2rt.errors import AccuracyError, NoFramesError, QueryError
 from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle
+from r2rt.model.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
-from r2rt.model.installed import checked_name, models_dir, resolve
+from r2rt.model.installed import INT8_SUFFIX, checked_name, locked, models_dir, resolve
 from r2rt.model.manifest import TOKENIZER_NAME, Manifest, QuantizationReport
 from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import LIMITS, QUERIES, Agreement, Limits, compare, failures
 from r2rt.quality.int8 import Selection, select
+from r2rt.quality.made_frames import made_frames
 
 if TYPE_CHECKING:
-    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.grounder import Source
     from r2rt.model.manifest import Figure
 
 __all__ = ["BUDGETS", "CALIBRATION_QUERIES", "Quantized", "RefusedError", "quantize_bundle"]
@@ -40,6 +41,10 @@ BUDGETS = {VIDEO_ENCODER: 0.015, TEXT_ENCODER: 0.025}
 _OUTPUTS = {VIDEO_ENCODER: "tokens", TEXT_ENCODER: "q"}
 
 _FRAMES = 32
+# Scenes of made frames to compare on.
+_SCENES = 8
+# What a manifest names where no video was calibrated on.
+_MADE = "frames made by r2rt"
 _FRAMES_A_RUN = 8
 
 # Other sentences than those that the gate asks.
@@ -82,8 +87,6 @@ CALIBRATION_QUERIES = (
 class RefusedError(AccuracyError):
     """A quantised bundle that does not keep to the gate's limits; it was not written."""
 
-    exit_code = 55
-
     def __init__(self, message: str, figures: tuple[Figure, ...] = ()) -> None:
         super().__init__(message)
         self.figures = figures
@@ -110,7 +113,7 @@ def quantize_bundle(
     origin: str | Path,
     output: str | Path | None = None,
     *,
-    calibration: Sequence[str | Path],
+    calibration: Sequence[str | Path] = (),
     calibration_queries: Sequence[str] = CALIBRATION_QUERIES,
     queries: Sequence[str] = QUERIES,
     name: str | None = None,
@@ -123,12 +126,14 @@ def quantize_bundle(
     """Quantise both encoders of an fp32 bundle to int8.
 
     Nothing is written if anything fails, and what stands at `output` stays. The same bundle and
-    videos give the same graphs.
+    videos give the same graphs on machines with the same processor; on others, sums of fp32 differ
+    in their last digit, and a code may be rounded to its neighbour.
 
     Args:
         origin: an installed model's name or the bundle's folder.
         output: the new bundle's folder; by default the one of model `name` in the models folder.
-        calibration: videos, folders of images, or folders of videos.
+        calibration: videos, folders of images, or folders of videos; by default frames that are
+            made by a formula.
         calibration_queries: sentences to take the text encoder's ranges from.
         queries: other sentences, which the gate asks.
         name: what the new bundle calls itself; by default the origin's name and `-int8`.
@@ -140,32 +145,44 @@ def quantize_bundle(
 
     Raises:
         RefusedError: the new bundle's answers differ too much from its origin's.
-        QueryError: the origin is not fp32, or there is nothing to calibrate on.
+        QueryError: the origin is not fp32, or a folder named holds nothing to calibrate on.
         R2rtError: another of its classes; the message says what to do.
     """
     bundle = Bundle.open(resolve(origin))
     if bundle.manifest.precision != "fp32":
         raise QueryError(f"{bundle.path} is {bundle.manifest.precision}; expected an fp32 bundle")
-    name = checked_name(name or f"{bundle.manifest.name}-int8")
+    name = checked_name(name or f"{bundle.manifest.name}{INT8_SUFFIX}")
     destination = models_dir() / name if output is None else Path(output)
     check_destination(destination, force=force)
-    videos = _videos(calibration)
-    frames = _calibration_frames(videos, bundle)
-    say(f"{len(frames)} frames to calibrate on")
+    frames, sources = _material(bundle, calibration)
+    say(f"calibrating on {len(frames)} frames")
     selections = _select_layers(
         bundle, frames, calibration_queries, smooth=smooth, leave_out=leave_out, say=say
     )
-    with staged_folder(destination, force=force) as folder:
+    lock = locked(name) if output is None else contextlib.nullcontext()
+    with lock, staged_folder(destination, force=force) as folder:
         _write_files(folder, bundle, selections)
         manifest = _int8_manifest(bundle.manifest, name, folder)
         write_manifest(folder, manifest)
-        agreement = _compare(bundle, folder, videos, queries, limits, say)
-        manifest = msgspec.structs.replace(
-            manifest, quantization=_report(bundle, selections, agreement, len(frames))
-        )
+        agreement = _compare(bundle, folder, sources, queries, limits, say)
+        report = _report(bundle, selections, agreement, len(frames))
+        if not calibration:
+            report = msgspec.structs.replace(report, calibration=(_MADE,))
+        manifest = msgspec.structs.replace(manifest, quantization=report)
         write_manifest(folder, manifest)
     say(f"wrote {destination}")
     return Quantized(path=destination, manifest=manifest)
+
+
+def _material(
+    bundle: Bundle, calibration: Sequence[str | Path]
+) -> tuple[NDArray[np.uint8], list[Source]]:
+    """Return frames (T, S, S, 3) to take ranges from, and others, or videos, to compare on."""
+    if calibration:
+        videos = _videos(calibration)
+        return _calibration_frames(videos, bundle), [*videos]
+    size = bundle.dims.image_size
+    return made_frames(_FRAMES // 2, 2, size, seed=1), [made_frames(_SCENES, 3, size, seed=2)]
 
 
 def _select_layers(
@@ -216,7 +233,7 @@ def _videos(calibration: Sequence[str | Path]) -> list[Path]:
         else:
             found += [file for file in inside if file.is_file()]
     if not found:
-        raise QueryError("nothing to calibrate on; name a video or a folder with --calibration")
+        raise QueryError("nothing to calibrate on; name a video or a folder with --frames")
     return found
 
 
@@ -267,27 +284,29 @@ def _write_files(folder: Path, bundle: Bundle, selections: dict[str, Selection])
         path.parent.mkdir(parents=True, exist_ok=True)
         selection = selections.get(file.removesuffix(".onnx"))
         if selection is None:
-            path.write_bytes(bundle.file(file).read_bytes())
+            shutil.copyfile(bundle.file(file), path)
         else:
             selection.graph.write(path)
 
 
 def _int8_manifest(origin: Manifest, name: str, folder: Path) -> Manifest:
     """Return the manifest of the files in the folder, without the report."""
+    from importlib.metadata import version
+
     return msgspec.structs.replace(
         origin,
         name=name,
         precision="int8",
         files=list_files(folder),
         presence=None,  # calibrated on the answers of fp32
-        provenance=msgspec.structs.replace(origin.provenance, exporter=f"r2rt {r2rt_version()}"),
+        provenance=msgspec.structs.replace(origin.provenance, exporter=f"r2rt {version('r2rt')}"),
     )
 
 
 def _compare(
     bundle: Bundle,
     folder: Path,
-    videos: Sequence[Path],
+    sources: Sequence[Source],
     queries: Sequence[str],
     limits: Limits,
     say: Callable[[str], None],
@@ -298,7 +317,6 @@ def _compare(
     def load(path: Path) -> Grounder:
         return Grounder.load(path, device="cpu", verify="never")
 
-    sources: list[str | os.PathLike[str]] = [*videos]
     agreement = compare(
         load(bundle.path), load(folder), sources, queries=queries, limits=limits, say=say
     )

@@ -1,0 +1,126 @@
+"""`r2rt models quantize` and `pull --precision int8`, without PyTorch and without onnx."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from r2rt.cli.main import run
+from r2rt.grounding.grounder import Grounder
+from r2rt.model.bundle import Bundle
+from r2rt.model.bundle_writer import write_manifest
+from r2rt.model.installed import choose_default, int8_form
+from r2rt.model.manifest import Presence, QuantizationReport
+from r2rt.quality.agreement import LIMITS, compare
+from tests.conftest import CHECKOUT
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+
+_ALONE = """
+import sys
+for name in ("onnx", "torch", "export", "training", "google.protobuf"):
+    sys.modules[name] = None  # an import raises ImportError
+from r2rt.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("R2RT_MODEL", raising=False)
+    return tmp_path / "home" / "models"
+
+
+def test_pull_makes_the_int8_form_where_the_runtime_is_alone(models: Path) -> None:
+    arguments = ["models", "pull", "mine", "--from", str(DEMO_BUNDLE), "--precision", "int8"]
+    command = [sys.executable, "-c", _ALONE, *arguments]
+    first = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert first.returncode == 0, first.stderr
+    bundle = Bundle.open(models / "mine-int8", verify="always")
+    report = bundle.manifest.quantization
+    assert report is not None
+    assert report.origin == Bundle.open(models / "mine").fingerprint
+    assert report.calibration == ("frames made by r2rt",)
+    assert all(figure.passed for figure in report.figures)
+    assert int8_form(models / "mine") == models / "mine-int8"
+    assert choose_default().name == "mine", "two forms of one model are no two models"
+    # On frames of a video, which nothing was calibrated on.
+    with Grounder.load(models / "mine") as want, Grounder.load(models / "mine-int8") as got:
+        assert compare(want, got, [DEMO_VIDEO], queries=["a red circle"]).passed
+    again = run(arguments)
+    assert again == 0
+    assert Bundle.open(models / "mine-int8").manifest == bundle.manifest
+
+
+def test_what_the_gate_refuses_leaves_fp32_and_one_line(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusing(*arguments: object, **options: object) -> object:
+        options["limits"] = dataclasses.replace(LIMITS, token_error=1e-6)
+        return compare(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("r2rt.quality.quantizer.compare", refusing)
+    arguments = ["--from", str(DEMO_BUNDLE), "--precision", "int8", "--quiet"]
+    assert run(["models", "pull", "mine", *arguments]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("r2rt: mine stays in fp32: the int8 form")
+    assert "tokens, layer -1" in line
+    assert [path.name for path in models.iterdir() if not path.name.startswith(".")] == ["mine"]
+
+
+class TestTheFormOfAModel:
+    @pytest.fixture
+    def both(self, models: Path) -> Path:
+        """An fp32 model and something that says it is its int8 form; its folder."""
+        for name in ("mine", "mine-int8"):
+            (models / name).mkdir(parents=True)
+            for file in DEMO_BUNDLE.iterdir():
+                (models / name / file.name).hardlink_to(file)
+        self.change(models / "mine-int8", precision="int8", quantization=self.report(models))
+        return models / "mine"
+
+    def report(self, models: Path) -> QuantizationReport:
+        return QuantizationReport(
+            origin=Bundle.open(models / "mine", verify="never").fingerprint,
+            method="",
+            calibration=(),
+            frames=1,
+            clips=1,
+            queries=1,
+            kept={},
+            figures=(),
+        )
+
+    def change(self, folder: Path, **fields: object) -> None:
+        manifest = msgspec.structs.replace(Bundle.open(folder, verify="never").manifest, **fields)
+        (folder / "bundle.json").unlink()
+        write_manifest(folder, manifest)
+
+    def test_it_is_found_beside_the_model(self, both: Path) -> None:
+        assert int8_form(both) == both.with_name("mine-int8")
+        assert int8_form(both.with_name("mine-int8")) is None
+
+    def test_one_of_another_bundle_is_not_its_form(self, both: Path) -> None:
+        self.change(both, max_moments=7)
+        assert int8_form(both) is None
+
+    def test_one_that_cannot_say_no_is_not_the_form_of_one_that_can(self, both: Path) -> None:
+        presence = Presence(
+            statistic="score",
+            false_alarm=0.05,
+            quantiles=tuple(x / 20 for x in range(20)),
+            tail=0.1,
+            areas={"score": 0.9},
+            kept=0.9,
+            kept_interval=(0.8, 1.0),
+            positives=20,
+            negatives=20,
+        )
+        self.change(both, presence=presence)
+        assert int8_form(both) is None
