@@ -16,6 +16,7 @@ from r2rt.errors import R2rtError
 from r2rt.service.guard import Guard
 from r2rt.service.problems import ProblemError, problem_response
 from r2rt.service.routes import exports, health, jobs, models, session, uploads, videos
+from r2rt.service.routes.page import add_page
 from r2rt.service.service import Service
 from r2rt.service.settings import Settings
 
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (session, models, videos, uploads, jobs, exports):
         app.include_router(module.router, prefix=_PREFIX)
     app.include_router(health.router)
+    add_page(app)
     app.add_middleware(
         Guard,
         settings=settings,

@@ -1,0 +1,132 @@
+// The HTTP API: one function that calls it, its errors as one line, and its event streams.
+
+const BASE = new URL("api/v1/", document.baseURI);
+
+/** What the page hears of the connection: `offline`, `online`, `unauthorized`. */
+export const connection = new EventTarget();
+
+/** An error with one line for a person; `status` is 0 where no answer came. */
+export class ApiError extends Error {
+  constructor(status, message, problem = {}) {
+    super(message);
+    this.status = status;
+    this.problem = problem;
+  }
+}
+
+/** The address of a path of the API, with its parameters. */
+export function address(path, parameters = {}) {
+  const url = new URL(path, BASE);
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value !== null && value !== undefined) url.searchParams.set(name, value);
+  }
+  return url.href;
+}
+
+const path = (id) => `videos/${encodeURIComponent(id)}`;
+
+/** The address of the frame on display at a time of a video, as a JPEG. */
+export function frameAddress(id, time_s, height) {
+  return address(`${path(id)}/frame`, { time_s: Math.max(0, time_s).toFixed(3), height });
+}
+
+/** Send a request and return the response, or throw an `ApiError`. */
+export async function send(path, { method = "GET", json, body, headers = {}, signal } = {}) {
+  let response;
+  try {
+    response = await fetch(new URL(path, BASE), {
+      method,
+      signal,
+      credentials: "same-origin",
+      headers: json === undefined ? headers : { "Content-Type": "application/json", ...headers },
+      body: json === undefined ? body : JSON.stringify(json),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    lost();
+    throw new ApiError(0, "The server does not answer. The page tries again by itself.");
+  }
+  if (response.ok) return response;
+  throw await problemOf(response);
+}
+
+/** Call the API and return the JSON of its answer; null for an empty one. */
+export async function call(path, options) {
+  const response = await send(path, options);
+  if (response.status === 204) return null;
+  const text = await response.text();
+  return text ? JSON.parse(text) : null;
+}
+
+async function problemOf(response) {
+  if (response.status === 401) connection.dispatchEvent(new Event("unauthorized"));
+  let problem = {};
+  try {
+    problem = await response.json();
+  } catch {
+    // Not JSON, such as an answer of a proxy: the status alone is known.
+  }
+  const detail = typeof problem.detail === "string" ? problem.detail : problem.title;
+  return new ApiError(response.status, detail || `The server answered ${response.status} ${response.statusText}.`, problem);
+}
+
+let waiting = 0;
+
+function lost() {
+  connection.dispatchEvent(new Event("offline"));
+  if (!waiting) waiting = setTimeout(look, 2000);
+}
+
+async function look() {
+  waiting = 0;
+  try {
+    await fetch(new URL("../../healthz", BASE), { cache: "no-store" });
+    connection.dispatchEvent(new Event("online"));
+  } catch {
+    waiting = setTimeout(look, 2000);
+  }
+}
+
+window.addEventListener("offline", lost);
+
+/** Exchange a token for a cookie, which players and images send too. */
+export function signIn(token) {
+  return send("session", { method: "POST", json: { token } });
+}
+
+/**
+ * Listen to a stream of events; returns a function that stops it. The browser connects again by
+ * itself; a stream that ends with one of `last` is closed.
+ */
+export function listen(path, listeners, last = []) {
+  const source = new EventSource(new URL(path, BASE));
+  for (const [name, listener] of Object.entries(listeners)) {
+    source.addEventListener(name, (event) => {
+      if (event.data === undefined) return; // an error of the connection
+      if (last.includes(name)) source.close();
+      listener(JSON.parse(event.data));
+    });
+  }
+  return () => source.close();
+}
+
+/** Follow a job to its end: `onProgress` is called with it as it changes. */
+export function follow(id, onProgress = () => {}) {
+  const ends = ["done", "failed", "cancelled"];
+  return new Promise((resolve, reject) => {
+    listen(
+      `jobs/${encodeURIComponent(id)}/events`,
+      {
+        progress: onProgress,
+        done: resolve,
+        failed: (job) => reject(new ApiError(500, errorOf(job) || "The job failed.")),
+        cancelled: () => reject(new ApiError(499, "The job was cancelled.")),
+      },
+      ends,
+    );
+  });
+}
+
+function errorOf(job) {
+  return typeof job.error === "string" ? job.error : job.error?.detail;
+}

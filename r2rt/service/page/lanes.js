@@ -1,0 +1,308 @@
+// Lanes: a query of the open video each, with its saliency and its moments, and what the person
+// has decided about them, which is kept as annotations.
+
+import { call, follow, send } from "./api.js";
+import { counted, say } from "./dom.js";
+import { framesPerSecond } from "./player.js";
+import { changed, complain, state } from "./state.js";
+
+const LEAST_SHARE = 0.5; // of the best score; weaker moments are shown on request
+const SAME = 0.6; // overlap from which an annotation is about a found moment
+const SAVE_MS = 400;
+
+let count = 0;
+let undone = []; // what Ctrl+Z takes back, newest last
+let saving = 0; // the timer of the next writing
+let writing = Promise.resolve(); // one at a time, in order
+let written = []; // annotations of the open video, as the server holds them
+
+const path = (video, rest) => `videos/${encodeURIComponent(video.id)}/${rest}`;
+
+/** Ask sentences about the open video, each in a lane of its own. */
+export async function ask(queries) {
+  const video = state.video;
+  const added = [];
+  for (const query of queries.map((text) => text.trim()).filter(Boolean)) {
+    const known = state.lanes.find((lane) => lane.query === query);
+    if (known) {
+      choose(known);
+      continue;
+    }
+    const lane = { id: `lane${(count += 1)}`, query, moments: [], saliency: null, waiting: true, error: null, job: null, all: false, kept: written.find((record) => record.query === query) ?? null };
+    state.lanes.push(lane);
+    added.push(lane);
+  }
+  if (!added.length) return;
+  choose(added[0]);
+  changed("lanes");
+  await answer(video, added);
+}
+
+async function answer(video, lanes) {
+  const queries = lanes.map((lane) => lane.query);
+  try {
+    let result;
+    for (;;) {
+      try {
+        result = await call(path(video, "ground"), { method: "POST", json: { queries } });
+        break;
+      } catch (error) {
+        const job = error.status === 409 ? (error.problem.job?.id ?? error.problem.job) : null;
+        if (!job) throw error;
+        await follow(job, (seen) => {
+          for (const lane of lanes) lane.job = seen;
+          changed("lanes");
+        });
+      }
+    }
+    result.predictions.forEach((prediction, index) => take(lanes[index], prediction));
+    say(lanes.map(summary).join(". "));
+  } catch (error) {
+    for (const lane of lanes) Object.assign(lane, { waiting: false, error: error.message });
+    if (lanes[0]) say(error.message);
+  }
+  if (state.video?.id === video.id) {
+    if (!state.moment && state.lane) state.moment = state.lane.moments[0] ?? null;
+    changed("lanes");
+    changed("selection");
+  }
+}
+
+function take(lane, prediction) {
+  lane.waiting = false;
+  lane.job = null;
+  lane.present = prediction.present;
+  lane.unknown = prediction.unknown_words ?? [];
+  lane.truncated = prediction.query_truncated;
+  lane.saliency = prediction.saliency ?? null;
+  lane.moments = (prediction.moments ?? []).map(({ start_s, end_s, score }) => newMoment(start_s, end_s, score));
+  if (lane.kept) merge(lane);
+}
+
+/**
+ * The moments of a lane that are shown: all, or those that score at least half as much as the best
+ * and overlap no better one, with whatever was decided.
+ */
+export function shown(lane) {
+  if (lane.all) return lane.moments;
+  const good = [];
+  for (const moment of lane.moments) {
+    const found = moment.found;
+    if (!found || moment.score < LEAST_SHARE * lane.moments[0].score) continue;
+    if (good.every((better) => found[1] <= better.found[0] || found[0] >= better.found[1])) good.push(moment);
+  }
+  return lane.moments.filter((moment) => moment.verdict || good.includes(moment));
+}
+
+function newMoment(start_s, end_s, score, verdict = null) {
+  return { id: `moment${(count += 1)}`, start_s, end_s, score, found: score === null ? null : [start_s, end_s], verdict };
+}
+
+/** What was found for a lane, as a sentence. */
+export function summary(lane) {
+  if (lane.error) return lane.error;
+  if (lane.waiting) return "Waiting for the answer";
+  const found = `${counted(shown(lane).length, "moment")} for ${lane.query}`;
+  return lane.present === false ? `${found}, but it is probably not in the video` : found;
+}
+
+/** Select a lane, and its best moment or the one given. */
+export function choose(lane, moment = lane?.moments[0] ?? null) {
+  state.lane = lane;
+  state.moment = moment;
+  changed("selection");
+}
+
+/** Select the next moment of the lane's list, or the one before. */
+export function chooseNext(step) {
+  const listed = state.lane ? shown(state.lane) : [];
+  if (!listed.length) return;
+  const place = listed.indexOf(state.moment) + step;
+  choose(state.lane, listed[Math.min(Math.max(place, 0), listed.length - 1)]);
+}
+
+/** Show a lane's weaker moments too, or no longer. */
+export function toggleAll(lane) {
+  lane.all = !lane.all;
+  changed("moments");
+}
+
+/** Take a lane away; what was decided about its moments stays kept. */
+export function removeLane(lane) {
+  const at = state.lanes.indexOf(lane);
+  state.lanes.splice(at, 1);
+  if (state.lane === lane) choose(state.lanes[Math.min(at, state.lanes.length - 1)] ?? null);
+  changed("lanes");
+}
+
+function remember(lane) {
+  undone.push({ lane, moments: lane.moments.map((moment) => ({ ...moment })) });
+  undone = undone.slice(-100);
+}
+
+/** Take the last decision or correction back. */
+export function undo() {
+  const last = undone.pop();
+  if (!last || !state.lanes.includes(last.lane)) return;
+  const selected = state.moment?.id;
+  last.lane.moments = last.moments;
+  choose(last.lane, last.moments.find((moment) => moment.id === selected) ?? last.moments[0] ?? null);
+  settled();
+}
+
+/** Keep or reject a moment; the same verdict again takes it back. */
+export function judge(moment, verdict) {
+  const lane = laneOf(moment);
+  if (!lane) return;
+  remember(lane);
+  const fresh = moment.verdict !== verdict;
+  moment.verdict = fresh ? verdict : null;
+  if (!fresh && moment.score === null) lane.moments = lane.moments.filter((other) => other !== moment);
+  if (!lane.moments.includes(state.moment)) state.moment = lane.moments[0] ?? null;
+  say(fresh ? (verdict === "kept" ? "Moment kept" : "Moment rejected") : "Decision taken back");
+  settled();
+}
+
+/** Move the ends of a moment, in seconds; they are put on frames, and the moment counts as kept. */
+export function correct(moment, start_s, end_s, { record = true } = {}) {
+  const lane = laneOf(moment);
+  if (!lane) return;
+  if (record) remember(lane);
+  const rate = framesPerSecond();
+  const last = Math.ceil(state.video.duration_s * rate - 1e-6);
+  const first = Math.min(Math.max(0, Math.round(start_s * rate)), last - 1);
+  const after = Math.max(first + 1, Math.min(last, Math.round(end_s * rate)));
+  moment.start_s = first / rate;
+  moment.end_s = Math.min(after / rate, state.video.duration_s);
+  moment.verdict = "kept";
+  settled();
+}
+
+/** Remember the lane as it is, before many corrections that count as one. */
+export function beginCorrections(moment) {
+  const lane = laneOf(moment);
+  if (lane) remember(lane);
+}
+
+/** Set an end of the selected moment to a frame; without a moment, make one from there. */
+export function setEnd(which, frame) {
+  const rate = framesPerSecond();
+  if (!state.lane) {
+    complain("Ask a sentence first: its lane holds the moments that you mark.");
+    return;
+  }
+  let moment = state.moment;
+  if (!moment) {
+    moment = newMoment(frame / rate, state.video.duration_s, null, "kept");
+    remember(state.lane);
+    state.lane.moments.push(moment);
+    choose(state.lane, moment);
+    correct(moment, which === "in" ? frame / rate : 0, which === "in" ? state.video.duration_s : (frame + 1) / rate, { record: false });
+    return;
+  }
+  const start_s = which === "in" ? frame / rate : moment.start_s;
+  const end_s = which === "out" ? (frame + 1) / rate : moment.end_s;
+  // An end that is set beyond the other one takes it along.
+  if (which === "in" && start_s >= end_s) correct(moment, start_s, start_s + 1 / rate);
+  else if (which === "out" && end_s <= start_s) correct(moment, end_s - 1 / rate, end_s);
+  else correct(moment, start_s, end_s);
+}
+
+/** Add a moment of the person's own to the lane, two seconds from a time. */
+export function addMoment(time_s) {
+  if (!state.lane) {
+    complain("Ask a sentence first: its lane holds the moments that you mark.");
+    return;
+  }
+  remember(state.lane);
+  const moment = newMoment(time_s, time_s + 2, null, "kept");
+  state.lane.moments.push(moment);
+  choose(state.lane, moment);
+  correct(moment, time_s, time_s + 2, { record: false });
+}
+
+export function laneOf(moment) {
+  return state.lanes.find((lane) => lane.moments.includes(moment)) ?? null;
+}
+
+function settled() {
+  changed("moments");
+  clearTimeout(saving);
+  const [video, lanes] = [state.video, state.lanes];
+  saving = setTimeout(() => {
+    writing = writing.then(() => save(video, lanes)).catch(complain);
+  }, SAVE_MS);
+}
+
+/** Read what was kept of a video, and ask those queries again. */
+export async function restore(video) {
+  undone = [];
+  written = [];
+  state.lanes = [];
+  choose(null);
+  changed("lanes");
+  let lines;
+  try {
+    const response = await send(path(video, "annotations"));
+    lines = (await response.text()).split("\n").filter((line) => line.trim());
+  } catch (error) {
+    if (error.status !== 404) complain(error);
+    return;
+  }
+  if (state.video?.id !== video.id) return;
+  const records = lines.map((line) => JSON.parse(line));
+  written = records;
+  if (video.state !== "ready" || !records.length) return;
+  await ask(records.map((record) => record.query));
+}
+
+/** What was decided before about a query, taken over into its lane once it is answered. */
+function merge(lane) {
+  for (const [windows, verdict] of [
+    [lane.kept.relevant_windows ?? [], "kept"],
+    [lane.kept.rejected ?? [], "rejected"],
+  ]) {
+    for (const [start_s, end_s] of windows) {
+      const same = lane.moments.find((moment) => !moment.verdict && overlap(moment, start_s, end_s) > SAME);
+      if (same) Object.assign(same, { start_s, end_s, verdict });
+      else lane.moments.push(newMoment(start_s, end_s, null, verdict));
+    }
+  }
+}
+
+function overlap(moment, start_s, end_s) {
+  const shared = Math.min(moment.end_s, end_s) - Math.max(moment.start_s, start_s);
+  return shared <= 0 ? 0 : shared / (Math.max(moment.end_s, end_s) - Math.min(moment.start_s, start_s));
+}
+
+async function save(video, lanes) {
+  const done = lanes.filter((lane) => !lane.waiting && !lane.error);
+  const asked = new Set(done.map((lane) => lane.query));
+  // Queries without a lane keep what was decided about them.
+  const records = state.video?.id === video.id ? written.filter((record) => !asked.has(record.query)) : [];
+  for (const lane of done) {
+    const spans = (verdict) =>
+      lane.moments
+        .filter((moment) => moment.verdict === verdict)
+        .map((moment) => [moment.start_s, moment.end_s].map(rounded))
+        .sort((one, two) => one[0] - two[0]);
+    const [relevant, rejected] = [spans("kept"), spans("rejected")];
+    if (!relevant.length && !rejected.length) continue;
+    const record = { qid: "", vid: video.id, query: lane.query, duration: video.duration_s };
+    if (relevant.length) record.relevant_windows = relevant;
+    if (rejected.length) record.rejected = rejected;
+    records.push(record);
+  }
+  records.forEach((record, index) => {
+    record.qid = `${video.id}-${index + 1}`;
+  });
+  await send(path(video, "annotations"), {
+    method: "PUT",
+    body: records.map((record) => `${JSON.stringify(record)}\n`).join(""),
+    headers: { "Content-Type": "application/x-ndjson" },
+  });
+  if (state.video?.id === video.id) written = records;
+  changed("saved");
+}
+
+const rounded = (seconds) => Math.round(seconds * 1e6) / 1e6;

@@ -1,0 +1,262 @@
+// The videos of the server: add one, see it encode, open it.
+
+import { call, frameAddress, listen } from "./api.js";
+import { byId, clock, el, fill, iconButton, left, say } from "./dom.js";
+import { changed, complain, on, state } from "./state.js";
+import { Upload } from "./uploads.js";
+
+const MEDIA = "video/*,.mkv,.mts,.m2ts,.ts,.mxf,.avi,.mov,.mp4,.webm,.flv,.wmv,.mpg,.vob,.y4m,.gif";
+
+const uploads = [];
+const posters = new Map(); // images by the video's id
+let watched = null; // the video whose job is listened to, and how to stop
+
+const chooser = el("input", { type: "file", multiple: true, accept: MEDIA, class: "hidden", tabindex: "-1", "aria-label": "Choose videos", on: { change: chosen } });
+const where = el("input", { type: "text", id: "where", placeholder: "/videos/talk.mp4 or https://…", autocomplete: "off", spellcheck: "false", required: true });
+const list = el("ul", { class: "videos" });
+const sending = el("ul", { class: "uploads" });
+const note = el("p", { class: "quiet", role: "status" });
+
+export function startVideoList() {
+  fill(
+    byId("videos"),
+    el("h2", {}, "Videos"),
+    el(
+      "div",
+      { class: "add" },
+      el("button", { type: "button", class: "primary", on: { click: () => chooser.click() } }, "Add videos…"),
+      chooser,
+      el("p", { class: "quiet" }, "or drop them anywhere"),
+      el(
+        "form",
+        { on: { submit: addByName } },
+        el("label", { for: "where" }, "Path on the server, or a URL"),
+        el("div", { class: "line" }, where, el("button", { type: "submit" }, "Add")),
+      ),
+    ),
+    sending,
+    note,
+    list,
+  );
+  startDrop();
+  on("videos video", show);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) loadVideos().catch(complain);
+  });
+  show();
+}
+
+/** Read the list of videos from the server. */
+export async function loadVideos() {
+  const answer = await call("videos");
+  state.videos = Array.isArray(answer) ? answer : answer.videos;
+  if (state.video) {
+    const fresh = state.videos.find((video) => video.id === state.video.id);
+    if (fresh) Object.assign(state.video, fresh);
+  }
+  changed("videos");
+  watchEncoding();
+}
+
+async function addByName(event) {
+  event.preventDefault();
+  const text = where.value.trim();
+  try {
+    const video = await call("videos", { method: "POST", json: /^[a-z]+:\/\//i.test(text) ? { url: text } : { path: text } });
+    where.value = "";
+    await added(video.id);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+async function added(id) {
+  await loadVideos();
+  location.hash = `#/video/${encodeURIComponent(id)}`;
+}
+
+function chosen() {
+  send([...chooser.files]);
+  chooser.value = "";
+}
+
+/** Send files to the server, one after the other. */
+export async function send(files) {
+  for (const file of files) uploads.push(new Upload(file, show));
+  show();
+  for (const upload of uploads.filter((waiting) => waiting.sent === 0 && waiting.state === "uploading" && !waiting.begun)) {
+    await go(upload);
+  }
+}
+
+async function go(upload) {
+  upload.begun = true;
+  const id = await upload.run();
+  if (id === null) return;
+  uploads.splice(uploads.indexOf(upload), 1);
+  say(`${upload.file.name} was uploaded`);
+  await added(id).catch(complain);
+}
+
+function startDrop() {
+  const layer = byId("drop");
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+  window.addEventListener("dragenter", (event) => {
+    if (hasFiles(event)) layer.hidden = false;
+  });
+  window.addEventListener("dragover", (event) => {
+    if (hasFiles(event)) event.preventDefault();
+  });
+  layer.addEventListener("dragleave", () => {
+    layer.hidden = true;
+  });
+  window.addEventListener("drop", (event) => {
+    layer.hidden = true;
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    send([...event.dataTransfer.files]).catch(complain);
+  });
+}
+
+// One stream of events at a time: browsers open only six connections to a server.
+function watchEncoding() {
+  const busy = (state.videos ?? []).filter((video) => video.job && (video.state === "encoding" || video.state === "new"));
+  const next = busy.find((video) => video.id === state.video?.id) ?? busy[0];
+  if (watched?.job === next?.job) return;
+  watched?.stop();
+  watched = null;
+  if (!next) return;
+  const ended = () => {
+    watched = null;
+    state.encoding.delete(next.id);
+    loadVideos().catch(complain);
+  };
+  const stop = listen(
+    `jobs/${encodeURIComponent(next.job)}/events`,
+    {
+      progress: (job) => {
+        state.encoding.set(next.id, job);
+        changed("videos");
+      },
+      done: ended,
+      failed: ended,
+      cancelled: ended,
+    },
+    ["done", "failed", "cancelled"],
+  );
+  watched = { job: next.job, stop };
+}
+
+function show() {
+  fill(sending, uploads.map(uploadRow));
+  const videos = state.videos;
+  if (videos === null) note.textContent = "Loading…";
+  else note.textContent = videos.length || uploads.length ? "" : "No videos yet.";
+  note.hidden = !note.textContent;
+  const focused = document.activeElement?.closest?.("[data-id]")?.dataset.id;
+  fill(list, (videos ?? []).map(videoRow));
+  if (focused) list.querySelector(`[data-id="${CSS.escape(focused)}"] a`)?.focus();
+}
+
+function uploadRow(upload) {
+  const paused = upload.state === "paused" || upload.state === "failed";
+  const percent = Math.round(100 * upload.progress);
+  const facts = {
+    uploading: `${percent} % sent${upload.remaining_s ? `, ${left(upload.remaining_s)}` : ""}`,
+    waiting: upload.error,
+    paused: `paused at ${percent} %`,
+    failed: upload.error,
+    done: "sent",
+  }[upload.state];
+  return el(
+    "li",
+    { class: upload.state === "failed" ? "wrong" : null },
+    el("span", { class: "name" }, upload.file.name),
+    el("progress", { max: 1, value: upload.progress, "aria-label": `Upload of ${upload.file.name}` }),
+    el("span", { class: "quiet" }, facts),
+    el(
+      "span",
+      { class: "buttons" },
+      paused
+        ? el("button", { type: "button", class: "small", on: { click: () => go(upload) } }, "Go on")
+        : el("button", { type: "button", class: "small", on: { click: () => upload.pause() } }, "Pause"),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          on: {
+            click: async () => {
+              await upload.remove();
+              uploads.splice(uploads.indexOf(upload), 1);
+              show();
+            },
+          },
+        },
+        "Remove",
+      ),
+    ),
+  );
+}
+
+function videoRow(video) {
+  const open = state.video?.id === video.id;
+  const job = state.encoding.get(video.id);
+  const busy = video.state === "encoding" || video.state === "new";
+  const facts = [clock(video.duration_s ?? 0, 0)];
+  if (video.state === "failed") facts.push("failed");
+  else if (busy) facts.push(job ? [`${Math.round(100 * (job.progress ?? 0))} %`, left(job.remaining_s)].filter(Boolean).join(", ") : "waits");
+  return el(
+    "li",
+    { data: { id: video.id }, class: open ? "open" : null },
+    el(
+      "a",
+      { href: `#/video/${encodeURIComponent(video.id)}`, "aria-current": open ? "page" : null },
+      posterOf(video),
+      el("span", { class: "lines" }, el("span", { class: "name" }, video.name), el("span", { class: video.state === "failed" ? "wrong" : "quiet" }, facts.join(" · "))),
+    ),
+    busy && el("progress", { max: 1, value: job?.progress ?? 0, "aria-label": `Encoding of ${video.name}` }),
+    iconButton("trash", `Remove ${video.name} from the list`, () => remove(video)),
+  );
+}
+
+// Rows are made anew as videos encode; their images stay.
+function posterOf(video) {
+  if (!posters.has(video.id)) {
+    const at_s = video.duration_s / 3;
+    if (!video.duration_s) return el("img", { alt: "", width: 80, height: 45 }); // it is not here yet
+    posters.set(video.id, el("img", { alt: "", width: 80, height: 45, loading: "lazy", src: frameAddress(video.id, at_s, 90) }));
+  }
+  return posters.get(video.id);
+}
+
+async function remove(video) {
+  const sure = await confirmed(`Remove ${video.name} from the list?`, "What was encoded and annotated here is removed with it. A file of your own stays where it is.", "Remove");
+  if (!sure) return;
+  try {
+    await call(`videos/${encodeURIComponent(video.id)}`, { method: "DELETE" });
+    if (state.video?.id === video.id) location.hash = "#/video";
+    await loadVideos();
+  } catch (error) {
+    complain(error);
+  }
+}
+
+function confirmed(question, detail, yes) {
+  return new Promise((resolve) => {
+    const dialog = el(
+      "dialog",
+      { "aria-labelledby": "question", on: { close: () => (dialog.remove(), resolve(dialog.returnValue === "yes")) } },
+      el("h2", { id: "question" }, question),
+      el("p", {}, detail),
+      el(
+        "form",
+        { method: "dialog", class: "buttons" },
+        el("button", { value: "no" }, "Cancel"),
+        el("button", { value: "yes", class: "primary" }, yes),
+      ),
+    );
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

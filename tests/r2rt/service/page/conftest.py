@@ -1,0 +1,152 @@
+"""A browser and a server for the page's tests; both are started once."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from r2rt.service.app import create_app
+from r2rt.service.settings import Settings
+from tests.conftest import CHECKOUT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+EMOJI = CHECKOUT / "demo" / "emoji.mp4"
+# Milliseconds that a step may take before a test fails; a loaded machine is slow.
+PATIENCE_MS = 30_000
+
+
+class Site:
+    """A service that listens at a port, and a client of its interface."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.address = address
+        self.folder = folder
+        self.client = httpx2.Client(base_url=f"{address}/api/v1/", timeout=60)
+
+    def add(self, path: Path, *, encode: bool = True) -> dict[str, Any]:
+        """Add a video, and wait until it is encoded."""
+        response = self.client.post("videos", json={"path": str(path), "encode": encode})
+        assert response.status_code == 201, response.text
+        video: dict[str, Any] = response.json()
+        if video["job"]:
+            with self.client.stream("GET", f"jobs/{video['job']}/events") as events:
+                last = [line for line in events.iter_lines() if line.startswith("event:")][-1]
+            assert last == "event: done"
+        return video
+
+    def annotations(self, video: str) -> str:
+        response = self.client.get(f"videos/{video}/annotations")
+        assert response.status_code == 200, response.text
+        return response.text
+
+
+def until(page: Page, script: str) -> None:
+    """Wait until a script returns true; the page's policy forbids what Playwright waits with."""
+    for _ in range(PATIENCE_MS // 50):
+        if page.evaluate(script):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {script}")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Serve the demo model; `folder` is the one that videos may be added from."""
+    folder = tmp_path_factory.mktemp("videos")
+    settings = Settings(
+        folder=tmp_path_factory.mktemp("page") / "service",
+        roots=(folder,),
+        model="demo",
+        device="cpu",
+        rate=0,
+    )
+    yield from _served(settings, folder)
+
+
+def _served(settings: Settings, folder: Path) -> Iterator[Site]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    config = uvicorn.Config(create_app(settings), log_level="error", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    site = Site(address, folder)
+    try:
+        yield site
+    finally:
+        site.client.close()
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture(scope="session")
+def emoji(site: Site) -> dict[str, Any]:
+    """The demo's video, encoded."""
+    path = site.folder / "emoji.mp4"
+    shutil.copy(EMOJI, path)
+    return site.add(path)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Start Chromium without a window."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no chromium is installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+Opener = Callable[..., "Page"]
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Site) -> Iterator[Opener]:
+    """Open the page in a browser of its own; at the end no script has failed and no rule was broken.
+
+    The opener takes the part of the address after the host, and options of the browser's context.
+    """
+    contexts = []
+    wrong: list[str] = []
+
+    def opened(path: str = "/", address: str = site.address, **options: Any) -> Page:
+        context = browser.new_context(
+            **({"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"} | options)
+        )
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}"))
+        page.on(
+            "console",
+            lambda line: wrong.append(line.text) if "Content Security" in line.text else None,
+        )
+        page.goto(f"{address}{path}")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture
+def page(open_page: Opener, emoji: dict[str, Any]) -> Page:
+    """The page at the demo's video, whose moments nobody has judged."""
+    return open_page(f"/#/video/{emoji['id']}")

@@ -1,0 +1,229 @@
+"""One video: sentences, moments, frames, decisions, and what is taken away."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import opentimelineio
+import pysubs2
+import pytest
+from playwright.sync_api import expect
+
+from tests.conftest import CHECKOUT
+from tests.r2rt.service.page.conftest import PATIENCE_MS, Opener, Site, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+# What the generator of the video put on screen, in seconds.
+TRUE_S = {
+    item["query"]: item["true_s"]
+    for item in json.loads((CHECKOUT / "demo" / "emoji.json").read_text())["queries"]
+}
+RATE = 12  # frames a second, by ffprobe
+expect.set_options(timeout=PATIENCE_MS)
+
+
+def ask(page: Page, text: str) -> None:
+    """Type sentences without a mouse."""
+    expect(page.get_by_role("heading", level=1)).to_contain_text(".mp4")
+    page.locator("body").press("/")
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts").last).to_contain_text("moment")
+    page.keyboard.press("Escape")
+
+
+def rows(page: Page) -> Locator:
+    return page.locator(".moments > li")
+
+
+def times_s(row: Locator) -> list[float]:
+    """The start and the end that a row of the list shows."""
+    text = row.locator(".times").inner_text()
+    return [60 * int(m) + float(s) for m, s in re.findall(r"(\d+):(\d\d\.\d\d)", text)]
+
+
+def now_s(page: Page) -> float:
+    value: float = page.evaluate("document.querySelector('.stage video').currentTime")
+    return value
+
+
+def overlap(found: list[float], true: list[float]) -> float:
+    shared = min(found[1], true[1]) - max(found[0], true[0])
+    return max(0.0, shared) / (max(found[1], true[1]) - min(found[0], true[0]))
+
+
+def test_a_sentence_typed_without_a_mouse_finds_and_plays_its_moment(page: Page) -> None:
+    ask(page, "a purple butterfly moving down")
+    found = times_s(rows(page).first)
+    (true,) = TRUE_S["a purple butterfly moving down"]
+    assert overlap(found, true) > 0.5
+    page.keyboard.press("Enter")
+    until(page, "!document.querySelector('.stage video').paused")
+    assert found[0] - 0.1 <= now_s(page) <= found[1]
+    page.keyboard.press("k")
+    assert page.evaluate("document.querySelector('.stage video').paused")
+
+
+def test_sentences_divided_by_semicolons_are_lanes(page: Page) -> None:
+    ask(page, "a penguin; a panda")
+    assert page.locator(".lane .words").all_inner_texts() == ["a penguin", "a panda"]
+    expect(page.locator("#moments-title")).to_have_text("a penguin")
+    page.keyboard.press("]")
+    expect(page.locator("#moments-title")).to_have_text("a panda")
+    page.get_by_role("button", name="Remove the lane a penguin").click()
+    assert page.locator(".lane .words").all_inner_texts() == ["a panda"]
+
+
+def test_a_click_on_a_bar_plays_the_moment(page: Page) -> None:
+    ask(page, "a penguin")
+    start_s, end_s = times_s(rows(page).first)
+    page.locator(".bar-moment").first.click()
+    until(page, "!document.querySelector('.stage video').paused")
+    assert start_s - 0.1 <= now_s(page) <= end_s
+
+
+def test_arrows_step_by_frames(page: Page) -> None:
+    until(page, "document.querySelector('.stage video')?.readyState > 1")
+    for _ in range(7):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".clock")).to_contain_text("frame 7")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".clock")).to_contain_text("frame 6")
+    until(page, "!document.querySelector('.stage video').seeking")
+    assert now_s(page) == pytest.approx(6.5 / RATE, abs=1e-3)  # the middle of the frame
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator(".clock")).to_contain_text("frame 18")
+
+
+def test_an_end_is_dragged_to_a_frame(page: Page) -> None:
+    ask(page, "a penguin")
+    _, end_s = times_s(rows(page).first)
+    bar = page.locator(".bar-moment").first
+    bar.hover()
+    handle = bar.locator(".out").bounding_box()
+    assert handle is not None
+    x, y = handle["x"] + handle["width"] / 2, handle["y"] + 20
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y, steps=4)
+    page.mouse.up()
+    dragged = times_s(rows(page).first)[1]
+    assert dragged > end_s + 2
+    assert dragged * RATE == pytest.approx(round(dragged * RATE), abs=0.1)
+
+
+def test_zooming_shows_a_part_and_the_strip_stays_drawn(page: Page) -> None:
+    ask(page, "a penguin")
+    page.keyboard.press("z")
+    expect(page.locator(".zoom .span")).to_contain_text("to")
+    expect(page.locator(".overview")).to_be_visible()
+    page.keyboard.press("0")
+    expect(page.locator(".zoom .span")).to_have_text("1:20.0")
+    until(
+        page,
+        """() => {
+          const canvas = document.querySelector(".frames");
+          const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, 8).data;
+          const seen = new Set();
+          for (let i = 0; i < pixels.length; i += 40) seen.add(pixels.slice(i, i + 3).join());
+          return seen.size > 20;
+        }""",
+    )
+
+
+def test_picked_moments_are_saved_in_formats_that_others_read(
+    page: Page, site: Site, tmp_path: Path
+) -> None:
+    ask(page, "a penguin")
+    page.keyboard.press("p")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("p")
+    expect(page.locator("#picks-title")).to_have_text("Picked (2)")
+    spans = [times_s(row) for row in page.locator(".picks li").all()]
+    page.get_by_label("Take away as").select_option("srt")
+    with page.expect_download() as subtitles:
+        page.get_by_role("button", name="Save").click()
+    path = tmp_path / "moments.srt"
+    subtitles.value.save_as(path)
+    cues = [[cue.start / 1000, cue.end / 1000] for cue in pysubs2.load(str(path))]
+    assert cues == [pytest.approx(span, abs=0.01) for span in spans]
+    page.get_by_label("Take away as").select_option("otio")
+    with page.expect_download() as timeline:
+        page.get_by_role("button", name="Save").click()
+    path = tmp_path / "moments.otio"
+    timeline.value.save_as(path)
+    clips = opentimelineio.adapters.read_from_file(str(path)).find_clips()
+    lengths = [clip.source_range.duration.to_seconds() for clip in clips]
+    assert lengths == [pytest.approx(end - start, abs=2 / RATE) for start, end in spans]
+    page.reload()
+    expect(page.locator("#picks-title")).to_have_text("Picked (2)")  # this browser keeps them
+
+
+def test_picked_moments_are_saved_as_clips(page: Page, tmp_path: Path) -> None:
+    import av
+
+    ask(page, "a panda")
+    page.keyboard.press("p")
+    with page.expect_download() as clip:
+        page.get_by_role("button", name="Save").click()
+    path = tmp_path / "clip.mp4"
+    clip.value.save_as(path)
+    start_s, end_s = times_s(page.locator(".picks li").first)
+    with av.open(str(path)) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    assert frames == pytest.approx((end_s - start_s) * RATE, abs=2)
+
+
+def test_a_file_that_browsers_cannot_play_is_shown_in_stills_and_converted_to_play(
+    open_page: Opener, site: Site, tmp_path: Path
+) -> None:
+    path = site.folder / "old.avi"
+    _write_mpeg4(path)
+    video = site.add(path, encode=False)
+    page = open_page(f"/#/video/{video['id']}")
+    expect(page.locator(".stage .still")).to_be_visible()
+    until(page, "document.querySelector('.still').naturalWidth > 0")
+    page.locator("body").press(" ")
+    until(page, "document.querySelector('.stage video').videoWidth == 64")
+
+
+def _write_mpeg4(path: Path) -> None:
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        for level in range(30):
+            pixels = np.full((48, 64, 3), 8 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+
+
+def test_names_and_sentences_are_text_and_never_markup(open_page: Opener, site: Site) -> None:
+    hostile = "<img src=x onerror=alert(1)><b>bold.mp4"
+    path = site.folder / hostile.replace("/", "_")
+    shutil.copy(CHECKOUT / "demo" / "shapes.mp4", path)
+    video = site.add(path)
+    page = open_page(f"/#/video/{video['id']}")
+    expect(page.get_by_role("heading", level=1)).to_have_text(hostile)
+    expect(page.locator(".videos li.open .name")).to_have_text(hostile)
+    sentence = "<script>alert(2)</script><i>a panda"
+    page.locator("#query").fill(sentence)
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .words")).to_have_text(sentence)
+    expect(page.locator(".lane .facts")).not_to_have_text("asking…")
+    page.keyboard.press("Escape")
+    page.keyboard.press("n")  # a moment of one's own, so that there is one to pick
+    page.keyboard.press("p")
+    expect(page.locator(".picks .quiet")).to_contain_text(sentence)
+    assert (
+        page.locator("main b, main i:not(.score i), aside b, main script, img[onerror]").count()
+        == 0
+    )
