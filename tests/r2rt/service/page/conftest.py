@@ -117,7 +117,7 @@ Opener = Callable[..., "Page"]
 
 @pytest.fixture
 def open_page(browser: Browser, site: Site) -> Iterator[Opener]:
-    """Open the page in a browser of its own; at the end no script has failed and no rule was broken.
+    """Open the page in a browser of its own; at the end no script failed, no rule was broken.
 
     The opener takes the part of the address after the host, and options of the browser's context.
     """
