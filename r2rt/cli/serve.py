@@ -12,7 +12,7 @@ import click
 
 from r2rt.cli.console import note
 from r2rt.cli.first_run import choose_model
-from r2rt.cli.options import is_yes_given, model_options, quiet_option
+from r2rt.cli.options import asked_precision, is_yes_given, model_options, quiet_option
 from r2rt.errors import MissingExtraError, ServiceStateError
 from r2rt.memory import parse_bytes
 from r2rt.service.settings import Settings, default_folder, is_loopback, usable_cores
@@ -120,6 +120,7 @@ def serve(
         library=library,
         model=str(choose_model(model, yes=is_yes_given(), quiet=quiet)),
         device=device,
+        precision=asked_precision(),
         host=host,
         port=port,
         allowed_hosts=allowed_hosts,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from r2rt.cli.console import note, progress, warn
 from r2rt.cli.first_run import choose_model
-from r2rt.cli.options import is_yes_given
+from r2rt.cli.options import asked_precision, is_yes_given
 from r2rt.errors import QueryError
 from r2rt.grounding.many import kind_of
 
@@ -41,7 +41,7 @@ def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
     from r2rt.grounding.grounder import Grounder
 
     folder = choose_model(model, yes=is_yes_given(), quiet=quiet)
-    grounder = Grounder.load(folder, device=device)
+    grounder = Grounder.load(folder, device=device, precision=asked_precision())
     manifest = grounder.bundle.manifest
     note(
         f"model {manifest.name} ({manifest.precision}) on {grounder.engine.name}"

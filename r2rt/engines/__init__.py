@@ -4,5 +4,16 @@ from __future__ import annotations
 
 from r2rt.engines.base import Engine
 from r2rt.engines.choice import DEVICES, Choice, Device, choose, open_engine
+from r2rt.engines.precision import PRECISIONS, Precision, choose_form
 
-__all__ = ["DEVICES", "Choice", "Device", "Engine", "choose", "open_engine"]
+__all__ = [
+    "DEVICES",
+    "PRECISIONS",
+    "Choice",
+    "Device",
+    "Engine",
+    "Precision",
+    "choose",
+    "choose_form",
+    "open_engine",
+]

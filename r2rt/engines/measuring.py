@@ -40,7 +40,7 @@ from r2rt.model.contract import (
 if TYPE_CHECKING:
     from r2rt.engines.choice import _Way
 
-__all__ = ["TOLERANCE", "Measurement", "fastest", "measure"]
+__all__ = ["TOLERANCE", "Measurement", "fastest", "forms_on_cpu", "measure"]
 
 # The most by which an output may differ from the CPU's, as the RMS of the difference over the RMS
 # of the CPU's output: the limit that a quantised bundle's tokens are held to, too.
@@ -91,10 +91,7 @@ def fastest(
     if found is None:
         found = measure(bundle, ways, threads=threads)
         how = "measured now"
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.write_bytes(msgspec.json.encode(_Record(measurements=tuple(found))))
+        _remember(path, found)
     for one in found:
         if one.problem is not None:
             _log.info("%s by %s is not used: %s", one.device, one.backend, one.problem)
@@ -117,6 +114,28 @@ def fastest(
         )
     way = next(way for way in (_CPU, *ways) if way == (best.device, best.backend))
     return Choice(device=way[0], backend=way[1], reason=reason)
+
+
+def forms_on_cpu(
+    fp32: Bundle, int8: Bundle, *, threads: int | None = None
+) -> tuple[tuple[Measurement, Measurement], bool]:
+    """Measure two forms of a model on the CPU, or remember what was measured.
+
+    Args:
+        fp32: the one form.
+        int8: the other.
+        threads: processor threads an operator may use.
+
+    Returns:
+        Both measurements, and whether they were measured just now.
+    """
+    path = cache_dir() / "devices" / f"{_key(fp32, (int8.fingerprint,), threads)}.json"
+    found = _remembered(path)
+    fresh = found is None or len(found) != 2
+    if found is None or fresh:
+        found = [measure(bundle, (), threads=threads)[0] for bundle in (fp32, int8)]
+        _remember(path, found)
+    return (found[0], found[1]), fresh
 
 
 def measure(
@@ -186,7 +205,7 @@ def _difference(got: NDArray[Any], want: NDArray[Any]) -> float:
     return off / max(rms, 1e-12)
 
 
-def _key(bundle: Bundle, ways: Sequence[_Way], threads: int | None) -> str:
+def _key(bundle: Bundle, ways: Sequence[object], threads: int | None) -> str:
     """Return a name for what a measurement depends on."""
     import onnxruntime
 
@@ -207,6 +226,13 @@ def _processor() -> str:
             if line.startswith(("model name", "flags")):
                 return line
     return platform.processor()
+
+
+def _remember(path: Path, found: Sequence[Measurement]) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(msgspec.json.encode(_Record(measurements=tuple(found))))
 
 
 def _remembered(path: Path) -> list[Measurement] | None:

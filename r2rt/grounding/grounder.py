@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.engines import Choice, Device, Engine, open_engine
+from r2rt.engines import Choice, Device, Engine, Precision, choose_form, open_engine
 from r2rt.engines.exclusive import for_threads
 from r2rt.errors import ModelMismatchError, NoFramesError, QueryError, SourceNotFoundError
 from r2rt.files import as_text
@@ -86,6 +86,7 @@ class Grounder:
         name_or_path: str | os.PathLike[str],
         *,
         device: Device = "auto",
+        precision: Precision = "auto",
         threads: int | None = None,
         verify: Literal["always", "change", "never"] = "change",
     ) -> Grounder:
@@ -94,6 +95,8 @@ class Grounder:
         Args:
             name_or_path: a name of `r2rt models list`, or a folder that holds `bundle.json`.
             device: `auto` takes the fastest that is there.
+            precision: `auto` takes the int8 form of an installed model where it is installed, too,
+                and faster on this CPU; see `r2rt.engines.precision`.
             threads: processor threads an operator may use; None takes every usable core.
             verify: when to compare the bundle's files with their hashes; see `Bundle.open`.
 
@@ -103,7 +106,8 @@ class Grounder:
         """
         from r2rt.model.installed import resolve
 
-        bundle = Bundle.open(resolve(os.fspath(name_or_path)), verify=verify)
+        folder = choose_form(resolve(os.fspath(name_or_path)), precision, device, threads=threads)
+        bundle = Bundle.open(folder, verify=verify)
         if bundle.outdated:
             _log.warning("%s", bundle.outdated)
         engine, choice = open_engine(bundle, device, threads=threads)
@@ -420,7 +424,8 @@ class Grounder:
             raise ModelMismatchError(
                 f"{encoded.source} was encoded by {encoded.model} "
                 f"({encoded.model_fingerprint[:8]}), this model is {self.bundle.manifest.name} "
-                f"({self.bundle.fingerprint[:8]}); encode the video again"
+                f"({self.bundle.fingerprint[:8]}); encode the video again, "
+                "or name that model or --precision"
             )
 
     def finalize_tokens(self, tokens: Floats) -> Floats:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from r2rt.engines import Device
+    from r2rt.engines import Device, Precision
     from r2rt.grounding.grounder import Grounder
 
 __all__ = ["Models", "give_back_memory"]
@@ -36,12 +36,21 @@ class Models:
     Args:
         default: name or folder of the model that is used when none is named; None chooses.
         device: what models run on.
+        precision: which form of them runs.
         idle_s: a model that was not used for so long is unloaded by `unload_idle`.
     """
 
-    def __init__(self, default: str | None, device: Device, idle_s: float) -> None:
+    def __init__(
+        self,
+        default: str | None,
+        device: Device,
+        idle_s: float,
+        *,
+        precision: Precision = "auto",
+    ) -> None:
         self._default = default
         self._device = device
+        self._precision: Precision = precision
         self._idle_s = idle_s
         self._lock = threading.Lock()
         self._models: dict[str, _Loaded] = {}
@@ -134,7 +143,7 @@ class Models:
         from r2rt.grounding.grounder import Grounder
 
         began = time.perf_counter()
-        grounder = Grounder.load(folder, device=self._device)
+        grounder = Grounder.load(folder, device=self._device, precision=self._precision)
         self.loads += 1
         name, seconds = grounder.bundle.manifest.name, time.perf_counter() - began
         _log.info("model %s loaded in %.2f s on %s", name, seconds, grounder.engine.name)

@@ -69,7 +69,9 @@ class Service:
         self.metrics = Metrics(self)
         roots = [root.resolve() for root in settings.roots]
         self.videos = Videos(self.database, folder / "videos", roots)
-        self.models = Models(settings.model, settings.device, settings.model_idle_s)
+        self.models = Models(
+            settings.model, settings.device, settings.model_idle_s, precision=settings.precision
+        )
         self.encodings = Encodings(settings.encoders)
         self.media = Media(folder / "media", usable_cores())
         self.tokens = Tokens(self.database)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from r2rt.engines import Device
+    from r2rt.engines import Device, Precision
 
 __all__ = ["Settings", "default_folder", "is_loopback", "usable_cores"]
 
@@ -26,6 +26,7 @@ class Settings:
         library: an archive to search; None for none.
         model: name or folder of the model that answers; None takes the default one.
         device: what it runs on.
+        precision: which form of a model runs.
         host: address to listen at.
         port: port to listen at; 0 takes a free one.
         allowed_hosts: further names that a request's `Host` may have.
@@ -55,6 +56,7 @@ class Settings:
     library: Path | None = None
     model: str | None = None
     device: Device = "auto"
+    precision: Precision = "auto"
     host: str = "127.0.0.1"
     port: int = 8080
     allowed_hosts: tuple[str, ...] = ()

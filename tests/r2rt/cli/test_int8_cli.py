@@ -7,15 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from r2rt.cli.main import run
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
-from r2rt.model.bundle_writer import write_manifest
 from r2rt.model.installed import choose_default, int8_form
-from r2rt.model.manifest import Presence, QuantizationReport
 from r2rt.quality.agreement import LIMITS, compare
 from tests.conftest import CHECKOUT
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
@@ -72,55 +69,3 @@ def test_what_the_gate_refuses_leaves_fp32_and_one_line(
     assert line.startswith("r2rt: mine stays in fp32: the int8 form")
     assert "tokens, layer -1" in line
     assert [path.name for path in models.iterdir() if not path.name.startswith(".")] == ["mine"]
-
-
-class TestTheFormOfAModel:
-    @pytest.fixture
-    def both(self, models: Path) -> Path:
-        """An fp32 model and something that says it is its int8 form; its folder."""
-        for name in ("mine", "mine-int8"):
-            (models / name).mkdir(parents=True)
-            for file in DEMO_BUNDLE.iterdir():
-                (models / name / file.name).hardlink_to(file)
-        self.change(models / "mine-int8", precision="int8", quantization=self.report(models))
-        return models / "mine"
-
-    def report(self, models: Path) -> QuantizationReport:
-        return QuantizationReport(
-            origin=Bundle.open(models / "mine", verify="never").fingerprint,
-            method="",
-            calibration=(),
-            frames=1,
-            clips=1,
-            queries=1,
-            kept={},
-            figures=(),
-        )
-
-    def change(self, folder: Path, **fields: object) -> None:
-        manifest = msgspec.structs.replace(Bundle.open(folder, verify="never").manifest, **fields)
-        (folder / "bundle.json").unlink()
-        write_manifest(folder, manifest)
-
-    def test_it_is_found_beside_the_model(self, both: Path) -> None:
-        assert int8_form(both) == both.with_name("mine-int8")
-        assert int8_form(both.with_name("mine-int8")) is None
-
-    def test_one_of_another_bundle_is_not_its_form(self, both: Path) -> None:
-        self.change(both, max_moments=7)
-        assert int8_form(both) is None
-
-    def test_one_that_cannot_say_no_is_not_the_form_of_one_that_can(self, both: Path) -> None:
-        presence = Presence(
-            statistic="score",
-            false_alarm=0.05,
-            quantiles=tuple(x / 20 for x in range(20)),
-            tail=0.1,
-            areas={"score": 0.9},
-            kept=0.9,
-            kept_interval=(0.8, 1.0),
-            positives=20,
-            negatives=20,
-        )
-        self.change(both, presence=presence)
-        assert int8_form(both) is None
