@@ -17,6 +17,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from r2rt.archive.library import Archive
+    from r2rt.archive.result import Hit, SearchResult
     from r2rt.errors import R2rtError
     from r2rt.grounding.encoded import EncodedVideo
     from r2rt.grounding.grounder import Grounder
@@ -34,13 +36,16 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
+    "Archive",
     "Bundle",
     "EncodedVideo",
     "Grounder",
+    "Hit",
     "Moment",
     "Nms",
     "Prediction",
     "R2rtError",
+    "SearchResult",
     "Stream",
     "Timings",
     "find_highlights",
@@ -51,13 +56,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Archive": "r2rt.archive.library",
     "Bundle": "r2rt.model.bundle",
     "EncodedVideo": "r2rt.grounding.encoded",
     "Grounder": "r2rt.grounding.grounder",
+    "Hit": "r2rt.archive.result",
     "Moment": "r2rt.grounding.prediction",
     "Nms": "r2rt.model.manifest",
     "Prediction": "r2rt.grounding.prediction",
     "R2rtError": "r2rt.errors",
+    "SearchResult": "r2rt.archive.result",
     "Stream": "r2rt.grounding.stream",
     "Timings": "r2rt.grounding.prediction",
     "find_highlights": "r2rt.selection.highlights",

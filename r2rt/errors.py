@@ -19,6 +19,8 @@ __all__ = [
     "EncodedVideoError",
     "GpuError",
     "HashMismatchError",
+    "LibraryError",
+    "LibraryFullError",
     "MemoryLimitError",
     "MissingExtraError",
     "ModelMismatchError",
@@ -99,6 +101,12 @@ class SourceLostError(R2rtError, ConnectionError):
     exit_code = 15
 
 
+class LibraryError(R2rtError, ValueError):
+    """The folder is no library of videos, or one that this version does not read."""
+
+    exit_code = 16
+
+
 class ModelNotFoundError(R2rtError, FileNotFoundError):
     """No bundle of that name is installed, and no such folder exists."""
 
@@ -169,6 +177,12 @@ class OutputError(R2rtError, OSError):
     """A result could not be written: disk full, no permission."""
 
     exit_code = 40
+
+
+class LibraryFullError(R2rtError):
+    """A library of videos has reached its quota."""
+
+    exit_code = 42
 
 
 class MissingExtraError(R2rtError, ImportError):

@@ -26,6 +26,9 @@ _COMMANDS = {
     "serve": "r2rt.cli.serve",
     "tokens": "r2rt.cli.tokens",
     "encode": "r2rt.cli.encode",
+    "index": "r2rt.cli.index",
+    "search": "r2rt.cli.search",
+    "library": "r2rt.cli.library",
     "models": "r2rt.cli.models",
     "cache": "r2rt.cli.cache",
     "doctor": "r2rt.cli.doctor",
@@ -38,6 +41,9 @@ _SUMMARIES = {
     "serve": "Serve an HTTP API and a page.",
     "tokens": "Make, list and remove tokens of the service.",
     "encode": "Encode a video once and query it many times.",
+    "index": "Add videos to a library, and keep it up to date.",
+    "search": "Find moments in all videos of a library.",
+    "library": "Show, check, clean and shorten a library.",
     "models": "List, fetch, check and remove models.",
     "cache": "Show or clear the caches.",
     "doctor": "Show what is installed and which backend would run.",
@@ -47,6 +53,7 @@ _EXAMPLES = (
     ('r2rt ground *.mp4 -q "a dog" --rank', "the best moments of several"),
     ("r2rt highlights match.mp4 --clips best/", "files of the highlights"),
     ("r2rt summarize film.mp4 --length 60s --reel short.mp4", "a shorter film"),
+    ('r2rt search library "a dog"', "a library of videos, see r2rt index"),
     ('r2rt watch rtsp://camera/stream "a person falls"', "live video"),
 )
 _TIMES = "Times are seconds (90, 90s), 2m30s, 1:15, 1:02:03.5 or 5m."

@@ -24,6 +24,7 @@ CODES = {
     "NoFramesError": 13,
     "EncodedVideoError": 14,
     "SourceLostError": 15,
+    "LibraryError": 16,
     "ModelNotFoundError": 20,
     "BundleDamagedError": 21,
     "BundleSchemaError": 22,
@@ -37,6 +38,7 @@ CODES = {
     "MemoryLimitError": 32,
     "OutputError": 40,
     "MissingExtraError": 41,
+    "LibraryFullError": 42,
     "ServiceStateError": 45,
 }
 

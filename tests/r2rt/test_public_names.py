@@ -9,13 +9,16 @@ import r2rt
 
 def test_the_public_names() -> None:
     assert r2rt.__all__ == [
+        "Archive",
         "Bundle",
         "EncodedVideo",
         "Grounder",
+        "Hit",
         "Moment",
         "Nms",
         "Prediction",
         "R2rtError",
+        "SearchResult",
         "Stream",
         "Timings",
         "find_highlights",

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-HEAVY = ("PIL", "av", "httpx2", "numpy", "onnxruntime", "rich", "tokenizers", "torch")
+HEAVY = ("PIL", "av", "httpx2", "lance", "numpy", "onnxruntime", "rich", "tokenizers", "torch")
 LIGHT = [
     "--version",
     "--help",
     "cache info",
     "models list",
     *(f"{verb} --help" for verb in ("cache", "doctor", "encode", "ground", "highlights")),
+    *(f"{verb} --help" for verb in ("index", "library info", "search")),
     *(f"{verb} --help" for verb in ("models", "summarize", "watch")),
 ]
 

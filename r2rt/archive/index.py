@@ -1,0 +1,373 @@
+"""Indexing: files become rows, a batch of videos is one commit, and any kill loses one batch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2rt.archive.indices import update_indices
+from r2rt.archive.piece import (
+    Keep,
+    Piece,
+    copied_piece,
+    failed_piece,
+    make_piece,
+    new_id,
+    words_table,
+)
+from r2rt.archive.scan import FAILED, MISSING, READY, File, Scan, known_videos, scan
+from r2rt.archive.subtitles import lines_of
+from r2rt.archive.tables import Row, Tables, is_remote, quoted, write_lock
+from r2rt.errors import OutputError, R2rtError
+from r2rt.grounding.many import attempt, kind_of
+
+if TYPE_CHECKING:
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.progress import Update
+    from r2rt.video import Sampling
+
+__all__ = ["IndexOptions", "IndexReport", "Writer", "index"]
+
+_log = logging.getLogger(__name__)
+
+# What is lost at most when the process is killed; a commit takes some 50 ms.
+_BATCH_CLIPS, _BATCH_S = 4096, 10.0
+_BATCH_VIDEOS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """How videos are indexed.
+
+    Attributes:
+        keep: what is kept for the second stage.
+        sampling: how frames are chosen, see `Grounder.encode`; `nearest` is several times faster.
+        tags: words for `--where`, given to every video that is read.
+        retry: read videos that failed once more although they have not changed.
+        quota_bytes: the most that the library may take on disk.
+    """
+
+    keep: Keep = "tokens"
+    sampling: Sampling = "nearest"
+    tags: tuple[str, ...] = ()
+    retry: bool = False
+    quota_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexReport:
+    """What an indexing came to, in files.
+
+    Attributes:
+        added: read and new.
+        changed: read again since they changed.
+        moved: found under another path.
+        copied: the same as another one.
+        removed: gone.
+        unchanged: as they were.
+        failed: not readable, with the reason, by path; those that failed before count too, without.
+        busy: being indexed by another process.
+        clips: encoded.
+        seconds: of wall clock.
+    """
+
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    copied: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    failed_before: int = 0
+    busy: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+
+
+def index(
+    tables: Tables,
+    grounder: Grounder,
+    sources: Sequence[str],
+    options: IndexOptions,
+    *,
+    update: Update | None = None,
+    failed: Callable[[str, str], None] = lambda _path, _reason: None,
+) -> IndexReport:
+    """Bring a library up to date with what sources name.
+
+    Args:
+        tables: the library.
+        grounder: its model.
+        sources: files, folders, globs, addresses.
+        options: how.
+        update: called with bytes of video done and their total.
+        failed: called with the path of a video that cannot be indexed, and the reason.
+
+    Raises:
+        SourceNotFoundError: a folder or glob leads to no video.
+        LibraryFullError: the quota is reached; what was indexed before is kept.
+        OutputError: the library cannot be written.
+    """
+    began = time.perf_counter()
+    known = known_videos(tables)
+    found = scan(sources, known, retry=options.retry, keep=options.keep)
+    writer = Writer(tables, known, options)
+    try:
+        _index_files(writer, grounder, found, update, failed)
+        writer.set_missing(found.missing)
+        for row, file in found.words:
+            writer.replace_words(row, file)
+    finally:
+        writer.flush()
+        writer.close()
+    update_indices(tables)
+    return dataclasses.replace(
+        writer.report,
+        unchanged=writer.report.unchanged + found.same + len(found.words),
+        failed_before=found.failed,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _index_files(
+    writer: Writer,
+    grounder: Grounder,
+    found: Scan,
+    update: Update | None,
+    failed: Callable[[str, str], None],
+) -> None:
+    total = sum(max(file.size, 1) for file in found.work)
+    done = 0
+    for file in found.work:
+        writer.check_quota()
+        size = max(file.size, 1)
+
+        def within(clips: int, expected: int, *, done: int = done, size: int = size) -> None:
+            if update is not None:
+                update(done + size * clips // max(expected, 1), total)
+
+        reason = writer.add(grounder, file, within)
+        if reason is not None:
+            failed(file.path, reason)
+        done += size
+        if update is not None:
+            update(done, total)
+
+
+class Writer:
+    """Collects the rows of videos and commits them together.
+
+    Args:
+        tables: the library.
+        known: what it knows, by path; brought up to date as rows are committed.
+        options: how videos are indexed.
+    """
+
+    def __init__(self, tables: Tables, known: dict[str, Row], options: IndexOptions) -> None:
+        self._tables = tables
+        self._known = known
+        self._options = options
+        self._pieces: list[Piece] = []
+        self._gone: list[str] = []
+        self._by_content: dict[str, list[str]] = {}
+        for path, row in known.items():
+            if row["entry"]:
+                self._by_content.setdefault(row["content"], []).append(path)
+        # Claims are held until the rows are committed: nobody encodes the same video meanwhile.
+        self._claims = contextlib.ExitStack()
+        self._last_s = time.monotonic()
+        self.report = IndexReport()
+
+    def check_quota(self) -> None:
+        """Raise `LibraryFullError`, after a commit, if the library takes as much as it may."""
+        if self._options.quota_bytes is None:
+            return
+        self.flush()
+        self._tables.check_quota(self._options.quota_bytes)
+
+    def add(
+        self, grounder: Grounder, file: File, progress: Callable[[int, int], None] | None = None
+    ) -> str | None:
+        """Index one file; return why it failed, or None.
+
+        Raises:
+            OutputError: the library cannot be written.
+        """
+        before = self._known.get(file.path)
+        content: str | None = None
+        try:
+            content = file.content()
+            if self._use_known(file, content, before):
+                return None
+            if not self._claims.enter_context(self._tables.claim(content)):
+                self._count(busy=1)
+                return None
+            if self._is_made_meanwhile(file, content):
+                return None
+            piece = self._make(grounder, file, content, progress)
+            self.take(piece, changed=before is not None and before["state"] != FAILED)
+        except OutputError:
+            raise
+        except R2rtError as error:
+            piece = failed_piece(file, content, error, tags=self._options.tags)
+            self.take(piece)
+        reason: str | None = piece.row["error"]
+        return reason
+
+    def take(self, piece: Piece, *, changed: bool = False) -> None:
+        """Take the rows of one video, which are committed with others."""
+        self._pieces.append(piece)
+        path = piece.row["path"]
+        if piece.row["state"] == FAILED:
+            self.report.failed[path] = piece.row["error"]
+        elif piece.clips is not None:
+            self._count(added=not changed, changed=changed, clips=piece.num_clips)
+        self._remember(piece.row)
+        self.flush(only_if_due=True)
+
+    def set_missing(self, paths: Sequence[str]) -> None:
+        """Mark files as gone: searches leave them out, and `compact` removes what they have."""
+        for path in paths:
+            # A path that is not known any more was found elsewhere meanwhile.
+            if path in self._known and self._known[path]["state"] != MISSING:
+                self._pieces.append(Piece(row={**self._whole(path), "state": MISSING}))
+                self._count(removed=1)
+
+    def replace_words(self, row: Row, file: File) -> None:
+        """Read the subtitles of a video again, which have changed."""
+        lines = list(lines_of(Path(file.path)))
+        new = {
+            **self._whole(row["path"]),
+            "words": new_id() if lines else None,
+            "words_key": file.words_key,
+        }
+        self._pieces.append(Piece(row=new, lines=lines))
+
+    def flush(self, *, only_if_due: bool = False) -> None:
+        """Commit what was taken: data first, then the rows of `videos` that make it exist."""
+        if not self._pieces or (only_if_due and not self._is_due()):
+            return
+        import pyarrow as pa
+
+        tables, pieces = self._tables, self._pieces
+        with write_lock(tables.root):
+            for table, parts in (
+                (tables.clips, [piece.clips for piece in pieces if piece.clips is not None]),
+                (tables.tokens, [piece.tokens for piece in pieces if piece.tokens is not None]),
+            ):
+                if parts:
+                    table.append(pa.concat_tables(parts))
+            if lines := words_table(pieces):
+                schema = tables.subtitles.latest().schema
+                tables.subtitles.append(pa.Table.from_pylist(lines, schema=schema))
+            rows = list({piece.row["path"]: piece.row for piece in pieces}.values())
+            schema = tables.videos.latest().schema.remove_metadata()
+            tables.videos.upsert(pa.Table.from_pylist(rows, schema=schema), "path")
+            if self._gone:
+                tables.videos.delete(f"path in {quoted(self._gone)}")
+        _log.info("committed %d videos", len(pieces))
+        self._pieces, self._gone = [], []
+        self.close()
+        self._last_s = time.monotonic()
+
+    def close(self) -> None:
+        """Give up what was claimed."""
+        self._claims.close()
+
+    def _remember(self, row: Row) -> None:
+        self._known[row["path"]] = row
+        if row.get("entry"):
+            paths = self._by_content.setdefault(row["content"], [])
+            if row["path"] not in paths:
+                paths.append(row["path"])
+
+    def _is_due(self) -> bool:
+        clips = sum(piece.num_clips for piece in self._pieces)
+        return (
+            clips >= _BATCH_CLIPS
+            or len(self._pieces) >= _BATCH_VIDEOS
+            or time.monotonic() - self._last_s >= _BATCH_S
+        )
+
+    def _make(
+        self,
+        grounder: Grounder,
+        file: File,
+        content: str,
+        progress: Callable[[int, int], None] | None,
+    ) -> Piece:
+        options = self._options
+        made = attempt(
+            file.path,
+            lambda _: make_piece(
+                grounder,
+                self._tables.settings,
+                file,
+                content,
+                keep=options.keep,
+                sampling=options.sampling,
+                tags=options.tags,
+                progress=progress,
+            ),
+        )
+        if isinstance(made, R2rtError):
+            raise made
+        return made
+
+    def _use_known(self, file: File, content: str, before: Row | None) -> bool:
+        """Take over the vectors of the same content where the library has it; say whether so."""
+        keeps = ("tokens",) if self._options.keep == "tokens" else ("tokens", "vectors")
+        rows = [
+            self._known[path] for path in self._by_content.get(content, ()) if path in self._known
+        ]
+        same = [row for row in rows if row["content"] == content and row["keep"] in keeps]
+        if not same:
+            return False
+        row = before if before is not None and before["content"] == content else same[0]
+        piece = copied_piece(file, self._whole(row["path"]), tags=self._options.tags)
+        gone = [x["path"] for x in same if x["path"] != file.path and _is_gone(x["path"])]
+        self._pieces.append(piece)
+        self._remember(piece.row)
+        for path in gone[:1]:
+            self._gone.append(path)
+            del self._known[path]
+        if before is not None and before["content"] == content:
+            self._count(unchanged=1)
+        else:
+            self._count(moved=bool(gone), copied=not gone)
+        self.flush(only_if_due=True)
+        return True
+
+    def _is_made_meanwhile(self, file: File, content: str) -> bool:
+        """Look for the content once more, now that no other process can be at it."""
+        if any(piece.row["content"] == content for piece in self._pieces):
+            return False
+        where = f"content in {quoted([content])} and state = '{READY}'"
+        if not self._tables.videos.rows(["path"], where).num_rows:
+            return False
+        for row in known_videos(self._tables).values():
+            self._remember(row)
+        return self._use_known(file, content, self._known.get(file.path))
+
+    def _whole(self, path: str) -> Row:
+        """Return all columns of a file's row."""
+        for piece in reversed(self._pieces):
+            if piece.row["path"] == path:
+                return piece.row
+        names = self._tables.videos.latest().schema.names
+        rows: list[Row] = self._tables.videos.rows(names, f"path in {quoted([path])}").to_pylist()
+        return rows[0] if rows else self._known[path]
+
+    def _count(self, **more: int) -> None:
+        now = {name: getattr(self.report, name) + int(count) for name, count in more.items()}
+        self.report = dataclasses.replace(self.report, **now)
+
+
+def _is_gone(path: str) -> bool:
+    return not is_remote(path) and kind_of(path) is None

@@ -1,0 +1,117 @@
+"""Indices of the tables, small files joined, old versions removed: after writing, not while."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2rt.archive.tables import Table, Tables, is_remote
+
+if TYPE_CHECKING:
+    from lance import LanceDataset
+
+__all__ = ["VECTOR_INDEX", "update_indices"]
+
+_log = logging.getLogger(__name__)
+
+VECTOR_INDEX = "vectors"
+# Below this many vectors, comparing with all of them takes a few milliseconds.
+_FEW_VECTORS = 50_000
+# New rows are compared one by one until they are this share of all.
+_UNINDEXED_SHARE = 0.1
+_MOST_FRAGMENTS = 64
+# Readers that began before a version was replaced have this long to end.
+_OLD = datetime.timedelta(minutes=10)
+_ROWS_A_PARTITION = 2048
+
+
+def update_indices(tables: Tables, *, thorough: bool = False) -> None:
+    """Bring indices up to date and join small files, where that is worth its time.
+
+    Only one process does this at a time; others leave it to that one.
+
+    Args:
+        tables: the library.
+        thorough: do it now, and remove all old versions that nobody can be reading.
+    """
+    with _alone(tables.root) as alone:
+        if not alone:
+            return
+        for name, table in tables.all():
+            fragments = len(table.latest().get_fragments())
+            if fragments > (1 if thorough else _MOST_FRAGMENTS):
+                table.commit(lambda dataset: dataset.optimize.compact_files())
+                _log.info("%s: joined %d files", name, fragments)
+        _update_vectors(tables.clips)
+        _update_scalar(tables.clips, "entry", "BTREE", least=_FEW_VECTORS)
+        _update_scalar(tables.tokens, "entry", "BTREE", least=1000)
+        _update_scalar(tables.subtitles, "text", "INVERTED", least=1)
+        for _, table in tables.all():
+            table.commit(lambda dataset: dataset.cleanup_old_versions(older_than=_OLD))
+
+
+def _update_vectors(table: Table) -> None:
+    dataset = table.latest()
+    rows = dataset.count_rows()
+    if rows < _FEW_VECTORS:
+        return
+    if VECTOR_INDEX not in _names(dataset):
+        _log.info("building the index of %d vectors", rows)
+        table.commit(
+            lambda dataset: dataset.create_index(
+                "vector",
+                "IVF_RQ",
+                name=VECTOR_INDEX,
+                metric="cosine",
+                num_partitions=max(1, 2 ** round(math.log2(rows / _ROWS_A_PARTITION))),
+                replace=True,
+            )
+        )
+    else:
+        _extend(table, VECTOR_INDEX, rows)
+
+
+def _update_scalar(table: Table, column: str, kind: str, *, least: int) -> None:
+    dataset = table.latest()
+    rows = dataset.count_rows()
+    if rows < least:
+        return
+    name = f"{column}_index"
+    if name not in _names(dataset):
+        table.commit(lambda dataset: dataset.create_scalar_index(column, kind, name=name))
+    else:
+        _extend(table, name, rows)
+
+
+def _extend(table: Table, name: str, rows: int) -> None:
+    missing = int(table.latest().stats.index_stats(name)["num_unindexed_rows"])
+    if missing > _UNINDEXED_SHARE * rows:
+        table.commit(lambda dataset: dataset.optimize.optimize_indices(index_names=[name]))
+
+
+def _names(dataset: LanceDataset) -> set[str]:
+    return {index.name for index in dataset.describe_indices()}
+
+
+@contextlib.contextmanager
+def _alone(root: str) -> Iterator[bool]:
+    if is_remote(root):
+        yield True
+        return
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(Path(root, "locks", "indices.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -1,0 +1,179 @@
+"""Which files of a library are new, changed, moved or gone, found without reading them whole.
+
+A file of the same size and time is the same. Another one is compared by its content
+(`r2rt.video.fingerprint`): content that the library has already was moved, if the file it was found
+in is gone, or copied; either way its vectors are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2rt.archive.subtitles import words_key
+from r2rt.archive.tables import is_remote
+from r2rt.errors import SourceNotFoundError
+from r2rt.grounding.many import find_videos, kind_of
+from r2rt.video.fingerprint import fingerprint_file, fingerprint_files
+
+if TYPE_CHECKING:
+    from r2rt.archive.tables import Row, Tables
+
+__all__ = ["READY", "File", "Scan", "known_videos", "scan"]
+
+READY, FAILED, MISSING = "ready", "failed", "missing"
+_COLUMNS = (
+    *("path", "content", "entry", "words", "words_key", "state", "size", "mtime_ns"),
+    *("clips", "keep", "tags"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file as it was found.
+
+    Attributes:
+        path: absolute, or an address.
+        size: bytes; for a folder of images their sum.
+        mtime_ns: time of the last change.
+        words_key: which subtitle files lie beside it, see `r2rt.archive.subtitles`.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    words_key: str
+
+    def content(self) -> str:
+        """Return a key of the content.
+
+        Raises:
+            SourceNotFoundError: the file cannot be read.
+        """
+        if is_remote(self.path):
+            return f"address:{self.path}"[:200]
+        try:
+            path = Path(self.path)
+            if path.is_dir():
+                return fingerprint_files(sorted(item for item in path.iterdir() if item.is_file()))
+            return fingerprint_file(path)
+        except OSError as error:
+            raise SourceNotFoundError(f"{self.path}: {error.strerror}") from error
+
+
+@dataclass(kw_only=True)
+class Scan:
+    """What is to be done.
+
+    Attributes:
+        work: files to read: new ones, changed ones, and failed ones that changed.
+        words: rows whose subtitle files changed, with the file as it is now.
+        missing: paths whose files are gone.
+        same: how many files are as they were.
+        failed: how many failed before and have not changed since.
+    """
+
+    work: list[File] = field(default_factory=list)
+    words: list[tuple[Row, File]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    same: int = 0
+    failed: int = 0
+
+
+def known_videos(tables: Tables) -> dict[str, Row]:
+    """Return what the library knows of every file, by path."""
+    return {row["path"]: row for row in tables.videos.rows(_COLUMNS).to_pylist()}
+
+
+def scan(
+    sources: Sequence[str],
+    known: Mapping[str, Row],
+    *,
+    retry: bool = False,
+    keep: str | None = None,
+) -> Scan:
+    """Compare files with what the library knows.
+
+    Args:
+        sources: files, folders, globs, addresses; see `find_videos`.
+        known: by path, see `known_videos`.
+        retry: read files that failed once more although they have not changed.
+        keep: read files again of which less was kept than this.
+
+    Raises:
+        SourceNotFoundError: a folder or glob leads to no video, and to none that was there before.
+    """
+    found = Scan()
+    for path in _paths(sources, known):
+        row = known.get(path)
+        file = _stat(path)
+        if file is None:
+            if row is None:
+                found.work.append(File(path=path, size=-1, mtime_ns=-1, words_key=""))
+            elif row["state"] != MISSING:
+                found.missing.append(path)
+            continue
+        is_as_it_was = row is not None and (row["size"], row["mtime_ns"]) == (
+            file.size,
+            file.mtime_ns,
+        )
+        if row is None or not is_as_it_was or row["state"] == MISSING:
+            found.work.append(file)
+        elif row["state"] == FAILED:
+            if retry:
+                found.work.append(file)
+            else:
+                found.failed += 1
+        elif keep == "tokens" and row["keep"] == "vectors":
+            found.work.append(file)
+        elif row["words_key"] != file.words_key:
+            found.words.append((row, file))
+        else:
+            found.same += 1
+    return found
+
+
+def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> list[str]:
+    """Return what sources name now, then the known files below them that are gone."""
+    paths: dict[str, None] = {}
+    for source in sources:
+        if is_remote(source):
+            paths[source] = None
+            continue
+        root = os.path.realpath(source)
+        below = [path for path in known if path == root or path.startswith(root + os.sep)]
+        try:
+            videos = [os.path.realpath(video) for video in find_videos([source])]
+        except SourceNotFoundError:
+            if not below:
+                raise
+            videos = []
+        paths |= dict.fromkeys(video for video in videos if not video.endswith(".r2rt"))
+        paths |= dict.fromkeys(path for path in below if kind_of(path) is None)
+    return list(paths)
+
+
+def _stat(path: str) -> File | None:
+    if is_remote(path):
+        return File(path=path, size=0, mtime_ns=0, words_key="")
+    try:
+        status = Path(path).stat()
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+        if Path(path).is_dir():
+            size, mtime_ns = _sum_of(Path(path).iterdir())
+    except OSError:
+        return None
+    return File(path=path, size=size, mtime_ns=mtime_ns, words_key=words_key(Path(path)))
+
+
+def _sum_of(files: Iterable[Path]) -> tuple[int, int]:
+    size, newest = 0, 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            size, newest = size + status.st_size, max(newest, status.st_mtime_ns)
+    return size, newest

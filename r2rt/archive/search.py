@@ -1,0 +1,378 @@
+"""A search: the first stage finds windows, the grounder moments in them, one score ranks them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2rt.archive.candidates import Candidate, FirstStage, num_windows
+from r2rt.archive.packed import Pack, unpacked
+from r2rt.archive.rank import (
+    fused_score,
+    presence_in_library,
+    reciprocal_rank,
+    suppressed,
+)
+from r2rt.archive.result import Hit, SearchResult, SearchTimings
+from r2rt.archive.scan import READY
+from r2rt.archive.tables import Row, Tables, quoted
+from r2rt.archive.vectors import Floats
+from r2rt.errors import QueryError, R2rtError
+from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.many import attempt
+from r2rt.video.departures import Departures
+
+if TYPE_CHECKING:
+    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.prediction import Prediction
+
+__all__ = ["Request", "Snapshot", "search", "snapshot"]
+
+_COLUMNS = (*("path", "entry", "words", "duration_s", "start_s", "clips", "keep", "date", "tags"),)
+# Moments of one window that are ranked.
+_MOMENTS_A_WINDOW = 5
+# Lines of subtitles that are ranked.
+_MOST_LINES = 100
+# A line belongs to a moment that it is so near to.
+_NEAR_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is searched.
+
+    Attributes:
+        text: a sentence, or None.
+        vectors: (Q, E) embeddings of the sentence and of all images.
+        images: names of the images.
+        where: a filter over the columns of `videos`, in Lance's SQL.
+        top: how many hits are wanted.
+        windows: how many windows the second stage looks at.
+        words: whether subtitles are searched, too.
+    """
+
+    text: str | None
+    vectors: Floats
+    images: tuple[str, ...] = ()
+    where: str | None = None
+    top: int = 10
+    windows: int = 20
+    words: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The videos that a search may answer with.
+
+    Attributes:
+        rows: of `videos`, one an entry, by entry.
+        paths: the other paths of the same entry.
+        words: the entry of every id of subtitles.
+        filtered: whether they are a selection of all.
+    """
+
+    rows: dict[str, Row]
+    paths: dict[str, tuple[str, ...]]
+    words: dict[str, str]
+    filtered: bool
+
+    @property
+    def clips(self) -> dict[str, int]:
+        """The number of clips of every entry."""
+        return {entry: row["clips"] for entry, row in self.rows.items()}
+
+
+def snapshot(tables: Tables, where: str | None) -> Snapshot:
+    """Return the videos that are ready and fit a filter.
+
+    Raises:
+        QueryError: the filter cannot be used.
+    """
+    condition = f"state = '{READY}'" + ("" if where is None else f" and ({where})")
+    try:
+        found = tables.videos.rows(_COLUMNS, condition).to_pylist()
+    except ValueError as error:
+        names = ", ".join(tables.videos.latest().schema.names)
+        reason = str(error).partition("Valid fields")[0].partition(", /")[0].strip()
+        raise QueryError(f"--where {where!r}: {reason}; columns are {names}") from error
+    rows: dict[str, Row] = {}
+    paths: dict[str, tuple[str, ...]] = {}
+    for row in sorted(found, key=lambda row: row["path"]):
+        entry = row["entry"]
+        if entry in rows:
+            paths[entry] = (*paths.get(entry, ()), row["path"])
+        else:
+            rows[entry] = row
+    words = {row["words"]: row["entry"] for row in found if row["words"]}
+    return Snapshot(rows, paths, words, where is not None)
+
+
+def search(
+    tables: Tables, stage: FirstStage, grounder: Grounder, request: Request, *, query_s: float
+) -> SearchResult:
+    """Answer a search.
+
+    Raises:
+        QueryError: the filter cannot be used.
+        LibraryError: the library is damaged.
+    """
+    began = time.perf_counter()
+    videos = snapshot(tables, request.where)
+    candidates = stage.candidates(
+        request.vectors, videos.clips, windows=request.windows, filtered=videos.filtered
+    )
+    first_s = time.perf_counter() - began
+    began = time.perf_counter()
+    looker = _SecondStage(tables, stage, grounder, request, videos)
+    hits = looker.hits(candidates)
+    if request.text is not None and request.words:
+        hits = _with_words(tables, videos, request, hits)
+    windows = sum(num_windows(count, stage.size) for count in videos.clips.values())
+    present: bool | None = None
+    sure: float | None = None
+    calibration = grounder.bundle.manifest.presence
+    if request.text is not None and not grounder.knows(request.text):
+        present, sure = False, 0.0
+    elif looker.statistics and calibration is not None:
+        statistics = np.concatenate(looker.statistics)
+        present, sure = presence_in_library(calibration, statistics, windows)
+    if any(hit.words for hit in hits):
+        present = True
+    return SearchResult(
+        query=request.text,
+        images=request.images,
+        where=request.where,
+        hits=tuple(hits[: request.top]),
+        present=present,
+        presence_score=sure,
+        videos=len(videos.rows),
+        duration_s=sum(row["duration_s"] for row in videos.rows.values()),
+        windows=windows,
+        grounded=looker.grounded,
+        skipped=looker.skipped,
+        model=grounder.bundle.manifest.name,
+        timings=SearchTimings(
+            query_s=query_s, first_s=first_s, second_s=time.perf_counter() - began
+        ),
+    )
+
+
+class _SecondStage:
+    """Finds moments in windows."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        stage: FirstStage,
+        grounder: Grounder,
+        request: Request,
+        videos: Snapshot,
+    ) -> None:
+        self._tables, self._stage, self._grounder = tables, stage, grounder
+        self._request, self._videos = request, videos
+        self.statistics: list[NDArray[np.float64]] = []
+        self.skipped: dict[str, str] = {}
+        self.grounded = 0
+
+    def hits(self, candidates: Sequence[Candidate]) -> list[Hit]:
+        """Return the moments of windows, best first, each once."""
+        found: list[tuple[str, Hit]] = []
+        packs = {} if self._request.text is None else self._packs(candidates)
+        for number, candidate in enumerate(candidates):
+            entry = candidate.entry
+            if self._request.text is None:
+                found += [(entry, hit) for hit in self._by_cosine(candidate)]
+                continue
+            path = self._videos.rows[entry]["path"]
+            outcome = attempt(path, lambda _, n=number: self._ground(candidates[n], packs.get(n)))  # type: ignore[misc]
+            if isinstance(outcome, R2rtError):
+                self.skipped[path] = str(outcome)
+            else:
+                found += [(entry, hit) for hit in outcome]
+        found.sort(key=lambda item: -item[1].score)
+        kept = suppressed([(entry, hit.start_s, hit.end_s) for entry, hit in found])
+        return [found[number][1] for number in kept]
+
+    def _ground(self, candidate: Candidate, packs: list[Pack] | None) -> list[Hit]:
+        text = self._request.text
+        assert text is not None
+        encoded = self._encoded(candidate, packs)
+        prediction: Prediction = self._grounder.ground(
+            encoded, text, window=None, top_k=_MOMENTS_A_WINDOW
+        )
+        self.statistics.append(prediction.evidence)
+        self.grounded += 1
+        return [
+            self._hit(
+                candidate,
+                start_s=moment.start_s,
+                end_s=moment.end_s,
+                score=fused_score(moment.score, candidate.z),
+                grounder_score=moment.score,
+            )
+            for moment in prediction.moments
+        ]
+
+    def _by_cosine(self, candidate: Candidate) -> list[Hit]:
+        """Return the moment around the clip that is most like an image.
+
+        It reaches as far as the cosine is in the upper half between the window's least and best.
+        """
+        firsts, cosines = self._stage.span_cosines(candidate, self._request.vectors)
+        if not len(firsts):
+            return []
+        peak = int(np.argmax(cosines))
+        least = (float(cosines[peak]) + float(cosines.min())) / 2
+        start = end = peak
+        while start > 0 and cosines[start - 1] >= least:
+            start -= 1
+        while end + 1 < len(cosines) and cosines[end + 1] >= least:
+            end += 1
+        row, rate = self._videos.rows[candidate.entry], float(self._tables.settings.rate)
+        pool = self._tables.settings.clips_per_vector
+        return [
+            self._hit(
+                candidate,
+                start_s=row["start_s"] + firsts[start] / rate,
+                end_s=row["start_s"] + min((firsts[end] + pool) / rate, row["duration_s"]),
+                score=min(max(float(cosines[peak]), 0.0), 1.0),
+                grounder_score=None,
+            )
+        ]
+
+    def _hit(
+        self,
+        candidate: Candidate,
+        *,
+        start_s: float,
+        end_s: float,
+        score: float,
+        grounder_score: float | None,
+    ) -> Hit:
+        row = self._videos.rows[candidate.entry]
+        return dataclasses.replace(
+            hit_of(row, self._videos),
+            start_s=start_s,
+            end_s=end_s,
+            score=score,
+            grounder_score=grounder_score,
+            cosine=candidate.cosine,
+        )
+
+    def _packs(self, candidates: Sequence[Candidate]) -> dict[int, list[Pack]]:
+        """Return the packed tokens of every candidate that has some, read at once."""
+        wanted = {
+            number: item
+            for number, item in enumerate(candidates)
+            if self._videos.rows[item.entry]["keep"] == "tokens"
+        }
+        if not wanted:
+            return {}
+        where = " or ".join(
+            f"(entry in {quoted([item.entry])} and first < {item.window.end_clip} "
+            f"and first + clips > {item.window.start_clip})"
+            for item in wanted.values()
+        )
+        columns = ["entry", "first", "clips", "data"]
+        rows = self._tables.tokens.rows(columns, where).to_pylist()
+        packs: dict[int, list[Pack]] = {}
+        for number, item in wanted.items():
+            window = item.window
+            mine = [
+                Pack(first=row["first"], clips=row["clips"], data=row["data"])
+                for row in rows
+                if row["entry"] == item.entry
+                and row["first"] < window.end_clip
+                and row["first"] + row["clips"] > window.start_clip
+            ]
+            packs[number] = sorted(mine, key=lambda pack: pack.first)
+        return packs
+
+    def _encoded(self, candidate: Candidate, packs: list[Pack] | None) -> EncodedVideo:
+        """Return a window as a video of its own, from its tokens or from the file."""
+        row, window = self._videos.rows[candidate.entry], candidate.window
+        rate = self._tables.settings.rate
+        start_s = float(window.start_clip / rate)
+        end_s = min(float(window.end_clip / rate), row["duration_s"])
+        begins_s = row["start_s"] + start_s
+        if packs is None:
+            return self._grounder.encode(
+                row["path"], sampling="nearest", start_s=begins_s, end_s=row["start_s"] + end_s
+            )
+        bundle = self._grounder.bundle
+        dims = bundle.dims
+        shape = (dims.layers, dims.patches, dims.token_width)
+        return EncodedVideo(
+            tokens=unpacked(packs, window.start_clip, window.end_clip, shape),
+            model=bundle.manifest.name,
+            model_fingerprint=bundle.fingerprint,
+            source=row["path"],
+            duration_s=end_s - start_s,
+            start_s=begins_s,
+            fps=rate,
+            sampling="nearest",
+            departures=Departures(),
+            encode_s=0.0,
+        )
+
+
+def hit_of(row: Row, videos: Snapshot) -> Hit:
+    """Return a hit with the facts of its video, and no times yet."""
+    return Hit(
+        path=row["path"],
+        start_s=0.0,
+        end_s=0.0,
+        score=0.0,
+        also=videos.paths.get(row["entry"], ()),
+        date=row["date"],
+        tags=tuple(row["tags"] or ()),
+        duration_s=row["duration_s"],
+    )
+
+
+def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[Hit]) -> list[Hit]:
+    """Return hits ranked together with the lines of subtitles that have the words of the query."""
+    dataset = tables.subtitles.latest()
+    if not videos.words or not dataset.describe_indices():
+        return hits
+    assert request.text is not None
+    found = dataset.to_table(
+        columns=["words", "start_s", "end_s", "text"],
+        full_text_query={"query": request.text, "columns": ["text"]},
+        filter=f"words in {quoted(list(videos.words))}" if videos.filtered else None,
+        prefilter=videos.filtered,
+        limit=_MOST_LINES,
+    ).to_pylist()
+    lines = [line for line in found if line["words"] in videos.words]
+    ranked: list[tuple[float, Hit]] = []
+    taken: set[int] = set()
+    for rank, hit in enumerate(hits, start=1):
+        near = [n for n, line in enumerate(lines) if _is_near(line, hit, videos)]
+        taken |= set(near)
+        words = lines[near[0]]["text"] if near else None
+        score = reciprocal_rank(rank, near[0] + 1 if near else None)
+        ranked.append((score, dataclasses.replace(hit, words=words)))
+    for number, line in enumerate(lines):
+        if number not in taken:
+            row = videos.rows[videos.words[line["words"]]]
+            hit = dataclasses.replace(
+                hit_of(row, videos),
+                start_s=line["start_s"],
+                end_s=line["end_s"],
+                words=line["text"],
+            )
+            ranked.append((reciprocal_rank(number + 1), hit))
+    ranked.sort(key=lambda item: -item[0])
+    return [hit for _, hit in ranked]
+
+
+def _is_near(line: Row, hit: Hit, videos: Snapshot) -> bool:
+    row = videos.rows[videos.words[line["words"]]]
+    apart = line["start_s"] > hit.end_s + _NEAR_S or line["end_s"] < hit.start_s - _NEAR_S
+    return row["path"] == hit.path and not apart

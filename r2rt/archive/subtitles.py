@@ -1,0 +1,149 @@
+"""Words of videos: subtitle files beside them, and subtitle streams inside of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2rt.archive.tables import require_package
+
+if TYPE_CHECKING:
+    from pysubs2 import SSAFile
+
+__all__ = ["Line", "lines_of", "words_key"]
+
+_SUFFIXES = frozenset((".srt", ".vtt", ".ass", ".ssa", ".sub", ".ttml"))
+_LARGEST_BYTES = 32 << 20
+_MOST_LINES = 100_000
+_MOST_CHARACTERS = 1000
+_LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z]{2,4})?")
+_TAGS = re.compile(r"\{[^}]*\}|<[^>]*>")
+_EVENT_FIELDS = 8  # fields of an ASS event before its text, as FFmpeg hands it out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line that is shown or spoken, in seconds on the video's clock."""
+
+    start_s: float
+    end_s: float
+    text: str
+    language: str
+
+
+def words_key(video: Path) -> str:
+    """Return a key of the subtitle files beside a video that changes when they do; '' for none."""
+    parts = []
+    for file in _beside(video):
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest() if parts else ""
+
+
+def lines_of(video: Path) -> Iterator[Line]:
+    """Yield the lines of the files beside a video, then those of the streams inside of it.
+
+    A file or stream that cannot be read is left out: the video is searched by its images anyway.
+
+    Raises:
+        MissingExtraError: there is a subtitle file and pysubs2 is not installed.
+    """
+    count = 0
+    for line in _all_lines(video):
+        if line.text and line.end_s > line.start_s:
+            yield line
+            count += 1
+            if count == _MOST_LINES:
+                return
+
+
+def _all_lines(video: Path) -> Iterator[Line]:
+    for file in _beside(video):
+        yield from _file_lines(file, video.stem)
+    if video.is_file():
+        yield from _stream_lines(video)
+
+
+def _beside(video: Path) -> list[Path]:
+    """Return the files `talk.srt` and `talk.en.srt` beside `talk.mp4`, in a fixed order."""
+    try:
+        return sorted(
+            item
+            for item in video.parent.iterdir()
+            if item.suffix.lower() in _SUFFIXES
+            and (item.stem == video.stem or item.stem.startswith(f"{video.stem}."))
+            and item.is_file()
+        )
+    except OSError:
+        return []
+
+
+def _file_lines(file: Path, stem: str) -> Iterator[Line]:
+    require_package("pysubs2", f"{file}: a subtitle file")
+    import pysubs2
+
+    try:
+        if file.stat().st_size > _LARGEST_BYTES:
+            return
+        content = file.read_bytes()
+        subtitles: SSAFile = pysubs2.SSAFile.from_string(_decoded(content))
+    except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error):
+        return
+    ending = file.stem[len(stem) + 1 :]
+    language = ending if _LANGUAGE.fullmatch(ending) else ""
+    for event in subtitles:
+        if not event.is_comment:
+            yield Line(
+                start_s=event.start / 1000,
+                end_s=event.end / 1000,
+                text=_plain(event.plaintext),
+                language=language,
+            )
+
+
+def _decoded(content: bytes) -> str:
+    for encoding in ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig",):
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode(encoding)
+    return content.decode("cp1252", errors="replace")
+
+
+def _stream_lines(video: Path) -> Iterator[Line]:
+    import av
+
+    try:
+        with av.open(str(video), metadata_errors="replace") as container:
+            begins_s = (container.start_time or 0) / av.time_base
+            for stream in container.streams.subtitles:
+                language = stream.metadata.get("language", "")
+                container.seek(0, backward=True)
+                for packet in container.demux(stream):
+                    yield from _packet_lines(packet, begins_s, language)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return
+
+
+def _packet_lines(packet: Any, begins_s: float, language: str) -> Iterator[Line]:
+    if packet.pts is None or not packet.duration:
+        return
+    start_s = float(packet.pts * packet.time_base) - begins_s
+    end_s = start_s + float(packet.duration * packet.time_base)
+    for item in packet.decode():
+        raw = getattr(item, "dialogue", None) or getattr(item, "ass", b"") or b""
+        text = raw.decode(errors="replace")
+        fields = text.split(",", _EVENT_FIELDS)
+        if not getattr(item, "dialogue", None) and len(fields) > _EVENT_FIELDS:
+            text = fields[_EVENT_FIELDS]
+        yield Line(start_s=start_s, end_s=end_s, text=_plain(text), language=language)
+
+
+def _plain(text: str) -> str:
+    """Return text on one line without marks of style."""
+    joined = _TAGS.sub("", text.replace("\\N", " ").replace("\\n", " "))
+    return " ".join(joined.split())[:_MOST_CHARACTERS]

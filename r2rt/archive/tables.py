@@ -1,0 +1,402 @@
+"""The four Lance tables of a library, and how they are written so that no kill can harm them.
+
+Rows of clips, tokens and subtitles belong to an entry, a random id of one indexing of one video.
+They are written first. A row of `videos` that names the entry is written last, in one commit, and
+readers join on it: an entry without such a row does not exist for them, and `compact` removes it.
+Commits are Lance's own: a version of a table is there or it is not.
+
+| table | a row |
+|---|---|
+| `videos` | a file: path, content, entry, words, state, error, and facts about the video |
+| `clips` | a vector of the first stage: entry, row, vector (E) float16 of length 1 |
+| `tokens` | clips of the second stage: entry, first clip, clips, packed tokens |
+| `subtitles` | a line: words (its own entry), start and end in seconds, text, language |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+
+from r2rt.archive.settings import Settings
+from r2rt.errors import LibraryError, LibraryFullError, MissingExtraError, OutputError
+from r2rt.retry import TransientError, retrying
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lance import LanceDataset
+
+__all__ = [
+    "Row",
+    "Table",
+    "TableName",
+    "Tables",
+    "is_remote",
+    "quoted",
+    "require_lance",
+    "require_package",
+]
+
+TableName: TypeAlias = Literal["videos", "clips", "tokens", "subtitles"]
+Row: TypeAlias = dict[str, Any]
+
+NAMES: tuple[TableName, ...] = ("videos", "clips", "tokens", "subtitles")
+_SETTINGS = b"r2rt"
+# What Lance keeps of indices and of the tables' own data, in memory.
+_INDEX_CACHE_BYTES = 384 << 20
+_METADATA_CACHE_BYTES = 64 << 20
+_TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S = 10, 0.05, 2.0
+
+
+def require_lance() -> None:
+    """Check that a library can be opened.
+
+    Raises:
+        MissingExtraError: Lance is not installed.
+    """
+    # Lance asks for its own log level when it is imported; its warnings are not for users.
+    os.environ.setdefault("LANCE_LOG", "error")
+    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
+    require_package("lance", "a library of videos")
+
+
+def require_package(name: str, what: str) -> None:
+    """Raise `MissingExtraError` if a package of the extra is not installed.
+
+    Args:
+        name: of its module.
+        what: needs it.
+    """
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{what} needs {name}; install it: pip install 'r2rt[archive]'"
+        ) from error
+
+
+def is_remote(name: str) -> bool:
+    """Return whether a library or video has an address such as s3://bucket/name."""
+    return "://" in name
+
+
+def quoted(values: Sequence[str]) -> str:
+    """Return values as a list of SQL: ('a', 'b')."""
+    return "(" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + ")"
+
+
+class Table:
+    """One Lance table; threads may share it."""
+
+    def __init__(self, uri: str, dataset: LanceDataset) -> None:
+        self.uri = uri
+        self._dataset = dataset
+        self._lock = threading.Lock()
+
+    def latest(self) -> LanceDataset:
+        """Return the newest version; it does not change while it is read.
+
+        Raises:
+            LibraryError: the table is not there any more, or damaged.
+        """
+        import lance
+
+        with self._lock:
+            try:
+                newest = self._dataset.latest_version
+                if newest != self._dataset.version:
+                    self._dataset = lance.dataset(self.uri, session=self._dataset.session())
+            except (OSError, ValueError) as error:
+                raise _damaged(self.uri, error) from error
+            return self._dataset
+
+    def append(self, rows: pa.Table | pa.RecordBatchReader) -> None:
+        """Add rows in one commit."""
+        self.commit(lambda dataset: dataset.insert(rows))
+
+    def upsert(self, rows: pa.Table, key: str) -> None:
+        """Replace the rows that have the same keys, and add the others, in one commit."""
+        self.commit(
+            lambda dataset: (
+                dataset.merge_insert(key)
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .execute(rows)
+            )
+        )
+
+    def delete(self, where: str) -> None:
+        """Remove rows in one commit."""
+        self.commit(lambda dataset: dataset.delete(where))
+
+    def rows(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
+        """Return columns of the rows that fit a filter, of the newest version."""
+        try:
+            return self.latest().to_table(columns=list(columns), filter=where)
+        except OSError as error:
+            raise _damaged(self.uri, error) from error
+
+    def commit(self, write: Any) -> None:
+        """Write, again if another process came in between."""
+
+        def attempt() -> None:
+            try:
+                write(self.latest())
+            except (OSError, RuntimeError) as error:
+                text = str(error)
+                if "conflict" in text.lower() or "concurrent" in text.lower():
+                    raise TransientError(text) from error
+                raise _unwritable(self.uri, error) from error
+
+        tries = retrying(tries=_TRIES, first_s=_FIRST_WAIT_S, longest_s=_LONGEST_WAIT_S)
+        try:
+            tries(attempt)
+        except TransientError as error:
+            raise OutputError(
+                f"{self.uri}: others write to the library all the time; try again"
+            ) from error
+
+
+class Tables:
+    """The tables of one library.
+
+    Attributes:
+        root: the library's folder or address.
+        settings: what all rows have in common.
+    """
+
+    def __init__(self, root: str, settings: Settings, tables: dict[TableName, Table]) -> None:
+        self.root = root
+        self.settings = settings
+        self.videos, self.clips = tables["videos"], tables["clips"]
+        self.tokens, self.subtitles = tables["tokens"], tables["subtitles"]
+
+    @classmethod
+    def open(cls, root: str) -> Tables:
+        """Open a library.
+
+        Raises:
+            MissingExtraError: Lance is not installed.
+            LibraryError: there is no library, or it cannot be read.
+        """
+        require_lance()
+        import lance
+
+        if not is_library(root):
+            raise LibraryError(
+                f"{root}: not a library of videos; `r2rt index {root} VIDEO...` makes one"
+            )
+        session = lance.Session(  # type: ignore[attr-defined]
+            index_cache_size_bytes=_INDEX_CACHE_BYTES,
+            metadata_cache_size_bytes=_METADATA_CACHE_BYTES,
+        )
+        tables: dict[TableName, Table] = {}
+        for name in NAMES:
+            uri = _uri(root, name)
+            try:
+                tables[name] = Table(uri, lance.dataset(uri, session=session))
+            except (OSError, ValueError) as error:
+                raise _damaged(uri, error) from error
+        metadata = tables["videos"].latest().schema.metadata or {}
+        return cls(root, Settings.parse(metadata.get(_SETTINGS), root), tables)
+
+    @classmethod
+    def create(cls, root: str, settings: Settings) -> Tables:
+        """Make a library, or open the one that another process made in the meantime.
+
+        Raises:
+            MissingExtraError: Lance is not installed.
+            LibraryError: the folder holds something else.
+            OutputError: it cannot be written.
+        """
+        require_lance()
+        import lance
+
+        if is_library(root):
+            return cls.open(root)
+        if not is_remote(root):
+            _make_folder(root)
+        with write_lock(root):
+            # The table `videos` is the last: with it there is a library.
+            for name in reversed(NAMES):
+                schema = schemas(settings.width)[name]
+                if name == "videos":
+                    schema = schema.with_metadata({_SETTINGS: msgspec.json.encode(settings)})
+                uri = _uri(root, name)
+                with contextlib.suppress(FileExistsError):
+                    try:
+                        lance.write_dataset(schema.empty_table(), uri, schema, mode="create")
+                    except OSError as error:
+                        if "already exists" not in str(error).lower():
+                            raise _unwritable(uri, error) from error
+        return cls.open(root)
+
+    def all(self) -> Iterator[tuple[TableName, Table]]:
+        """Yield every table with its name."""
+        yield from zip(NAMES, (self.videos, self.clips, self.tokens, self.subtitles), strict=True)
+
+    @contextlib.contextmanager
+    def claim(self, content: str) -> Iterator[bool]:
+        """Keep other processes from indexing the same content meanwhile; yield whether it worked.
+
+        Libraries at an address have no locks. Two processes may then index the same video, of
+        which the later one counts.
+        """
+        if is_remote(self.root):
+            yield True
+            return
+        from filelock import FileLock, Timeout
+
+        folder = Path(self.root, "locks")
+        path = folder / f"{content}.lock"
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise _unwritable(str(path), error) from error
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
+
+    def size_bytes(self) -> int:
+        """Return the bytes that the library takes on disk; 0 for one at an address."""
+        if is_remote(self.root):
+            return 0
+        total = 0
+        for path in Path(self.root).rglob("*"):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += path.stat().st_size if path.is_file() else 0
+        return total
+
+    def check_quota(self, quota_bytes: int | None) -> None:
+        """Raise `LibraryFullError` if the library takes as much as it may."""
+        if quota_bytes is None:
+            return
+        size = self.size_bytes()
+        if size >= quota_bytes:
+            raise LibraryFullError(
+                f"{self.root}: {size / 1e9:.2f} GB of {quota_bytes / 1e9:.2f} GB; give a larger "
+                "--quota, use --keep vectors, or `r2rt library remove` and `compact`"
+            )
+
+
+def is_library(root: str) -> bool:
+    """Return whether there is a library, without opening it; True for any address."""
+    return is_remote(root) or Path(root, "videos.lance").is_dir()
+
+
+@contextlib.contextmanager
+def write_lock(root: str) -> Iterator[None]:
+    """Let one process of this machine commit at a time; others wait. Readers never do."""
+    if is_remote(root):
+        yield
+        return
+    from filelock import FileLock
+
+    try:
+        folder = Path(root, "locks")
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / "write.lock")
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(root, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def schemas(width: int) -> dict[TableName, pa.Schema]:
+    """Return the columns of every table; vectors have `width` numbers."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.float64()
+    return {
+        "videos": pa.schema(
+            [
+                ("path", text),
+                ("content", text),
+                ("entry", text),
+                ("words", text),
+                ("words_key", text),
+                ("state", text),
+                ("error", text),
+                ("size", pa.int64()),
+                ("mtime_ns", pa.int64()),
+                ("date", text),
+                ("duration_s", number),
+                ("start_s", number),
+                ("rate", number),
+                ("codec", text),
+                ("width", pa.int32()),
+                ("height", pa.int32()),
+                ("clips", pa.int32()),
+                ("keep", text),
+                ("tags", pa.list_(text)),
+                ("indexed", text),
+            ]
+        ),
+        "clips": pa.schema(
+            [("entry", text), ("row", pa.int32()), ("vector", pa.list_(pa.float16(), width))]
+        ),
+        "tokens": pa.schema(
+            [
+                ("entry", text),
+                ("first", pa.int32()),
+                ("clips", pa.int32()),
+                ("data", pa.large_binary()),
+            ]
+        ),
+        "subtitles": pa.schema(
+            [
+                ("words", text),
+                ("start_s", number),
+                ("end_s", number),
+                ("text", text),
+                ("language", text),
+            ]
+        ),
+    }
+
+
+def _make_folder(root: str) -> None:
+    folder = Path(root)
+    try:
+        if folder.is_dir() and any(not item.name.startswith(".") for item in folder.iterdir()):
+            names = {f"{name}.lance" for name in NAMES} | {"locks"}
+            strange = [item.name for item in folder.iterdir() if item.name not in names]
+            if strange:
+                raise LibraryError(
+                    f"{root}: holds {strange[0]} and no library; name a new or an empty folder"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(root, error) from error
+
+
+def _uri(root: str, name: str) -> str:
+    return (
+        f"{root.rstrip('/')}/{name}.lance" if is_remote(root) else str(Path(root, f"{name}.lance"))
+    )
+
+
+def _damaged(uri: str, error: Exception) -> LibraryError:
+    line = str(error).strip().partition("\n")[0][:200]
+    return LibraryError(f"{uri}: cannot be read ({line}); see `r2rt library check`")
+
+
+def _unwritable(uri: str, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0][:200]
+    return OutputError(f"{uri}: cannot be written ({reason}); check free space and permissions")

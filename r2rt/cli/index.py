@@ -1,0 +1,163 @@
+"""`r2rt index`: add videos to a library, and keep it up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from r2rt.cli.console import progress, warn
+from r2rt.cli.options import model_options, quiet_option, verbose_option
+from r2rt.cli.session import note, open_model
+from r2rt.errors import QueryError, SomeVideosFailedError
+from r2rt.grounding.many import kind_of
+from r2rt.memory import parse_bytes
+
+if TYPE_CHECKING:
+    from r2rt.archive.index import IndexReport
+    from r2rt.archive.library import Archive
+    from r2rt.archive.piece import Keep
+    from r2rt.engines import Device
+    from r2rt.video import Sampling
+
+__all__ = ["index"]
+
+# Changes that follow one another within this time are indexed together.
+_SETTLED_MS = 3000
+_EXAMPLES = """Examples:
+
+\b
+  r2rt index library videos/ more/*.mp4
+  r2rt index library videos/ --tag holiday --watch
+  r2rt search library "a dog catches a frisbee"
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("library")
+@click.argument("videos", nargs=-1, metavar="VIDEO...")
+@click.option(
+    "--videos-from",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="Index the videos that FILE lists, one a line; - is standard input.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["tokens", "vectors"]),
+    default="tokens",
+    show_default=True,
+    help="What is kept of a video: vectors alone take less space, and searches encode the best "
+    "windows again.",
+)
+@click.option(
+    "--sampling",
+    type=click.Choice(["exact", "nearest"]),
+    default="nearest",
+    show_default=True,
+    help="Decode the exact frame of each clip, or the cheapest one near it.",
+)
+@click.option("--tag", "tags", multiple=True, help="A word for --where of searches; repeatable.")
+@click.option("--retry", is_flag=True, help="Try videos that failed before once more.")
+@click.option("--quota", metavar="SIZE", help="The most that the library may take, e.g. 40G.")
+@click.option("--watch", is_flag=True, help="Go on, and index what appears or changes.")
+@model_options
+@quiet_option
+@verbose_option
+def index(
+    library: str,
+    videos: tuple[str, ...],
+    videos_from: str | None,
+    keep: Keep,
+    sampling: Sampling,
+    tags: tuple[str, ...],
+    retry: bool,
+    quota: str | None,
+    watch: bool,
+    model: str | None,
+    device: Device,
+    quiet: bool,
+) -> None:
+    """Add each VIDEO to LIBRARY, a folder that is made if it is not there.
+
+    VIDEO is a file, a folder or a glob. Files that have not changed are left as they are, moved
+    ones are found again, and ones that are gone are not searched any more, so the same command
+    brings a library up to date. It can be stopped and started again at any time, and several may
+    run at once. A video that fails is recorded with its reason, and tried again when it changes.
+    """
+    from r2rt.archive.library import Archive
+    from r2rt.archive.tables import is_library, require_lance
+    from r2rt.grounding.many import read_video_list
+
+    quota_bytes = None if quota is None else parse_bytes(quota, what="--quota")
+    sources = [*videos, *(read_video_list(videos_from) if videos_from is not None else ())]
+    if not sources:
+        raise QueryError("no video: give files, folders, globs, or --videos-from FILE")
+    require_lance()
+    if model is None and is_library(library):
+        model = Archive.open(library).tables.settings.model
+    with open_model(model, device, quiet=quiet) as grounder:
+        archive = Archive.open(library, model=grounder)
+
+        def add() -> IndexReport:
+            with progress("indexing", unit="B", quiet=quiet) as update:
+                return archive.add(
+                    sources,
+                    tags=tags,
+                    keep=keep,
+                    sampling=sampling,
+                    retry=retry,
+                    quota_bytes=quota_bytes,
+                    update=update,
+                    failed=_warn,
+                )
+
+        report = add()
+        note(_summary(archive, report), quiet=quiet)
+        if watch:
+            _follow(sources, lambda: note(_summary(archive, add()), quiet=quiet), quiet=quiet)
+    if report.failed:
+        raise SomeVideosFailedError(
+            f"{len(report.failed)} videos could not be indexed, see above; "
+            f"r2rt library info {library} lists them"
+        )
+
+
+def _warn(path: str, reason: str) -> None:
+    warn(reason if path in reason else f"{path}: {reason}")
+
+
+def _summary(archive: Archive, report: IndexReport) -> str:
+    counts = {
+        "added": report.added,
+        "changed": report.changed,
+        "moved": report.moved,
+        "copied": report.copied,
+        "gone": report.removed,
+        "failed": len(report.failed),
+        "failed before": report.failed_before,
+        "in work by others": report.busy,
+        "unchanged": report.unchanged,
+    }
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    work = f"{report.clips} clips in {report.seconds:.1f} s"
+    return f"{archive.path}: {listed or 'nothing to do'}; {work}"
+
+
+def _follow(sources: Sequence[str], update: Callable[[], None], *, quiet: bool) -> None:
+    """Index again whenever something changes below the folders, until interrupted.
+
+    A file that is still being written fails or is incomplete; its next change brings it again.
+    """
+    from r2rt.archive.tables import require_package
+
+    require_package("watchfiles", "--watch")
+    from watchfiles import watch
+
+    folders = [source for source in sources if kind_of(source) == "folder"]
+    if not folders:
+        raise QueryError("--watch follows folders; name one")
+    note(f"following {', '.join(folders)}; press Ctrl-C to stop", quiet=quiet)
+    for _ in watch(*folders, debounce=_SETTLED_MS, step=500, raise_interrupt=True):
+        update()

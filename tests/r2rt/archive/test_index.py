@@ -1,0 +1,155 @@
+"""Indexing: what is new, changed, moved, copied, gone, failing; quotas; what is kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from r2rt.archive.library import Archive
+from r2rt.errors import LibraryFullError, ModelMismatchError, SourceNotFoundError
+from tests.r2rt.archive.colours import ColourGrounder, colour_grounder, make_colours, write_colours
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    make_colours(tmp_path / "videos")
+    return tmp_path / "videos"
+
+
+@pytest.fixture
+def archive(tmp_path: Path, videos: Path) -> Archive:
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    archive.add(videos)
+    return archive
+
+
+def encoded(archive: Archive) -> list[str]:
+    """The names of all videos that were encoded so far."""
+    return [Path(name).name for name in cast("ColourGrounder", archive.grounder).encoded]
+
+
+def names(archive: Archive, where: str | None = None) -> set[str]:
+    return {Path(row["path"]).name for row in archive.videos(where)}
+
+
+def test_what_is_known_of_a_video(archive: Archive, videos: Path) -> None:
+    (row,) = archive.videos("path like '%beach%'")
+    status = (videos / "beach.mp4").stat()
+    assert (row["size"], row["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
+    assert (row["duration_s"], row["rate"], row["clips"]) == (16, 5, 8)
+    assert (row["codec"], row["width"], row["height"]) == ("mpeg4", 32, 32)
+    assert (row["state"], row["error"], row["keep"]) == ("ready", None, "tokens")
+
+
+def test_what_has_not_changed_is_not_read_again(archive: Archive, videos: Path) -> None:
+    before = encoded(archive)
+    report = archive.add(videos)
+    assert (report.unchanged, report.added) == (3, 0)
+    assert encoded(archive) == before
+
+
+def test_a_changed_video_is_read_again(archive: Archive, videos: Path) -> None:
+    write_colours(videos / "beach.mp4", ["red", "red"])
+    report = archive.add(videos)
+    assert (report.changed, report.unchanged, report.added) == (1, 2, 0)
+    assert [Path(hit.path).name for hit in archive.search("yellow")] == []
+    assert "beach.mp4" in {Path(hit.path).name for hit in archive.search("red")}
+
+
+def test_a_touched_video_is_not_encoded_again(archive: Archive, videos: Path) -> None:
+    before = encoded(archive)
+    os.utime(videos / "beach.mp4", (1, 1))
+    assert archive.add(videos).unchanged == 3
+    assert encoded(archive) == before
+    (row,) = archive.videos("path like '%beach%'")
+    assert row["mtime_ns"] == 10**9
+
+
+def test_a_moved_video_is_not_encoded_again(archive: Archive, videos: Path) -> None:
+    before = encoded(archive)
+    (videos / "sea").mkdir()
+    (videos / "beach.mp4").rename(videos / "sea" / "waves.mp4")
+    report = archive.add(videos)
+    assert (report.moved, report.removed, report.added) == (1, 0, 0)
+    assert encoded(archive) == before
+    assert names(archive) == {"waves.mp4", "garden.mp4", "night.mp4"}
+    assert [Path(hit.path).name for hit in archive.search("yellow")] == ["waves.mp4"]
+
+
+def test_a_copy_is_not_encoded_again_and_found_once(archive: Archive, videos: Path) -> None:
+    before = encoded(archive)
+    shutil.copy(videos / "beach.mp4", videos / "copy.mp4")
+    assert archive.add(videos).copied == 1
+    assert encoded(archive) == before
+    (hit,) = archive.search("yellow")
+    assert [Path(path).name for path in (hit.path, *hit.also)] == ["beach.mp4", "copy.mp4"]
+
+
+def test_a_removed_video_is_not_found_until_it_is_back(archive: Archive, videos: Path) -> None:
+    before = encoded(archive)
+    content = (videos / "beach.mp4").read_bytes()
+    (videos / "beach.mp4").unlink()
+    assert archive.add(videos).removed == 1
+    assert archive.search("yellow").hits == ()
+    (videos / "beach.mp4").write_bytes(content)
+    archive.add(videos)
+    assert len(archive.search("yellow")) == 1
+    assert encoded(archive) == before
+
+
+def test_a_failing_video_is_tried_again_when_it_changes(archive: Archive, videos: Path) -> None:
+    (videos / "new.mp4").write_bytes(b"not a video")
+    reasons: dict[str, str] = {}
+    report = archive.add(videos, failed=reasons.__setitem__)
+    assert list(map(str, reasons)) == [str(videos / "new.mp4")]
+    assert report.failed == reasons
+    (row,) = archive.videos("state = 'failed'")
+    assert row["error"] == reasons[str(videos / "new.mp4")]
+    assert archive.add(videos).failed_before == 1
+    write_colours(videos / "new.mp4", ["pink"])
+    assert archive.add(videos).added == 1
+    assert "new.mp4" in {Path(hit.path).name for hit in archive.search("pink")}
+
+
+def test_files_of_a_folder_that_were_never_there_are_reported(archive: Archive) -> None:
+    with pytest.raises(SourceNotFoundError):
+        archive.add("no-such-folder/*.mp4")
+    assert list(archive.add("no-such-file.mp4").failed) == [os.path.realpath("no-such-file.mp4")]
+
+
+def test_vectors_alone_answer_the_same(tmp_path: Path, videos: Path, archive: Archive) -> None:
+    small = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    small.add(videos, keep="vectors")
+    assert small.tables.tokens.latest().count_rows() == 0
+    for colour in ("yellow", "blue", "green"):
+        expected = [(hit.path, hit.start_s, hit.end_s) for hit in archive.search(colour)]
+        assert [(hit.path, hit.start_s, hit.end_s) for hit in small.search(colour)] == expected
+
+
+def test_a_window_whose_file_is_gone_is_skipped_with_the_reason(
+    tmp_path: Path, videos: Path
+) -> None:
+    archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    archive.add(videos, keep="vectors")
+    (videos / "beach.mp4").unlink()
+    result = archive.search("yellow")
+    assert list(result.skipped) == [str(videos / "beach.mp4")]
+
+
+def test_a_quota_stops_before_the_next_video(tmp_path: Path, videos: Path) -> None:
+    archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    archive.add(videos / "beach.mp4")
+    with pytest.raises(LibraryFullError, match="--quota"):
+        archive.add(videos, quota_bytes=1000)
+    assert names(archive, "state = 'ready'") == {"beach.mp4"}
+
+
+def test_another_model_is_refused(tmp_path: Path, videos: Path, archive: Archive) -> None:
+    other = ColourGrounder(tmp_path)
+    other.bundle.fingerprint = "another"
+    with pytest.raises(ModelMismatchError, match="was indexed with"):
+        Archive.open(archive.path, model=cast("object", other)).add(videos)  # type: ignore[arg-type]

@@ -1,0 +1,113 @@
+"""Searching a library of colours: which moments come first, and what filters, images, words do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2rt.archive.library import Archive
+from r2rt.errors import LibraryError, QueryError
+from tests.r2rt.archive.colours import COLOURS, colour_grounder, make_colours
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """A library of the three videos; searches do not change it."""
+    folder = tmp_path_factory.mktemp("colours")
+    make_colours(folder / "videos")
+    archive = Archive.open(folder / "library", model=colour_grounder(folder))
+    archive.add(folder / "videos", tags=["plain"])
+    return archive
+
+
+def found(
+    archive: Archive, *arguments: object, **options: object
+) -> list[tuple[str, float, float]]:
+    result = archive.search(*arguments, **options)  # type: ignore[arg-type]
+    return [(Path(hit.path).name, hit.start_s, hit.end_s) for hit in result]
+
+
+@pytest.mark.parametrize(
+    ("colour", "moments"),
+    [
+        ("yellow", [("beach.mp4", 0, 8)]),
+        ("red", [("garden.mp4", 4, 8)]),
+        ("green", [("garden.mp4", 0, 4), ("garden.mp4", 8, 12)]),
+        ("cyan", [("night.mp4", 8, 12)]),
+    ],
+)
+def test_a_sentence_finds_its_moments(
+    archive: Archive, colour: str, moments: list[tuple[str, float, float]]
+) -> None:
+    assert sorted(found(archive, colour)) == moments
+
+
+def test_moments_of_several_videos_are_ranked_together(archive: Archive) -> None:
+    hits = archive.search("blue").hits
+    assert {Path(hit.path).name for hit in hits} == {"beach.mp4", "night.mp4"}
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < score < 1 for score in scores)
+
+
+def test_top_limits_the_hits(archive: Archive) -> None:
+    assert len(archive.search("blue", top=2)) == 2
+
+
+def test_a_filter_leaves_videos_out(archive: Archive) -> None:
+    assert {name for name, *_ in found(archive, "blue", where="path like '%night%'")} == {
+        "night.mp4"
+    }
+    assert found(archive, "blue", where="array_has(tags, 'other')") == []
+    result = archive.search("blue", where="array_has(tags, 'plain') and duration_s > 10")
+    assert result.videos == 3
+
+
+def test_a_filter_that_cannot_be_used_names_the_columns(archive: Archive) -> None:
+    with pytest.raises(QueryError, match=r"No field named colour.*columns are path, "):
+        archive.search("blue", where="colour = 'red'")
+
+
+def test_an_image_finds_what_looks_like_it(archive: Archive) -> None:
+    pixels = np.full((40, 60, 3), COLOURS["pink"], np.uint8)
+    assert found(archive, image=pixels)[0] == ("garden.mp4", 12, 16)
+
+
+def test_a_moment_of_a_video_finds_what_looks_like_it(archive: Archive) -> None:
+    beach = next(row["path"] for row in archive.videos("path like '%beach%'"))
+    hits = archive.search(like=f"{beach}@0:09", top=2)
+    assert {Path(hit.path).name for hit in hits} == {"beach.mp4", "night.mp4"}
+
+
+def test_words_and_an_image_together(archive: Archive) -> None:
+    """Blue alone is in two videos; a picture of yellow beside it prefers the one with both."""
+    pixels = np.full((8, 8, 3), COLOURS["yellow"], np.uint8)
+    result = archive.search("blue", image=pixels)
+    assert Path(result.hits[0].path).name == "beach.mp4"
+    assert result.images == ("<image>",)
+
+
+def test_nothing_to_search_is_refused(archive: Archive) -> None:
+    with pytest.raises(QueryError, match="nothing to search"):
+        archive.search()
+
+
+def test_a_folder_that_is_no_library_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LibraryError, match="not a library of videos"):
+        Archive.open(tmp_path, model=colour_grounder(tmp_path)).search("red")
+
+
+def test_a_folder_of_other_things_does_not_become_a_library(tmp_path: Path) -> None:
+    make_colours(tmp_path / "videos")
+    with pytest.raises(LibraryError, match=r"holds beach.mp4"):
+        Archive.open(tmp_path / "videos", model=colour_grounder(tmp_path)).add(tmp_path / "videos")
+
+
+def test_a_library_of_nothing_answers_with_nothing(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    report = archive.add(tmp_path / "broken.mp4")
+    assert list(report.failed) == [str(tmp_path / "broken.mp4")]
+    assert archive.search("red").hits == ()
