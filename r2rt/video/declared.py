@@ -38,6 +38,9 @@ def ends_early_s(container: InputContainer, stream: VideoStream, index: PacketIn
 
 def _declared_end_s(container: InputContainer, stream: VideoStream) -> Fraction | None:
     time_base = exact(stream.time_base)
+    if container.format.name == "avi" and stream.frames and time_base:
+        # Of a file that is shorter than its header FFmpeg shortens the duration, not the count.
+        return stream.frames * time_base
     if stream.duration and time_base:
         return ((stream.start_time or 0) + stream.duration) * time_base
     # Matroska's tag of a track, such as 00:00:05.000000000.

@@ -23,7 +23,9 @@ class Departures:
         clips_lost_at_end: planned clips after the last frame that decodes; they are left out.
         clips_similar: clips that were not encoded but took the tokens of a similar frame, since
             `skip_similar` allowed it.
-        missing_s: seconds of a broadcast of constant rate that hold no frames.
+        broken_at_byte: the first byte at which the container's parts do not fit together, since
+            some of the file is missing or overwritten there.
+        missing_s: seconds that hold no frames, in a broadcast or a broken file of constant rate.
         ends_early_s: seconds from the end of the last frame to the end that the file declares.
         leaps_closed: places where the stream's clock leapt, and the leap was taken out.
         leaps_s: the sum of these leaps, in seconds.
@@ -39,6 +41,7 @@ class Departures:
     frames_lost_at_start: int = 0
     clips_lost_at_end: int = 0
     clips_similar: int = 0
+    broken_at_byte: int | None = None
     missing_s: float = 0.0
     ends_early_s: float = 0.0
     leaps_closed: int = 0
@@ -81,6 +84,11 @@ class Departures:
             found.append(
                 f"{_count(self.clips_similar, 'clip')} took the tokens of a similar frame and were "
                 "not encoded, as asked for"
+            )
+        if self.broken_at_byte:
+            found.append(
+                f"the file is damaged or incomplete at byte {self.broken_at_byte}; the frames "
+                "there are lost"
             )
         if self.missing_s:
             found.append(

@@ -55,6 +55,7 @@ class VideoFile:
         facts = inspect_file(path, video_track=video_track)
         self._index = facts.index
         self._ends_early_s = facts.ends_early_s
+        self._broken_at_byte = facts.broken_at_byte
         self._ratio = facts.sample_aspect_ratio
         self._span = (part or Part()).span(
             fps=fps, time_base=self._index.time_base, source_start_pts=self._index.start_pts
@@ -124,6 +125,7 @@ class VideoFile:
                 frames_replaced=counts.frames_replaced,
                 frames_lost_at_start=0 if starts_inside else index.lost_at_start,
                 clips_lost_at_end=self._clips_lost,
+                broken_at_byte=self._broken_at_byte,
                 missing_s=index.missing_s,
                 ends_early_s=0.0 if stops_inside else self._ends_early_s,
                 leaps_closed=index.leaps,

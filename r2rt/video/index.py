@@ -69,7 +69,7 @@ class PacketIndex:
         leaps_s: the sum of these leaps, in seconds.
         damaged: packets that the container marks as damaged.
         lost_at_start: frames before the first that decodes, which depend on what is not there.
-        missing_s: how long a broadcast of constant rate has no frames, in seconds.
+        missing_s: how long a broadcast or a broken file of constant rate has no frames, in seconds.
     """
 
     time_base: Fraction
@@ -104,6 +104,7 @@ def index_packets(
     see: Callable[[Packet[VideoStream]], None] | None = None,
     *,
     first: FirstFrame | None = None,
+    broken: bool = False,
 ) -> PacketIndex:
     """Read every packet of the stream once, from its beginning, and decode none.
 
@@ -111,6 +112,7 @@ def index_packets(
         demuxer: a file that has not been read from yet.
         see: is shown every packet, for those who need a look at the first ones.
         first: decodes up to the first frame on the way, which shows what lies before it.
+        broken: the container's parts do not fit together; see `r2rt.video.structure`.
     """
     scan = scan_packets(demuxer, [look for look in (see, first and first.see) if look])
     frame = None if first is None else first.found()
@@ -158,7 +160,7 @@ def index_packets(
         lost_at_start=lost,
         missing_s=(
             float(_missing(times[shown]) * time_base)
-            if demuxer.container.format.name in _BROADCAST_FORMATS
+            if broken or demuxer.container.format.name in _BROADCAST_FORMATS
             else 0.0
         ),
     )

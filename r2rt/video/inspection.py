@@ -20,6 +20,7 @@ from r2rt.video.demux import Demuxer
 from r2rt.video.first import FirstFrame
 from r2rt.video.index import PacketIndex, index_packets
 from r2rt.video.pixels import Orientation, display_matrix, display_size, orientation
+from r2rt.video.structure import broken_at
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -71,6 +72,7 @@ class FileFacts:
         video_tracks: how many video tracks there are, cover art not counted.
         timecodes: the `timecode` entries of the video stream, the container and other streams.
         ends_early_s: how many seconds before the end that the header declares the frames end.
+        broken_at_byte: where the container's parts do not fit together; None if they all fit.
     """
 
     index: PacketIndex
@@ -88,6 +90,7 @@ class FileFacts:
     video_track: int
     video_tracks: int
     ends_early_s: float
+    broken_at_byte: int | None
 
 
 def inspect_file(path: Path, *, video_track: int | None = None) -> FileFacts:
@@ -146,7 +149,8 @@ def _inspect(path: Path, video_track: int | None) -> FileFacts:
         def see(packet: Packet[VideoStream]) -> None:
             keyframes.append(packet.is_keyframe)
 
-        index = index_packets(demuxer, see, first=first)
+        broken_at_byte = broken_at(path, demuxer.container.format.name)
+        index = index_packets(demuxer, see, first=first, broken=broken_at_byte is not None)
         frame = first.found()
         if frame is None:
             raise NoFramesError(
@@ -173,6 +177,7 @@ def _inspect(path: Path, video_track: int | None) -> FileFacts:
             video_track=demuxer.video_track,
             video_tracks=demuxer.video_tracks,
             ends_early_s=ends_early_s(demuxer.container, stream, index),
+            broken_at_byte=broken_at_byte,
             timecodes=tuple(place["timecode"] for place in places if place.get("timecode")),
         )
     finally:
