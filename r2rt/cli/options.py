@@ -16,6 +16,7 @@ from r2rt.errors import QueryError
 from r2rt.grounding.options import EncodeOptions
 from r2rt.memory import MAX_MEMORY_VARIABLE, parse_bytes
 from r2rt.timecode import parse_time
+from r2rt.video import DECODERS
 
 __all__ = [
     "TIME",
@@ -175,6 +176,13 @@ def encoding_options(command: F) -> F:
             type=click.IntRange(min=1),
             metavar="N",
             help="Read the Nth video track of a file.  [default: the file's default track]",
+        ),
+        click.option(
+            "--decoder",
+            type=click.Choice(DECODERS),
+            default="auto",
+            show_default=True,
+            help="What decodes videos; `auto` measures whether hardware that is there is faster.",
         ),
         click.option("--end", "end_s", type=TIME, help="Read up to this time, e.g. 5m."),
         click.option("--start", "start_s", type=TIME, help="Read from this time on, e.g. 1:15.5."),

@@ -37,7 +37,7 @@ from r2rt.grounding.windows import (
 )
 from r2rt.model.bundle import Bundle
 from r2rt.model.manifest import Nms
-from r2rt.video import Sampling, open_source
+from r2rt.video import Decoder, Sampling, open_source
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -152,6 +152,7 @@ class Grounder:
         source_fps: Fraction | float | None = None,
         skip_similar: float = 0.0,
         video_track: int | None = None,
+        decoder: Decoder = "auto",
     ) -> EncodedVideo:
         """Encode a video, so that any number of queries can be asked without decoding it again.
 
@@ -168,8 +169,10 @@ class Grounder:
                 frames alone, which changes nothing; more departs from the exact answer, and
                 `EncodedVideo.departures` counts the clips.
             video_track: which video track of a file, from 1; None takes the default one.
+            decoder: what decodes a video; `auto` takes hardware where it is measured to be faster.
 
         Raises:
+            BackendUnavailableError: this machine has no such decoder.
             SourceNotFoundError, NotAVideoError, NoVideoStreamError, NoFramesError: see there.
             QueryError: `skip_similar` is outside 0 to 255.
         """
@@ -189,7 +192,7 @@ class Grounder:
             end_s=end_s,
             source_fps=source_fps,
             video_track=video_track,
-            gpu=self.choice.device != "cpu",
+            decoder=decoder,
         ) as frames:
             _log_plan(frames)
             buffer = self._encode_frames(frames, progress, skip_similar)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 if TYPE_CHECKING:
     from r2rt.grounding.windows import WindowLength
     from r2rt.model.manifest import Nms
-    from r2rt.video import Sampling
+    from r2rt.video import Decoder, Sampling
 
 __all__ = ["AnswerOptions", "EncodeOptions", "GroundOptions", "check_names"]
 
@@ -25,6 +25,7 @@ class EncodeOptions(TypedDict, total=False):
     source_fps: Fraction | float | None
     skip_similar: float
     video_track: int | None
+    decoder: Decoder
 
 
 class AnswerOptions(TypedDict, total=False):

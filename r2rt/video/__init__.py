@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from r2rt.video.api import ClipFrame, DecodeReport, FrameSource, Sampling, SourceInfo
     from r2rt.video.clock import ClipClock, ClipSelector, Selection
+    from r2rt.video.decoders import DECODERS, Decoder
     from r2rt.video.departures import Departures
     from r2rt.video.pixels import FramePreparer, prepare_frame
     from r2rt.video.plan import PlanCost
     from r2rt.video.source import open_source
 
 __all__ = [
+    "DECODERS",
     "ClipClock",
     "ClipFrame",
     "ClipSelector",
     "DecodeReport",
+    "Decoder",
     "Departures",
     "FramePreparer",
     "FrameSource",
@@ -35,10 +38,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DECODERS": "decoders",
     "ClipClock": "clock",
     "ClipFrame": "api",
     "ClipSelector": "clock",
     "DecodeReport": "api",
+    "Decoder": "decoders",
     "Departures": "departures",
     "FramePreparer": "pixels",
     "FrameSource": "api",

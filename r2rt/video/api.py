@@ -75,7 +75,7 @@ class DecodeReport:
         packets_decoded: packets given to the decoder.
         sampling: the sampling asked for.
         cost: what the plan promised; None where there was none.
-        decoder: where frames were decoded.
+        decoder: what decoded them, `cpu` or a hardware decoder.
         departures: how reading departed from exact. Damaged frames are used, since a patched frame
             is closer to the truth than an older one.
     """
@@ -86,7 +86,7 @@ class DecodeReport:
     packets_decoded: int
     sampling: Sampling
     cost: PlanCost | None
-    decoder: Literal["cpu", "gpu"] = "cpu"
+    decoder: str = "cpu"
     departures: Departures = field(default_factory=Departures)
 
     @property

@@ -239,7 +239,7 @@ def decode_packet(
     """Return what comes out of the decoder for a packet; one that it refuses is counted."""
     counts.packets_decoded += 1
     try:
-        frames = demuxer.stream.codec_context.decode(packet)
+        frames = demuxer.decode(packet)
     except av.error.FFmpegError:
         counts.packets_lost += 1
         return []
@@ -253,14 +253,13 @@ def drain(demuxer: Demuxer, counts: DecodeCounts) -> list[VideoFrame]:
     A decoder that fails while it is drained cannot be asked again: what its other threads hold, a
     few frames, is lost with the damaged one.
     """
-    context = demuxer.stream.codec_context
     frames: list[VideoFrame] = []
     try:
-        frames = context.decode(None)
+        frames = demuxer.decode(None)
     except av.error.EOFError:
         pass
     except av.error.FFmpegError:
         counts.packets_lost += 1
-    context.flush_buffers()
+    demuxer.context.flush_buffers()
     counts.frames_decoded += len(frames)
     return frames

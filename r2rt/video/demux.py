@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 import av.error
+from av.codec import Codec, CodecContext
 from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 
@@ -19,6 +21,8 @@ from r2rt.video.leaps import format_flags, leap_closer
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 __all__ = ["Demuxer"]
@@ -32,6 +36,9 @@ _NO_TIMESTAMPS = 0x80  # a bit of a demuxer's flags, as in libavformat/avformat.
 _OPEN_TIMEOUT_S = 60.0
 # What `av.open` raises of a source that cannot be opened; the last two of names and options.
 CANNOT_OPEN = (av.error.FFmpegError, OSError, ValueError, NotImplementedError)
+# How a device is opened. The first shares the process's CUDA context, which saves 0.2 s and memory
+# at each opening; a context of other settings, such as PyTorch's, cannot be shared.
+_DEVICE_OPTIONS: dict[str, tuple[dict[str, str], ...]] = {"cuda": ({"primary_ctx": "1"}, {})}
 MAX_READ_ERRORS = 64  # in a row, without one packet in between
 
 
@@ -52,13 +59,14 @@ class Demuxer:
         read_errors: how often the container could not be read on, so far.
         leaps: how many leaps of the clock were closed, in the pass under way.
         leaps_closed: the sum of these leaps, in units of the stream's time base.
-        on_gpu: whether the GPU's decoder is used.
-        gpu_refusal: why it is not although it was asked for; None otherwise.
+        context: the decoder; it belongs to the stream unless another one was chosen by name.
+        decoder: `cpu`, or the hardware that decodes.
+        refusal: why the CPU decodes although hardware was asked for; None otherwise.
 
     Args:
         path: the file.
         threads: decoder threads; None takes one a core.
-        gpu: decode on the GPU where it can, else on the CPU; frames come to the host either way.
+        decoder: what decodes, where it can, else the CPU; frames come to the host either way.
         video_track: number of the video track to read, from 1; None chooses.
 
     Raises:
@@ -73,35 +81,31 @@ class Demuxer:
         path: Path,
         *,
         threads: int | None = None,
-        gpu: bool = False,
+        decoder: str = "cpu",
         video_track: int | None = None,
     ) -> None:
         self._path = path
         self.read_errors = 0
-        self.gpu_refusal: str | None = None
-        self.container = self._open_on_gpu(path) if gpu else _open(path)
+        self.decoder = decoder
+        self.refusal: str | None = None
+        self.container = _open(path) if decoder == "cpu" else self._open_for(path, decoder)
         try:
             tracks = _video_tracks(self.container)
             self.stream = _video_stream(self.container, path, video_track)
             self.video_tracks = len(tracks)
             self.video_track = tracks.index(self.stream) + 1
             self._closer = leap_closer(self.container, self.stream)
-            context = self.stream.codec_context
-            if gpu and self.gpu_refusal is None and not self.on_gpu:
-                self.gpu_refusal = f"the GPU has no decoder for {context.codec.canonical_name}"
+            self.context = self.stream.codec_context
+            if self.decoder != "cpu" and not self.context.is_hwaccel:
+                self._choose_by_name()
             for stream in self.container.streams:
                 if stream is not self.stream:
                     skip_stream(stream)
-            self.stream.codec_context.thread_type = "AUTO"
-            self.stream.codec_context.thread_count = threads or 0
+            self.context.thread_type = "AUTO"
+            self.context.thread_count = threads or 0
         except BaseException:
             self.container.close()
             raise
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the GPU's decoder is used."""
-        return bool(self.stream.codec_context.is_hwaccel)
 
     @property
     def has_no_timestamps(self) -> bool:
@@ -151,15 +155,56 @@ class Demuxer:
         """Close the file."""
         self.container.close()
 
-    def _open_on_gpu(self, path: Path) -> InputContainer:
-        try:
-            container = _open(path, HWAccel("cuda", allow_software_fallback=True))
-        except NotAVideoError as error:
-            # FFmpeg says no more than an error number; a file at fault fails again on the CPU.
-            cause = error.__cause__
-            container = _open(path)
-            self.gpu_refusal = f"FFmpeg cannot use an NVIDIA decoder ({cause})"
+    def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+        """Return what comes out of the decoder for a packet; None drains it.
+
+        Raises:
+            av.error.FFmpegError: the decoder refuses the packet.
+        """
+        frames: list[VideoFrame] = self.context.decode(packet)
+        # FFmpeg goes on on the CPU where the hardware refuses a video, and reports nothing.
+        if self.decoder != "cpu" and not all(_is_of_hardware(frame) for frame in frames):
+            self._refuse(f"{self.decoder} does not decode this kind of {self.context.codec.name}")
+        return frames
+
+    def _open_for(self, path: Path, decoder: str) -> InputContainer:
+        """Open the file for a hardware decoder, or for the CPU where there is no such device."""
+        for options in _DEVICE_OPTIONS.get(decoder, ({},)):
+            try:
+                return _open(path, _hardware(decoder, options))
+            except NotAVideoError as error:
+                # FFmpeg says no more than an error number; a file at fault fails again on the CPU.
+                cause = error.__cause__
+        container = _open(path)
+        self._refuse(f"FFmpeg cannot use {decoder} ({cause})")
         return container
+
+    def _choose_by_name(self) -> None:
+        """Open the codec's own decoder, where FFmpeg prefers a library's that knows no hardware."""
+        preferred = self.context.codec
+        native = Codec(preferred.canonical_name, "r")
+        if native.name != preferred.name:
+            for options in _DEVICE_OPTIONS.get(self.decoder, ({},)):
+                with contextlib.suppress(*CANNOT_OPEN):
+                    made = CodecContext.create(native, "r", _hardware(self.decoder, options))
+                    context = cast("VideoCodecContext", made)
+                    if context.is_hwaccel:
+                        context.extradata = self.context.extradata
+                        self.context = context
+                        return
+        self._refuse(f"this FFmpeg has no {self.decoder} decoder for {preferred.canonical_name}")
+
+    def _refuse(self, reason: str) -> None:
+        self.decoder, self.refusal = "cpu", reason
+
+
+def _hardware(decoder: str, options: Mapping[str, object]) -> HWAccel:
+    return HWAccel(decoder, options=dict(options), allow_software_fallback=True)
+
+
+def _is_of_hardware(frame: VideoFrame) -> bool:
+    """Return whether a frame was copied from a device: those have two planes, the CPU's three."""
+    return frame.format.name.startswith(("nv", "p0", "p2"))
 
 
 def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:

@@ -7,14 +7,15 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from r2rt.errors import NoFramesError
 from r2rt.video.api import ClipFrame, DecodeReport, Sampling, SourceInfo
 from r2rt.video.decoder import DecodeCounts, Picked, decode_all, decode_planned, decode_tail
+from r2rt.video.decoders import Decoder
 from r2rt.video.demux import Demuxer
 from r2rt.video.departures import Departures
 from r2rt.video.fingerprint import fingerprint_file
+from r2rt.video.hardware import choose_decoder
 from r2rt.video.inspection import inspect_file
 from r2rt.video.part import Part
 from r2rt.video.pixels import FramePreparer
@@ -36,13 +37,13 @@ class VideoFile:
         tolerance_s: Fraction | None = None,
         part: Part | None = None,
         threads: int | None = None,
-        gpu: bool = False,
+        decoder: Decoder = "cpu",
         video_track: int | None = None,
     ) -> None:
         self._path = path
-        self._gpu = gpu
+        self._asked_decoder: Decoder = decoder
         self._video_track = video_track
-        self._decoder: Literal["cpu", "gpu"] = "cpu"
+        self._decoder = "cpu"
         self._decoder_fallback: str | None = None
         self._fps = fps
         self._threads = threads
@@ -202,11 +203,11 @@ class VideoFile:
 
     def _read(self, pick: Callable[[Demuxer], Iterator[Picked]]) -> Iterator[ClipFrame]:
         """Yield what is picked from the file, read from its beginning."""
-        demuxer = Demuxer(
-            self._path, threads=self._threads, gpu=self._gpu, video_track=self._video_track
+        threads, track = self._threads, self._video_track
+        decoder = choose_decoder(
+            self._asked_decoder, self._path, video_track=track, threads=threads
         )
-        self._decoder = "gpu" if demuxer.on_gpu else "cpu"
-        self._decoder_fallback = demuxer.gpu_refusal
+        demuxer = Demuxer(self._path, threads=threads, decoder=decoder, video_track=track)
         try:
             for picked in pick(demuxer):
                 self._clips = picked.clip_index + picked.count
@@ -218,6 +219,7 @@ class VideoFile:
                     pixels=self._prepare(picked.frame, sample_aspect_ratio=self._ratio),
                 )
         finally:
+            self._decoder, self._decoder_fallback = demuxer.decoder, demuxer.refusal
             demuxer.close()
 
     def _picked(self, demuxer: Demuxer) -> Iterator[Picked]:

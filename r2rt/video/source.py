@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from r2rt.errors import QueryError
 from r2rt.video.api import FrameSource, Sampling
+from r2rt.video.decoders import Decoder
 from r2rt.video.file import VideoFile
 from r2rt.video.missing import not_found
 from r2rt.video.part import Part
@@ -31,7 +32,7 @@ def open_source(
     end_s: float | None = None,
     source_fps: Fraction | float | None = None,
     threads: int | None = None,
-    gpu: bool = False,
+    decoder: Decoder = "cpu",
     video_track: int | None = None,
 ) -> FrameSource:
     """Open a source that yields one frame a clip, in bounded memory.
@@ -50,7 +51,8 @@ def open_source(
         end_s: where the part ends, exclusive.
         source_fps: images a second: required for an array; for a folder, one a clip by default.
         threads: decoder threads; None takes one a core.
-        gpu: decode a video on an NVIDIA GPU if possible; the report says where it was decoded.
+        decoder: what decodes a video; `auto` measures, see `r2rt.video.hardware`. The report says
+            what decoded.
         video_track: which video track of a file to read, from 1; None takes the default one.
 
     Raises:
@@ -88,7 +90,7 @@ def open_source(
         tolerance_s=None if tolerance_s is None else Fraction(tolerance_s),
         part=part,
         threads=threads,
-        gpu=gpu,
+        decoder=decoder,
         video_track=video_track,
     )
 

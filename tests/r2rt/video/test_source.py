@@ -35,14 +35,14 @@ def read(source: object, fps: Fraction = Fraction(1), **how: object) -> list[Cli
 
 def test_public_names() -> None:
     assert sorted(r2rt.video.__all__) == [
-        "ClipClock", "ClipFrame", "ClipSelector", "DecodeReport", "Departures", "FramePreparer",
-        "FrameSource", "PlanCost", "Sampling", "Selection", "SourceInfo", "open_source",
-        "prepare_frame",
+        "ClipClock", "ClipFrame", "ClipSelector", "DECODERS", "DecodeReport", "Decoder",
+        "Departures", "FramePreparer", "FrameSource", "PlanCost", "Sampling", "Selection",
+        "SourceInfo", "open_source", "prepare_frame",
     ]  # fmt: skip
     assert all(hasattr(r2rt.video, name) for name in r2rt.video.__all__)
     assert list(inspect.signature(open_source).parameters) == [
         "source", "fps", "image_size", "sampling", "tolerance_s", "start_s", "end_s", "source_fps",
-        "threads", "gpu", "video_track",
+        "threads", "decoder", "video_track",
     ]  # fmt: skip
 
 
