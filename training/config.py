@@ -58,13 +58,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         layers: CLIP layers K that are read, the last ones.
         heads: attention heads of its temporal layer; 8 in every published model. Weights do not
             show it, the settings beside them do.
-        padding: what padding in a batch means; see `training.model.Padding`.
+        padding: what padding in a batch means; see `training.model.Padding`. The published weights
+            were trained with `shared`.
     """
 
     width: _Whole = 256
     layers: _Whole = 4
     heads: _Whole = 8
-    padding: Padding = Padding.EXACT
+    padding: Padding = Padding.SHARED
 
 
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +74,9 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         seed: of initial weights, order of samples, dropout and drawn clips.
         accelerator: where training runs; `auto` takes a GPU if there is one.
-        precision: of the forward pass; weights and optimizer stay in fp32.
+        precision: of the forward pass up to the heads; heads, losses, weights and optimizer stay in
+            fp32. `auto` is that of the published training: fp16 on a GPU, fp32 on a processor,
+            where its mixed precision has no effect.
         deterministic: take PyTorch's reproducible implementations where there are others.
         workers: processes that load samples; 0 loads in the training process.
         save_minutes: minutes between saved states.
@@ -89,7 +92,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     seed: Annotated[int, Meta(ge=0)] = 0
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = True
     workers: Annotated[int, Meta(ge=0)] = 2
     save_minutes: _Positive = 5.0

@@ -124,11 +124,9 @@ class R2Tuning(nn.Module):
         lengths = all_clips if video_mask is None or not exact else video_mask.sum(dim=1)
 
         read = self.adapter(video, query, lengths, video_mask, query_mask)
-        layer_query = torch.stack([self.pooling(q, query_mask) for q in read.layer_query])
         # The published weights were trained with the first level's ReLU reaching every later reader
         # of the clips: the other levels, the cosine, the losses.
-        video_emb, query_emb = read.video_emb.relu(), layer_query[0]
-
+        video_emb = read.video_emb.relu()
         levels = self.pyramid(video_emb)
         strides = self.config.strides[: len(levels)]
         points, point_strides = _points([level.shape[1] for level in levels], strides)
@@ -141,19 +139,28 @@ class R2Tuning(nn.Module):
         elif exact:
             level_masks = torch.split(exists, [level.shape[1] for level in levels], dim=1)
 
-        class_levels = [
-            self.class_head(level, mask)[..., 0]
-            for level, mask in zip(levels, level_masks, strict=True)
-        ]
-        offsets = None
-        if self.coord_head is not None:
-            offsets = torch.cat(
-                [
-                    self.coord_head(level, mask).exp() * self.coef[i]
-                    for i, (level, mask) in enumerate(zip(levels, level_masks, strict=True))
-                ],
-                dim=1,
-            )
+        # As in the published training, mixed precision ends before the heads.
+        mixed = torch.is_autocast_enabled(video.device.type)
+        whole = torch.float32 if mixed else video_emb.dtype
+        with torch.autocast(video.device.type, enabled=False):
+            video_emb = video_emb.to(whole)
+            queries = [q.to(whole) for q in read.layer_query]
+            layer_query = torch.stack([self.pooling(q, query_mask) for q in queries])
+            query_emb = layer_query[0]
+            levels = [level.to(whole) for level in levels]
+            class_levels = [
+                self.class_head(level, mask)[..., 0]
+                for level, mask in zip(levels, level_masks, strict=True)
+            ]
+            offsets = None
+            if self.coord_head is not None:
+                offsets = torch.cat(
+                    [
+                        self.coord_head(level, mask).exp() * self.coef[i]
+                        for i, (level, mask) in enumerate(zip(levels, level_masks, strict=True))
+                    ],
+                    dim=1,
+                )
 
         saliency = stretch_levels([c.sigmoid() for c in class_levels], strides, clips, lengths)
         if self.config.merge_cls_sal:
@@ -169,7 +176,7 @@ class R2Tuning(nn.Module):
             video_mask=video_mask,
             video_emb=video_emb,
             query_emb=query_emb,
-            layer_cls=torch.stack(read.layer_cls),
+            layer_cls=torch.stack(read.layer_cls).to(whole),
             layer_query=layer_query,
         )
 

@@ -42,7 +42,10 @@ def sine_positions(
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(q·kᵀ / √d)·v over heads of width d, between four linear maps q, k, v and m (out)."""
+    """softmax(q·kᵀ / √d)·v over heads of width d, between four linear maps q, k, v and m (out).
+
+    As in the published training, the maps start Xavier-uniform, their biases at 0.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -51,6 +54,9 @@ class MultiHeadAttention(nn.Module):
         self.k = nn.Linear(width, width)
         self.v = nn.Linear(width, width)
         self.m = nn.Linear(width, width)
+        for linear in (self.q, self.k, self.v, self.m):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend from q (B, N, D) to keys k and values v (B, S, D).
@@ -83,13 +89,19 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear to four times the width, ReLU, Linear back."""
+    """Linear to four times the width, ReLU, Linear back.
+
+    As in the published training, weights start normal with variance 2 / outputs (Kaiming, fan out),
+    biases at 0.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mapping = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
-        )
+        wide, narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mapping = nn.Sequential(wide, nn.ReLU(), narrow)
+        for linear in (wide, narrow):
+            nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""

@@ -32,7 +32,13 @@ from training.errors import TrainingError, TrainingInterruptedError
 from training.model import R2Tuning
 from training.recipes import Recipe
 from training.trainer.history import History, StepsBar, plot_losses, steps_bar
-from training.trainer.machine import Signals, ignore_signals, make_fabric, reproducible
+from training.trainer.machine import (
+    Signals,
+    chosen_precision,
+    ignore_signals,
+    make_fabric,
+    reproducible,
+)
 from training.trainer.order import (
     Batches,
     BatchesOrErrors,
@@ -42,7 +48,14 @@ from training.trainer.order import (
     usable_samples,
 )
 from training.trainer.schedule import learning_rate
-from training.trainer.sharing import ShareModule, batch_losses, connected, largest, padded
+from training.trainer.sharing import (
+    ShareModule,
+    batch_losses,
+    connected,
+    forget_idle,
+    largest,
+    padded,
+)
 from training.trainer.state import Progress, RunFolder
 
 __all__ = ["Validation", "fit"]
@@ -125,6 +138,7 @@ class _Run:
         self.fabric = make_fabric(self.options)
         self.fabric.launch()
         self.first = self.fabric.is_global_zero
+        self.precision = chosen_precision(self.options, self.fabric.device.type)
         self.quiet = quiet or not self.first
         self.resume = resume
         # The signal that ended the run, 0 if none.
@@ -166,7 +180,9 @@ class _Run:
         )
         self.plain_optimizer = optimizer
         self._start_or_resume(optimizer)
-        module, optimizer = self.fabric.setup(ShareModule(model), optimizer)
+        module, optimizer = self.fabric.setup(
+            ShareModule(model, whole=self.fabric.world_size > 1), optimizer
+        )
         if self.progress.scaler:
             self.fabric.strategy.precision.load_state_dict(dict(self.progress.scaler))
         history = None
@@ -244,7 +260,7 @@ class _Run:
         bar.say(
             f"{self.recipe.name}: {progress.samples} samples{dropped}, "
             f"{self.batches.epoch_steps} steps an epoch, {progress.total_steps} in all, "
-            f"{processes} on {fabric.device}, {self.options.precision}; {self.folder.path}"
+            f"{processes} on {fabric.device}, {self.precision}; {self.folder.path}"
         )
         if self.recipe.warmup_steps >= progress.total_steps > 0:
             bar.say(
@@ -312,6 +328,8 @@ class _Run:
         if size % fabric.world_size:
             backward = connected(backward, share)
         fabric.backward(backward)
+        if fabric.world_size > 1:
+            forget_idle(self.model, share["video_mask"].shape[1])
         norm = fabric.clip_gradients(
             module, optimizer, max_norm=self.recipe.clip_norm, error_if_nonfinite=False
         )
@@ -319,7 +337,7 @@ class _Run:
         values = torch.stack([total.detach(), norm, *(v.detach() for v in losses.values())])
         loss, norm_value, *terms = values.double().tolist()
         # fp16's scaler leaves out a step whose gradients overflowed, and scales by less.
-        scaled = self.options.precision == "fp16"
+        scaled = self.precision == "fp16"
         if not math.isfinite(loss) or not (math.isfinite(norm_value) or scaled):
             self._refuse_nonfinite(step, loss, norm_value)
         optimizer.step()

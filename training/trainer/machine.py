@@ -18,7 +18,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from training.config import TrainOptions
 from training.errors import TrainingError
 
-__all__ = ["Signals", "ignore_signals", "make_fabric", "reproducible"]
+__all__ = ["Signals", "chosen_precision", "ignore_signals", "make_fabric", "reproducible"]
 
 
 def make_fabric(options: TrainOptions) -> Fabric:
@@ -31,11 +31,12 @@ def make_fabric(options: TrainOptions) -> Fabric:
             "accelerator is cuda, but PyTorch sees no GPU here; take cpu, or install PyTorch for "
             "CUDA and its driver"
         )
-    if options.precision == "fp16" and accelerator == "cpu":
+    wanted = chosen_precision(options, accelerator)
+    if wanted == "fp16" and accelerator == "cpu":
         raise TrainingError("fp16 needs a GPU; take precision bf16 or fp32")
     precision: Precision = Precision()
-    if options.precision != "fp32":
-        precision = _Mixed("bf16-mixed" if options.precision == "bf16" else "16-mixed", accelerator)
+    if wanted != "fp32":
+        precision = _Mixed("bf16-mixed" if wanted == "bf16" else "16-mixed", accelerator)
     if not torch.distributed.is_torchelastic_launched():
         return Fabric(accelerator=accelerator, devices=1, plugins=[precision])
     local = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -43,10 +44,17 @@ def make_fabric(options: TrainOptions) -> Fabric:
         accelerator=accelerator,
         devices=local,
         num_nodes=int(os.environ["WORLD_SIZE"]) // local,
-        # Short videos leave levels of the pyramid unused, the kernels a bias that cancels.
-        strategy=DDPStrategy(find_unused_parameters=True),
+        # `ShareModule` makes every parameter part of its outputs.
+        strategy=DDPStrategy(find_unused_parameters=False),
         plugins=[precision],
     )
+
+
+def chosen_precision(options: TrainOptions, device: str) -> str:
+    """Return the precision on a kind of device, `cpu` or `cuda`: `fp32`, `bf16` or `fp16`."""
+    if options.precision != "auto":
+        return options.precision
+    return "fp16" if device == "cuda" else "fp32"
 
 
 @contextlib.contextmanager

@@ -93,8 +93,8 @@ def usable_samples(samples: Samples, min_video_s: float) -> list[int]:
 class Batches(Dataset[Batch]):
     """The batches of a whole run by step; each process has its share of them.
 
-    An epoch is `passes` shuffled passes, one after the other; a batch may reach from one into the
-    next, and the epoch's last one may be smaller. The `world` processes take equal shares in order;
+    An epoch holds every sample `passes` times, all shuffled as one; its last batch may be smaller.
+    The `world` processes take equal shares in order;
     where a batch does not divide, the last shares are filled up by repeating its last sample, and
     `training.trainer.sharing` leaves the repeats out of the losses.
 
@@ -151,11 +151,9 @@ class Batches(Dataset[Batch]):
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            orders = []
-            for turn in range(self._passes):
-                words = _words(self._seed, Purpose.ORDER, (epoch, turn))
-                orders.append(np.random.default_rng(words).permutation(self._usable))
-            self._order = epoch, np.concatenate(orders)
+            words = _words(self._seed, Purpose.ORDER, (epoch, 0))
+            repeated = np.tile(self._usable, self._passes)
+            self._order = epoch, np.random.default_rng(words).permutation(repeated)
         return self._order[1]
 
 

@@ -24,7 +24,7 @@ from training.data.sample import Batch
 from training.losses import LossTargets, LossWeights, compute_losses
 from training.model import R2Output, R2Tuning
 
-__all__ = ["ShareModule", "batch_losses", "connected", "largest", "padded"]
+__all__ = ["ShareModule", "batch_losses", "connected", "forget_idle", "largest", "padded"]
 
 # Of an output: the tensors of one row a sample that the losses read.
 _ROWS = ("class_logits", "offsets", "point_mask", "video_mask", "video_emb", "query_emb")
@@ -35,11 +35,18 @@ class ShareModule(nn.Module):
 
     A frozen dataclass would not pass through Fabric, and of `layer_cls` only the positive clips are
     sent around.
+
+    Args:
+        model: what runs.
+        whole: whether every parameter is part of the outputs, those too that a batch does not use:
+            the levels of the pyramid beyond short videos, and a bias that cancels in the kernels.
+            DistributedDataParallel waits for a gradient of each.
     """
 
-    def __init__(self, model: R2Tuning) -> None:
+    def __init__(self, model: R2Tuning, *, whole: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.whole = whole
 
     def forward(
         self,
@@ -52,6 +59,9 @@ class ShareModule(nn.Module):
         """Run the model; the arguments are those of `Batch`."""
         output: R2Output = self.model(video, query, video_mask, query_mask)
         found = {name: getattr(output, name) for name in _ROWS}
+        if self.whole:
+            nothing = 0.0 * torch.stack([p.sum() for p in self.model.parameters()]).sum()
+            found["class_logits"] = found["class_logits"] + nothing
         batch = torch.arange(len(pos_clip), device=pos_clip.device)
         return {name: tensor for name, tensor in found.items() if tensor is not None} | {
             # (B, K, D)
@@ -151,6 +161,17 @@ def connected(loss: Tensor, share: dict[str, Tensor]) -> Tensor:
     """
     own = [t.sum() for t in share.values() if t.requires_grad]
     return loss + 0.0 * torch.stack(own).sum()
+
+
+def forget_idle(model: R2Tuning, clips: int) -> None:
+    """Remove the gradients, all 0, of the pyramid's levels that videos of so many clips lack.
+
+    The optimizer leaves out what has no gradient, as in one process; at 0 it would decay it.
+    """
+    for stride, block in zip(model.config.strides, model.pyramid.blocks, strict=True):
+        if clips < stride:
+            for parameter in block.parameters():
+                parameter.grad = None
 
 
 def _gathered(fabric: Fabric, tensor: Tensor) -> Tensor:

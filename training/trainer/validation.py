@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from r2rt.grounding.moments import postprocess
+from r2rt.grounding.moments import interval_iou, suppress
+from r2rt.model.manifest import Nms
 from training.data.dataset import GroundingDataset
 from training.data.sample import Sample, collate_inputs
 from training.errors import TrainingError
 from training.evaluation.benchmarks import Benchmark, evaluate
 from training.metrics import Annotation, Prediction
-from training.model import R2Tuning, decode_boundaries
+from training.model import Padding, R2Tuning, decode_boundaries
 from training.recipes import Recipe
 from training.trainer.order import Samples
 
-__all__ = ["MetricsValidation", "labels_of", "predict"]
+__all__ = ["MetricsValidation", "labels_of", "predict", "published_moments"]
 
 _BATCH_SIZE = 16
+
+Floats = NDArray[np.float64]
 
 
 class MetricsValidation:
@@ -107,7 +112,10 @@ def labels_of(dataset: GroundingDataset) -> list[Annotation]:
 
 @torch.no_grad()
 def predict(model: R2Tuning, samples: Samples, recipe: Recipe) -> list[Prediction]:
-    """Return the model's answers as the runtime gives them, in the samples' order.
+    """Return the model's answers as the authors evaluate them, in the samples' order.
+
+    A model whose `padding` is shared answers one sample at a time, so that no other one's length
+    changes an answer.
 
     Args:
         model: in evaluation mode, on any device.
@@ -115,10 +123,46 @@ def predict(model: R2Tuning, samples: Samples, recipe: Recipe) -> list[Predictio
         recipe: rounding and suppression of moments.
     """
     found: list[Prediction] = []
-    for start in range(0, len(samples), _BATCH_SIZE):
-        stop = min(start + _BATCH_SIZE, len(samples))
+    size = _BATCH_SIZE if model.config.padding is Padding.EXACT else 1
+    for start in range(0, len(samples), size):
+        stop = min(start + size, len(samples))
         found += _predict_batch(model, [samples[index] for index in range(start, stop)], recipe)
     return found
+
+
+def published_moments(
+    boundaries: Floats, *, duration_s: float, unit_s: float | None, nms: Nms | None
+) -> Floats:
+    """Return moments (N, 3) from raw boundaries (N, 3) as the authors' evaluation does, best first.
+
+    It differs from the runtime's `r2rt.grounding.moments.postprocess` in three ways, which change
+    figures and are of no use to people: suppressed moments stay, with a score of 0; rounding may
+    move an end beyond the video's; empty moments stay.
+
+    Args:
+        boundaries: start s, end s, score, float64.
+        duration_s: length of the video in seconds.
+        unit_s: boundaries are rounded to multiples of this; None leaves them.
+        nms: suppression; None for none, and the order stays.
+    """
+    rows = boundaries.copy()
+    inside = rows[:, 1] < duration_s
+    rows[:, :2] = rows[:, :2].clip(0.0, duration_s)
+    if unit_s:
+        rows[inside, :2] = np.round(rows[inside, :2] / unit_s) * unit_s
+    if nms is None:
+        return rows
+    if nms.kind != "normal":
+        rows = suppress(rows, nms)
+        return rows[np.argsort(-rows[:, 2], kind="stable")]
+    rows = rows[np.argsort(-rows[:, 2], kind="stable")]
+    overlaps = interval_iou(rows[:, :2], rows[:, :2]) >= nms.iou_threshold
+    kept = np.ones(len(rows), bool)
+    for index in range(len(rows)):
+        if kept[index]:
+            kept[index + 1 :] &= ~overlaps[index, index + 1 :]
+    rows[~kept, 2] = 0.0
+    return np.concatenate((rows[kept], rows[~kept]))
 
 
 def _predict_batch(model: R2Tuning, batch: Sequence[Sample], recipe: Recipe) -> list[Prediction]:
@@ -133,7 +177,7 @@ def _predict_batch(model: R2Tuning, batch: Sequence[Sample], recipe: Recipe) -> 
         if rows is not None:
             boundaries = rows[index].double().cpu().numpy()
             boundaries[:, :2] /= sample.fps
-            moments = postprocess(
+            moments = published_moments(
                 boundaries, duration_s=sample.duration_s, unit_s=recipe.unit_s, nms=recipe.nms
             )
             windows = [(float(s), float(e), float(score)) for s, e, score in moments]

@@ -166,6 +166,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     assert "2 processes on cpu" in done.stderr
+    assert "Warning" not in done.stderr
     assert "resumed at step 2 of 5" in done.stderr
     return out
 
