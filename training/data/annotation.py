@@ -9,7 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Annotation", "Labels", "Problem"]
+__all__ = ["SAME_CLIPS", "Annotation", "Labels", "Problem"]
+
+SAME_CLIPS = 4
+"""Labels and frames of a video may differ by this many clips, as in the published features."""
 
 Labels = Literal["grounding", "tvsum", "youtube"]
 """By whose rules saliency becomes labels: moments with or without saliency, TVSum's, YouTube's."""

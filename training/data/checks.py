@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from training.data.annotation import Annotation, Problem
 from training.data.record_check import RecordCheck
 from training.data.records import Record, read_records
+from training.data.trainable import check_trainable, largest_difference
 from training.data.videos import VideoFolder
 
 __all__ = ["Checked", "check_file"]
@@ -48,18 +50,24 @@ def check_file(
     *,
     fps: Fraction | None = None,
     videos: VideoFolder | None = None,
+    length_s: Callable[[str], float | None] | None = None,
+    more_s: float = 0.0,
     min_video_s: float = 0.0,
     need_labels: bool = True,
 ) -> Checked:
     """Read an annotation file of any known form, and say all that is wrong with it.
 
-    A record whose problems can all be repaired as the authors' code does (see `Problem.repair`)
+    Training and `python -m training.data validate` both call this, so they refuse the same. A
+    record whose problems can all be repaired as the authors' code does (see `Problem.repair`)
     still becomes an annotation, unrepaired.
 
     Args:
         path: the file.
         fps: clips a second that its clip indices and saliency count in; None where unknown.
         videos: where each video must be found.
+        length_s: length of a video in seconds by its id, None where unknown; by default that of its
+            file in `videos`. It counts where a record does not say how long its video is.
+        more_s: by how much `length_s` may be too short, in seconds: a last clip may be left out.
         min_video_s: shorter videos are not trained on, in seconds.
         need_labels: whether a record without anything to learn is an error.
 
@@ -77,16 +85,20 @@ def check_file(
             "`python -m training.evaluate`",
         )
         return Checked(annotations=[], problems=[*problems, problem], records=len(records))
+    if length_s is None:
+        length_s = cache(partial(_length_s, videos))
     annotations = []
     for record in records:
-        check = RecordCheck(str(path), record, fps, min_video_s, need_labels)
+        check = RecordCheck(str(path), record, fps, min_video_s, need_labels, length_s, more_s)
         annotation = check.annotation()
         problems.extend(check.problems)
         if annotation is not None:
             annotations.append(annotation)
     problems.extend(_check_together(str(path), annotations))
     if videos is not None:
-        problems.extend(_check_videos(str(path), annotations, videos))
+        problems.extend(_check_videos(str(path), annotations, videos, fps))
+    if need_labels and annotations:
+        problems.extend(check_trainable(str(path), annotations, length_s, min_video_s))
     order = {record.place: record.number for record in records}
     problems.sort(key=lambda problem: _position(problem.place, order))
     total = len(records) + sum(problem.kind in _NO_RECORD for problem in problems)
@@ -134,8 +146,14 @@ def _check_together(path: str, annotations: Sequence[Annotation]) -> Iterable[Pr
             )
 
 
+def _length_s(videos: VideoFolder | None, vid: str) -> float | None:
+    """Length of a video's file, where there is one."""
+    files = [] if videos is None else videos.candidates(vid)
+    return videos.duration_s(files[0]) if videos is not None and len(files) == 1 else None
+
+
 def _check_videos(
-    path: str, annotations: Sequence[Annotation], videos: VideoFolder
+    path: str, annotations: Sequence[Annotation], videos: VideoFolder, fps: Fraction | None
 ) -> Iterable[Problem]:
     """Whether each video is there and lasts as long as annotated; one problem a video."""
     seen = set()
@@ -159,6 +177,10 @@ def _check_videos(
         elif each.duration_s is not None:
             length_s = videos.duration_s(files[0])
             most_s = max(_FILE_DURATION_S, _FILE_DURATION_SHARE * each.duration_s)
+            rate = each.fps or fps
+            if rate is not None:
+                # The clip that is cut off at the end counts or does not.
+                most_s = min(most_s, float((largest_difference(each, rate) - 1) / rate))
             if length_s is not None and abs(length_s - each.duration_s) > most_s:
                 yield Problem(
                     kind="duration-not-of-file",

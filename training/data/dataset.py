@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
 
@@ -13,13 +13,17 @@ from training.data.errors import FeatureError
 from training.data.features import FeatureFolder
 from training.data.labels import clip_labels
 from training.data.sample import Sample
+from training.data.trainable import largest_difference
 
-__all__ = ["GroundingDataset"]
+__all__ = ["GroundingDataset", "feature_name"]
 
 # TACoS's features are called after the camera, its annotations are not.
 _ENDINGS = ("", "-cam-002")
-# What a video's length may differ by, in clips and as a share, from that of its features.
-_SAME_CLIPS, _SAME_SHARE = 4, 0.1
+
+
+def feature_name(videos: FeatureFolder, vid: str) -> str | None:
+    """Return the name of a video's features in a folder; None where it has none."""
+    return next((f"{vid}{end}" for end in _ENDINGS if f"{vid}{end}" in videos), None)
 
 
 class GroundingDataset(Dataset[Sample]):
@@ -50,7 +54,7 @@ class GroundingDataset(Dataset[Sample]):
         self._videos = videos
         self._queries = queries
         self._fps = fps
-        self._names = {vid: self._video_name(vid) for vid in {a.vid for a in annotations}}
+        self._names = {vid: feature_name(videos, vid) for vid in {a.vid for a in annotations}}
         if any(annotation.fps is None for annotation in annotations):
             videos.check_rate(fps)
         there = [a for a in annotations if self._names[a.vid] is not None and self._has_query(a)]
@@ -95,21 +99,6 @@ class GroundingDataset(Dataset[Sample]):
             found.append(duration_s)
         return tuple(found)
 
-    def measured(self) -> Iterator[tuple[Annotation, float]]:
-        """Yield the annotations of unknown duration, and how long their videos can be, in seconds.
-
-        A last clip that is cut short may have been left out of the features.
-        """
-        for annotation in self.annotations:
-            if annotation.duration_s is None:
-                name = self._names[annotation.vid] or annotation.vid
-                fps = float(annotation.fps or self._fps)
-                yield annotation, (self._videos.length(name) + 1) / fps
-
-    def _video_name(self, vid: str) -> str | None:
-        names = [f"{vid}{ending}" for ending in _ENDINGS]
-        return next((name for name in names if name in self._videos), None)
-
     def _has_query(self, annotation: Annotation) -> bool:
         return self._queries.query(annotation.qid, annotation.query) in self._queries
 
@@ -118,7 +107,7 @@ class GroundingDataset(Dataset[Sample]):
 
     def _check_rate(self, annotation: Annotation, clips: int, fps: float) -> None:
         expected = (annotation.duration_s or 0.0) * fps
-        if abs(clips - expected) > max(_SAME_CLIPS, _SAME_SHARE * expected):
+        if abs(clips - expected) > largest_difference(annotation, annotation.fps or self._fps):
             raise FeatureError(
                 f"{self._videos.folder}: video {annotation.vid!r} of {annotation.duration_s:g} s "
                 f"has {clips} clips, expected about {expected:.0f} at {fps:g} a second; extract "

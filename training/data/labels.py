@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.annotation import Annotation
+from training.data.annotation import SAME_CLIPS, Annotation
 from training.data.errors import FeatureError
 
 __all__ = ["ClipLabels", "clip_labels", "has_relevant_clip", "moments_in_video"]
 
-# Ratings and frames of one video may differ by this many clips.
-_SAME_CLIPS = 4
 _YOUTUBE_RELEVANT = 0.5
 
 
@@ -68,6 +66,9 @@ def clip_labels(annotation: Annotation, clips: int, fps: float) -> ClipLabels:
     if not len(relevant):
         # Rated 0 throughout: only the moments say what is relevant.
         relevant = inside.nonzero()[:, 0]
+    if not len(relevant) and annotation.saliency is not None and annotation.saliency.any():
+        # Only a clip that is cut off at the end is rated; the last whole one is next to it.
+        relevant = torch.tensor([clips - 1])
     return ClipLabels(clips=clips, moments_s=moments_s, saliency=saliency, relevant_clips=relevant)
 
 
@@ -115,7 +116,7 @@ def _rated_clips(annotation: Annotation, clips: int) -> ClipLabels:
             relevant_clips=torch.zeros(0, dtype=torch.int64),
         )
     rated = len(annotation.saliency)
-    if abs(clips - rated) > _SAME_CLIPS:
+    if abs(clips - rated) > SAME_CLIPS:
         raise FeatureError(
             f"video {annotation.vid!r} has features of {clips} clips and ratings of {rated}; "
             "extract features at the rate of the ratings"

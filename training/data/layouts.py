@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -13,7 +13,7 @@ import msgspec
 
 from training.data.annotation import Annotation
 from training.data.checks import check_file
-from training.data.dataset import GroundingDataset
+from training.data.dataset import GroundingDataset, feature_name
 from training.data.errors import AnnotationError
 from training.data.features import FeatureFolder, find_feature_folder
 from training.data.labels import has_relevant_clip
@@ -92,35 +92,49 @@ def open_data(
     """
     root = _root(Path(folder), recipe)
     fps = recipe.fps if fps is None else fps
+    video_folder = find_feature_folder(root, "vid", layers) if videos is None else Path(videos)
+    query_folder = find_feature_folder(root, "txt", layers) if queries is None else Path(queries)
+    features = FeatureFolder(video_folder, dims=4, layers=layers)
     if annotations is None:
         found = load_annotations(
             find_annotations(root, recipe.dataset, split), fps=fps, split=split, repair=True
         )
         found = _of_domain(found, recipe, split)
     else:
-        found = load_annotations(Path(annotations), fps=fps, split=split)
+        found = load_annotations(
+            Path(annotations),
+            fps=fps,
+            split=split,
+            length_s=partial(_length_s, features, fps),
+            # A last clip that is cut short may be left out of the features.
+            more_s=1 / float(fps),
+            min_video_s=recipe.min_video_s,
+        )
+        _check_moments(found, recipe, Path(annotations), split)
     if split == "train":
         found = [annotation for annotation in found if has_relevant_clip(annotation)]
     if not found:
         raise AnnotationError(
             f"{annotations or root}: no annotations of {recipe.name}'s split {split!r}"
         )
-    video_folder = find_feature_folder(root, "vid", layers) if videos is None else Path(videos)
-    query_folder = find_feature_folder(root, "txt", layers) if queries is None else Path(queries)
-    dataset = GroundingDataset(
+    return GroundingDataset(
         found,
-        videos=FeatureFolder(video_folder, dims=4, layers=layers),
+        videos=features,
         queries=FeatureFolder(query_folder, dims=3, layers=layers),
         fps=fps,
         skip_missing=skip_missing,
     )
-    if annotations is not None:
-        _check_ends(dataset, Path(annotations))
-    return dataset
 
 
 def load_annotations(
-    path: Path, *, fps: Fraction | None = None, split: Split = "train", repair: bool = False
+    path: Path,
+    *,
+    fps: Fraction | None = None,
+    split: Split = "train",
+    repair: bool = False,
+    length_s: Callable[[str], float | None] | None = None,
+    more_s: float = 0.0,
+    min_video_s: float = 0.0,
 ) -> list[Annotation]:
     """Read annotations that training can use.
 
@@ -131,12 +145,22 @@ def load_annotations(
         repair: take, and count in the log, what the authors' code repairs silently: ends that are
             swapped or beyond the video, as published training sets have some. Without it they are
             refused like any other error.
+        length_s: see `check_file`.
+        more_s: see `check_file`.
+        min_video_s: see `check_file`.
 
     Raises:
         AnnotationError: the file has errors; the first is reported.
         SourceNotFoundError: the file cannot be read.
     """
-    checked = check_file(path, fps=fps, need_labels=split == "train")
+    checked = check_file(
+        path,
+        fps=fps,
+        length_s=length_s,
+        more_s=more_s,
+        min_video_s=min_video_s,
+        need_labels=split == "train",
+    )
     fatal = [error for error in checked.errors if not (repair and error.repair)]
     if fatal:
         raise AnnotationError(
@@ -168,20 +192,21 @@ def find_annotations(folder: Path, dataset: str, split: Split) -> Path:
     raise AnnotationError(f"{folder}: no annotations of {dataset}, {split}; expected {expected}")
 
 
-def _check_ends(dataset: GroundingDataset, path: Path) -> None:
-    """Refuse moments after the end of a video whose length is known from its features only."""
-    beyond = [
-        (annotation, end_s, length_s)
-        for annotation, length_s in dataset.measured()
-        for end_s in [max((end for _, end in annotation.moments_s or ()), default=0.0)]
-        if end_s > length_s
-    ]
-    if beyond:
-        annotation, end_s, length_s = beyond[0]
+def _length_s(features: FeatureFolder, fps: Fraction, vid: str) -> float | None:
+    """Length of the video that features are there of."""
+    name = feature_name(features, vid)
+    return None if name is None else features.length(name) / float(fps)
+
+
+def _check_moments(
+    annotations: Sequence[Annotation], recipe: Recipe, path: Path, split: Split
+) -> None:
+    """Refuse to train a model that predicts moments on queries that have none."""
+    without = [annotation for annotation in annotations if annotation.moments_s is None]
+    if split == "train" and recipe.has_offsets and without:
         raise AnnotationError(
-            f"{path}:{annotation.place}: error: relevant_windows: ends at {end_s:g} s, the "
-            f"features of {annotation.vid!r} by {length_s:g} s; correct it, or extract features of "
-            f"the whole video ({len(beyond)} such errors in all)"
+            f"{path}:{without[0].place}: error: relevant_windows: missing, and {recipe.name} "
+            "predicts moments; give them, or choose a recipe of highlights such as tvsum_bk"
         )
 
 

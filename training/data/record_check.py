@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.annotation import Annotation, Labels, Problem
+from training.data.annotation import SAME_CLIPS, Annotation, Labels, Problem
 from training.data.records import Record
 from training.data.videos import is_safe_name, video_id
 
@@ -32,8 +33,6 @@ _QV_FPS = Fraction(1, 2)
 _MAX_WORDS = 75
 # What rounding may do to seconds in a file.
 _SLACK_S = 0.01
-# Labels and frames of a video may differ by this many clips, as in the published features.
-_SAME_CLIPS = 4
 
 
 class RecordCheck:
@@ -45,6 +44,9 @@ class RecordCheck:
         fps: clips a second; None where unknown.
         min_video_s: shorter videos are not trained on, in seconds.
         need_labels: whether a record without anything to learn is an error.
+        length_s: length of a video in seconds by its id, where the record does not say; None where
+            unknown.
+        more_s: by how much that length may be too short, in seconds.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class RecordCheck:
         fps: Fraction | None,
         min_video_s: float,
         need_labels: bool,
+        length_s: Callable[[str], float | None] = lambda _vid: None,
+        more_s: float = 0.0,
     ) -> None:
         self.problems: list[Problem] = []
         self._path = path
@@ -62,6 +66,8 @@ class RecordCheck:
         self._fps = fps
         self._min_video_s = min_video_s
         self._need_labels = need_labels
+        self._length_s = length_s
+        self._more_s = more_s
 
     def annotation(self) -> Annotation | None:
         """Return what the record says; None where it has problems beyond repair."""
@@ -72,8 +78,15 @@ class RecordCheck:
         labels = self._labels()
         domain = self._text("domain")
         duration_s = self._duration(labels)
-        moments = self._moments(duration_s)
-        saliency, fps = self._saliency(labels, duration_s)
+        # What the record does not say of its video, the video may.
+        end_s = duration_s
+        if duration_s is None and vid is not None:
+            length_s = self._length_s(vid)
+            if length_s is not None:
+                self._check_short(length_s, "video")
+                end_s = length_s + self._more_s
+        moments = self._moments(end_s)
+        saliency, fps = self._saliency(labels, duration_s, end_s)
         if self._need_labels and moments is None and saliency is None:
             self._missing_labels()
         if any(p.severity == "error" and p.repair is None for p in self.problems):
@@ -232,14 +245,17 @@ class RecordCheck:
         if duration <= 0:
             self._add("duration-not-positive", "duration", f"{duration:g} s; expected more than 0")
             return None
-        if duration < self._min_video_s:
+        self._check_short(duration, "duration")
+        return duration
+
+    def _check_short(self, length_s: float, field: str) -> None:
+        if length_s < self._min_video_s:
             self._add(
                 "short-video",
-                "duration",
-                f"{duration:g} s; videos under {self._min_video_s:g} s are not trained on",
+                field,
+                f"{length_s:g} s; videos under {self._min_video_s:g} s are not trained on",
                 warning=True,
             )
-        return duration
 
     def _moments(self, duration_s: float | None) -> tuple[tuple[float, float], ...] | None:
         windows = self._list("relevant_windows")
@@ -330,7 +346,7 @@ class RecordCheck:
             )
 
     def _saliency(
-        self, labels: Labels, duration_s: float | None
+        self, labels: Labels, duration_s: float | None, end_s: float | None
     ) -> tuple[NDArray[np.float32] | None, Fraction | None]:
         """Labels of the clips, 0..1, and clips a second where the labels fix it."""
         if labels == "tvsum":
@@ -338,14 +354,14 @@ class RecordCheck:
         if labels == "youtube":
             return self._youtube(duration_s)
         if self._fields.get("saliency_scores") is not None:
-            return self._scores_of_clips(duration_s), None
+            return self._scores_of_clips(end_s), None
         if self._fields.get("saliency") is None:
             return None, None
         values = self._list("saliency")
         if values is None:
             return None, None
         numbers = self._rated("saliency", values, 0, 1)
-        self._check_count("saliency", len(values), duration_s)
+        self._check_count("saliency", len(values), end_s)
         return numbers, None
 
     def _youtube(
@@ -465,7 +481,7 @@ class RecordCheck:
         if duration_s is None or self._fps is None:
             return
         expected = duration_s * float(self._fps)
-        if abs(count - expected) > _SAME_CLIPS:
+        if abs(count - expected) > SAME_CLIPS + 2 * self._more_s * self._fps:
             self._add(
                 "saliency-length",
                 field,

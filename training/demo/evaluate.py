@@ -27,7 +27,7 @@ from training.demo.answers import (
 )
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.scenes import encode_frames
-from training.demo.settings import model_config
+from training.demo.settings import TEST_SEED, TEST_VIDEOS, model_config
 from training.demo.testset import AskedVideo, sample_test_videos
 from training.metrics import (
     RECALL_IOUS,
@@ -42,7 +42,7 @@ from training.world.sprites import Sprites
 if TYPE_CHECKING:
     from training.clip import ClipTowers
 
-__all__ = ["Figures", "Material", "evaluate", "load_model", "prepare"]
+__all__ = ["Figures", "Material", "arguments_parser", "evaluate", "load_model", "prepare"]
 
 _STYLES = ("noto", "fluent-3d", "twemoji", "openmoji")
 _KINDS = ("object", "colour", "pair", "motion")
@@ -189,8 +189,8 @@ def table(rows: Mapping[str, Mapping[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Command line."""
+def arguments_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--art", type=Path, required=True, help="folder with sprites.npz")
     parser.add_argument("--clip", type=Path, required=True, help="the tiny CLIP")
@@ -203,11 +203,19 @@ def main() -> None:
     )
     parser.add_argument("--bundle", type=Path, help="a bundle to evaluate as well")
     parser.add_argument("--styles", default=",".join(_STYLES))
-    parser.add_argument("--videos", type=int, default=60, help="test videos a style")
+    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="test videos a style")
+    parser.add_argument(
+        "--seed", type=int, default=TEST_SEED, help="of the test videos; the card's by default"
+    )
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Command line."""
+    arguments = arguments_parser().parse_args()
     torch.set_num_threads(arguments.threads)
     sprites, towers = Sprites(arguments.art / "sprites.npz"), load_tiny_clip(arguments.clip)
     answerers: dict[str, Answerer] = {}
@@ -227,7 +235,11 @@ def main() -> None:
         answerers["random guess"] = RandomAnswerer()
     rows: dict[str, dict[str, Figures]] = {}
     for style in arguments.styles.split(","):
-        material = prepare(sample_test_videos(style, arguments.videos, sprites), sprites, towers)
+        material = prepare(
+            sample_test_videos(style, arguments.videos, sprites, seed=arguments.seed),
+            sprites,
+            towers,
+        )
         rows[style] = {name: evaluate(who, material) for name, who in answerers.items()}
     print(table(rows))
     if arguments.out is not None:

@@ -20,6 +20,7 @@ __all__ = [
     "RECIPE",
     "SCENES",
     "TEST_SEED",
+    "TEST_VIDEOS",
     "TRAIN_SEED",
     "TRAIN_STYLES",
     "UNSEEN_STYLES",
@@ -34,6 +35,9 @@ WINDOW_S = 150.0
 LAYERS = 4
 # Seeds of the scenes that are trained on, of training itself, and of the test videos.
 POOL_SEED, TRAIN_SEED, TEST_SEED = 1_000_000, 1, 2_000_000
+
+# Test videos a style, as the card of the model says.
+TEST_VIDEOS = 40
 
 TRAIN_STYLES = tuple(style.name for style in STYLES.values() if style.role == "train")
 UNSEEN_STYLES = tuple(style.name for style in STYLES.values() if style.role != "train")

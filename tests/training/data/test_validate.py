@@ -58,11 +58,18 @@ BROKEN: list[tuple[str, str | bytes, str]] = [
     ("end-before-start", line(relevant_windows=[[2, 8], [9, 9]]), "relevant_windows[1]"),
     ("long-query", line(query="a dog " * 40), "80 words"),
     ("missing-field", line(query=...), "query: missing"),
+    (
+        "mixed-labels",
+        lines(line(), line(qid=2, query="x", relevant_windows=..., saliency=[1] * 10)),
+        "no moments, line 1 has",
+    ),
     ("missing-field", line(vid=...), "`vid` or `video`"),
     ("missing-field", line(relevant_windows=...), "relevant_windows: missing"),
     ("missing-field", line(saliency_scores=[[1, 1, 1]]), "relevant_clip_ids: missing"),
     ("misspelt-field", line(relevant_window=[[2, 8]], relevant_windows=...), "relevant_windows"),
     ("no-moments", line(relevant_windows=[]), "is empty"),
+    ("nothing-relevant", line(relevant_windows=..., saliency=[0] * 10), "not trained on"),
+    ("nothing-to-train-on", line(relevant_windows=..., saliency=[0] * 10), "add some"),
     ("not-a-window", line(relevant_windows=[2, 8]), "2 is not [start, end]"),
     ("not-a-window", line(relevant_windows=[[2, 8, 1]]), "[2, 8, 1] is not"),
     ("not-an-object", lines('"text"', line()), "JSON string"),
@@ -146,6 +153,7 @@ def test_what_is_right_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "own.jsonl"
     own = {"video": "clips/a.mp4", "query": "für alle, ein Hund", "relevant_windows": [[0, 4.5]]}
     rated = {"video": "b.mkv", "query": "x", "duration": 8, "saliency": [0, 0.5, 1, 0]}
+    rated["relevant_windows"] = [[2, 6]]
     path.write_text(lines(qv(), json.dumps(own), "", json.dumps(rated)), encoding="utf-8")
     code, out = validate(path, capsys, "--fps", "0.5")
     assert code == 0
@@ -155,7 +163,7 @@ def test_what_is_right_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture
     np.testing.assert_allclose(first.saliency, [0, 6 / 12, 1, 1 / 12], rtol=1e-6)
     assert [second.vid, second.qid, second.place] == ["clips/a", 2, "2"]
     assert [second.duration_s, second.moments_s] == [None, ((0, 4.5),)]
-    assert [third.moments_s, third.place] == [None, "4"]
+    assert [third.moments_s, third.place] == [((2.0, 6.0),), "4"]
 
 
 def test_counts_and_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import CHECKOUT
 from training.clip import ClipTowers
 from training.demo.answers import Answer, Answerer, CosineAnswerer, ModelAnswerer, RandomAnswerer
 from training.demo.clip import clip_tensors
-from training.demo.evaluate import Material, evaluate, prepare, table
-from training.demo.settings import FPS, model_config
+from training.demo.evaluate import Material, arguments_parser, evaluate, prepare, table
+from training.demo.settings import FPS, TEST_SEED, TEST_VIDEOS, model_config
 from training.demo.testset import AskedVideo, sample_test_videos
 from training.model import R2Tuning
 from training.world.sprites import Sprites
@@ -114,3 +115,15 @@ def test_everyone_answers_every_sentence(
             assert np.all(answer.moments[:, 1] > answer.moments[:, 0])
             assert np.all(np.diff(answer.moments[:, 2]) <= 0)
             assert answer.moments[:, :2].max() <= item.video.video.duration_s
+
+
+def test_the_card_counts_the_videos_that_the_command_takes() -> None:
+    card = (CHECKOUT / "r2rt" / "demo" / "README.md").read_text()
+    assert f"{TEST_VIDEOS} composed videos" in card
+    options = {
+        name: action.default
+        for action in arguments_parser()._actions
+        for name in action.option_strings
+    }
+    assert options["--videos"] == TEST_VIDEOS
+    assert options["--seed"] == TEST_SEED
