@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from export.engine_checks import TOLERANCES, Sample, check_graphs, inject_outliers
 from export.engine_graph import stack_projections
-from export.exporter import ExportError, VerificationError
+from export.errors import ExportError, VerificationError
 from export.half import to_half
 from export.placing import placed
 from export.trt_builder import EngineBuildError, Flavour, build_plan, plan_kernels
@@ -120,34 +120,20 @@ def build_engines(
         )
     chosen = {**default_ranges(bundle), **(ranges or {})}
     chosen["L"] = _cut(chosen["L"], bundle.dims.context_length)
-    single = {
-        graph: onnx.load_model_from_string(bundle.file(f"{graph}.onnx").read_bytes())
-        for graph in bundle.graphs
-    }
-    specs = dict(bundle.graphs)
-    if heads is not None:
-        single[GROUNDER_HEADS], specs[GROUNDER_HEADS] = heads, heads_spec(bundle.dims)
-    sample = check_sample(bundle, frames)
-    expected = {
-        graph: sum(node.op_type == "Softmax" for node in model.graph.node) - UNFUSED[graph]
-        for graph, model in single.items()
-    }
-    say(f"converting to {precision}")
-    low = lower(single, precision, sample)
-    checks = _checked(single, low, bundle.dims, sample, precision, say)
-    del single
-    texts = {graph: model.SerializeToString(deterministic=True) for graph, model in low.items()}
+    sources = _sources(bundle, chosen, heads, precision, check_sample(bundle, frames), say)
+
+    # How TensorRT proper describes its plans was never seen.
+    refuse = flavour.name == "rtx" and not allow_unfused
     built = []
     for target in flavour.targets:
-        folder = f"{flavour.name}-{target}-{precision}"
-        with placed(bundle.path, "engines", folder) as staged:
+        with placed(bundle.path, "engines", f"{flavour.name}-{target}-{precision}") as staged:
             plans = {}
-            for graph, spec in specs.items():
+            for graph, source in sources.items():
                 say(f"building {graph} for {target}")
                 plan = build_plan(
                     flavour,
-                    texts[graph],
-                    spec,
+                    source.text,
+                    source.spec,
                     target,
                     chosen,
                     timing_cache=timing_cache,
@@ -155,29 +141,10 @@ def build_engines(
                     step=step,
                 )
                 kernels = plan_kernels(plan)
-                quantized = quantized_products(low[graph])
-                _check_kernels(
-                    graph,
-                    kernels,
-                    attention=expected[graph],
-                    int8_products=quantized,
-                    # How TensorRT proper describes its plans was never seen.
-                    refuse=flavour.name == "rtx" and not allow_unfused,
-                    say=say,
-                )
+                _check_kernels(graph, kernels, source.expected, refuse=refuse, say=say)
                 path = staged / f"{graph}.plan"
                 path.write_bytes(plan)
-                inputs, outputs = engine_tensors(spec)
-                plans[graph] = Plan(
-                    file=file_entry(path),
-                    source_sha256=bundle.manifest.files[f"{source_graph(graph)}.onnx"].sha256,
-                    onnx_sha256=hashlib.sha256(texts[graph]).hexdigest(),
-                    ranges=_ranges_of(spec, chosen),
-                    inputs=inputs,
-                    outputs=outputs,
-                    kernels=kernels,
-                    checks=checks[graph],
-                )
+                plans[graph] = source.plan(path, kernels)
             manifest = EngineManifest(
                 schema=ENGINE_SCHEMA_VERSION,
                 flavour=flavour.name,
@@ -191,6 +158,81 @@ def build_engines(
             (staged / ENGINE_MANIFEST_NAME).write_bytes(text + b"\n")
         built.append(BuiltEngine(path=bundle.path / manifest.folder, manifest=manifest))
     return tuple(built)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A graph in the engine's precision, which was compared with fp32.
+
+    Attributes:
+        spec: its definition.
+        origin_sha256: of the fp32 graph in the bundle.
+        text: the graph.
+        ranges: of the dimensions of its inputs.
+        checks: the comparison's.
+        expected: the counts of kernels that an engine should have.
+    """
+
+    spec: GraphSpec
+    origin_sha256: str
+    text: bytes
+    ranges: dict[str, Range]
+    checks: tuple[Check, ...]
+    expected: dict[str, int]
+
+    def plan(self, path: Path, kernels: Mapping[str, int]) -> Plan:
+        """Return the manifest's entry of the plan file that was built."""
+        inputs, outputs = engine_tensors(self.spec)
+        return Plan(
+            file=file_entry(path),
+            source_sha256=self.origin_sha256,
+            onnx_sha256=hashlib.sha256(self.text).hexdigest(),
+            ranges=self.ranges,
+            inputs=inputs,
+            outputs=outputs,
+            kernels=dict(kernels),
+            checks=self.checks,
+        )
+
+
+def _sources(
+    bundle: Bundle,
+    ranges: Mapping[str, Range],
+    heads: onnx.ModelProto | None,
+    precision: PrecisionName,
+    sample: Sample,
+    say: Callable[[str], None],
+) -> dict[str, _Source]:
+    """Convert every graph, and compare it with fp32."""
+    specs = dict(bundle.graphs)
+    single = {
+        graph: onnx.load_model_from_string(bundle.file(f"{graph}.onnx").read_bytes())
+        for graph in specs
+    }
+    if heads is not None:
+        single[GROUNDER_HEADS], specs[GROUNDER_HEADS] = heads, heads_spec(bundle.dims)
+    softmaxes = {
+        graph: sum(node.op_type == "Softmax" for node in model.graph.node)
+        for graph, model in single.items()
+    }
+    say(f"converting to {precision}")
+    low = lower(single, precision, sample)
+    checks = _checked(single, low, bundle.dims, sample, precision, say)
+    return {
+        graph: _Source(
+            spec=spec,
+            origin_sha256=bundle.manifest.files[f"{source_graph(graph)}.onnx"].sha256,
+            text=low[graph].SerializeToString(deterministic=True),
+            ranges=_ranges_of(spec, ranges),
+            checks=checks[graph],
+            expected={
+                "attention": softmaxes[graph] - UNFUSED[graph],
+                "softmax": UNFUSED[graph],
+                "int8_products": quantized_products(low[graph]),
+            },
+        )
+        for graph, spec in specs.items()
+    }
 
 
 def lower(
@@ -286,20 +328,18 @@ def _checked(
 def _check_kernels(
     graph: str,
     kernels: Mapping[str, int],
+    expected: Mapping[str, int],
     *,
-    attention: int,
-    int8_products: int,
     refuse: bool,
     say: Callable[[str], None],
 ) -> None:
     """Refuse or report a plan in which attention did not fuse or int8 is computed in fp16."""
-    expected = {"attention": attention, "softmax": UNFUSED[graph], "int8_products": int8_products}
     if all(kernels[kind] == count for kind, count in expected.items()):
         return
     problem = (
         f"{graph} has {kernels['attention']} fused attention kernels, {kernels['softmax']} "
         f"softmaxes of their own and {kernels['int8_products']} int8 products, expected "
-        f"{attention}, {UNFUSED[graph]} and {int8_products}"
+        f"{expected['attention']}, {expected['softmax']} and {expected['int8_products']}"
     )
     if refuse:
         raise EngineBuildError(

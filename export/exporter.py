@@ -13,40 +13,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from export._checkout import r2rt_version
-from export.graphs import Grounder, TextEncoder, VideoEncoder, VideoFinalizer
-from export.onnx_writer import graph_template, module_weights
+from export.errors import ExportError, VerificationError
+from export.onnx_writer import module_weights
 from export.settings import Settings, choose_settings
+from export.templates import build_graphs, model_dims, template_of
 from export.tokenizer import write_tokenizer
 from export.verify import verify_graphs
-from r2rt.errors import NoFramesError, R2rtError
+from r2rt.errors import NoFramesError
 from r2rt.model.bundle_writer import check_destination, list_files, staged_folder, write_manifest
-from r2rt.model.contract import (
-    GROUNDER,
-    TEXT_ENCODER,
-    VIDEO_ENCODER,
-    VIDEO_FINALIZER,
-    ModelDims,
-    graph_specs,
-)
+from r2rt.model.contract import ModelDims
 from r2rt.model.convert.template import write_graph
 from r2rt.model.installed import checked_name, models_dir
 from r2rt.model.manifest import (
     GRAPH_REVISION,
     SCHEMA_VERSION,
     TOKENIZER_NAME,
-    Check,
     Manifest,
     Preprocessing,
     Provenance,
     Verification,
 )
 from r2rt.model.registry import CLIP_ARCHITECTURE
-from training.checkpoint import build_model, load_checkpoint
+from training.checkpoint import Checkpoint, build_model, load_checkpoint
 from training.clip import ClipTowers, load_clip
-from training.config import recorded_config
+from training.config import RunConfig, recorded_config
 from training.recipes import Recipe, recipe_for_sha256
 
 if TYPE_CHECKING:
@@ -54,51 +46,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_MOMENTS",
-    "ExportError",
     "Exported",
-    "VerificationError",
-    "build_graphs",
     "default_name",
     "export_bundle",
-    "graph_templates",
-    "model_dims",
 ]
 
 MAX_MOMENTS = 50
 
 _VIDEO_FRAMES = 16
-_TEMPLATES: dict[object, bytes] = {}
 # CLIPs by the widths (vision, text) of their hidden states; the first one of each pair of widths.
 _CLIP_BY_WIDTHS = {
     (768, 512): CLIP_ARCHITECTURE,
     (1024, 768): "ViT-L-14-quickgelu",
 }
-
-_DOCS = {
-    VIDEO_ENCODER: "Frames, RGB, to stored tokens: CLIP's vision tower and the frame's half of the "
-    "video map (p, mean, M2 with temporal endpoint features, else v); and CLIP's embedding.",
-    VIDEO_FINALIZER: "Stored tokens and each clip's start and end, as shares of the video, to v.",
-    TEXT_ENCODER: "Token ids to q, q_key (with 1/sqrt(D)), the pooled query and CLIP's embedding; "
-    "the tower is causal, what stands behind a query's end changes nothing.",
-    GROUNDER: "v and encoded queries to the logits and offsets (in strides) of every pyramid "
-    "level's points, and each clip's saliency.",
-}
-
-
-class ExportError(R2rtError, ValueError):
-    """A checkpoint and a CLIP that do not fit each other, or cannot become a bundle."""
-
-    exit_code = 50
-
-
-class VerificationError(R2rtError, RuntimeError):
-    """An exported graph that computes something else than PyTorch; no bundle was written."""
-
-    exit_code = 51
-
-    def __init__(self, message: str, checks: tuple[Check, ...] = ()) -> None:
-        super().__init__(message)
-        self.checks = checks
 
 
 def _silent(_: str) -> None:
@@ -162,24 +122,8 @@ def export_bundle(
     """
     checkpoint = Path(checkpoint)
     weights = load_checkpoint(checkpoint)
-    has_offsets = any(key.startswith("coord_head.") for key in weights.state_dict)
     trained = recorded_config(weights.meta)
-    own = trained is not None and recipe in (None, trained.recipe.name)
-    settings = choose_settings(
-        weights.sha256,
-        has_offsets=has_offsets,
-        recipe=trained.recipe if trained is not None and own else recipe,
-        fps=fps,
-        unit_s=unit_s,
-    )
-    if own:
-        settings = replace(settings, reason="the checkpoint was trained by it")
-    if settings.has_offsets != has_offsets:
-        raise ExportError(
-            f"{checkpoint.name} has {'a' if has_offsets else 'no'} coordinate head, models of "
-            f"recipe {settings.recipe} have {'one' if settings.has_offsets else 'none'}; "
-            "name another --recipe"
-        )
+    settings = _settings(checkpoint, weights, trained, recipe, fps=fps, unit_s=unit_s)
     name = checked_name(name or default_name(checkpoint, weights.sha256))
     destination = models_dir() / name if output is None else Path(output)
     check_destination(destination, force=force)
@@ -191,16 +135,8 @@ def export_bundle(
         use_tef=settings.use_tef,
         merge_cls_sal=settings.merge_cls_sal,
     ).requires_grad_(False)
-    if isinstance(clip, ClipTowers):
-        towers = clip
-    else:
-        source = str(clip) if clip is not None else _default_clip(model)
-        say(f"loading CLIP {source}")
-        towers = load_clip(source, arch=clip_arch)
-    if known_words is None and towers.config.name == "r2rt-tiny":
-        from training.tiny_clip.rows import known_words as words_of_demo
-
-        known_words = words_of_demo()
+    towers = clip if isinstance(clip, ClipTowers) else _load_clip(clip, clip_arch, model, say)
+    known_words = _known_words(towers) if known_words is None else known_words
     dims = model_dims(model, towers)
     video = None if verify_video is None else _read_frames(verify_video, dims, settings.fps)
 
@@ -208,9 +144,7 @@ def export_bundle(
         files = _write_graphs(folder, model, towers, say)
         write_tokenizer(folder / TOKENIZER_NAME)
         say("comparing with PyTorch")
-        verification = verify_graphs(files, model, towers, dims, video=video)
-        if not verification.passed:
-            raise _failed(verification)
+        verification = _verified(files, model, towers, dims, video)
         manifest = Manifest(
             schema=SCHEMA_VERSION,
             graph_revision=GRAPH_REVISION,
@@ -229,15 +163,7 @@ def export_bundle(
             preprocessing=Preprocessing(mean=towers.config.mean, std=towers.config.std),
             precision="fp32",
             files=list_files(folder),
-            provenance=Provenance(
-                recipe=settings.recipe,
-                checkpoint=checkpoint.name,
-                checkpoint_sha256=weights.sha256,
-                clip=towers.config.weights_source or "unknown",
-                clip_sha256=towers.config.weights_sha256 or _tensors_sha256(towers),
-                exporter=f"r2rt {r2rt_version()}",
-                random_weights=towers.config.weights_source.startswith("random"),
-            ),
+            provenance=_provenance(checkpoint, weights, settings, towers),
             verification=verification,
             known_words=None if known_words is None else tuple(sorted(known_words)),
         )
@@ -246,72 +172,56 @@ def export_bundle(
     return Exported(path=destination, manifest=manifest, settings=settings)
 
 
-def build_graphs(model: R2Tuning, clip: ClipTowers) -> dict[str, nn.Module]:
-    """Return the modules of all graphs that the model has, by name."""
-    graphs: dict[str, nn.Module] = {
-        VIDEO_ENCODER: VideoEncoder(model, clip),
-        TEXT_ENCODER: TextEncoder(model, clip),
-        GROUNDER: Grounder(model),
-    }
-    if model.config.use_tef:
-        graphs[VIDEO_FINALIZER] = VideoFinalizer(model)
-    return {graph: module.eval() for graph, module in graphs.items()}
-
-
-def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
-    """Return the sizes of the graphs.
-
-    Raises:
-        ExportError: the checkpoint reads other widths, or more blocks, than the towers have.
-    """
-    config, towers = model.config, clip.config
-    for what, wanted, found in (
-        ("vision", config.vision_width, towers.vision_width),
-        ("text", config.text_width, towers.text_width),
-    ):
-        if wanted != found:
-            raise ExportError(
-                f"the checkpoint reads {what} states {wanted} wide, {towers.name} has {found}; "
-                "name the CLIP that it was trained on with --clip"
-            )
-    if config.layers > min(towers.vision_layers, towers.text_layers):
-        raise ExportError(
-            f"the checkpoint reads {config.layers} CLIP layers, {towers.name} has "
-            f"{towers.vision_layers} and {towers.text_layers}; name another --clip"
-        )
-    return ModelDims(
-        image_size=towers.image_size,
-        patches=towers.patches,
-        layers=config.layers,
-        width=config.width,
-        context_length=towers.context_length,
-        strides=config.strides,
-        use_tef=config.use_tef,
-        has_offsets=config.has_offsets,
-        embedding_width=towers.embed_width,
+def _settings(
+    checkpoint: Path,
+    weights: Checkpoint,
+    trained: RunConfig | None,
+    recipe: str | Recipe | None,
+    *,
+    fps: Fraction | None,
+    unit_s: float | None,
+) -> Settings:
+    """Choose the settings: those the checkpoint was trained by, unless another recipe is named."""
+    has_offsets = any(key.startswith("coord_head.") for key in weights.state_dict)
+    own = trained is not None and recipe in (None, trained.recipe.name)
+    settings = choose_settings(
+        weights.sha256,
+        has_offsets=has_offsets,
+        recipe=trained.recipe if trained is not None and own else recipe,
+        fps=fps,
+        unit_s=unit_s,
     )
-
-
-def graph_templates(model: R2Tuning, towers: ClipTowers) -> dict[str, bytes]:
-    """Return the templates of all graphs that the model has, by name; weights do not matter."""
-    return {
-        graph: _template(graph, module, model, towers)
-        for graph, module in build_graphs(model, towers).items()
-    }
-
-
-def _template(graph: str, module: nn.Module, model: R2Tuning, towers: ClipTowers) -> bytes:
-    """Return a graph's template, which takes long to make, once a process and architecture."""
-    dims = model_dims(model, towers)
-    shapes = tuple((name, tensor.shape) for name, tensor in module.state_dict().items())
-    config, clip = model.config, towers.config
-    heads = (config.heads, clip.vision_heads, clip.text_heads)
-    key = (graph, dims, heads, config.merge_cls_sal, clip.quick_gelu, clip.patch_size, shapes)
-    if key not in _TEMPLATES:
-        _TEMPLATES[key] = graph_template(
-            module, graph_specs(dims)[graph], context_length=dims.context_length, doc=_DOCS[graph]
+    if own:
+        settings = replace(settings, reason="the checkpoint was trained by it")
+    if settings.has_offsets != has_offsets:
+        raise ExportError(
+            f"{checkpoint.name} has {'a' if has_offsets else 'no'} coordinate head, models of "
+            f"recipe {settings.recipe} have {'one' if settings.has_offsets else 'none'}; "
+            "name another --recipe"
         )
-    return _TEMPLATES[key]
+    return settings
+
+
+def _load_clip(
+    clip: str | Path | None, arch: str | None, model: R2Tuning, say: Callable[[str], None]
+) -> ClipTowers:
+    source = str(clip) if clip is not None else _default_clip(model)
+    say(f"loading CLIP {source}")
+    return load_clip(source, arch=arch)
+
+
+def _provenance(
+    checkpoint: Path, weights: Checkpoint, settings: Settings, towers: ClipTowers
+) -> Provenance:
+    return Provenance(
+        recipe=settings.recipe,
+        checkpoint=checkpoint.name,
+        checkpoint_sha256=weights.sha256,
+        clip=towers.config.weights_source or "unknown",
+        clip_sha256=towers.config.weights_sha256 or _tensors_sha256(towers),
+        exporter=f"r2rt {r2rt_version()}",
+        random_weights=towers.config.weights_source.startswith("random"),
+    )
 
 
 def _write_graphs(
@@ -321,7 +231,7 @@ def _write_graphs(
     for graph, module in build_graphs(model, towers).items():
         say(f"exporting {graph}")
         files[graph] = folder / f"{graph}.onnx"
-        template = _template(graph, module, model, towers)
+        template = template_of(graph, module, model, towers)
         write_graph(template, module_weights(module), files[graph])
     return files
 
@@ -357,14 +267,32 @@ def _read_frames(video: str | Path, dims: ModelDims, fps: Fraction) -> NDArray[n
     return np.stack(pixels)
 
 
-def _failed(verification: Verification) -> VerificationError:
+def _verified(
+    files: dict[str, Path],
+    model: R2Tuning,
+    towers: ClipTowers,
+    dims: ModelDims,
+    video: NDArray[np.uint8] | None,
+) -> Verification:
+    """Compare the files with PyTorch; raises VerificationError where they differ."""
+    verification = verify_graphs(files, model, towers, dims, video=video)
+    if verification.passed:
+        return verification
     failed = [check for check in verification.checks if not check.passed]
     worst = ", ".join(f"{check.name} {check.error:.3g}" for check in failed)
-    return VerificationError(
+    raise VerificationError(
         f"the exported graphs differ from PyTorch, errors in units of their tolerance: {worst}; "
         "no bundle was written, please report it with the versions of torch and onnxruntime",
         verification.checks,
     )
+
+
+def _known_words(towers: ClipTowers) -> Sequence[str] | None:
+    if towers.config.name != "r2rt-tiny":
+        return None
+    from training.tiny_clip.rows import known_words
+
+    return known_words()
 
 
 def _tensors_sha256(towers: ClipTowers) -> str:

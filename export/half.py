@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.exporter import ExportError
+from export.errors import ExportError
 
 __all__ = ["fold_transposed_weights", "to_half"]
 

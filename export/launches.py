@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from export.exporter import ExportError
+from export.errors import ExportError
 from export.graphs.grounder import GrounderHeads
 from export.onnx_writer import graph_to_onnx
 from r2rt.engines.tensorrt.cubins import (

@@ -25,7 +25,7 @@ def family_templates(family: str) -> dict[str, bytes]:
     """Return the templates of a family of published models, by the graph's name."""
     import torch
 
-    from export.exporter import graph_templates
+    from export.templates import graph_templates
     from training.clip import ClipTowers, arch_config
     from training.model import R2Config, R2Tuning
 

@@ -97,7 +97,8 @@ def to_onnx(
     """
     from rich.console import Console
 
-    from export.exporter import VerificationError, export_bundle
+    from export.errors import VerificationError
+    from export.exporter import export_bundle
 
     console = Console(stderr=True, highlight=False, quiet=quiet)
     with console.status("reading") as status:

@@ -26,6 +26,9 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 GOLDEN = CHECKOUT / "tests" / "golden"
+# What the exporter traces is traced once for all processes that a test starts; the name of a file
+# there holds a hash of the code that made it.
+os.environ.setdefault("R2RT_TEMPLATES", str(CHECKOUT / "build" / "templates"))
 # Material that is not part of the project: full-size goldens, real annotations, real videos.
 SHARED = Path(os.environ.get("R2RT_SHARED", CHECKOUT.parent / "shared"))
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from export.exporter import Exported, graph_templates, model_dims
+from export.exporter import Exported
 from export.graphs.layers import clip_tensors, model_tensors
 from export.make_templates import family_templates
+from export.templates import graph_templates, model_dims
 from export.verify import verify_graphs
 from r2rt.model.convert.architecture import Architecture
 from r2rt.model.convert.check import check_graphs

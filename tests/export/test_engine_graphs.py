@@ -16,7 +16,7 @@ from export._checkout import CHECKOUT
 from export.engine_checks import TOLERANCES, check_graphs, inject_outliers, open_graph
 from export.engine_graph import stack_projections
 from export.engines import check_sample, lower, quantized_products
-from export.exporter import ExportError
+from export.errors import ExportError
 from export.half import to_half
 from export.qdq import quantize_symmetric
 from r2rt.engines.tensorrt.plans import PrecisionName

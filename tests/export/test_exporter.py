@@ -21,16 +21,15 @@ from torch import nn
 
 import export.exporter
 from export._checkout import CHECKOUT
+from export.errors import ExportError, VerificationError
 from export.exporter import (
     Exported,
-    ExportError,
-    VerificationError,
     default_name,
     export_bundle,
-    model_dims,
 )
 from export.onnx_writer import module_weights
 from export.settings import choose_settings
+from export.templates import model_dims
 from export.to_onnx import main
 from r2rt.engines.onnx_runtime import mismatches
 from r2rt.errors import OutputError, QueryError

@@ -12,10 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.exporter import Exported, build_graphs, export_bundle
+from export.exporter import Exported, export_bundle
 from export.graphs import FrameTokens, Grounder, GrounderHeads, QueryTokens, VideoFinalizer
 from export.graphs.text import RowEmbedding, embedding_of
 from export.onnx_writer import graph_to_onnx
+from export.templates import build_graphs
 from r2rt.grounding.moments import boundaries_from_points
 from r2rt.model.contract import (
     GROUNDER,

@@ -17,7 +17,8 @@ from export import engines, to_trt
 from export._checkout import CHECKOUT
 from export.engine_checks import TOLERANCES
 from export.engines import build_engines, default_ranges
-from export.exporter import ExportError, VerificationError, export_bundle
+from export.errors import ExportError, VerificationError
+from export.exporter import export_bundle
 from export.to_trt import main
 from export.trt_builder import (
     EngineBuildError,
