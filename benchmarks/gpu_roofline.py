@@ -23,9 +23,10 @@ import torch
 
 from benchmarks import kernel_counts
 from benchmarks.eager_counts import Shape, count_calls, maps, recurrence
-from benchmarks.harness import Options, Report, Row
+from benchmarks.harness import Options, Report
 from benchmarks.kernel_counts import Launch
 from benchmarks.machine import CHECKOUT
+from benchmarks.results import Row
 from benchmarks.tables import format_seconds
 
 __all__ = ["GPUS", "Gpu", "main"]

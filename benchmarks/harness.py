@@ -12,52 +12,33 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import click
 
 from benchmarks.machine import CHECKOUT, describe_commit, describe_machine, describe_versions
+from benchmarks.plots import draw_bars
+from benchmarks.results import Agreement, Results, Row, Skip, Target, Value, summarize
+from benchmarks.tables import print_report
 
 __all__ = [
-    "Agreement",
     "Case",
     "DisagreementError",
     "Options",
     "Report",
-    "Row",
-    "Summary",
-    "Target",
     "common_options",
-    "summarize",
+    "paired_ratio",
     "time_cases",
     "timed",
 ]
 
 SCHEMA = 1
-Value: TypeAlias = float | int | str
 
 
 class DisagreementError(AssertionError):
     """What is to be timed does not compute the same as its baseline."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Seconds of repeated runs.
-
-    Attributes:
-        p50_s: the median.
-        p95_s: the 95th percentile, between the two nearest runs in proportion.
-        min_s: the fastest run.
-        samples_s: every run, in order.
-    """
-
-    p50_s: float
-    p95_s: float
-    min_s: float
-    samples_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,64 +47,6 @@ class Case:
 
     name: str
     measure: Callable[[], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the result.
-
-    Attributes:
-        group: what it is compared within.
-        name: the case.
-        seconds: its timing; None where something else than time is measured.
-        speedup: how many times as fast as the group's baseline, paired; None without a baseline.
-        values: further columns, by heading.
-    """
-
-    group: str
-    name: str
-    seconds: Summary | None = None
-    speedup: float | None = None
-    values: Mapping[str, Value] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """An assertion about outputs that held before its group was timed."""
-
-    group: str
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skip:
-    """A case that was not measured, and why."""
-
-    group: str
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A figure that the project promises, and what was measured.
-
-    Attributes:
-        what: the promise.
-        value: what was measured.
-        limit: the bound.
-        sense: whether `value` must be at least or at most `limit`.
-    """
-
-    what: str
-    value: float
-    limit: float
-    sense: Literal[">=", "<="]
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept."""
-        return self.value >= self.limit if self.sense == ">=" else self.value <= self.limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,20 +126,6 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
-def summarize(samples_s: Sequence[float]) -> Summary:
-    """Return median, 95th percentile and minimum of at least one run."""
-    ordered = sorted(samples_s)
-    place = 0.95 * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return Summary(
-        p50_s=statistics.median(ordered),
-        p95_s=ordered[low] + (place - low) * (ordered[high] - ordered[low]),
-        min_s=ordered[0],
-        samples_s=tuple(samples_s),
-    )
-
-
 def time_cases(
     cases: Sequence[Case], *, repeats: int, warmup: int = 1, pause_s: float = 0.0
 ) -> dict[str, tuple[float, ...]]:
@@ -243,7 +152,7 @@ def paired_ratio(baseline_s: Sequence[float], case_s: Sequence[float]) -> float:
     return statistics.median(base / case for base, case in zip(baseline_s, case_s, strict=True))
 
 
-class Report:
+class Report(Results):
     """Gathers what a benchmark finds, and writes it.
 
     Args:
@@ -253,13 +162,9 @@ class Report:
     """
 
     def __init__(self, name: str, options: Options, **settings: Any) -> None:
-        self.name = name
+        super().__init__(name)
         self.options = options
         self.settings = settings
-        self.rows: list[Row] = []
-        self.agreements: list[Agreement] = []
-        self.skips: list[Skip] = []
-        self.targets: list[Target] = []
         self._machine = describe_machine()
 
     def agree(self, group: str, compare: Callable[[], str]) -> None:
@@ -352,14 +257,12 @@ class Report:
             "targets": [{**asdict(item), "met": item.met} for item in self.targets],
         }
 
-    def finish(self, draw: Callable[[Report, Path], None] | None = None) -> None:
+    def finish(self, draw: Callable[[Results, Path], None] | None = None) -> None:
         """Print the tables, write JSON and the plot, and end stdout with the JSON on one line.
 
         Args:
             draw: draws the plot; bars of all timed rows by default.
         """
-        from benchmarks.tables import print_report
-
         stem = f"{self.name}.quick" if self.options.quick else self.name
         record = self.record()
         if self.options.plot:
@@ -369,11 +272,9 @@ class Report:
         print_report(self, record)
         print(json.dumps(record), flush=True)
 
-    def _draw(self, path: Path, draw: Callable[[Report, Path], None] | None) -> str | None:
+    def _draw(self, path: Path, draw: Callable[[Results, Path], None] | None) -> str | None:
         try:
-            from benchmarks import plots
-
-            (draw or plots.draw_bars)(self, path)
+            (draw or draw_bars)(self, path)
         except ModuleNotFoundError as error:
             self.skip(
                 "plot", path.name, f"{error.name} is not installed: pip install 'r2rt[bench]'"

@@ -20,12 +20,13 @@ if not __package__:
 import av
 import click
 
-from benchmarks.harness import Options, Report, Row, Value, common_options, summarize
+from benchmarks.harness import Options, Report, common_options
 from benchmarks.live_servers import RTSP_PACKAGES, LiveServer, RtspServer, TsServer, rtsp_lacks
 from benchmarks.live_watch import Watch, Watched, watch_server
 from benchmarks.machine import CHECKOUT
 from benchmarks.material import VideoSpec, find_source, looped, make_video
 from benchmarks.plots import stacked_lines
+from benchmarks.results import Row, Value, summarize
 from r2rt.model.manifest import read_manifest
 
 __all__ = ["main"]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.harness import Value
 from benchmarks.live_servers import LiveServer
 from benchmarks.machine import CHECKOUT
 from benchmarks.process import ChildError
+from benchmarks.results import Value
 
 __all__ = [
     "Part",

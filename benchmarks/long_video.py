@@ -26,11 +26,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Options, Report, Row, common_options, summarize
+from benchmarks.harness import Options, Report, common_options
 from benchmarks.long_material import Asked, LongVideo, Segment, compose, make_segments
 from benchmarks.machine import CHECKOUT
 from benchmarks.plots import grouped_lines
 from benchmarks.process import NOTHING_KEPT, run_child
+from benchmarks.results import Row, summarize
 from r2rt.grounding.grounder import Grounder
 from r2rt.grounding.moments import interval_iou
 from r2rt.grounding.prediction import Prediction

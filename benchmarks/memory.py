@@ -14,11 +14,12 @@ if not __package__:
 
 import click
 
-from benchmarks.harness import Options, Report, Row, Summary, common_options, summarize
+from benchmarks.harness import Options, Report, common_options
 from benchmarks.machine import CHECKOUT
 from benchmarks.material import VideoSpec, find_source, make_video
 from benchmarks.plots import grouped_lines
 from benchmarks.process import NOTHING_KEPT, Child, python, run_child
+from benchmarks.results import Row, Summary, summarize
 from benchmarks.workload import ModelChoice, Workload, model_options, prepare, queries
 from r2rt.model.bundle import Bundle
 from r2rt.model.manifest import read_manifest

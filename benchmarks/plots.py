@@ -7,15 +7,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from benchmarks.results import Results
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from benchmarks.harness import Report
 
 __all__ = ["draw_bars", "grouped_lines", "stacked_lines"]
 
 
-def draw_bars(report: Report, path: Path) -> None:
+def draw_bars(report: Results, path: Path) -> None:
     """Draw each group's medians as bars, a whisker up to the 95th percentile."""
     pyplot = _pyplot()
     groups = list(dict.fromkeys(row.group for row in report.rows if row.seconds))
@@ -49,7 +49,7 @@ def draw_bars(report: Report, path: Path) -> None:
 
 def grouped_lines(
     x_of_group: Mapping[str, str], y: str, *, log: bool = False
-) -> Callable[[Report, Path], None]:
+) -> Callable[[Results, Path], None]:
     """Return what draws the column `y` against another, a panel a group and a line a case.
 
     Args:
@@ -58,7 +58,7 @@ def grouped_lines(
         log: whether both axes are logarithmic.
     """
 
-    def draw(report: Report, path: Path) -> None:
+    def draw(report: Results, path: Path) -> None:
         pyplot = _pyplot()
         figure, axes = pyplot.subplots(
             1,
@@ -92,7 +92,7 @@ def grouped_lines(
 
 def stacked_lines(
     group: str, x: str, panels: Mapping[str, Sequence[str]]
-) -> Callable[[Report, Path], None]:
+) -> Callable[[Results, Path], None]:
     """Return what draws columns of one group, panel under panel over the same abscissa.
 
     Args:
@@ -101,7 +101,7 @@ def stacked_lines(
         panels: the columns that each panel shows, by what its ordinate is called.
     """
 
-    def draw(report: Report, path: Path) -> None:
+    def draw(report: Results, path: Path) -> None:
         pyplot = _pyplot()
         figure, axes = pyplot.subplots(
             len(panels), 1, figsize=(8, 2.6 * len(panels)), sharex=True, layout="constrained"
@@ -143,6 +143,6 @@ def _pyplot() -> ModuleType:
     return pyplot
 
 
-def _save(figure: Figure, report: Report, path: Path) -> None:
+def _save(figure: Figure, report: Results, path: Path) -> None:
     # Without the version that would make every file differ.
     figure.savefig(path, dpi=110, metadata={"Software": None, "Title": report.name})

@@ -25,17 +25,9 @@ from numpy.typing import NDArray
 
 from benchmarks import counts
 from benchmarks.counts import Work
-from benchmarks.harness import (
-    Case,
-    Options,
-    Report,
-    Row,
-    common_options,
-    summarize,
-    time_cases,
-    timed,
-)
+from benchmarks.harness import Case, Options, Report, common_options, time_cases, timed
 from benchmarks.peaks import Gemm, fp32_gemms, int8_gemms, measure_bandwidth
+from benchmarks.results import Row, summarize
 from benchmarks.workload import ModelChoice, Workload, load_towers, model_options, prepare
 from r2rt.engines import open_engine
 from r2rt.model.bundle import Bundle

@@ -16,10 +16,11 @@ if not __package__:
 import click
 
 from benchmarks.agreement import same_answers
-from benchmarks.harness import Case, Options, Report, Row, common_options, summarize
+from benchmarks.harness import Case, Options, Report, common_options
 from benchmarks.material import VideoSpec, find_source, make_video
 from benchmarks.plots import grouped_lines
 from benchmarks.process import NOTHING_KEPT, Worker, python
+from benchmarks.results import Row, summarize
 from benchmarks.workload import ModelChoice, Workload, model_options, prepare, queries
 
 __all__ = ["main"]

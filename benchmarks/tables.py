@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from benchmarks.harness import Report, Row
+from benchmarks.results import Results, Row
 
 __all__ = ["format_seconds", "print_report"]
 
 
-def print_report(report: Report, record: dict[str, Any]) -> None:
+def print_report(report: Results, record: dict[str, Any]) -> None:
     """Print every group's table, the promises, and what they were measured with."""
     console = Console(width=118, highlight=False)
     for group in dict.fromkeys(row.group for row in report.rows):

@@ -9,16 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness import (
-    Case,
-    DisagreementError,
-    Options,
-    Report,
-    paired_ratio,
-    summarize,
-    time_cases,
-)
+from benchmarks.harness import Case, DisagreementError, Options, Report, paired_ratio, time_cases
 from benchmarks.process import ChildError, Worker, run_child
+from benchmarks.results import summarize
 
 _SERVER = """
 import sys
