@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from r2rt.errors import NoFramesError, QueryError
 from r2rt.files import StrPath
-from r2rt.video.decoder import DecodeCounts, decode_packet, drain
+from r2rt.video.decoder import DecodeCounts, decode_packets
 from r2rt.video.demux import Demuxer
 from r2rt.video.index import PacketIndex
 from r2rt.video.inspection import inspect_file
@@ -259,14 +259,8 @@ class FrameReader:
             return
         needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < span.end_pts))
         last = int(index.pts[needed[-1]])  # the last one that must be fed, in decoding order
-        counts = DecodeCounts()
-        for packet in self.packets_from(video.entry_before(first)):
-            for frame in decode_packet(self._open(), packet, counts):
-                if frame.pts is not None and first <= frame.pts < span.end_pts:
-                    yield frame, frame.pts
-            if packet.pts == last:
-                break
-        for frame in drain(self._open(), counts):
+        packets = _until(self.packets_from(video.entry_before(first)), last)
+        for frame in decode_packets(self._open(), packets, DecodeCounts()):
             if frame.pts is not None and first <= frame.pts < span.end_pts:
                 yield frame, frame.pts
 
@@ -329,19 +323,21 @@ class FrameReader:
     def _from_the_beginning(self, first: int, end_pts: int) -> Iterator[tuple[VideoFrame, int]]:
         """Decode everything where the index cannot say when frames are shown."""
         demuxer = self._reopened()
-        counts = DecodeCounts()
         times = self._video.index.time_guesser()
-        packets: Iterator[Packet[VideoStream] | None] = itertools.chain(demuxer.packets(), (None,))
-        for packet in packets:
-            frames = (
-                drain(demuxer, counts) if packet is None else decode_packet(demuxer, packet, counts)
-            )
-            for frame in frames:
-                pts = times.guess(frame)
-                if pts >= end_pts:
-                    return
-                if pts >= first:
-                    yield frame, pts
+        for frame in decode_packets(demuxer, demuxer.packets(), DecodeCounts()):
+            pts = times.guess(frame)
+            if pts >= end_pts:
+                return
+            if pts >= first:
+                yield frame, pts
+
+
+def _until(packets: Iterator[Packet[VideoStream]], last_pts: int) -> Iterator[Packet[VideoStream]]:
+    """Yield packets up to the one of a timestamp, which is the last."""
+    for packet in packets:
+        yield packet
+        if packet.pts == last_pts:
+            return
 
 
 Video: TypeAlias = IndexedVideo | StrPath

@@ -26,6 +26,7 @@ __all__ = [
     "Picked",
     "decode_all",
     "decode_packet",
+    "decode_packets",
     "decode_planned",
     "decode_tail",
     "drain",
@@ -115,7 +116,7 @@ def decode_tail(
     selector: ClipSelector[tuple[VideoFrame, int]] = ClipSelector(clock)
     last_end: int | None = None
     packets = itertools.islice(demuxer.packets(), start, None)
-    for frame in _frames_of(demuxer, packets, counts):
+    for frame in decode_packets(demuxer, packets, counts):
         pts = frame.pts
         if pts is None or (end_pts is not None and pts >= end_pts):
             continue
@@ -225,9 +226,10 @@ def _all_frames(demuxer: Demuxer, counts: DecodeCounts) -> Iterator[VideoFrame]:
     yield from drain(demuxer, counts)
 
 
-def _frames_of(
+def decode_packets(
     demuxer: Demuxer, packets: Iterator[Packet[VideoStream]], counts: DecodeCounts
 ) -> Iterator[VideoFrame]:
+    """Yield what comes out of the decoder for packets, and what it holds after the last of them."""
     for packet in packets:
         yield from decode_packet(demuxer, packet, counts)
     yield from drain(demuxer, counts)
