@@ -33,6 +33,12 @@ os.environ.setdefault("R2RT_TEMPLATES", str(CHECKOUT / "build" / "templates"))
 SHARED = Path(os.environ.get("R2RT_SHARED", CHECKOUT.parent / "shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: as the last ones they would leave a process without work."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """The golden files that are part of the project (tests/golden)."""

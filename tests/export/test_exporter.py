@@ -36,9 +36,10 @@ from r2rt.errors import OutputError, QueryError
 from r2rt.model.bundle import Bundle
 from r2rt.model.bundle_writer import staged_folder
 from r2rt.model.convert.check import sample_frames
-from r2rt.model.registry import PUBLISHED
+from r2rt.model.registry import FAMILIES, PUBLISHED
 from tests.export.tiny import CONFIG, HIGHLIGHT, MOMENT, session, tiny_towers
 from training.checkpoint import build_model
+from training.model import R2Config, R2Tuning
 
 UNKNOWN = "0" * 64
 
@@ -118,26 +119,19 @@ def test_same_weights_give_the_same_bytes(highlight_bundle: Exported, tmp_path: 
 def test_full_size_random_clip_is_reproducible(tmp_path: Path) -> None:
     """`random:SEED` names one CLIP, in full size."""
 
+    family = FAMILIES["highlights"]
+    # Wide as a published highlight model, whose templates other tests need, too.
+    model = R2Tuning(
+        R2Config(strides=family.strides, use_tef=False, has_offsets=False, merge_cls_sal=False)
+    )
+    checkpoint = tmp_path / "checkpoint.pth"
+    torch.save(model.state_dict(), checkpoint)
+
     def fingerprint(name: str) -> str:
-        # Wide as a published highlight model.
-        checkpoint = tmp_path / "checkpoint.pth"
-        torch.save(_widened(HIGHLIGHT), checkpoint)
         exported = export_bundle(checkpoint, tmp_path / name, clip="random:3")
         return Bundle.open(exported.path).fingerprint
 
     assert fingerprint("one") == fingerprint("two")
-
-
-def _widened(path: Path) -> dict[str, torch.Tensor]:
-    """The golden highlight model, its maps reading 768 and 512 numbers."""
-    state = build_model(path).state_dict()
-    random = torch.Generator().manual_seed(0)
-    for name, channels in (("video_map", 768), ("query_map", 512)):
-        state[f"adapter.{name}.0.weight"] = torch.ones(channels)
-        state[f"adapter.{name}.0.bias"] = torch.zeros(channels)
-        weight = torch.randn(64, channels, generator=random) / channels**0.5
-        state[f"adapter.{name}.2.weight"] = weight
-    return state
 
 
 @pytest.mark.parametrize(
