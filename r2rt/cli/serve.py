@@ -152,8 +152,9 @@ def require_serve() -> None:
     """Raise `MissingExtraError` if the packages of the extra `serve` are not installed."""
     try:
         import fastapi
+        import mcp
         import prometheus_client
         import uvicorn
     except ImportError as error:
         raise MissingExtraError(f"serving needs {error.name}; pip install 'r2rt[serve]'") from error
-    del fastapi, prometheus_client, uvicorn
+    del fastapi, mcp, prometheus_client, uvicorn

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from r2rt.errors import R2rtError
 from r2rt.service.guard import Guard
+from r2rt.service.mcp.server import http_app, mcp_server, running
 from r2rt.service.problems import ProblemError, problem_response
 from r2rt.service.routes import exports, health, jobs, models, session, uploads, videos
 from r2rt.service.routes.page import add_page
@@ -39,7 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.open()
         try:
-            yield
+            async with running(tools):
+                yield
         finally:
             await service.close()
 
@@ -62,6 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router, prefix=_PREFIX)
     app.include_router(health.router)
     add_page(app)
+    tools = mcp_server(app)
+    app.mount("/mcp", http_app(tools))
     app.add_middleware(
         Guard,
         settings=settings,

@@ -19,8 +19,8 @@ Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-# Questions that have a body.
-_QUESTIONS = re.compile(r"/api/v1/(videos/[^/]+/ground|export|search|session)")
+# Questions that have a body; what a tool does through /mcp is admitted as a request of its own.
+_QUESTIONS = re.compile(r"/api/v1/(videos/[^/]+/ground|export|search|session)|/mcp(/.*)?")
 # What makes the service connect to addresses for as long as it runs.
 _ADMIN = re.compile(r"/api/v1/watches(/.*)?")
 

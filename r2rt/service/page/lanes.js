@@ -1,7 +1,7 @@
 // Lanes: a query of the open video each, with its saliency and its moments, and what the person
 // has decided about them, which is kept as annotations.
 
-import { call, follow, send } from "./api.js";
+import { call, follow } from "./api.js";
 import { counted, say } from "./dom.js";
 import { framesPerSecond } from "./player.js";
 import { changed, complain, state } from "./state.js";
@@ -241,16 +241,8 @@ export async function restore(video) {
   state.lanes = [];
   choose(null);
   changed("lanes");
-  let lines;
-  try {
-    const response = await send(path(video, "annotations"));
-    lines = (await response.text()).split("\n").filter((line) => line.trim());
-  } catch (error) {
-    if (error.status !== 404) complain(error);
-    return;
-  }
+  const { records } = await call(path(video, "annotations"));
   if (state.video?.id !== video.id) return;
-  const records = lines.map((line) => JSON.parse(line));
   written = records;
   if (video.state !== "ready" || !records.length) return;
   await ask(records.map((record) => record.query));
@@ -259,8 +251,8 @@ export async function restore(video) {
 /** What was decided before about a query, taken over into its lane once it is answered. */
 function merge(lane) {
   for (const [windows, verdict] of [
-    [lane.kept.relevant_windows ?? [], "kept"],
-    [lane.kept.rejected ?? [], "rejected"],
+    [lane.kept.windows, "kept"],
+    [lane.kept.rejected, "rejected"],
   ]) {
     for (const [start_s, end_s] of windows) {
       const same = lane.moments.find((moment) => !moment.verdict && overlap(moment, start_s, end_s) > SAME);
@@ -286,21 +278,10 @@ async function save(video, lanes) {
         .filter((moment) => moment.verdict === verdict)
         .map((moment) => [moment.start_s, moment.end_s].map(rounded))
         .sort((one, two) => one[0] - two[0]);
-    const [relevant, rejected] = [spans("kept"), spans("rejected")];
-    if (!relevant.length && !rejected.length) continue;
-    const record = { qid: "", vid: video.id, query: lane.query, duration: video.duration_s };
-    if (relevant.length) record.relevant_windows = relevant;
-    if (rejected.length) record.rejected = rejected;
-    records.push(record);
+    const record = { query: lane.query, windows: spans("kept"), rejected: spans("rejected") };
+    if (record.windows.length || record.rejected.length) records.push(record);
   }
-  records.forEach((record, index) => {
-    record.qid = `${video.id}-${index + 1}`;
-  });
-  await send(path(video, "annotations"), {
-    method: "PUT",
-    body: records.map((record) => `${JSON.stringify(record)}\n`).join(""),
-    headers: { "Content-Type": "application/x-ndjson" },
-  });
+  await call(path(video, "annotations"), { method: "PUT", json: { records } });
   if (state.video?.id === video.id) written = records;
   changed("saved");
 }

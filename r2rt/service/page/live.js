@@ -61,7 +61,7 @@ async function load() {
   watches = Array.isArray(answer) ? answer : answer.watches;
   note.textContent = watches.length ? "" : "Nothing is watched. Give a stream and a sentence.";
   note.hidden = watches.length > 0;
-  if (!watches.some((watch) => watch.id === chosen)) choose(watches.at(-1) ?? null);
+  if (!watches.some((watch) => watch.id === chosen)) choose(watches[0] ?? null);
   show();
 }
 
@@ -87,18 +87,33 @@ function choose(watch) {
   title.textContent = watch ? `Events of ${watch.source}` : "Events";
   events.parentElement.hidden = !watch;
   if (!watch) return;
-  stop = listen(`watches/${encodeURIComponent(watch.id)}/events`, {
-    start: (event) => add(event, false),
-    end: (event) => add(event, true),
-    state: (fresh) => {
-      Object.assign(watch, fresh);
-      show();
+  const noted = (text) => (event) => note_of(text(event));
+  const over = (state_) => (event) => {
+    Object.assign(watch, { state: state_, error: event.error ?? null });
+    show();
+  };
+  stop = listen(
+    `watches/${encodeURIComponent(watch.id)}/events`,
+    {
+      opened: (event) => add(event, false),
+      changed: (event) => add(event, false),
+      closed: (event) => add(event, true),
+      dropped: noted(() => "The machine could not keep up; a part was left out."),
+      retrying: noted(() => "The source was lost; it is tried again."),
+      reconnected: noted(() => "The source is back."),
+      ended: over("ended"),
+      failed: over("failed"),
     },
-  });
+    ["ended", "failed"],
+  );
+}
+
+function note_of(text) {
+  events.prepend(el("li", { class: "quiet" }, text));
 }
 
 function add(event, ended) {
-  const key = `${event.query} ${event.start_s}`;
+  const key = event.moment_id;
   const known = rows.get(key);
   const times = ended ? `${clock(event.start_s)} – ${clock(event.end_s)}` : `since ${clock(event.start_s)}`;
   const node = el(

@@ -1,0 +1,190 @@
+"""The tools as an agent's client sees them, over stdio, over HTTP and in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, ImageContent, TextContent
+from PIL import Image
+
+from r2rt.service.mcp.server import mcp_server
+from tests.conftest import CHECKOUT
+from tests.r2rt.service.conftest import Served, serving
+
+T = TypeVar("T")
+EMOJI = CHECKOUT / "demo" / "emoji.mp4"
+PANDA_S = (53.3, 63.1)  # by the generator of the video, demo/emoji.json
+
+
+@pytest.fixture
+def asked(settings: Any, tmp_path: Path) -> Callable[[Callable[[Client, Served], Awaitable[T]]], T]:
+    """Run a coroutine function with a client of the tools; its result is returned."""
+
+    def run(test: Callable[[Client, Served], Awaitable[T]]) -> T:
+        async def main() -> T:
+            async with serving(settings) as served:
+                server = mcp_server(served.client._transport.app, tmp_path)  # type: ignore[attr-defined]
+                async with Client(server) as client:
+                    return await test(client, served)
+
+        return asyncio.run(main())
+
+    return run
+
+
+@pytest.fixture
+def nothing_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+
+
+def line(result: CallToolResult) -> str:
+    """The message of an error."""
+    assert result.is_error
+    (content,) = result.content
+    assert isinstance(content, TextContent)
+    return content.text
+
+
+def test_there_are_eight_tools_with_typed_results(asked: Any) -> None:
+    async def test(client: Client, _: Served) -> None:
+        tools = (await client.list_tools()).tools
+        assert {tool.name for tool in tools} == {
+            *("list_videos", "add_video", "search_library", "ground"),
+            *("watch", "clip", "export", "job_status"),
+        }
+        assert all(tool.description and tool.output_schema for tool in tools)
+        assert not any("context" in tool.input_schema["properties"] for tool in tools)
+
+    asked(test)
+
+
+def test_a_video_is_added_with_progress_and_its_moment_found(asked: Any) -> None:
+    async def test(client: Client, _: Served) -> None:
+        seen: list[float] = []
+
+        async def progress(share: float, total: float | None, message: str | None) -> None:
+            assert total == 1.0
+            assert message is not None
+            seen.append(share)
+
+        added = await client.call_tool(
+            "add_video", {"path": str(EMOJI)}, progress_callback=progress
+        )
+        assert added.structured_content["state"] == "ready"  # type: ignore[index]
+        assert seen == sorted(set(seen))
+        assert seen[-1] == 1.0
+        result = await client.call_tool(
+            "ground", {"video": "emoji.mp4", "queries": ["a panda"], "keyframes": True}
+        )
+        text, image = result.content
+        assert isinstance(text, TextContent)
+        assert json.loads(text.text) == result.structured_content
+        best = result.structured_content["answers"][0]["moments"][0]  # type: ignore[index]
+        shared = min(best["end_s"], PANDA_S[1]) - max(best["start_s"], PANDA_S[0])
+        assert shared > 0.5 * (PANDA_S[1] - PANDA_S[0])
+        assert isinstance(image, ImageContent)
+        with Image.open(io.BytesIO(base64.b64decode(image.data))) as picture:
+            assert picture.size == (240, 240)
+
+    asked(test)
+
+
+def test_a_clip_is_a_resource_and_is_saved_where_that_is_wanted(asked: Any, tmp_path: Path) -> None:
+    async def test(client: Client, _: Served) -> None:
+        await client.call_tool("add_video", {"path": str(EMOJI), "wait_s": 0})
+        span = {"video": "emoji", "start_s": 10.0, "end_s": 12.0}
+        made = (await client.call_tool("clip", span)).structured_content
+        assert made is not None
+        (content,) = (await client.read_resource(made["uri"])).contents
+        blob = base64.b64decode(content.blob)  # type: ignore[union-attr]
+        assert len(blob) == made["size_bytes"]
+        assert Path(made["path"]).parent == tmp_path
+        assert Path(made["path"]).read_bytes() == blob
+        with av.open(io.BytesIO(blob)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 24  # 2 s of 12 frames each
+
+    asked(test)
+
+
+def test_moments_are_exported(asked: Any) -> None:
+    async def test(client: Client, _: Served) -> None:
+        await client.call_tool("add_video", {"path": str(EMOJI), "wait_s": 0})
+        moments = [{"query": "a panda", "start_s": 54.0, "end_s": 62.5}]
+        options = {"video": "emoji", "format": "srt", "moments": moments}
+        exported = (await client.call_tool("export", options)).structured_content
+        assert exported is not None
+        assert "00:00:54,000 --> 00:01:02,500" in exported["text"]
+        assert Path(exported["path"]).read_text() == exported["text"]
+
+    asked(test)
+
+
+def test_work_that_takes_longer_than_the_wait_is_a_job(asked: Any, nothing_encoded: None) -> None:
+    async def test(client: Client, served: Served) -> None:
+        options = {"path": str(EMOJI), "wait_s": 0}
+        video = (await client.call_tool("add_video", options)).structured_content
+        assert video is not None
+        assert video["job"] is not None
+        await served.finished(video["job"])
+        job = (await client.call_tool("job_status", {"job": video["job"]})).structured_content
+        assert job is not None
+        assert (job["state"], job["progress"]) == ("done", 1.0)
+
+    asked(test)
+
+
+def test_a_call_that_is_cancelled_cancels_its_job(asked: Any, nothing_encoded: None) -> None:
+    async def test(client: Client, served: Served) -> None:
+        call = asyncio.create_task(client.call_tool("add_video", {"path": str(EMOJI)}))
+        while not (jobs := (await served.get("/jobs")).json()):
+            await asyncio.sleep(0.01)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert (await served.finished(jobs[0]["id"]))["state"] == "cancelled"
+
+    asked(test)
+
+
+def test_errors_say_what_to_do(asked: Any) -> None:
+    async def test(client: Client, _: Served) -> None:
+        outside = await client.call_tool("add_video", {"path": "/etc/passwd"})
+        assert "may be added from" in line(outside)
+        assert str(CHECKOUT / "demo") in line(outside)
+        await client.call_tool("add_video", {"path": str(EMOJI), "wait_s": 0})
+        missing = await client.call_tool("ground", {"video": "talk", "queries": ["a dog"]})
+        assert "there is no video 'talk'; there are: emoji.mp4" in line(missing)
+        backwards = await client.call_tool("clip", {"video": "emoji", "start_s": 2, "end_s": 1})
+        assert "start_s < end_s" in line(backwards)
+        no_job = await client.call_tool("job_status", {"job": "0" * 16})
+        assert "no job has this id" in line(no_job)
+        with pytest.raises(MCPError, match="no video has this id"):
+            await client.read_resource(f"r2rt://videos/{'0' * 16}")
+
+    asked(test)
+
+
+@pytest.mark.slow  # a process that loads everything
+def test_over_stdio(tmp_path: Path) -> None:
+    async def main() -> Any:
+        arguments = ["-m", "r2rt", "mcp", "--model", "demo", "--root", str(EMOJI.parent)]
+        server = StdioServerParameters(command=sys.executable, args=arguments, cwd=CHECKOUT)
+        async with Client(stdio_client(server)) as client:
+            await client.call_tool("add_video", {"path": str(EMOJI)})
+            options = {"video": "emoji", "queries": ["a panda"]}
+            return (await client.call_tool("ground", options)).structured_content
+
+    answer = asyncio.run(main())
+    best = answer["answers"][0]["moments"][0]
+    assert PANDA_S[0] < (best["start_s"] + best["end_s"]) / 2 < PANDA_S[1]
