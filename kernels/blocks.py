@@ -9,7 +9,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["attend_patches", "layer_norm", "load_rows", "matmul", "positions", "softmax_step"]
+__all__ = [
+    "attend_patches",
+    "layer_norm",
+    "load_rows",
+    "matmul",
+    "positions",
+    "real_tokens",
+    "softmax_step",
+]
 
 _INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
@@ -119,6 +127,18 @@ def layer_norm(
     weight = tl.load(weight_ptr + column, mask=real, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)
     return centred * tl.rsqrt(variance + EPS)[:, None] * weight[None, :] + bias[None, :]
+
+
+@triton.jit
+def real_tokens(
+    mask_ptr: tl.tensor, first: tl.tensor, length: tl.tensor, BLOCK_L: tl.constexpr
+) -> tl.tensor:
+    """Return which of the query tokens first..first + BLOCK_L are real: (BLOCK_L,)."""
+    token = first + tl.arange(0, BLOCK_L)
+    real = token < length
+    if mask_ptr is not None:
+        real = tl.load(mask_ptr + token, mask=real, other=0) != 0
+    return real
 
 
 @triton.jit

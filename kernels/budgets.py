@@ -61,14 +61,11 @@ LIMITS: Final[Mapping[int, Limits]] = {
 
 # By the stem of a variant without its type.
 BUDGETS: Final[Mapping[str, Budget]] = {
+    "layer_pool": Budget(registers=128, blocks={80: 2, 89: 1, 90: 2, 100: 2, 120: 1}),
     "frame_step-first": Budget(registers=200, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
     "frame_step-next": Budget(registers=200, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
     "time_step-few": Budget(registers=128, blocks={80: 2, 89: 2, 90: 2, 100: 2, 120: 2}),
     "time_step-many": Budget(registers=176, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
-    "frame_pool-first-short": Budget(registers=128, blocks={80: 2, 89: 1, 90: 2, 100: 2, 120: 1}),
-    "frame_pool-next-short": Budget(registers=128, blocks={80: 2, 89: 1, 90: 2, 100: 2, 120: 1}),
-    "frame_pool-first-long": Budget(registers=192, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
-    "frame_pool-next-long": Budget(registers=192, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
     "finalize": Budget(registers=144, blocks={80: 2, 89: 1, 90: 2, 100: 2, 120: 1}),
 }
 

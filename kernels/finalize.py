@@ -109,7 +109,7 @@ def finalize(
     return v
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "per_clip"])
 def _finalize(
     tokens_ptr: tl.tensor,
     endpoints_ptr: tl.tensor,

@@ -313,7 +313,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 _forward_op.register_autograd(_backward, setup_context=_save)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["clips", "queries", "length", "group"])
 def _forward(
     v_ptr: tl.tensor,
     q_ptr: tl.tensor,

@@ -1,24 +1,24 @@
 """`frame_step`: the frame-local half of one step of the R² block, in one launch, for inference.
 
-For clip t of T and query n, with tokens v (P, D), query tokens q, q_key (L, D) and the step before:
+For clip t of T and query n, with the pooled frame (`kernels.layer_pool`), the query's tokens q
+(L, D) and the step before:
 
-    f = gate·(v[CLS] + scale · max over l of (softmax(q_key·vᵀ)·v + q)) + (1 - gate)·last
+    f = gate·pooled + (1 - gate)·last
     c = LN(f + attention(f + pe, q, q)),  pe the sine encoding of t
     queries, keys, values of self-attention = W_q(c + pe), W_k(c + pe), W_v·c
 
 Source: R²-Tuning (arXiv 2404.00801). The attention to the query has heads h of width d = D / H, and
-its keys and values are q itself, as in `frame_pool`: with u = W_q,h(f + pe)/√d the scores are
+its keys and values are q itself: with u = W_q,h(f + pe)/√d the scores are
 (u·W_k,h)·qᵀ, the key's bias being the same for all tokens; and W_v,h is applied to the one attended
 row of each clip instead of the L tokens. So nothing of a query is prepared by another launch.
 
-Layout: v (T, P, D) of one layer, its clips any stride apart; q, q_key (N, L, D) likewise; mixed (c)
-and last (N, T, D) fp32; qkv (N, T, 3·D) in the weights' type. Products take the weights' type and
-accumulate in fp32; everything else is fp32.
+Layout: pooled, mixed (c) and last (N, T, D) fp32; q (N, L, D) of one layer, its queries any stride
+apart; qkv (N, T, 3·D) in the weights' type. Products take the weights' type and accumulate in fp32;
+everything else is fp32.
 
-A program owns `span` <= ROWS clips of one query: it pools them one by one, its tile of v being read
-by the programs of the other queries from the cache, and takes the rows through the layer together,
-since tensor cores take no fewer than 16. All weights (7·D² numbers) stream past it from L2, a head
-or 64 outputs at a time: a whole D x D matrix does not fit shared memory beside the rest.
+A program owns ROWS clips of one query, since tensor cores take no fewer. All weights (7·D² numbers)
+stream past it from L2, a head or BLOCK_N outputs at a time: a whole D x D matrix does not fit shared
+memory beside the rest. One clip takes as long as ROWS of them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.blocks import (
-    attend_patches,
-    layer_norm,
-    load_rows,
-    matmul,
-    positions,
-    softmax_step,
-)
-from kernels.frame_pool import pool_tiling
-from kernels.occupancy import multiprocessors_of
+from kernels.blocks import layer_norm, load_rows, matmul, positions, real_tokens, softmax_step
 
 __all__ = [
     "ROWS",
@@ -85,53 +76,30 @@ class FrameStepWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameStepTiling:
-    """Blocks of query tokens, patches and outputs; clips a program; warps and stages."""
+    """Blocks of query tokens and of outputs; warps and stages."""
 
     block_l: int
-    block_p: int
     block_n: int
-    span: int
     num_warps: int
     num_stages: int
 
 
-def frame_step_tiling(
-    *,
-    clips: int,
-    queries: int,
-    patches: int,
-    length: int,
-    width: int,
-    itemsize: int,
-    multiprocessors: int,
-) -> FrameStepTiling:
-    """Choose a tiling: as few clips a program as give every multiprocessor at most one program.
-
-    A block takes most of a multiprocessor's registers, so that each program beyond their number
-    waits for another one to end. The division is rounded up: rounded down, 150 clips on 132
-    multiprocessors would be 150 programs, and take as long as 264.
-    """
-    pool = pool_tiling(patches=patches, length=length, width=width, itemsize=itemsize)
+def frame_step_tiling(*, width: int, itemsize: int) -> FrameStepTiling:
+    """Choose a tiling whose blocks fit the registers and shared memory of every target."""
     wide = int(triton.next_power_of_2(width)) * itemsize > 512
+    # Three tiles of weights: the next two are under way while one is multiplied.
     return FrameStepTiling(
-        block_l=16,
-        block_p=min(pool.block_p, 32 if wide else 64),
-        block_n=16 if wide else 64,
-        span=max(1, min(ROWS, clips, triton.cdiv(clips * queries, multiprocessors))),
-        num_warps=8,
-        num_stages=1,
+        block_l=16, block_n=16 if wide else 64, num_warps=8, num_stages=1 if wide else 3
     )
 
 
 def frame_step(
-    v: Tensor,
+    pooled: Tensor,
     q: Tensor,
-    q_key: Tensor,
     query_mask: Tensor | None,
     last: Tensor | None,
     weights: FrameStepWeights,
     *,
-    scale: float,
     gate: float,
     heads: int,
     eps: float = 1e-5,
@@ -139,13 +107,11 @@ def frame_step(
     """Run the frame-local half of a step; see the module's formula.
 
     Args:
-        v: mapped tokens of the step's layer (T, P, D), CLS first, in the weights' type.
+        pooled: pooled frames of the step's layer (N, T, D) fp32, contiguous.
         q: query tokens of the layer (N, L, D), in the weights' type.
-        q_key: keys of the query tokens (N, L, D), 1/√D included, in the weights' type.
-        query_mask: nonzero for real tokens, (N, L), contiguous.
+        query_mask: nonzero for real tokens, (N, L) fp32, contiguous; None if nothing is padded.
         last: the step before, (N, T, D) fp32, contiguous; None in the first step.
         weights: of the temporal layer.
-        scale: weight of the pooled patches, behind its tanh.
         gate: share of this step, behind its sigmoid; without `last` it has no effect.
         heads: attention heads H.
         eps: of the LayerNorm.
@@ -153,27 +119,15 @@ def frame_step(
     Returns:
         c (N, T, D) fp32; queries, keys and values side by side (N, T, 3·D) in the weights' type.
     """
-    clips, patches, width = v.shape
-    queries, length = q.shape[:2]
-    tiling = frame_step_tiling(
-        clips=clips,
-        queries=queries,
-        patches=patches,
-        length=length,
-        width=width,
-        itemsize=v.element_size(),
-        multiprocessors=multiprocessors_of(v.device),
-    )
-    mixed = v.new_empty((queries, clips, width), dtype=torch.float32)
-    qkv = v.new_empty((queries, clips, 3 * width))
-    # Programs of the same clips and different queries run side by side and share v in the cache.
-    _frame_step[(queries, triton.cdiv(clips, tiling.span))](
-        v,
+    queries, clips, width = pooled.shape
+    tiling = frame_step_tiling(width=width, itemsize=q.element_size())
+    mixed = torch.empty_like(pooled)
+    qkv = q.new_empty((queries, clips, 3 * width))
+    _frame_step[(queries, triton.cdiv(clips, ROWS))](
+        pooled,
         q,
-        q_key,
         query_mask,
         last,
-        scale,
         gate,
         weights.cross_q,
         weights.cross_q_bias,
@@ -189,17 +143,13 @@ def frame_step(
         mixed,
         qkv,
         clips,
-        length,
-        tiling.span,
-        v.stride(0),
+        q.shape[1],
         q.stride(0),
-        P=patches,
         D=width,
         HEADS=heads,
         EPS=eps,
         ROWS=ROWS,
         BLOCK_L=tiling.block_l,
-        BLOCK_P=tiling.block_p,
         BLOCK_N=tiling.block_n,
         num_warps=tiling.num_warps,
         num_stages=tiling.num_stages,
@@ -207,14 +157,12 @@ def frame_step(
     return mixed, qkv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["clips", "length"])
 def _frame_step(
-    v_ptr: tl.tensor,
+    pooled_ptr: tl.tensor,
     q_ptr: tl.tensor,
-    key_ptr: tl.tensor,
     query_mask_ptr: tl.tensor,
     last_ptr: tl.tensor,
-    scale: tl.tensor,
     gate: tl.tensor,
     cross_q_ptr: tl.tensor,
     cross_q_bias_ptr: tl.tensor,
@@ -231,44 +179,29 @@ def _frame_step(
     qkv_ptr: tl.tensor,
     clips: tl.tensor,
     length: tl.tensor,
-    span: tl.tensor,
-    stride_clip: tl.tensor,
     stride_query: tl.tensor,
-    P: tl.constexpr,
     D: tl.constexpr,
     HEADS: tl.constexpr,
     EPS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_L: tl.constexpr,
-    BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """Grid (N, spans of clips)."""
+    """Grid (N, blocks of ROWS clips)."""
     BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
     query = tl.program_id(0).to(tl.int64)
-    first_clip = tl.program_id(1) * span
-    here = tl.minimum(span, clips - first_clip)
     column = tl.arange(0, BLOCK_D)
     real_column = column < D
-    row = tl.arange(0, ROWS)
-    clip = first_clip + row
-    inside = (row < here)[:, None] & real_column[None, :]
+    clip = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    real_clip = clip < clips
+    inside = real_clip[:, None] & real_column[None, :]
     tokens_ptr = q_ptr + query * stride_query
     mask_ptr = query_mask_ptr
     if query_mask_ptr is not None:
         mask_ptr = query_mask_ptr + query * length
 
-    f = tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for i in range(here):
-        frame_ptr = v_ptr + (first_clip + i).to(tl.int64) * stride_clip
-        pooled = _pool(
-            frame_ptr, tokens_ptr, key_ptr + query * stride_query, mask_ptr, length,
-            P, D, BLOCK_L, BLOCK_P,
-        )  # fmt: skip
-        cls = tl.load(frame_ptr + column, mask=real_column, other=0.0).to(tl.float32)
-        pooled = cls + scale * pooled
-        f = tl.where((row == i)[:, None], pooled[None, :], f)
     at = query * clips * D + clip[:, None] * D + column[None, :]
+    f = tl.load(pooled_ptr + at, mask=inside, other=0.0)
     if last_ptr is not None:
         f = gate * f + (1.0 - gate) * tl.load(last_ptr + at, mask=inside, other=0.0)
 
@@ -285,36 +218,10 @@ def _frame_step(
     placed = (mixed + pe).to(qkv_weight_ptr.dtype.element_ty)
     content = mixed.to(qkv_weight_ptr.dtype.element_ty)
     out_ptr = qkv_ptr + query * clips * (3 * D)
-    _project(placed, qkv_weight_ptr, qkv_bias_ptr, out_ptr, clip, row < here, 0, 2 * D, D, BLOCK_N)
+    _project(placed, qkv_weight_ptr, qkv_bias_ptr, out_ptr, clip, real_clip, 0, 2 * D, D, BLOCK_N)
     _project(
-        content, qkv_weight_ptr, qkv_bias_ptr, out_ptr, clip, row < here, 2 * D, 3 * D, D, BLOCK_N
+        content, qkv_weight_ptr, qkv_bias_ptr, out_ptr, clip, real_clip, 2 * D, 3 * D, D, BLOCK_N
     )
-
-
-@triton.jit
-def _pool(
-    frame_ptr: tl.tensor,
-    tokens_ptr: tl.tensor,
-    key_ptr: tl.tensor,
-    mask_ptr: tl.tensor,
-    length: tl.tensor,
-    P: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-) -> tl.tensor:
-    """Return max over real l of (softmax(q_key·vᵀ)·v + q), (D), 0 without any real token."""
-    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
-    held = load_rows(frame_ptr, 0, P, D, D, BLOCK_P)
-    best = tl.full([BLOCK_D], -float("inf"), tl.float32)
-    for first in range(0, length, BLOCK_L):
-        key = load_rows(key_ptr, first, length, D, D, BLOCK_L)
-        attended, _lse = attend_patches(key, held, frame_ptr, P, D, BLOCK_L, BLOCK_P)
-        q = load_rows(tokens_ptr, first, length, D, D, BLOCK_L)
-        real = _real_tokens(mask_ptr, first, length, BLOCK_L)
-        values = tl.where(real[:, None], attended + q.to(tl.float32), -float("inf"))
-        best = tl.maximum(best, tl.max(values, axis=0))
-    return tl.where(best == -float("inf"), 0.0, best)
 
 
 @triton.jit
@@ -354,7 +261,7 @@ def _attend_query(
         attended = tl.zeros([ROWS, BLOCK_D], tl.float32)
         for first in range(0, length, BLOCK_L):
             q = load_rows(tokens_ptr, first, length, D, D, BLOCK_L)
-            real = _real_tokens(mask_ptr, first, length, BLOCK_L)
+            real = real_tokens(mask_ptr, first, length, BLOCK_L)
             scores = tl.where(real[None, :], matmul(key, tl.trans(q)), -float("inf"))
             share, top, total, keep = softmax_step(scores, top, total)
             attended = attended * keep[:, None] + matmul(share, q)
@@ -366,17 +273,6 @@ def _attend_query(
         weight = load_rows(out_weight_ptr, first_row, end, D, D, BLOCK_H)
         out += matmul(value, weight)
     return out
-
-
-@triton.jit
-def _real_tokens(
-    mask_ptr: tl.tensor, first: tl.tensor, length: tl.tensor, BLOCK_L: tl.constexpr
-) -> tl.tensor:
-    token = first + tl.arange(0, BLOCK_L)
-    real = token < length
-    if mask_ptr is not None:
-        real = tl.load(mask_ptr + token, mask=real, other=0) != 0
-    return real
 
 
 @triton.jit

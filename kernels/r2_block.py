@@ -1,6 +1,7 @@
-"""The R² block as 2·K launches: `frame_step` and `time_step` for each layer, the last one first.
+"""The R² block as 1 + 2·K launches: `layer_pool`, then `frame_step` and `time_step` for each layer.
 
-last = time_step(frame_step(layer, last)), starting from CLIP's last layer without a step before.
+last = time_step(frame_step(pooled[layer], last)), starting from CLIP's last layer without a step
+before.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.frame_step import frame_step
+from kernels.layer_pool import layer_pool
 from kernels.time_step import time_step
 from kernels.weights import R2BlockWeights
 
@@ -39,16 +41,15 @@ def r2_block(
     _check(v, q, q_key, query_mask, weights)
     v, q, q_key = v.contiguous(), q.contiguous(), q_key.contiguous()
     query_mask = None if query_mask is None else query_mask.to(torch.float32).contiguous()
+    pooled = layer_pool(v, q, q_key, query_mask, weights.scales)
     last = None
     for layer in reversed(range(v.shape[1])):
         mixed, qkv = frame_step(
-            v[:, layer],
+            pooled[layer],
             q[:, layer],
-            q_key[:, layer],
             query_mask,
             last,
             weights.frame,
-            scale=weights.scales[layer],
             gate=weights.gates[layer],
             heads=weights.heads,
         )

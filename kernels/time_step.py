@@ -131,7 +131,7 @@ def time_step(
     return last
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["clips"])
 def _time_step(
     mixed_ptr: tl.tensor,
     qkv_ptr: tl.tensor,

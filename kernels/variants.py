@@ -6,16 +6,17 @@ is a previous step, and how many clips there are. `Variant.stem` distinguishes t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from kernels import finalize, frame_pool, frame_step, time_step
+from kernels import finalize, frame_step, layer_pool, time_step
 
 __all__ = ["KernelDims", "MatrixType", "Variant", "kernel_variants"]
 
 MatrixType: TypeAlias = Literal["fp16", "bf16"]
+# Most queries have no more tokens.
+_SHORT = 16
 _ITEMSIZE = 2
 _EPS = 1e-5
 # Clips times queries from which `time_step` takes more rows a program.
@@ -81,22 +82,35 @@ def kernel_variants(dims: KernelDims, dtype: MatrixType) -> tuple[Variant, ...]:
         )
     if dims.width % dims.heads:
         raise ValueError(f"{dims.heads} heads do not divide the width {dims.width}")
-    found = [*_frame_steps(dims, dtype), *_time_steps(dims, dtype), *_frame_pools(dims, dtype)]
+    found = [_layer_pool(dims, dtype), *_frame_steps(dims, dtype), *_time_steps(dims, dtype)]
     if dims.channels is not None:
         found.append(_finalize(dims, dims.channels, dtype))
     return tuple(found)
 
 
-def _frame_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
-    tiling = frame_step.frame_step_tiling(
-        clips=_MANY,
-        queries=1,
-        patches=dims.patches,
-        length=dims.length,
-        width=dims.width,
-        itemsize=_ITEMSIZE,
-        multiprocessors=1,  # the span, which alone depends on it, is an argument of the kernel
+def _layer_pool(dims: KernelDims, dtype: MatrixType) -> Variant:
+    # For longer queries as well: they take more rounds.
+    tiling = layer_pool.layer_pool_tiling(
+        patches=dims.patches, length=min(_SHORT, dims.length), width=dims.width, itemsize=_ITEMSIZE
     )
+    matrix = f"*{dtype}"
+    return _variant(
+        f"layer_pool-{dtype}",
+        "layer_pool",
+        layer_pool._layer_pool,
+        {"v_ptr": matrix, "q_ptr": matrix, "key_ptr": matrix, "length": "i32"},
+        {
+            "P": dims.patches,
+            "D": dims.width,
+            "BLOCK_L": tiling.block_l,
+            "BLOCK_P": tiling.block_p,
+        },
+        tiling,
+    )
+
+
+def _frame_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
+    tiling = frame_step.frame_step_tiling(width=dims.width, itemsize=_ITEMSIZE)
     matrix = f"*{dtype}"
     for step in ("first", "next"):
         yield _variant(
@@ -104,12 +118,8 @@ def _frame_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
             "frame_step",
             frame_step._frame_step,
             {
-                "v_ptr": matrix,
                 "q_ptr": matrix,
-                "key_ptr": matrix,
-                "query_mask_ptr": "*fp32",
                 "last_ptr": None if step == "first" else "*fp32",
-                "scale": "fp32",
                 "gate": "fp32",
                 "cross_q_ptr": matrix,
                 "cross_k_ptr": matrix,
@@ -119,18 +129,14 @@ def _frame_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
                 "qkv_ptr": matrix,
                 "clips": "i32",
                 "length": "i32",
-                "span": "i32",
-                "stride_clip": "i32",
                 "stride_query": "i32",
             },
             {
-                "P": dims.patches,
                 "D": dims.width,
                 "HEADS": dims.heads,
                 "EPS": _EPS,
                 "ROWS": frame_step.ROWS,
                 "BLOCK_L": tiling.block_l,
-                "BLOCK_P": tiling.block_p,
                 "BLOCK_N": tiling.block_n,
             },
             tiling,
@@ -166,47 +172,6 @@ def _time_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
                 "ROWS": tiling.rows,
                 "BLOCK_T": tiling.block_t,
                 "BLOCK_F": tiling.block_f,
-            },
-            tiling,
-        )
-
-
-def _frame_pools(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
-    matrix = f"*{dtype}"
-    seen = set()
-    for (amount, length), step in itertools.product(
-        (("short", min(16, dims.length)), ("long", dims.length)), ("first", "next")
-    ):
-        tiling = frame_pool.pool_tiling(
-            patches=dims.patches, length=length, width=dims.width, itemsize=_ITEMSIZE
-        )
-        if (tiling, step) in seen:
-            continue
-        seen.add((tiling, step))
-        yield _variant(
-            f"frame_pool-{step}-{amount}-{dtype}",
-            "frame_pool",
-            frame_pool._forward,
-            {
-                "v_ptr": matrix,
-                "q_ptr": matrix,
-                "key_ptr": matrix,
-                "query_mask_ptr": "*u8",
-                "clip_mask_ptr": None,
-                "gate_ptr": None if step == "first" else "*fp32",
-                "last_ptr": None if step == "first" else matrix,
-                "out_ptr": matrix,
-                "index_ptr": "*i16",
-                "clips": "i32",
-                "queries": "i32",
-                "length": "i32",
-                "group": "i32",
-            },
-            {
-                "P": dims.patches,
-                "D": dims.width,
-                "BLOCK_L": tiling.block_l,
-                "BLOCK_P": tiling.block_p,
             },
             tiling,
         )

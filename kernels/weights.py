@@ -20,14 +20,14 @@ class R2BlockWeights:
     """Weights of the whole R² block behind the two input maps.
 
     Attributes:
-        scales: weight of the pooled patches of each layer, tanh applied.
+        scales: weight of the pooled patches of each layer, tanh applied, (K,) fp32.
         gates: share of each layer's step, sigmoid applied; that of the last layer is 1.
         heads: attention heads.
         frame: of the frame-local half.
         time: of the temporal half.
     """
 
-    scales: tuple[float, ...]
+    scales: Tensor
     gates: tuple[float, ...]
     heads: int
     frame: FrameStepWeights
@@ -61,7 +61,7 @@ def pack_r2_block(
     qkv = [read(f"{mixed}.{part}.weight") for part in "qkv"]
     qkv_bias = [read(f"{mixed}.{part}.bias") for part in "qkv"]
     return R2BlockWeights(
-        scales=tuple(read("scale").tanh().tolist()),
+        scales=vector(read("scale").tanh()),
         gates=(*read("gate").sigmoid().tolist(), 1.0),
         heads=heads,
         frame=FrameStepWeights(

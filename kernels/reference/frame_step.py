@@ -12,34 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.frame_step import FrameStepWeights
-from kernels.reference.frame_pool import frame_pool
 
 __all__ = ["frame_step", "multi_head_attention", "sine_positions"]
 
 
 def frame_step(
-    v: Tensor,
+    pooled: Tensor,
     q: Tensor,
-    q_key: Tensor,
     query_mask: Tensor | None,
     last: Tensor | None,
     weights: FrameStepWeights,
     *,
-    scale: float,
     gate: float,
     heads: int,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     """Run the frame-local half of a step; arguments and results are those of the kernel."""
-    f = frame_pool(
-        v[None],
-        q[None],
-        q_key[None],
-        v.new_tensor(scale),
-        query_mask=None if query_mask is None else query_mask[None],
-        gate=None if last is None else v.new_tensor(gate),
-        last=None if last is None else last[None],
-    )[0]
+    f = pooled if last is None else gate * pooled + (1 - gate) * last
     clips, width = f.shape[1:]
     pe = sine_positions(clips, width).to(f)
     w = weights

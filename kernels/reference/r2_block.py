@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels.reference.frame_step import frame_step
+from kernels.reference.layer_pool import layer_pool
 from kernels.reference.time_step import time_step
 from kernels.weights import R2BlockWeights
 
@@ -15,16 +16,15 @@ def r2_block(
     v: Tensor, q: Tensor, q_key: Tensor, query_mask: Tensor | None, weights: R2BlockWeights
 ) -> Tensor:
     """Run the recurrence; arguments and result are those of the kernels."""
+    pooled = layer_pool(v, q, q_key, query_mask, weights.scales)
     last = None
     for layer in reversed(range(v.shape[1])):
         mixed, qkv = frame_step(
-            v[:, layer],
+            pooled[layer],
             q[:, layer],
-            q_key[:, layer],
             query_mask,
             last,
             weights.frame,
-            scale=weights.scales[layer],
             gate=weights.gates[layer],
             heads=weights.heads,
         )

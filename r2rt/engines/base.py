@@ -60,10 +60,16 @@ class Engine(Protocol):
         ...
 
     def empty(self, shape: Sequence[int]) -> Placed:
-        """Return float32 memory where the graphs run, for what passes from one graph to another.
+        """Return memory for v where the graphs run, to pass from one graph to another.
 
-        Runs of its first dimension can be taken as of any array; it is freed with the last of them.
+        It is float32 on the host; on a device, of the type that the engine's graphs have v in. Runs
+        of its first dimension can be taken as of any array; it is freed with the last of them.
         """
+        ...
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory of `empty` may be kept for further queries."""
         ...
 
     def release(self, graph: str) -> None:

@@ -43,6 +43,11 @@ class _Exclusive:
     def frame_batch(self) -> int:
         return self._engine.frame_batch
 
+    @property
+    def kept_bytes(self) -> int:
+        with self._lock:
+            return self._engine.kept_bytes
+
     def run(
         self,
         graph: str,

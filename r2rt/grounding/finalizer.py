@@ -25,8 +25,6 @@ Floats = NDArray[np.float32]
 
 # Clips finalised in one call: bounds what the graph takes meanwhile.
 _CLIPS_AT_ONCE = 64
-# What may be kept for further queries: four windows of 75 clips of a ViT-B/32.
-_KEPT_BYTES = 64 << 20
 
 
 class Finalizer:
@@ -72,7 +70,7 @@ class Finalizer:
 
     def _place(self, shape: tuple[int, ...], window: Window) -> Placed:
         size = 4 * math.prod(shape)
-        if self._kept_bytes + size <= _KEPT_BYTES:
+        if self._kept_bytes + size <= self._engine.kept_bytes:
             v = self._kept[window] = self._engine.empty(shape)
             self._kept_bytes += size
         elif self._scratch is not None and tuple(self._scratch.shape) == shape:

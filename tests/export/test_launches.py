@@ -10,6 +10,7 @@ import ctypes
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,13 +28,7 @@ from export.exporter import Exported
 from export.placing import _relist
 from export.to_trt import main
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
-from r2rt.engines.tensorrt.cubins import (
-    MULTIPROCESSORS,
-    Launch,
-    extent,
-    read_cubins,
-    read_sequence,
-)
+from r2rt.engines.tensorrt.cubins import Launch, extent, read_cubins, read_sequence
 from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.engine import TensorRTEngine
 from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, read_engine
@@ -144,12 +139,13 @@ def kernel(record: Any) -> Kernel:
 
     Compiled code knows no names: the first value is the first argument.
     """
-    from kernels import cast, finalize, frame_step, time_step
+    from kernels import cast, finalize, frame_step, layer_pool, time_step
 
     functions: dict[str, Any] = {
         "cast": cast._cast,
         "finalize": finalize._finalize,
         "frame_step": frame_step._frame_step,
+        "layer_pool": layer_pool._layer_pool,
         "time_step": time_step._time_step,
     }
 
@@ -173,17 +169,23 @@ def pointer(address: int, kind: str) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=dtype)
 
 
-def answers(of: Built, graph: str, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+@contextmanager
+def opened(of: Built) -> Iterator[tuple[TensorRTEngine, StubDriver]]:
     cubins = read_cubins(of.bundle, "sm_89")
     kernels = {x.record.entry: kernel(x.record) for x in cubins.values()}
     driver = StubDriver(kernels=kernels, capability=(8, 9))
     runtime = FakeRuntime(driver, of.bundle, cpu=of)
     engine = TensorRTEngine(of.bundle, "rtx", gpu=Gpu(driver), runtime=runtime)
     try:
-        return engine.run(graph, inputs)
+        yield engine, driver
     finally:
         engine.close()
-        assert (driver.leaks(), driver.faults) == ([], [])
+    assert (driver.leaks(), driver.faults) == ([], [])
+
+
+def answers(of: Built, graph: str, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    with opened(of) as (engine, _):
+        return engine.run(graph, inputs)
 
 
 def cases(bundle: Bundle) -> dict[str, tuple[dict[str, Any], Any]]:
@@ -261,7 +263,7 @@ def swap_in_record(*names: str) -> Callable[[Any], None]:
     ("file", "change"),
     [
         ("grounder.launches.json", swap_in_launches("q_ptr", "key_ptr")),
-        ("grounder.launches.json", swap_in_launches("scale", "gate")),
+        ("grounder.launches.json", swap_in_launches("mixed_ptr", "pooled_ptr")),
         ("grounder.launches.json", swap_in_launches("norm_weight_ptr", "last_norm_weight_ptr")),
         ("frame_step-next-fp16.json", swap_in_record("norm_weight_ptr", "norm_bias_ptr")),
         ("time_step-few-fp16.json", swap_in_record("out_bias_ptr", "back_bias_ptr")),
@@ -296,7 +298,10 @@ def test_kernels_are_listed_and_change_no_answer(
     launched = [step.cubin for step in sequence.steps if isinstance(step, Launch)]
     layers = bundle.dims.layers
     assert launched.count("cast-fp16") == 3
-    assert len(launched) == 3 + 2 * layers
+    assert len(launched) == 3 + 1 + 2 * layers
+    resident = read_sequence(bundle, "sm_89", GROUNDER, resident=True)
+    assert resident is not None
+    assert len(resident.steps) == len(sequence.steps) - 1  # v is not cast
     again = built(moment_bundle, MOMENT, tmp_path / "again", patched)
     for name in names:
         path = f"{_FOLDER}/{name}"
@@ -317,30 +322,38 @@ def test_without_its_engine_a_sequence_is_left_to_the_graph(
     assert anew.calls == [GROUNDER]
 
 
-def test_grids_and_spans_are_those_that_the_kernel_chooses(moment: Built) -> None:
-    from kernels.frame_step import frame_step_tiling
-
+def test_grids_are_those_of_the_kernels_own_launches(moment: Built) -> None:
     sequence = read_sequence(moment.bundle, "sm_89", GROUNDER)
     assert sequence is not None
-    steps = [x for x in sequence.steps if isinstance(x, Launch) and "span" in x.arguments]
-    assert len(steps) == moment.bundle.dims.layers
-    for clips in (1, 2, 75, 128, 1000):
-        for queries in (1, 3, 8, 200):
-            tiling = frame_step_tiling(
-                clips=clips,
-                queries=queries,
-                patches=50,
-                length=7,
-                width=32,
-                itemsize=2,
-                multiprocessors=132,
-            )
-            symbols = {"T": clips, "N": queries, "L": 7, MULTIPROCESSORS: 132}
-            for step in steps:
-                assert extent(step.arguments["span"], symbols) == tiling.span  # type: ignore[arg-type]
-                assert [extent(x, symbols) for x in step.grid] == [
-                    queries, -(-clips // tiling.span), 1,
-                ]  # fmt: skip
+    layers = moment.bundle.dims.layers
+    for clips in (1, 16, 17, 75, 1000):
+        for queries in (1, 3):
+            symbols = {"T": clips, "N": queries, "L": 7}
+            grids = {
+                step.cubin: [extent(size, symbols) for size in step.grid]
+                for step in sequence.steps
+                if isinstance(step, Launch)
+            }
+            assert grids["layer_pool-fp16"] == [queries, clips, layers]
+            assert grids["frame_step-next-fp16"] == [queries, -(-clips // 16), 1]
+            assert grids["time_step-few-fp16"] == [queries, -(-clips // 16), 1]
+
+
+def test_v_that_stays_on_the_gpu_is_rounded_once(moment: Built) -> None:
+    """The finalizer writes fp16, the grounder reads it: the answers are those of fp32's way."""
+    moment.cases = moment.cases or cases(moment.bundle)
+    inputs, want = moment.cases[GROUNDER]
+    tokens, _ = moment.cases[VIDEO_FINALIZER]
+    with opened(moment) as (engine, driver):
+        v = engine.empty(inputs["v"].shape)
+        assert v.dtype == np.float16
+        engine.run(VIDEO_FINALIZER, tokens, {"v": v})
+        before = len(driver.ran)
+        got = [engine.run(GROUNDER, {**inputs, "v": v}) for _ in range(3)]
+        assert sum(name == "cast-fp16" for name in driver.ran[before:]) == 2 * 3  # q and q_key
+    for answer in got:
+        checks = _compared(answer, want, moment.bundle.dims, GROUNDER, TOLERANCES["fp16"])
+        assert all(check.passed for check in checks), checks
 
 
 def test_another_checkpoint_is_refused(

@@ -1,54 +1,52 @@
-"""How the launches of one query fill the GPUs that people have."""
+"""How the launches of one query fill the GPUs that people have.
+
+A multiprocessor holds a fixed number of a kernel's blocks at once. A grid of more blocks than the
+GPU holds runs in waves, and a last wave of one block takes as long as a full one.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from kernels.frame_step import ROWS, frame_step_tiling
-from kernels.occupancy import MULTIPROCESSORS, share_of_gpu, waves
+from kernels.frame_step import ROWS
 from kernels.time_step import time_step_tiling
 
-CLIPS = (1, 37, 75, 150, 300, 1_000)
+# Enabled multiprocessors (SMs) as the makers' architecture papers give them.
+MULTIPROCESSORS = {"L4": 58, "A100": 108, "H100": 132, "H200": 132, "B200": 148}
+LAYERS = 4
 
 
-def frame_programs(clips: int, multiprocessors: int) -> int:
-    span = frame_step_tiling(
-        clips=clips,
-        queries=1,
-        patches=50,
-        length=12,
-        width=256,
-        itemsize=2,
-        multiprocessors=multiprocessors,
-    ).span
-    return -(-clips // span)
+def waves(programs: int, multiprocessors: int, *, blocks: int = 1) -> int:
+    """In how many waves a grid runs, of which a multiprocessor holds `blocks` at once."""
+    return -(-programs // (multiprocessors * blocks))
 
 
-@pytest.mark.parametrize("gpu", MULTIPROCESSORS)
-@pytest.mark.parametrize("clips", CLIPS)
-def test_frame_step_runs_in_the_fewest_waves(gpu: str, clips: int) -> None:
-    """A program takes ROWS clips at most, whose time grows with them: fewer waves need more."""
-    count = MULTIPROCESSORS[gpu]
-    programs = frame_programs(clips, count)
-    assert waves(programs, count) == max(1, -(-clips // (ROWS * count)))
+def share_of_gpu(programs: int, multiprocessors: int) -> float:
+    """Which share of the multiprocessors works, over all waves."""
+    return programs / (waves(programs, multiprocessors) * multiprocessors)
 
 
 @pytest.mark.parametrize("gpu", MULTIPROCESSORS)
-def test_frame_step_spreads_over_the_gpu(gpu: str) -> None:
-    """With as many clips as multiprocessors or more, at least half of them work."""
+def test_pooling_fills_every_gpu(gpu: str) -> None:
+    """A program a frame and layer: more than one wave of two blocks a multiprocessor."""
     count = MULTIPROCESSORS[gpu]
-    assert frame_programs(75, count) == min(75, -(-75 // -(-75 // count)))
-    for clips in (count, 2 * count - 1, 150, 1_000):
-        if clips >= count:
-            assert share_of_gpu(frame_programs(clips, count), count) >= 0.5
+    for clips in (75, 150, 1_000):
+        assert waves(LAYERS * clips, count, blocks=2) >= 2
 
 
-def test_time_step_fills_few_multiprocessors_at_75_clips() -> None:
+@pytest.mark.parametrize("gpu", MULTIPROCESSORS)
+def test_a_step_is_one_wave_of_rows_that_tensor_cores_fill(gpu: str) -> None:
+    """Up to 16 clips a multiprocessor; beyond, the fewest waves."""
+    count = MULTIPROCESSORS[gpu]
+    for clips in (1, 75, 150, 16 * count, 16 * count + 1):
+        assert waves(-(-clips // ROWS), count) == 1 + (clips > 16 * count)
+
+
+def test_steps_fill_few_multiprocessors_at_75_clips() -> None:
     """Known and stated: tensor cores take 16 rows at least, so 75 clips are 5 programs."""
     tiling = time_step_tiling(clips=75, queries=1, width=256, itemsize=2)
-    programs = -(-75 // tiling.rows)
-    assert programs == 5
-    assert share_of_gpu(programs, MULTIPROCESSORS["H200"]) == pytest.approx(5 / 132)
+    assert ROWS == tiling.rows == 16
+    assert share_of_gpu(-(-75 // ROWS), MULTIPROCESSORS["H200"]) == pytest.approx(5 / 132)
 
 
 @pytest.mark.parametrize(

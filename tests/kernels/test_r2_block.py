@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels import frame_step, time_step
+from kernels import frame_step, layer_pool, time_step
 from kernels.r2_block import r2_block
 from kernels.reference.r2_block import r2_block as reference
 from kernels.tolerances import assert_close
@@ -46,14 +46,10 @@ class KernelBlock(nn.Module):
         )
 
 
-@pytest.mark.parametrize(("golden", "span"), [("moment_t5.npz", 1), ("moment_t12.npz", 16)])
+@pytest.mark.parametrize("golden", ["moment_t5.npz", "moment_t12.npz"])
 def test_moments_and_saliency_equal_the_original_implementation(
-    golden_dir: Path, golden: str, span: int, monkeypatch: pytest.MonkeyPatch
+    golden_dir: Path, golden: str
 ) -> None:
-    tiling = frame_step.frame_step_tiling
-    monkeypatch.setattr(
-        frame_step, "frame_step_tiling", lambda **sizes: replace(tiling(**sizes), span=span)
-    )
     model = build_model(golden_dir / "moment.pth")
     model.adapter = KernelBlock(model)  # type: ignore[assignment]
     assert_inference(model, load_arrays(golden_dir / golden))
@@ -63,7 +59,12 @@ def test_moments_and_saliency_equal_the_original_implementation(
 def test_padded_queries_equal_fp64(dtype: torch.dtype) -> None:
     inputs = random_inputs(clips=3, patches=5, queries=2, length=5, width=32, layers=2).to(dtype)
     weights = _two_layers(dtype)
-    exact = replace(weights, frame=as_double(weights.frame), time=as_double(weights.time))
+    exact = replace(
+        weights,
+        scales=weights.scales.double(),
+        frame=as_double(weights.frame),
+        time=as_double(weights.time),
+    )
     actual = r2_block(inputs.v, inputs.q, inputs.q_key, inputs.query_mask, weights)
     wide = inputs.to(torch.float64)
     expected = reference(wide.v, wide.q, wide.q_key, wide.query_mask, exact)
@@ -78,7 +79,9 @@ def test_a_query_is_the_same_alone_and_beside_others() -> None:
     assert_close(together[1:2], alone, torch.float32, "video_emb")
 
 
-def test_a_step_is_two_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_layers_are_pooled_in_one_launch_and_a_step_is_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     launches = []
 
     class Recorder:
@@ -89,11 +92,16 @@ def test_a_step_is_two_launches(monkeypatch: pytest.MonkeyPatch) -> None:
             launches.append(self.name)
             return self.kernel[grid]  # type: ignore[index]
 
-    for module, name in ((frame_step, "_frame_step"), (time_step, "_time_step")):
+    kernels = (
+        (layer_pool, "_layer_pool"),
+        (frame_step, "_frame_step"),
+        (time_step, "_time_step"),
+    )
+    for module, name in kernels:
         monkeypatch.setattr(module, name, Recorder(name, getattr(module, name)))
     inputs = random_inputs(clips=1, patches=2, queries=1, length=1, width=32, layers=2)
     r2_block(inputs.v, inputs.q, inputs.q_key, None, _two_layers(torch.float32))
-    assert launches == ["_frame_step", "_time_step"] * 2
+    assert launches == ["_layer_pool", *["_frame_step", "_time_step"] * 2]
 
 
 def test_what_does_not_fit_the_weights_is_refused() -> None:
@@ -137,7 +145,7 @@ def _packed(model: R2Tuning) -> list[Tensor]:
     state = model.state_dict()
     block = pack_r2_block(state, heads=8, dtype=torch.float32, device="cpu")
     final = pack_finalize(state, dtype=torch.float32, device="cpu")
-    tensors = [torch.tensor(block.scales + block.gates)]
+    tensors = [block.scales, torch.tensor(block.gates)]
     for weights in (block.frame, block.time, final):
         tensors += [x for x in vars(weights).values() if isinstance(x, Tensor)]
     return tensors

@@ -44,7 +44,9 @@ def symbols_of(
         if tensor.name not in inputs:
             raise ValueError(f"{spec.name}: no input {tensor.name}")
         array = inputs[tensor.name]
-        fits = array.dtype == tensor.dtype and len(array.shape) == len(tensor.shape)
+        # What stays on the device may be in fp16; its program checks that.
+        fits = isinstance(array, DeviceArray) or array.dtype == tensor.dtype
+        fits = fits and len(array.shape) == len(tensor.shape)
         for size, found in zip(tensor.shape, array.shape, strict=False):
             wanted = symbols.setdefault(size, found) if isinstance(size, str) else size
             fits = fits and found == wanted and found > 0

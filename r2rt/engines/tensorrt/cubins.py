@@ -2,7 +2,7 @@
 
 `kernels/<target>/` holds `NAME.cubin` with its record `NAME.json` for one compute capability, and
 may hold `GRAPH.launches.json`: one of the contract's graphs as a sequence of kernel launches and
-engine calls. All of them are listed, with size and sha256, in the bundle's manifest. Reading them
+engine calls. `GRAPH.resident.launches.json` is the same for v that stays on the device. All of them are listed, with size and sha256, in the bundle's manifest. Reading them
 needs no GPU and runs nothing.
 """
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIGNMENT_BYTES",
-    "MULTIPROCESSORS",
     "SCHEMA_VERSION",
     "ArgumentType",
     "Call",
@@ -38,11 +37,10 @@ __all__ = [
     "kernels_folder",
     "read_cubins",
     "read_sequence",
+    "sequence_file",
 ]
 
-SCHEMA_VERSION = 2
-# The symbol beside the contract's own in expressions: the GPU's number of multiprocessors.
-MULTIPROCESSORS = "SM"
+SCHEMA_VERSION = 3
 # Kernels are compiled to load 16 bytes at once.
 ALIGNMENT_BYTES = 16
 
@@ -164,6 +162,7 @@ class LaunchSequence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         schema: version of this layout.
         graph: the graph that it computes; its inputs and outputs are buffers by their names.
+        dtypes: of the inputs and outputs that are not in the contract's type.
         buffers: scratch by name.
         weights: safetensors file in the same folder whose tensors are buffers by their names.
         steps: what is done, in order.
@@ -171,6 +170,7 @@ class LaunchSequence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     schema: int
     graph: str
+    dtypes: dict[str, Literal["float16"]] = {}
     buffers: dict[str, ScratchBuffer]
     weights: str | None
     steps: tuple[Launch | Call, ...]
@@ -223,13 +223,20 @@ def read_cubins(bundle: Bundle, target: str) -> dict[str, Cubin]:
     return cubins
 
 
-def read_sequence(bundle: Bundle, target: str, graph: str) -> LaunchSequence | None:
+def sequence_file(graph: str, *, resident: bool) -> str:
+    """Return the name of the file of a graph's launches; `resident` if v stays on the device."""
+    return f"{graph}.resident.launches.json" if resident else f"{graph}.launches.json"
+
+
+def read_sequence(
+    bundle: Bundle, target: str, graph: str, *, resident: bool = False
+) -> LaunchSequence | None:
     """Read a graph's launches for a compute capability; None where the bundle has none.
 
     Raises:
         BundleDamagedError: the sequence is malformed.
     """
-    name = f"{kernels_folder(target)}/{graph}.launches.json"
+    name = f"{kernels_folder(target)}/{sequence_file(graph, resident=resident)}"
     if name not in bundle.manifest.files:
         return None
     sequence = _decode(bundle, name, LaunchSequence)
@@ -247,7 +254,7 @@ def extent(expression: Extent, symbols: Mapping[str, int]) -> int:
     Args:
         expression: a number, or words in prefix notation: numbers, symbols, and the operators
             + - * // min max cdiv (// rounded up), each before its two operands.
-        symbols: values of the contract's symbols, and of `MULTIPROCESSORS`.
+        symbols: values of the contract's symbols.
 
     Raises:
         ValueError: an unknown word, a missing or surplus operand, or a division by zero.

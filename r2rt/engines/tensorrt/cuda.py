@@ -226,9 +226,6 @@ class Gpu:
                 self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
                 self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
             )
-            self.multiprocessors = self._attribute(
-                attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
-            )
         except BaseException:
             self.close()
             raise
@@ -253,6 +250,10 @@ class Gpu:
                 stack.callback(handle.close)
             stack.callback(self.call, "cuCtxSynchronize")
             stack.callback(self.activate)
+
+    def free_bytes(self) -> int:
+        """Return how much device memory is free now."""
+        return int(self.call("cuMemGetInfo"))
 
     def alloc(self, nbytes: int) -> DeviceMemory:
         """Allocate device memory."""

@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX without PyTorch: engines, compiled kernels, CUDA graphs.
 
 Each graph of a bundle is one engine, or the bundle's launches of its compiled kernels where it has
-some for this GPU. It is run at few shapes (`r2rt.engines.tensorrt.buckets`), each of which is a
+some for this GPU; v, which stays on the GPU, is fp16 where both graphs that share it are launches. It is run at few shapes (`r2rt.engines.tensorrt.buckets`), each of which is a
 CUDA graph from its second run on (`r2rt.engines.tensorrt.program`).
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 from r2rt.engines.resident import DeviceArray
 from r2rt.engines.tensorrt.buckets import bucketed, shape_of, symbols_of
 from r2rt.engines.tensorrt.cubins import (
-    MULTIPROCESSORS,
     Call,
+    LaunchSequence,
     kernels_folder,
     read_cubins,
     read_sequence,
@@ -34,7 +34,7 @@ from r2rt.engines.tensorrt.plans import find_engine, read_plan
 from r2rt.engines.tensorrt.program import MakeSteps, Program, Step
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError
 from r2rt.files import replacing
-from r2rt.model.contract import VIDEO_ENCODER, GraphSpec
+from r2rt.model.contract import GROUNDER, VIDEO_ENCODER, VIDEO_FINALIZER, GraphSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,6 +100,16 @@ class TensorRTEngine:
         return self.manifest.plans[VIDEO_ENCODER].ranges["B"].usual
 
     @property
+    def kept_bytes(self) -> int:
+        """A quarter of the GPU's memory that was free when this was first asked."""
+        return self._kept_bytes
+
+    @functools.cached_property
+    def _kept_bytes(self) -> int:
+        self._gpu.activate()
+        return self._gpu.free_bytes() // 4
+
+    @property
     def concurrent(self) -> bool:
         """False: buffers and the CUDA stream are shared by all calls."""
         return False
@@ -119,18 +129,24 @@ class TensorRTEngine:
         if "N" in most and symbols["N"] > most["N"].most:
             return self._run_in_parts(spec, inputs, most["N"].most)
         padded = bucketed(spec, symbols, most)
-        placed = {n: a.address for n, a in inputs.items() if isinstance(a, DeviceArray)}
-        program = self._program(spec, padded, placed)
-        for name, array in outputs.items():
-            program.check_place(name, array)
-        program.upload(
-            self._stream, {n: a for n, a in inputs.items() if not isinstance(a, DeviceArray)}
+        resident = any(
+            array.dtype == np.float16
+            for array in (*inputs.values(), *outputs.values())
+            if isinstance(array, DeviceArray)
         )
+        program = self._program(spec, padded, resident=resident)
+        for name, array in (*inputs.items(), *outputs.items()):
+            program.check_place(name, array)
+        for name, array in inputs.items():
+            if isinstance(array, DeviceArray):
+                program.copy_in(self._stream, name, array)
+            else:
+                program.upload(self._stream, {name: array})
         program.compute(self._stream)
         for tensor in spec.outputs:
             place = outputs.get(tensor.name)
             if isinstance(place, DeviceArray):
-                program.copy(self._stream, tensor.name, place)
+                program.copy_out(self._stream, tensor.name, place)
             else:
                 program.download(self._stream, tensor.name)
         self._stream.synchronize()
@@ -145,9 +161,9 @@ class TensorRTEngine:
         return results
 
     def empty(self, shape: Sequence[int]) -> DeviceArray:
-        """Return device memory for what passes from one graph to another; see `Engine.empty`."""
+        """Return device memory for v; see `Engine.empty`."""
         self._gpu.activate()
-        kind = np.dtype(np.float32)
+        kind = self._resident_dtype
         memory = self._gpu.alloc(math.prod(shape) * kind.itemsize)
         owner = _Owner()
         weakref.finalize(owner, self._gpu.drop, memory)
@@ -196,19 +212,22 @@ class TensorRTEngine:
             parts.append(self.run(spec.name, {**inputs, **chosen}))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _program(
-        self, spec: GraphSpec, symbols: Mapping[str, int], placed: Mapping[str, int]
-    ) -> Program:
-        """Return the program of these shapes and addresses, making room by closing the oldest."""
+    def _program(self, spec: GraphSpec, symbols: Mapping[str, int], *, resident: bool) -> Program:
+        """Return the program of these shapes, making room by closing the oldest."""
         programs = self._programs.setdefault(spec.name, {})
-        key = (tuple(sorted(symbols.items())), tuple(sorted(placed.items())))
+        key = (tuple(sorted(symbols.items())), resident)
         program = programs.pop(key, None)
         if program is None:
             while len(programs) >= _PROGRAMS_KEPT:
                 self._stream.synchronize()
                 programs.pop(next(iter(programs))).close()
+            sequence = self._sequences.get((spec.name, resident))
             program = Program(
-                self._gpu, spec, symbols, placed=placed, make_steps=self._make_steps(spec)
+                self._gpu,
+                spec,
+                symbols,
+                dtypes=sequence.dtypes if sequence else {},
+                make_steps=self._make_steps(spec, sequence),
             )
         programs[key] = program
         return program
@@ -217,11 +236,10 @@ class TensorRTEngine:
         """Return a program of its own for a slot of the pipeline, and how many frames it takes."""
         spec = self._bundle.graphs[VIDEO_ENCODER]
         symbols = bucketed(spec, {"B": frames}, self.manifest.plans[VIDEO_ENCODER].ranges)
-        make_steps = self._make_steps(spec)
-        return symbols["B"], Program(self._gpu, spec, symbols, placed={}, make_steps=make_steps)
+        make_steps = self._make_steps(spec, None)
+        return symbols["B"], Program(self._gpu, spec, symbols, make_steps=make_steps)
 
-    def _make_steps(self, spec: GraphSpec) -> MakeSteps:
-        sequence = self._sequences.get(spec.name)
+    def _make_steps(self, spec: GraphSpec, sequence: LaunchSequence | None) -> MakeSteps:
         if sequence is None:
             return lambda symbols, addresses: [self._call(spec.name, symbols, addresses)]
         weights = self._weights(sequence.weights)
@@ -231,7 +249,7 @@ class TensorRTEngine:
                 SequenceStep(
                     self._gpu,
                     sequence,
-                    {**symbols, MULTIPROCESSORS: self._gpu.multiprocessors},
+                    symbols,
                     {**weights, **addresses},
                     kernels=self._kernels,
                     make_call=self._call,
@@ -241,16 +259,20 @@ class TensorRTEngine:
         return make
 
     @functools.cached_property
-    def _sequences(self) -> dict[str, Any]:
+    def _sequences(self) -> dict[tuple[str, bool], LaunchSequence]:
+        """Graphs as launches, by name and whether v stays on the GPU in fp16."""
         found = {
-            graph: read_sequence(self._bundle, self._gpu.target, graph)
+            (graph, resident): read_sequence(
+                self._bundle, self._gpu.target, graph, resident=resident
+            )
             for graph in self._bundle.graphs
+            for resident in (False, True)
         }
         # Without an engine that it calls, as when the engines were built anew without, a graph's
         # own engine takes its place.
         return {
-            graph: sequence
-            for graph, sequence in found.items()
+            key: sequence
+            for key, sequence in found.items()
             if sequence is not None
             and all(
                 step.engine in self.manifest.plans
@@ -258,6 +280,12 @@ class TensorRTEngine:
                 if isinstance(step, Call)
             )
         }
+
+    @functools.cached_property
+    def _resident_dtype(self) -> np.dtype[Any]:
+        """The type of v on the GPU: fp16 where both graphs that share it can have it so."""
+        both = {(VIDEO_FINALIZER, True), (GROUNDER, True)} <= self._sequences.keys()
+        return np.dtype(np.float16 if both else np.float32)
 
     def _weights(self, name: str | None) -> dict[str, int]:
         if name is None:

@@ -152,6 +152,8 @@ class SequenceStep:
             undo.callback(self._owned.close)
             try:
                 for name, buffer in sequence.buffers.items():
+                    if name in places:
+                        raise ValueError(f"scratch {name} is also a tensor of the graph")
                     count = math.prod(extent(size, symbols) for size in buffer.shape)
                     memory = gpu.alloc(count * _ITEM_BYTES[buffer.dtype])
                     self._owned.callback(memory.close)

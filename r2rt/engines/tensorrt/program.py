@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -40,8 +41,9 @@ MakeSteps = Callable[[Mapping[str, int], Mapping[str, int]], Sequence[Step]]
 class Program:
     """A graph at fixed shapes.
 
-    Every input and output has memory on the device, except inputs that the caller keeps there. What
-    comes from the host or goes to it passes through pinned memory, made when it is first needed.
+    Every input and output has memory on the device. What comes from the host or goes to it passes
+    through pinned memory, made when it is first needed; what the caller keeps on the device is
+    copied there, so that one CUDA graph serves all of it.
     The steps are run one by one the first time, since engines settle then, captured the second, and
     enqueued as one CUDA graph from then on.
 
@@ -49,7 +51,7 @@ class Program:
         gpu: where.
         spec: the graph's definition.
         symbols: sizes of its dimensions.
-        placed: addresses of the inputs that the caller keeps on the device.
+        dtypes: of the inputs and outputs that are not in the contract's type.
         make_steps: makes what is to be done.
     """
 
@@ -59,12 +61,15 @@ class Program:
         spec: GraphSpec,
         symbols: Mapping[str, int],
         *,
-        placed: Mapping[str, int],
         make_steps: MakeSteps,
+        dtypes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._gpu = gpu
         self._shapes = {
-            tensor.name: (shape_of(tensor, symbols), np.dtype(tensor.dtype))
+            tensor.name: (
+                shape_of(tensor, symbols),
+                np.dtype(dtypes.get(tensor.name, tensor.dtype)),
+            )
             for tensor in (*spec.inputs, *spec.outputs)
         }
         self._device: dict[str, DeviceMemory] = {}
@@ -76,12 +81,11 @@ class Program:
         with ExitStack() as undo:
             undo.callback(self.close)
             for name, (shape, dtype) in self._shapes.items():
-                if name not in placed:
-                    memory = gpu.alloc(math.prod(shape) * dtype.itemsize)
-                    self._owned.callback(memory.close)
-                    self._device[name] = memory
+                memory = gpu.alloc(math.prod(shape) * dtype.itemsize)
+                self._owned.callback(memory.close)
+                self._device[name] = memory
             addresses = {name: memory.address for name, memory in self._device.items()}
-            self._steps = make_steps(symbols, {**addresses, **placed})
+            self._steps = make_steps(symbols, addresses)
             for step in self._steps:
                 self._owned.callback(step.close)
             undo.pop_all()
@@ -112,15 +116,19 @@ class Program:
         host, _ = self._pinned(name)
         stream.download(host, self._device[name].address, host.nbytes)
 
-    def copy(self, stream: Stream, name: str, place: DeviceArray) -> None:
+    def copy_in(self, stream: Stream, name: str, array: DeviceArray) -> None:
+        """Enqueue the copy of an input that lies elsewhere on the device; see `check_place`."""
+        stream.copy(self._device[name].address, array.address, array.nbytes)
+
+    def copy_out(self, stream: Stream, name: str, place: DeviceArray) -> None:
         """Enqueue the copy of an output to another place on the device; see `check_place`."""
         stream.copy(place.address, self._device[name].address, place.nbytes)
 
     def check_place(self, name: str, place: NDArray[Any] | DeviceArray) -> None:
-        """Check where an output is to go: on the device that is all of it, without padding.
+        """Check an array on the device against an input or output, which it is without padding.
 
         Raises:
-            ValueError: the place is of another shape or type.
+            ValueError: the array is of another shape or type.
         """
         shape, dtype = self._shapes[name]
         if not isinstance(place, np.ndarray) and (place.shape, place.dtype) != (shape, dtype):

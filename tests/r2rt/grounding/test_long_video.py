@@ -133,7 +133,7 @@ def test_the_answer_is_the_same_again_whatever_was_kept_or_asked_between(
     other = dataclasses.replace(video, tokens=video.tokens[::-1].copy())
     window_bytes = 4 * 12 * 4 * 17 * 64
     for kept in (0, 2 * window_bytes, 64 << 20):
-        monkeypatch.setattr("r2rt.grounding.finalizer._KEPT_BYTES", kept)
+        monkeypatch.setattr(type(tiny_grounder.engine), "kept_bytes", kept)
         tiny_grounder.ground(other, QUERIES[1], window=24)
         for _ in range(2):
             tiny_grounder.ground(video, QUERIES[1], window=30)
@@ -150,7 +150,7 @@ def test_windows_that_were_finalised_are_kept_while_there_is_room(
     grounder = fake_grounder(tmp_path, tokenizer_file, engine)
     video = grounder.encode_frames(frames_with_red(list(range(40))), FPS)
     window_bytes = 4 * 10 * 3 * 2 * 4
-    monkeypatch.setattr("r2rt.grounding.finalizer._KEPT_BYTES", 3 * window_bytes)
+    monkeypatch.setattr(FakeEngine, "kept_bytes", 3 * window_bytes)
     first = grounder.ground(video, "a dog", window=20)
     assert len(first.windows_s) == 7
     assert engine.runs[VIDEO_FINALIZER] == 7
@@ -170,7 +170,7 @@ def test_bad_windows_are_told_before_the_video_is_read(tiny_grounder: Grounder) 
 def test_three_hours_take_the_work_of_nine_times_twenty_minutes_and_no_more_memory(
     tiny_grounder: Grounder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("r2rt.grounding.finalizer._KEPT_BYTES", 4 << 20)
+    monkeypatch.setattr(type(tiny_grounder.engine), "kept_bytes", 4 << 20)
     dims = tiny_grounder.bundle.dims
     rng = np.random.default_rng(0)
     tokens = rng.random((5400, dims.layers, dims.patches, dims.token_width), np.float32)

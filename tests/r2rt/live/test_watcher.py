@@ -243,6 +243,10 @@ class SlowEngine:
             time.sleep(self._seconds)
         return self._inner.run(graph, inputs, outputs)
 
+    @property
+    def kept_bytes(self) -> int:
+        return self._inner.kept_bytes
+
     def empty(self, shape: tuple[int, ...]) -> Placed:
         return self._inner.empty(shape)
 

@@ -76,7 +76,6 @@ class StubDriver:
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76,
-        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=16,
     )
 
     def __init__(
@@ -164,6 +163,9 @@ class StubDriver:
 
     def cuMemAlloc(self, nbytes: int) -> tuple[Any, ...]:
         return self._allocate("device memory", nbytes)
+
+    def cuMemGetInfo(self) -> tuple[Any, ...]:
+        return Status.CUDA_SUCCESS, 8 << 30, 16 << 30
 
     def cuMemFree(self, address: int) -> tuple[Any, ...]:
         return self._release(address, "device memory")

@@ -292,6 +292,9 @@ def test_an_unknown_kernel_or_expression_is_the_bundles_fault() -> None:
     ):
         with pytest.raises(BundleDamagedError, match=complaint):
             build(launch)
+    stand.places["s"] = stand.places["from"]
+    with pytest.raises(BundleDamagedError, match="scratch s is also a tensor of the graph"):
+        build(Launch(cubin="scale", grid=(1, 1, 1), arguments=fitting))
     assert "device memory" not in stand.driver.leaks()
     stand.gpu.close()
 
