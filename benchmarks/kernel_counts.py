@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from benchmarks.eager_counts import Shape
 
-__all__ = ["Launch", "finalize", "frame_pool", "frame_step", "recurrence", "time_step"]
+__all__ = [
+    "Launch",
+    "finalize",
+    "frame_pool",
+    "frame_step",
+    "layer_pool",
+    "recurrence",
+    "time_step",
+]
 
 _HALF, _SINGLE = 2, 4
 
@@ -36,18 +44,29 @@ class Launch:
         return max(self.flops / flops_per_s, self.nbytes / bytes_per_s)
 
 
+def layer_pool(shape: Shape, *, queries: int = 1) -> Launch:
+    """Count pooling of the frames of all layers."""
+    d, rows = shape.width, shape.layers * queries * shape.clips
+    return Launch(
+        kernel="layer_pool",
+        flops=2 * rows * 2 * shape.length * shape.patches * d,
+        nbytes=shape.layers * (_frames(shape) + _tokens(shape, queries)) + _SINGLE * rows * d,
+    )
+
+
 def frame_step(shape: Shape, *, queries: int = 1, first: bool = False) -> Launch:
-    """Count pooling of a layer's frames, cross-attention, and three projections for time."""
+    """Count the cross-attention of a step, and three projections for time."""
     d, rows = shape.width, queries * shape.clips
-    pooling = 2 * shape.length * shape.patches * d
     # Keys and values of the cross-attention are the query's tokens, whole for every head.
     cross = 4 * d * d + 2 * shape.heads * shape.length * d
-    steps = _SINGLE * rows * d * (1 if first else 2) + _HALF * rows * 3 * d
+    # The pooled frames and the step before are read, c is written.
+    steps = _SINGLE * rows * d * (2 if first else 3) + _HALF * rows * 3 * d
     weights = _HALF * 7 * d * d + _SINGLE * 9 * d
+    tokens = queries * shape.length * (_HALF * d + _SINGLE)
     return Launch(
         kernel="frame_step",
-        flops=2 * rows * (pooling + cross + 3 * d * d),
-        nbytes=_frames(shape) + _tokens(shape, queries) + weights + steps,
+        flops=2 * rows * (cross + 3 * d * d),
+        nbytes=tokens + weights + steps,
     )
 
 
@@ -84,8 +103,8 @@ def frame_pool(shape: Shape, *, queries: int = 1, first: bool = False) -> Launch
 
 
 def recurrence(shape: Shape, *, queries: int = 1) -> list[Launch]:
-    """Return the launches of the whole recurrence: two a layer."""
-    launches = []
+    """Return the launches of the whole recurrence: pooling, then two a layer."""
+    launches = [layer_pool(shape, queries=queries)]
     for step in range(shape.layers):
         launches += [
             frame_step(shape, queries=queries, first=step == 0),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kernels.variants import KernelDims, Variant
     from r2rt.model.contract import ModelDims
 
-__all__ = ["launched_variants", "launch_files"]
+__all__ = ["launch_files", "launched_variants"]
 
 _WEIGHTS_NAME = "weights.safetensors"
 _HALF_BYTES = 2

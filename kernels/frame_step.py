@@ -17,8 +17,8 @@ apart; qkv (N, T, 3·D) in the weights' type. Products take the weights' type an
 everything else is fp32.
 
 A program owns ROWS clips of one query, since tensor cores take no fewer. All weights (7·D² numbers)
-stream past it from L2, a head or BLOCK_N outputs at a time: a whole D x D matrix does not fit shared
-memory beside the rest. One clip takes as long as ROWS of them.
+stream past it from L2, a head or BLOCK_N outputs at a time: a whole D x D matrix does not fit
+shared memory beside the rest. One clip takes as long as ROWS of them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from benchmarks.gpu_checks.rows import attempt
 from benchmarks.gpu_checks.samples import (
     DTYPES,
     SIZES,
+    block_in_double,
     block_inputs,
     block_weights,
     device,
@@ -22,7 +22,7 @@ from benchmarks.gpu_checks.samples import (
     relative_error,
 )
 
-__all__ = ["check_block", "check_pool", "check_small"]
+__all__ = ["check_block", "check_pool", "check_small", "stored_tokens"]
 
 # Limits of the error of a whole result, relative to its norm. The types have 24, 11 and 8 bits, and
 # a result has passed through up to 8 kernels.
@@ -55,7 +55,7 @@ def check_block(kind: str) -> None:
 
     sizes, dtype = SIZES[device()], DTYPES[kind]
     weights = block_weights(sizes, dtype)
-    exact = replace(weights, frame=in_double(weights.frame), time=in_double(weights.time))
+    exact = block_in_double(weights)
 
     def check(clips: int, queries: int, length: int) -> dict[str, float]:
         x = block_inputs(sizes, clips=clips, queries=queries, length=length, dtype=dtype)

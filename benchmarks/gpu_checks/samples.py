@@ -18,6 +18,7 @@ __all__ = [
     "SIZES",
     "BlockInputs",
     "Sizes",
+    "block_in_double",
     "block_inputs",
     "block_weights",
     "device",
@@ -125,7 +126,7 @@ def block_weights(sizes: Sizes, dtype: torch.dtype) -> R2BlockWeights:
         last_norm_bias=vector(d),
     )
     return R2BlockWeights(
-        scales=(0.3, -0.5, 0.7, 0.2),
+        scales=torch.tensor([0.3, -0.5, 0.7, 0.2], device=device()),
         gates=(0.4, 0.6, 0.5, 1.0),
         heads=sizes.heads,
         frame=frame,
@@ -151,6 +152,11 @@ def finalize_weights(sizes: Sizes, dtype: torch.dtype) -> FinalizeWeights:
         linear_bias=vector(d),
         channels=sizes.vision_width,
     )
+
+
+def block_in_double(weights: R2BlockWeights) -> R2BlockWeights:
+    """Return the weights of the block with all tensors in fp64."""
+    return replace(in_double(weights), frame=in_double(weights.frame), time=in_double(weights.time))
 
 
 def in_double(weights: _W) -> _W:

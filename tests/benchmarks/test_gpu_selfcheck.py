@@ -1,58 +1,133 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.harness import DisagreementError, Options, Report
-from r2rt.errors import GpuError
+from benchmarks import gpu_selfcheck
+from benchmarks.gpu_checks.__main__ import STEPS
+from benchmarks.gpu_checks.rows import attempt
+from benchmarks.gpu_selfcheck import Step, main, run_step, summary
 from tests.conftest import CHECKOUT
 
+# Runs a step in a process that has neither PyAV nor ONNX Runtime.
+_WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
 
-@pytest.mark.slow
-def test_it_runs_to_the_end_and_says_what_it_could_not_check(tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "benchmarks/gpu_selfcheck.py", "--quick", "--no-plot"),
-        *("--out", str(tmp_path), "--media", str(tmp_path / "media")),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+class WithoutThem(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.split(".")[0] in ("av", "onnxruntime"):
+            return None
+        return super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutThem
+from benchmarks.gpu_checks.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+def later(seconds: float = 60) -> float:
+    return time.monotonic() + seconds
+
+
+@pytest.mark.parametrize("step", [("block", "fp32"), ("pool", "bf16"), ("small", "fp16")])
+def test_kernels_are_checked_without_pyav_and_onnx_runtime(step: tuple[str, ...]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: shapes would be large")
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=CHECKOUT, check=False, env=environment
-    )
+        [sys.executable, "-c", _WITHOUT, *step],
+        capture_output=True, text=True, cwd=CHECKOUT, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout.splitlines()[-1])
-    assert record["targets"][0]["value"] == 0
-    checked = [item["detail"] for item in record["agreements"]]
-    for kernel in ("frame_pool", "r2_block", "finalize"):
-        assert sum(line.startswith(kernel) for line in checked) == 3  # fp32, fp16, bf16
-    if not torch.cuda.is_available():
-        reasons = {item["group"]: item["reason"] for item in record["skipped"]}
-        assert "device tensorrt cannot be used" in reasons["fp32 bundle on tensorrt"]
-        assert reasons["frames to tokens, 32 frames"] == "no GPU that PyTorch can use"
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) >= 2
+    assert all(row["state"] == "ok" for row in rows), rows
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_every_other_step_says_so(tmp_path: Path) -> None:
+    for step in ("launches", "encoder"):
+        (row,) = run_step(Step(arguments=(step,), limit_s=60), deadline=later())
+        assert (row["state"], row["step"]) == ("skipped", step)
+        assert "no GPU" in row["reason"]
+
+
+def test_every_step_has_a_function(tmp_path: Path) -> None:
+    steps = list(gpu_selfcheck._steps(tmp_path))
+    assert {step.arguments[0] for step in steps} <= STEPS.keys()
+    for module, name in STEPS.values():
+        assert f"def {name}(" in (CHECKOUT / f"benchmarks/gpu_checks/{module}.py").read_text()
+
+
+def test_a_step_that_hangs_is_ended_and_reported() -> None:
+    began = time.monotonic()
+    rows = run_step(Step(arguments=("pool", "fp32"), limit_s=0.3), deadline=later())
+    assert time.monotonic() - began < 20
+    assert rows[-1]["state"] == "failed"
+    assert "its limit" in rows[-1]["reason"]
+
+
+def test_a_step_that_crashes_is_reported() -> None:
+    rows = run_step(Step(arguments=("nothing",), limit_s=60), deadline=later())
+    assert rows[-1]["reason"] == "exit code 1: KeyError: 'nothing'"
+
+
+def test_without_time_left_nothing_is_begun() -> None:
+    (row,) = run_step(Step(arguments=("environment",), limit_s=60), deadline=later(-1))
+    assert (row["state"], row["reason"]) == ("skipped", "no time was left")
+
+
+class CompilationError(Exception):
+    """Like Triton's and ONNX Runtime's: of no class that is known here."""
 
 
 @pytest.mark.parametrize(
-    "error",
-    [DisagreementError("off by 2"), GpuError("cuMemAlloc: OUT OF MEMORY"), RuntimeError("x")],
+    ("error", "reason"),
+    [
+        (AssertionError("off by 2"), "off by 2"),
+        (CompilationError("at 1:\n2"), "CompilationError: at 1:"),
+        (MemoryError(), "MemoryError: "),
+    ],
 )
-def test_what_fails_is_counted_and_the_rest_goes_on(
-    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+def test_whatever_a_check_raises_is_a_row(
+    error: Exception, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")  # the script sets it for good, without a GPU
-    from benchmarks.gpu_selfcheck import _Check
-
-    options = Options(quick=True, repeats=None, out=tmp_path, media=tmp_path, plot=False)
-    check = _Check(Report("gpu_selfcheck", options))
-
     def fail() -> None:
         raise error
 
-    check.run("kernels", "one", fail)
-    check.run("kernels", "two", lambda: None)
-    assert check.failures == 1
-    assert [skip.reason for skip in check.report.skips] == [f"FAILED: {error}"]
+    attempt("one", fail)
+    attempt("two", lambda: {"us": 3.0})
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (first["state"], first["reason"]) == ("failed", reason)
+    assert (second["state"], second["us"]) == ("ok", 3.0)
+
+
+def test_the_table_and_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [Step(arguments=(name,), limit_s=60) for name in ("good", "bad")]
+    rows = {
+        "good": [
+            {"step": "good", "name": "time_step", "state": "ok", "us": 9.87654, "error": 1e-4}
+        ],
+        "bad": [{"step": "bad", "name": "pool", "state": "failed", "reason": "off by 2"}],
+    }
+    monkeypatch.setattr(gpu_selfcheck, "_steps", lambda _: iter(steps))
+    monkeypatch.setattr(gpu_selfcheck, "run_step", lambda step, **_: rows[step.name])
+    arguments = ["--out", str(tmp_path), "--media", str(tmp_path)]
+    assert main(arguments) == 1
+    assert main([*arguments, "good"]) == 0
+    text = capsys.readouterr().out
+    assert "time_step: us 9.877" in text
+    assert "good: 1 of 1 hold, greatest relative error 1.0e-04" in text
+    assert "FAILED bad, pool: off by 2" in text
+    written = (tmp_path / "gpu_selfcheck.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written] == rows["good"]
+    assert summary([]) == ""

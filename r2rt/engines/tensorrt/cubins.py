@@ -2,8 +2,9 @@
 
 `kernels/<target>/` holds `NAME.cubin` with its record `NAME.json` for one compute capability, and
 may hold `GRAPH.launches.json`: one of the contract's graphs as a sequence of kernel launches and
-engine calls. `GRAPH.resident.launches.json` is the same for v that stays on the device. All of them are listed, with size and sha256, in the bundle's manifest. Reading them
-needs no GPU and runs nothing.
+engine calls. `GRAPH.resident.launches.json` is the same for v that stays on the device. All of them
+are listed, with size and sha256, in the bundle's manifest. Reading them needs no GPU and runs
+nothing.
 """
 
 from __future__ import annotations

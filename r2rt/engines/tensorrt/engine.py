@@ -1,8 +1,9 @@
 """TensorRT and TensorRT-RTX without PyTorch: engines, compiled kernels, CUDA graphs.
 
 Each graph of a bundle is one engine, or the bundle's launches of its compiled kernels where it has
-some for this GPU; v, which stays on the GPU, is fp16 where both graphs that share it are launches. It is run at few shapes (`r2rt.engines.tensorrt.buckets`), each of which is a
-CUDA graph from its second run on (`r2rt.engines.tensorrt.program`).
+some for this GPU. It is run at few shapes (`r2rt.engines.tensorrt.buckets`), each of which is a
+CUDA graph from its second run on (`r2rt.engines.tensorrt.program`). v, which stays on the GPU, is
+fp16 if both graphs that share it are launches.
 """
 
 from __future__ import annotations

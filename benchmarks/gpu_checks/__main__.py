@@ -1,0 +1,45 @@
+"""Run one step: `python -m benchmarks.gpu_checks STEP [ARGUMENT ...]`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+__all__ = ["STEPS", "main"]
+
+# A step's module and function; the module is imported when the step is run.
+STEPS = {
+    "environment": ("environment", "check_environment"),
+    "block": ("kernels", "check_block"),
+    "pool": ("kernels", "check_pool"),
+    "small": ("kernels", "check_small"),
+    "launches": ("launches", "check_launches"),
+    "sanitized": ("launches", "run_for_the_sanitizer"),
+    "compile": ("times", "compile_for_times"),
+    "times": ("times", "time_kernels"),
+    "training": ("times", "time_pool_in_training"),
+    "encoder": ("encoder", "time_encoder"),
+    "bundle": ("graphs", "make_bundle"),
+    "graphs": ("graphs", "check_graphs"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run a step."""
+    import torch
+
+    if not torch.cuda.is_available():
+        # Read when Triton is first imported.
+        os.environ["TRITON_INTERPRET"] = "1"
+    step, *rest = arguments
+    module, name = STEPS[step]
+    function: Callable[..., None] = getattr(
+        importlib.import_module(f"benchmarks.gpu_checks.{module}"), name
+    )
+    function(*rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
