@@ -31,7 +31,13 @@ from benchmarks.results import Row, summarize
 from benchmarks.workload import ModelChoice, Workload, load_towers, model_options, prepare
 from r2rt.engines import open_engine
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.contract import (
+    GROUNDER,
+    PATCH_BIAS,
+    TEXT_ENCODER,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+)
 
 __all__ = ["main"]
 
@@ -121,6 +127,8 @@ def _stages(bundle_path: Path, workload: Workload) -> Iterator[_Stage]:
             "pooled": normal(queries, dims.width),
             "query_mask": mask,
         }
+        if engine.merges:
+            inputs[PATCH_BIAS] = np.zeros(v.shape[:-1], np.float32)
         yield _Stage(
             name=f"{GROUNDER}, {_CLIPS} clips, {queries} x {_TOKENS} tokens",
             work=counts.grounder(dims, _CLIPS, queries, _TOKENS),

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["stack_projections"]
+from r2rt.model.contract import PATCH_BIAS
+
+if TYPE_CHECKING:
+    from r2rt.model.bundle import Bundle
+
+__all__ = ["engine_models", "stack_projections", "without_merging"]
+
+
+def engine_models(bundle: Bundle) -> dict[str, onnx.ModelProto]:
+    """Return the fp32 graphs of a bundle as engines compute them; see `Bundle.engine_graphs`."""
+    models = {}
+    for graph in bundle.engine_graphs:
+        models[graph] = onnx.load_model_from_string(bundle.file(f"{graph}.onnx").read_bytes())
+        without_merging(models[graph], bundle.dims.patches)
+    return models
 
 
 def stack_projections(model: onnx.ModelProto) -> None:
@@ -58,3 +74,35 @@ def _width(
     if len(products) != 1 or len(biases) != 1 or biases[0] % len(node.output):
         return None
     return int(biases[0])
+
+
+def without_merging(model: onnx.ModelProto, patches: int) -> None:
+    """Fix the rows a frame to `patches` and take out their bias, in place.
+
+    Engines and kernels are built for P rows; the fused attention of the pooling has no bias.
+    """
+    graph = model.graph
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == "P":
+                dim.Clear()
+                dim.dim_value = patches
+    inputs = [x for x in graph.input if x.name == PATCH_BIAS]
+    if not inputs:
+        return
+    graph.input.remove(inputs[0])
+    unused = {PATCH_BIAS}
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        biased = [name for name in node.input if name in unused]
+        if biased and node.op_type == "Add":
+            (renamed[node.output[0]],) = (name for name in node.input if name not in unused)
+        elif biased:
+            unused.update(node.output)
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)

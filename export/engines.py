@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.engine_checks import TOLERANCES, Sample, check_graphs, inject_outliers
-from export.engine_graph import stack_projections
+from export.engine_graph import engine_models, stack_projections
 from export.errors import ExportError, VerificationError
 from export.half import to_half
 from export.placing import placed
@@ -204,11 +204,8 @@ def _sources(
     say: Callable[[str], None],
 ) -> dict[str, _Source]:
     """Convert every graph, and compare it with fp32."""
-    specs = dict(bundle.graphs)
-    single = {
-        graph: onnx.load_model_from_string(bundle.file(f"{graph}.onnx").read_bytes())
-        for graph in specs
-    }
+    specs = dict(bundle.engine_graphs)
+    single = engine_models(bundle)
     if heads is not None:
         single[GROUNDER_HEADS], specs[GROUNDER_HEADS] = heads, heads_spec(bundle.dims)
     softmaxes = {

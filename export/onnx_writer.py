@@ -36,7 +36,7 @@ OPSET = 20
 # Behind the names of outputs while the exporter names the values inside.
 _OUTPUT = ".output"
 # Sizes to trace with: all different, none 0 or 1, which the exporter would take for constants.
-_TRACED = {"B": 3, "T": 29, "N": 5, "L": 7}
+_TRACED = {"B": 3, "T": 29, "N": 5, "L": 7, "P": 17}
 
 
 def graph_to_onnx(

@@ -56,8 +56,8 @@ _DOCS = {
     VIDEO_FINALIZER: "Stored tokens and each clip's start and end, as shares of the video, to v.",
     TEXT_ENCODER: "Token ids to q, q_key (with 1/sqrt(D)), the pooled query and CLIP's embedding; "
     "the tower is causal, what stands behind a query's end changes nothing.",
-    GROUNDER: "v and encoded queries to the logits and offsets (in strides) of every pyramid "
-    "level's points, and each clip's saliency.",
+    GROUNDER: "v, the bias of its rows and encoded queries to the logits and offsets (in strides) "
+    "of every pyramid level's points, and each clip's saliency.",
 }
 
 
@@ -104,6 +104,7 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
         use_tef=config.use_tef,
         has_offsets=config.has_offsets,
         embedding_width=towers.embed_width,
+        patch_bias=True,
     )
 
 

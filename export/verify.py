@@ -181,7 +181,14 @@ class _Checker:
                     )
                     _, mask = self._random_query(queries, length)
                     query = self._query_tokens(text, mask)
-                    got = self.run_graph(GROUNDER, v=self._mapped(video), query_mask=mask, **query)
+                    v = self._mapped(video)
+                    got = self.run_graph(
+                        GROUNDER,
+                        v=v,
+                        patch_bias=torch.zeros(v.shape[:-1]),
+                        query_mask=mask,
+                        **query,
+                    )
                     self._compare_answers(found, got, video, text, mask)
         return list(found.values())
 
@@ -193,7 +200,13 @@ class _Checker:
             for queries in _QUERIES:
                 ids, mask = self._random_query(queries, min(12, self.dims.context_length))
                 query = self.run_graph(TEXT_ENCODER, token_ids=ids, query_mask=mask)
-                got = self.run_graph(GROUNDER, v=v, query_mask=mask, **query_inputs(query))
+                got = self.run_graph(
+                    GROUNDER,
+                    v=v,
+                    patch_bias=torch.zeros(v.shape[:-1]),
+                    query_mask=mask,
+                    **query_inputs(query),
+                )
                 text = self.clip.encode_text(ids, self.dims.layers)
                 self._compare_answers(found, got, self.hidden[name], text, mask)
         return list(found.values())

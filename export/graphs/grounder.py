@@ -35,7 +35,13 @@ class Grounder(nn.Module):
         load_weights(self, folds.grounder(model_tensors(model), heads=model.config.heads))
 
     def forward(
-        self, v: Tensor, q: Tensor, q_key: Tensor, pooled: Tensor, query_mask: Tensor
+        self,
+        v: Tensor,
+        q: Tensor,
+        q_key: Tensor,
+        pooled: Tensor,
+        query_mask: Tensor,
+        patch_bias: Tensor,
     ) -> tuple[Tensor, ...]:
         """Ground N queries in a video.
 
@@ -45,13 +51,14 @@ class Grounder(nn.Module):
             q_key: keys of the query tokens (N, K, L, D), 1/√D included.
             pooled: pooled queries (N, D).
             query_mask: 1 for real query tokens, (N, L).
+            patch_bias: added to the scores of patches (T, K, P): ln(n) for n merged ones, else 0.
 
         Returns:
             class_logits (N, M); offsets (N, M, 2) in strides, where there is a coordinate head;
             saliency (N, T).
         """
         bias = key_bias(query_mask)  # (N, L)
-        video = self.temporal(self.pooling(v, q, q_key, bias), q, bias).relu()  # (N, T, D)
+        video = self.temporal(self.pooling(v, q, q_key, bias, patch_bias), q, bias).relu()
         return _score(video, pooled, self)
 
 
@@ -84,7 +91,7 @@ def _score(video: Tensor, pooled: Tensor, parts: Grounder | GrounderHeads) -> tu
 
 
 class FramePooling(nn.Module):
-    """f = v[CLS] + tanh(scale)·max over L of (a·v + q), a = softmax over P of q_key·vᵀ.
+    """f = v[CLS] + tanh(scale)·max over L of (a·v + q), a = softmax over P of q_key·vᵀ + bias.
 
     Nothing here depends on the recurrence, so v is read once for all layers and all queries.
     """
@@ -93,11 +100,22 @@ class FramePooling(nn.Module):
         super().__init__()
         self.scale = weight(config.layers, 1, 1, 1)
 
-    def forward(self, v: Tensor, q: Tensor, q_key: Tensor, bias: Tensor) -> Tensor:
-        """Pool v (T, K, P, D) under q, q_key (N, K, L, D) and bias (N, L) to (K, N, T, D)."""
+    def forward(
+        self, v: Tensor, q: Tensor, q_key: Tensor, bias: Tensor, patch_bias: Tensor
+    ) -> Tensor:
+        """Pool v (T, K, P, D) to (K, N, T, D).
+
+        Args:
+            v: mapped tokens.
+            q: mapped query tokens (N, K, L, D).
+            q_key: their keys (N, K, L, D).
+            bias: of query tokens (N, L).
+            patch_bias: of patches (T, K, P).
+        """
         queries, layers, length = q.shape[:3]
         keys = q_key.transpose(0, 1).flatten(1, 2)[None]  # (1, K, N·L, D)
-        attended = (keys @ v.transpose(-1, -2)).softmax(dim=-1) @ v  # (T, K, N·L, D)
+        scores = keys @ v.transpose(-1, -2) + patch_bias[:, :, None]  # (T, K, N·L, P)
+        attended = scores.softmax(dim=-1) @ v  # (T, K, N·L, D)
         attended = attended.view(-1, layers, queries, length, attended.shape[-1])
         values = (q + bias[:, None, :, None]).transpose(0, 1)  # (K, N, L, D)
         pooled = (attended + values).amax(dim=3)  # (T, K, N, D)

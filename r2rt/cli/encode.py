@@ -47,4 +47,4 @@ def encode(
     with open_model(model, device, quiet=quiet) as grounder:
         encoded = encode_source(grounder, video, encoding.options, quiet=quiet)
     encoded.save(output)
-    note(f"{output}: {encoded.tokens.nbytes / 1e6:.1f} MB", quiet=quiet)
+    note(f"{output}: {encoded.nbytes / 1e6:.1f} MB", quiet=quiet)

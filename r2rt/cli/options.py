@@ -172,6 +172,12 @@ def encoding_options(command: F) -> F:
             "[default: 0, equal frames alone]",
         ),
         click.option(
+            "--compact",
+            is_flag=True,
+            help="Keep the encoding in a twentieth of the bytes: similar patches are merged, and "
+            "numbers have four bits. Answers depart a little from the exact ones.",
+        ),
+        click.option(
             "--video-track",
             type=click.IntRange(min=1),
             metavar="N",

@@ -40,6 +40,11 @@ class Engine(Protocol):
         """Whether threads may call `run` and `empty` at the same time."""
         ...
 
+    @property
+    def merges(self) -> bool:
+        """Whether graphs take any number of rows a frame, and `patch_bias`."""
+        ...
+
     def run(
         self,
         graph: str,

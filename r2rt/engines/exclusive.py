@@ -48,6 +48,10 @@ class _Exclusive:
         with self._lock:
             return self._engine.kept_bytes
 
+    @property
+    def merges(self) -> bool:
+        return self._engine.merges
+
     def run(
         self,
         graph: str,

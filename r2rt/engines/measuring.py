@@ -31,6 +31,7 @@ from r2rt.files import replacing
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import (
     GROUNDER,
+    PATCH_BIAS,
     TEXT_ENCODER,
     VIDEO_ENCODER,
     VIDEO_FINALIZER,
@@ -269,7 +270,10 @@ def _work(bundle_path: str, device: str, backend: str, threads: int | None, plac
         "query_mask": mask,
     }
     query = engine.run(TEXT_ENCODER, texts)
-    results |= engine.run(GROUNDER, {"v": v, **query_inputs(query), "query_mask": mask})
+    video = {"v": v}
+    if engine.merges:
+        video[PATCH_BIAS] = np.zeros(v.shape[:-1], np.float32)
+    results |= engine.run(GROUNDER, {**video, **query_inputs(query), "query_mask": mask})
     frame_s = np.float64(statistics.median(times) / len(batch))
     engine.close()
     with Path(place).open("wb") as file:

@@ -85,6 +85,11 @@ class OnnxRuntimeEngine:
         """True: ONNX Runtime's sessions are thread-safe."""
         return True
 
+    @property
+    def merges(self) -> bool:
+        """Whether the bundle's graphs take merged patches."""
+        return self._bundle.dims.patch_bias
+
     def run(
         self,
         graph: str,

@@ -130,7 +130,13 @@ PROVIDERS: dict[OrtDevice, Provider] = {
 }
 
 # Sizes that an engine is compiled for: least, usual, most. Beyond them it is compiled again.
-_RANGES = {"B": (1, 32, 32), "T": (1, 75, 1024), "N": (1, 1, 16), "L": (1, 16, 77)}
+_RANGES = {
+    "B": (1, 32, 32),
+    "T": (1, 75, 1024),
+    "N": (1, 1, 16),
+    "L": (1, 16, 77),
+    "P": (2, 50, 1025),
+}
 _registered = threading.Lock()
 _plugins: set[str] = set()
 

@@ -157,10 +157,10 @@ def ask(
     inputs = batches(texts, max(1, _SCRATCH_BYTES // scratch))
     answers = [Answer(text) for text in texts]
     for window in windows:
-        v = finalizer.window(encoded, window)
+        video = finalizer.window(encoded, window)
         waiting = iter(answers)
         for batch in inputs:
-            out = engine.run(GROUNDER, {"v": v, **batch})
+            out = engine.run(GROUNDER, {**video, **batch})
             _check_numbers(bundle, out)
             for index in range(len(batch["pooled"])):
                 next(waiting).add(bundle, window, {name: out[name][index] for name in out})

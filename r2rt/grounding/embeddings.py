@@ -52,9 +52,8 @@ def embed_image(
                 f"an image of shape {image.shape} and type {image.dtype}; "
                 "expected (height, width, 3) uint8 RGB"
             )
-        frame = np.ascontiguousarray(image)
+        pixels = prepare_frame(np.ascontiguousarray(image), bundle.dims.image_size)
     else:
-        frame = read_image(Path(image))
-    pixels = prepare_frame(frame, bundle.dims.image_size)
+        pixels = prepare_frame(read_image(Path(image)), bundle.dims.image_size)
     out = engine.run(VIDEO_ENCODER, {"frames": pixels[None]})
     return np.array(out["embedding"][0], dtype=np.float32)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 from r2rt.errors import EncodedVideoError, QueryError, SourceNotFoundError
 from r2rt.files import as_text, replacing
+from r2rt.grounding.compact import CompactTokens
 from r2rt.grounding.growing_array import forget, read_mapped
 from r2rt.model.contract import parse_clip_rate
 from r2rt.video import Departures, Sampling
+
+if TYPE_CHECKING:
+    from r2rt.model.contract import ModelDims
 
 __all__ = ["EncodedVideo", "is_encoded_video"]
 
@@ -26,10 +30,24 @@ __all__ = ["EncodedVideo", "is_encoded_video"]
 _SCHEMA, _OLDEST_SCHEMA = 3, 2
 _KEY = "r2rt_encoded_video"
 _TOKENS, _EMBEDDINGS = "tokens", "embeddings"
-_FLOAT32 = "F32"
+# What safetensors calls the types of our tensors, and how many dimensions these have.
+_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint8": "U8"}
+_TENSORS: dict[str, tuple[str, int]] = {
+    _TOKENS: ("F32", 4),
+    _EMBEDDINGS: ("F32", 2),
+    "scales": ("F16", 4),
+    "moments": ("F16", 4),
+    "counts": ("U16", 3),
+    "codes": ("U8", 4),
+}
+# Without temporal endpoint features, rows have no moments.
+_COMPACT = {"scales", "counts", "codes"}
+_FORMS = ({_TOKENS}, _COMPACT, _COMPACT | {"moments"})
 _AGAIN = "encode the video again with `r2rt encode`"
 # Clips written at once: bounds what is in memory of tokens that are not.
 _CLIPS_AT_ONCE = 64
+# Layers, patches and numbers of a token, far beyond every model.
+_MAX_TOKEN_SIZE = 1 << 16
 # A safetensors file begins with the length of its header; ours have short ones.
 _MAX_HEADER_BYTES = 1 << 20
 # The record has this in place of the checksum while the checksum is computed.
@@ -46,7 +64,8 @@ class EncodedVideo:
     """The tokens of a video's clips, and what made them.
 
     Attributes:
-        tokens: (T, K, P, C) float32; see `r2rt.model.contract`.
+        tokens: (T, K, P, C) float32; see `r2rt.model.contract`. None of them, (0, K, P, C), where
+            they are compact.
         model: name of the bundle that encoded it.
         model_fingerprint: `Bundle.fingerprint` of that bundle; another model refuses the tokens.
         source: name of the source as it was given.
@@ -58,6 +77,7 @@ class EncodedVideo:
         encode_s: wall-clock seconds that decoding and encoding took.
         embeddings: (T, E) float32, CLIP's embedding of each clip's frame, not normalised; None if
             the model gives none, or the file was written by an older r2rt.
+        compact: merged and rounded tokens in place of `tokens`; None where those are there.
     """
 
     tokens: NDArray[np.float32] = field(repr=False)
@@ -71,17 +91,50 @@ class EncodedVideo:
     departures: Departures
     encode_s: float
     embeddings: NDArray[np.float32] | None = field(default=None, repr=False)
+    compact: CompactTokens | None = None
 
     @property
     def num_clips(self) -> int:
         """Clips T."""
-        return int(self.tokens.shape[0])
+        return len(self.tokens) if self.compact is None else len(self.compact)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tokens and embeddings."""
-        more = 0 if self.embeddings is None else self.embeddings.nbytes
-        return self.tokens.nbytes + more
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    @property
+    def token_shape(self) -> tuple[int, int, int]:
+        """(K, P, C) of a clip's tokens before any were merged."""
+        layers, patches, channels = self.tokens.shape[1:]
+        return layers, patches, channels
+
+    def compacted(self, dims: ModelDims) -> EncodedVideo:
+        """Return the same video with its tokens merged and rounded; see `r2rt.grounding.compact`.
+
+        Args:
+            dims: sizes of the model that encoded it.
+        """
+        if self.compact is not None:
+            return self
+        compact = CompactTokens.of(self.tokens, width=dims.width)
+        return dataclasses.replace(self, tokens=self.tokens[:0].copy(), compact=compact)
+
+    def full_tokens(self, start_clip: int, end_clip: int) -> NDArray[np.float32]:
+        """Return tokens (T, K, P, C) of some clips; merged patches have the mean of theirs."""
+        if self.compact is None:
+            return self.tokens[start_clip:end_clip]
+        return self.compact.part(start_clip, end_clip).repeated()
+
+    @property
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        """What a file holds, by name, the widest types first, so that all are aligned."""
+        found: dict[str, NDArray[Any]] = {} if self.compact is not None else {_TOKENS: self.tokens}
+        if self.embeddings is not None:
+            found[_EMBEDDINGS] = self.embeddings
+        if self.compact is not None:
+            found |= self.compact.arrays
+        return {name: tensor for name, tensor in found.items() if tensor.size or name != "moments"}
 
     @property
     def clip_starts_s(self) -> NDArray[np.float64]:
@@ -107,6 +160,7 @@ class EncodedVideo:
         return dataclasses.replace(
             self,
             tokens=self.tokens[start_clip:end_clip],
+            compact=None if self.compact is None else self.compact.part(start_clip, end_clip),
             embeddings=None if self.embeddings is None else self.embeddings[start_clip:end_clip],
             start_s=self.start_s + start_s,
             duration_s=end_s - start_s,
@@ -134,11 +188,10 @@ class EncodedVideo:
             sampling=self.sampling,
             departures=self.departures,
             encode_s=self.encode_s,
+            token_shape=None if self.compact is None else self.token_shape,
             xxh3_128=_NO_CHECKSUM,
         )
-        tensors = {_TOKENS: self.tokens}
-        if self.embeddings is not None:
-            tensors[_EMBEDDINGS] = self.embeddings
+        tensors = self._tensors
         header = _header(tensors, {_KEY: msgspec.json.encode(record).decode()})
         with path.open("wb") as file:
             # Not by the library, which copies all tokens first.
@@ -169,19 +222,27 @@ class EncodedVideo:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
                 names = set(file.keys())
-                if _KEY not in metadata or not {_TOKENS} <= names <= {_TOKENS, _EMBEDDINGS}:
+                if _KEY not in metadata or names - {_EMBEDDINGS} not in _FORMS:
                     raise EncodedVideoError(f"{path}: not an encoded video; {_AGAIN}")
                 shapes = {name: _shape(file.get_slice(name), name, path) for name in names}
-            record = _read_record(metadata[_KEY], shapes[_TOKENS][0], path)
+            clips = {shape[0] for shape in shapes.values()}
+            if len(clips) != 1:
+                raise ValueError(f"tensors of {clips} clips")
+            record = _read_record(metadata[_KEY], clips.pop(), path)
             header = _check_checksum(Path(path), record.xxh3_128)
             tensors = _read_tensors(Path(path), header, shapes)
+            embeddings = tensors.pop(_EMBEDDINGS, None)
+            content: dict[str, Any] = dict(tensors)
+            if _TOKENS not in tensors:
+                content = _compact_tokens(tensors, record.token_shape)
         except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
             if isinstance(error, EncodedVideoError):
                 raise
             raise EncodedVideoError(f"{path}: damaged ({error}); {_AGAIN}") from error
         values = msgspec.structs.asdict(record)
-        del values["schema"], values["xxh3_128"]
-        return cls(**(values | {"fps": parse_clip_rate(record.fps)} | tensors))
+        del values["schema"], values["xxh3_128"], values["token_shape"]
+        values |= {"fps": parse_clip_rate(record.fps), "embeddings": embeddings}
+        return cls(**(values | content))
 
 
 def is_encoded_video(path: str | Path) -> bool:
@@ -196,13 +257,14 @@ def is_encoded_video(path: str | Path) -> bool:
         return False
 
 
-def _header(tensors: Mapping[str, NDArray[np.float32]], metadata: dict[str, str]) -> bytes:
+def _header(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
     """Return the header of a safetensors file of tensors that follow one another."""
     content: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name, tensor in tensors.items():
-        start, end = end, end + 4 * tensor.size
-        content[name] = {"dtype": _FLOAT32, "shape": tensor.shape, "data_offsets": (start, end)}
+        start, end = end, end + tensor.nbytes
+        dtype = _DTYPES[tensor.dtype.name]
+        content[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": (start, end)}
     text = msgspec.json.encode(content)
     return text + b" " * (-len(text) % 8)  # what follows is aligned
 
@@ -210,33 +272,57 @@ def _header(tensors: Mapping[str, NDArray[np.float32]], metadata: dict[str, str]
 def _shape(found: Any, name: str, path: str | Path) -> tuple[int, ...]:
     """Return the shape of a tensor in a file; raise `EncodedVideoError` if it cannot be."""
     dtype, shape = str(found.get_dtype()), tuple(found.get_shape())
-    wanted = "(T, K, P, C)" if name == _TOKENS else "(T, E)"
-    if len(shape) != (4 if name == _TOKENS else 2) or dtype != _FLOAT32 or not math.prod(shape):
+    wanted, ndim = _TENSORS[name]
+    if len(shape) != ndim or dtype != wanted or not math.prod(shape):
         raise EncodedVideoError(
-            f"{path}: {name} are {dtype} {shape}, expected {_FLOAT32} {wanted}; {_AGAIN}"
+            f"{path}: {name} are {dtype} {shape}, expected {wanted} of {ndim} dimensions; {_AGAIN}"
         )
     return shape
 
 
 def _read_tensors(
     path: Path, header: bytes, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, NDArray[np.float32]]:
-    """Map the tensors of a file whose header was read; `ValueError` if their sizes differ."""
-    clips = {shape[0] for shape in shapes.values()}
-    if len(clips) > 1:
-        raise ValueError(f"tensors of {clips} clips")
+) -> dict[str, NDArray[Any]]:
+    """Map the tensors of a file whose header was read."""
     content = msgspec.json.decode(header)
+    dtypes = {theirs: ours for ours, theirs in _DTYPES.items()}
     return {
-        name: read_mapped(path, shape, 8 + len(header) + content[name]["data_offsets"][0])
+        name: read_mapped(
+            path,
+            shape,
+            8 + len(header) + content[name]["data_offsets"][0],
+            np.dtype(dtypes[content[name]["dtype"]]),
+        )
         for name, shape in shapes.items()
     }
+
+
+def _compact_tokens(
+    tensors: Mapping[str, NDArray[Any]], token_shape: tuple[int, int, int] | None
+) -> dict[str, Any]:
+    """Return `tokens` and `compact` of a file; `ValueError` if its tensors do not fit."""
+    if token_shape is None or not all(0 < size <= _MAX_TOKEN_SIZE for size in token_shape):
+        raise ValueError(f"tokens of shape {token_shape}")
+    codes = tensors["codes"]
+    moments = tensors.get("moments", np.zeros((*codes.shape[:-1], 0), np.float16))
+    compact = CompactTokens(
+        codes=codes,
+        scales=tensors["scales"],
+        moments=moments,
+        counts=tensors["counts"],
+        width=token_shape[2] - moments.shape[-1],
+    )
+    problem = compact.problem(token_shape)
+    if problem:
+        raise ValueError(problem)
+    return {"tokens": np.empty((0, *token_shape), np.float32), "compact": compact}
 
 
 def _header_bytes(file: IO[bytes]) -> int:
     return int.from_bytes(file.read(8), "little")
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
+class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     schema: int
     model: str
     model_fingerprint: str
@@ -248,6 +334,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     departures: Departures
     encode_s: float
     xxh3_128: str
+    token_shape: tuple[int, int, int] | None = None
 
 
 class _Version(msgspec.Struct):

@@ -61,7 +61,11 @@ class EncodingCache:
             _GENERATION,
             self._content_hash(video),
             model_fingerprint,
-            sorted((name, str(value)) for name, value in options.items() if value is not None),
+            sorted(
+                (name, str(value))
+                for name, value in options.items()
+                if value is not None and value is not False
+            ),
         )
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:40]
 

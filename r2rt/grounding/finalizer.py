@@ -1,4 +1,4 @@
-"""From stored tokens to v: what a window's own length decides, and what of it is kept."""
+"""From stored tokens to the grounder's inputs of a window, and what of them is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.grounding.growing_array import forget
-from r2rt.model.contract import VIDEO_FINALIZER
+from r2rt.model.contract import PATCH_BIAS, VIDEO_FINALIZER
 
 if TYPE_CHECKING:
     from r2rt.engines import Engine
@@ -38,27 +38,49 @@ class Finalizer:
     def __init__(self, dims: ModelDims, engine: Engine) -> None:
         self._dims = dims
         self._engine = engine
+        self._merges = dims.patch_bias and engine.merges
         self._video: weakref.ref[EncodedVideo] | None = None
-        self._kept: dict[Window, Placed] = {}
+        self._kept: dict[Window, dict[str, Placed]] = {}
         self._kept_bytes = 0
         self._scratch: Placed | None = None
 
-    def window(self, video: EncodedVideo, window: Window) -> Placed:
-        """Return v (T, K, P, D) of a window, where the engine runs; the next call may void it."""
-        tokens = video.tokens[window.start_clip : window.end_clip]
-        if not self._dims.use_tef:
-            forget(tokens)  # what the last window read of them
-            return tokens
+    def window(self, video: EncodedVideo, window: Window) -> dict[str, Placed]:
+        """Return v (T, K, R, D) of a window, where the engine runs, and its rows' bias (T, K, R).
+
+        The bias is there where the engine takes one. The next call may void v.
+        """
         if self._video is None or self._video() is not video:
             # Frees the last video's memory before this one's is taken.
             self._video = weakref.ref(video)
             self._kept, self._kept_bytes, self._scratch = {}, 0, None
         if window in self._kept:
             return self._kept[window]
-        v = self._place((*tokens.shape[:-1], self._dims.width), window)
+        tokens, bias = self._rows(video, window)
+        if not self._dims.use_tef:
+            forget(tokens)  # what the last window read of them
+            return {"v": tokens, **bias}
+        shape = (*tokens.shape[:-1], self._dims.width)
+        size = 4 * math.prod(shape)
+        v = self._place(shape, size)
         self._run(tokens, v)
         forget(tokens)
-        return v
+        found: dict[str, Placed] = {"v": v, **bias}
+        if v is not self._scratch:
+            self._kept[window] = found
+            self._kept_bytes += size
+        return found
+
+    def _rows(self, video: EncodedVideo, window: Window) -> tuple[Floats, dict[str, Floats]]:
+        """Return a window's rows (T, K, R, C), and their bias where the engine takes one."""
+        if video.compact is None:
+            tokens = video.tokens[window.start_clip : window.end_clip]
+            bias = np.zeros(tokens.shape[:-1], np.float32) if self._merges else None
+        else:
+            part = video.compact.part(window.start_clip, window.end_clip)
+            # Rows repeated by their counts are the same, but for the time that they take.
+            tokens = part.rows() if self._merges else part.repeated()
+            bias = part.bias() if self._merges else None
+        return tokens, {} if bias is None else {PATCH_BIAS: bias}
 
     def whole(self, tokens: Floats) -> Floats:
         """Return v (T, K, P, D) float32 on the host from tokens (T, K, P, C) of a whole video."""
@@ -68,16 +90,12 @@ class Finalizer:
         self._run(tokens, v)
         return v
 
-    def _place(self, shape: tuple[int, ...], window: Window) -> Placed:
-        size = 4 * math.prod(shape)
+    def _place(self, shape: tuple[int, ...], size: int) -> Placed:
         if self._kept_bytes + size <= self._engine.kept_bytes:
-            v = self._kept[window] = self._engine.empty(shape)
-            self._kept_bytes += size
-        elif self._scratch is not None and tuple(self._scratch.shape) == shape:
-            v = self._scratch
-        else:
-            v = self._scratch = self._engine.empty(shape)
-        return v
+            return self._engine.empty(shape)
+        if self._scratch is None or tuple(self._scratch.shape) != shape:
+            self._scratch = self._engine.empty(shape)
+        return self._scratch
 
     def _run(self, tokens: Floats, v: Placed) -> None:
         clips = len(tokens)

@@ -102,9 +102,11 @@ class GrowingArray:
         return rows
 
 
-def read_mapped(path: Path, shape: Sequence[int], offset: int) -> Floats:
-    """Return float32 (`shape`) that lies in a file from byte `offset` on, read when it is used."""
-    rows: Floats = np.memmap(path, np.float32, "r", offset, tuple(shape))
+def read_mapped(
+    path: Path, shape: Sequence[int], offset: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return an array that lies in a file from byte `offset` on, read when it is used."""
+    rows: NDArray[Any] = np.memmap(path, dtype, "r", offset, tuple(shape))
     return rows
 
 

@@ -26,6 +26,7 @@ class EncodeOptions(TypedDict, total=False):
     skip_similar: float
     video_track: int | None
     decoder: Decoder
+    compact: bool
 
 
 class AnswerOptions(TypedDict, total=False):

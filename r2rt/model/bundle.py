@@ -34,6 +34,7 @@ __all__ = ["Bundle", "file_entry"]
 _PREPARED = ("engines/", "kernels/")
 # The graph revision since which saliency is the authors'.
 _SALIENCY_MENDED = 2
+_NEWER_SIZES = ("embedding_width", "patch_bias")
 
 
 class Bundle:
@@ -140,6 +141,11 @@ class Bundle:
         return graph_specs(self.manifest.dims)
 
     @cached_property
+    def engine_graphs(self) -> dict[str, GraphSpec]:
+        """Definition of every graph as engines compute it: for P patches a frame, none merged."""
+        return graph_specs(dataclasses.replace(self.manifest.dims, patch_bias=False))
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash (32 hexadecimal digits) of all that decides what the bundle computes.
 
@@ -157,9 +163,9 @@ class Bundle:
             "graph_revision",
         ):
             del decisive[name]
-        # A bundle without embeddings has the fingerprint that it had before there were any.
+        # Older bundles keep the fingerprint that they had before there were these sizes.
         sizes = dataclasses.asdict(self.dims)
-        sizes = {name: size for name, size in sizes.items() if size is not None}
+        sizes = {name: size for name, size in sizes.items() if size or name not in _NEWER_SIZES}
         decisive["dims"] = msgspec.Raw(msgspec.json.encode(sizes))
         decisive["files"] = {
             name: entry.sha256

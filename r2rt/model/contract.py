@@ -18,6 +18,7 @@ from typing import TypeVar
 
 __all__ = [
     "GROUNDER",
+    "PATCH_BIAS",
     "TEXT_ENCODER",
     "VIDEO_ENCODER",
     "VIDEO_FINALIZER",
@@ -41,6 +42,8 @@ VIDEO_ENCODER = "video_encoder"
 VIDEO_FINALIZER = "video_finalizer"
 TEXT_ENCODER = "text_encoder"
 GROUNDER = "grounder"
+# The grounder's input that says how many patches a row stands for.
+PATCH_BIAS = "patch_bias"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,8 @@ class ModelDims:
         has_offsets: whether a coordinate head predicts moments (saliency alone otherwise).
         embedding_width: numbers E of CLIP's embedding of a frame or sentence; None where the
             encoders do not give it.
+        patch_bias: whether the grounder takes any number of rows a frame and a bias for each, as
+            merged patches have them (see `r2rt.grounding.compact`).
     """
 
     image_size: int
@@ -69,6 +74,7 @@ class ModelDims:
     use_tef: bool
     has_offsets: bool
     embedding_width: int | None = None
+    patch_bias: bool = False
 
     @property
     def token_width(self) -> int:
@@ -103,6 +109,8 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
     """
     s, p, k, d = dims.image_size, dims.patches, dims.layers, dims.width
     c, e = dims.token_width, dims.embedding_width
+    # Rows a frame: P patches, or fewer where similar ones were merged.
+    rows: int | str = "P" if dims.patch_bias else p
 
     def f32(name: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype="float32", shape=shape)
@@ -122,8 +130,8 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
         # long video is finalised in chunks of clips, written side by side, with bounded memory.
         GraphSpec(
             name=VIDEO_FINALIZER,
-            inputs=(f32("tokens", "T", k, p, c), f32("endpoints", "T", 2)),
-            outputs=(f32("v", "T", k, p, d),),
+            inputs=(f32("tokens", "T", k, rows, c), f32("endpoints", "T", 2)),
+            outputs=(f32("v", "T", k, rows, d),),
         ),
         # Queries of a batch are padded with any id behind their end token: the tower is causal, so
         # padding changes nothing before it, and `query_mask` (1 real, 0 padded) does the rest.
@@ -143,11 +151,13 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
         GraphSpec(
             name=GROUNDER,
             inputs=(
-                f32("v", "T", k, p, d),
+                f32("v", "T", k, rows, d),
                 f32("q", "N", k, "L", d),
                 f32("q_key", "N", k, "L", d),
                 f32("pooled", "N", d),
                 f32("query_mask", "N", "L"),
+                # ln(n) of a row that stands for n patches: 0 for patches that are not merged.
+                *((f32(PATCH_BIAS, "T", k, rows),) if dims.patch_bias else ()),
             ),
             outputs=(
                 f32("class_logits", "N", "M"),

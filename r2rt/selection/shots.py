@@ -48,7 +48,7 @@ def clip_features(video: EncodedVideo, dims: ModelDims) -> Floats:
     """
     parts = []
     for start in range(0, video.num_clips, _CLIPS_AT_ONCE):
-        tokens = video.tokens[start : start + _CLIPS_AT_ONCE]
+        tokens = video.full_tokens(start, start + _CLIPS_AT_ONCE)
         parts.append(tokens[:, -1, 0, : dims.width].astype(np.float64))
         forget(tokens)
     features = np.concatenate(parts)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import qdq
 from export._checkout import CHECKOUT
 from export.engine_checks import TOLERANCES, check_graphs, inject_outliers, open_graph
-from export.engine_graph import stack_projections
+from export.engine_graph import engine_models, stack_projections
 from export.engines import check_sample, lower, quantized_products
 from export.errors import ExportError
 from export.half import to_half
@@ -37,7 +37,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def single(bundle: Bundle) -> Graphs:
-    return {graph: onnx.load(bundle.file(f"{graph}.onnx")) for graph in bundle.graphs}
+    return engine_models(bundle)
 
 
 def outliers(single: Graphs) -> dict[str, onnx.ModelProto]:
@@ -121,7 +121,7 @@ class TestHalf:
     def test_types_at_the_boundary_are_the_contract_s(self, bundle: Bundle, single: Graphs) -> None:
         codes = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
         codes["int64"] = TensorProto.INT64
-        for graph, spec in bundle.graphs.items():
+        for graph, spec in bundle.engine_graphs.items():
             low = to_half(single[graph])
             for value, tensor in zip(
                 (*low.graph.input, *low.graph.output), (*spec.inputs, *spec.outputs), strict=True

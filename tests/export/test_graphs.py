@@ -42,6 +42,7 @@ from tests.export.tiny import (
 )
 from tests.golden_data import GOLDEN, Tolerance, assert_golden, load_arrays
 from tests.stretching import highest, split_levels
+from tests.unmerged import unmerged
 from training.checkpoint import build_model
 from training.model import R2Config, R2Tuning
 
@@ -98,7 +99,8 @@ def test_modules_give_the_golden_answers(checkpoint: str, case: str) -> None:
         if model.config.use_tef:
             v = VideoFinalizer(model)(v, torch.from_numpy(endpoints(len(video))))
         mask = torch.ones(1, query.shape[2])
-        outputs = Grounder(model)(v, *QueryTokens(model)(query, mask), mask)
+        bias = torch.zeros(v.shape[:-1])
+        outputs = Grounder(model)(v, *QueryTokens(model)(query, mask), mask, bias)
     names = ["class_logits", "offsets", "saliency"]
     if not model.config.has_offsets:
         names.remove("offsets")
@@ -120,7 +122,7 @@ def check_features(
         v = run(finalizer, {"tokens": v, "endpoints": endpoints(len(v))})["v"]
     mask = np.ones((1, query.shape[2]), np.float32)
     texts = run(session(query_graph), {"hidden": to_numpy(query), "query_mask": mask})
-    answers = run(grounder, {"v": v, "query_mask": mask, **texts})
+    answers = run(grounder, {**unmerged(v), "query_mask": mask, **query_inputs(texts)})
     check_answers(arrays, answers, model.config.strides, EXPORTED)
 
 
@@ -168,6 +170,7 @@ def test_many_patches_give_the_golden_answers() -> None:
         strides=(1, 2, 4, 8),
         use_tef=True,
         has_offsets=True,
+        patch_bias=True,
     )
     specs = graph_specs(dims)
     grounder = graph_to_onnx(Grounder(model), specs[GROUNDER], context_length=77)
@@ -193,7 +196,7 @@ def test_pixels_give_the_golden_answers(shared: Path, tmp_path: Path) -> None:
     ids = arrays["tokens"][None, : int(arrays["tokens"].argmax()) + 1]
     mask = np.ones(ids.shape, np.float32)
     texts = run(graphs[TEXT_ENCODER], {"token_ids": ids, "query_mask": mask})
-    answers = run(graphs[GROUNDER], {"v": v, "query_mask": mask, **query_inputs(texts)})
+    answers = run(graphs[GROUNDER], {**unmerged(v), "query_mask": mask, **query_inputs(texts)})
     check_answers(arrays, answers, exported.manifest.dims.strides, EXPORTED)
 
 
@@ -209,7 +212,9 @@ def test_grounder_takes_any_number_of_clips(moment_bundle: Exported, clips: int)
         want = model(video[None], query.transpose(1, 2))
         v = VideoFinalizer(model)(FrameTokens(model)(video), torch.from_numpy(endpoints(clips)))
         texts = QueryTokens(model)(query, mask)
-    inputs = dict(zip(("v", "q", "q_key", "pooled", "query_mask"), (v, *texts, mask), strict=True))
+    names = ("v", "q", "q_key", "pooled", "query_mask", "patch_bias")
+    bias = torch.zeros(v.shape[:-1])
+    inputs = dict(zip(names, (v, *texts, mask, bias), strict=True))
     got = run(
         session(moment_bundle.path / "grounder.onnx"),
         {name: to_numpy(x) for name, x in inputs.items()},
@@ -269,11 +274,13 @@ def test_answers_do_not_depend_on_what_they_are_batched_with(moment_bundle: Expo
     ids = random.integers(1, 300, (3, 9))
     mask = (np.arange(9) < np.array(lengths)[:, None]).astype(np.float32)
     texts = run(text_encoder, {"token_ids": ids, "query_mask": mask})
-    together = run(grounder, {"v": v, "query_mask": mask, **texts})
+    together = run(grounder, {**unmerged(v), "query_mask": mask, **query_inputs(texts)})
     for row, length in enumerate(lengths):
         alone_ids, alone_mask = ids[row : row + 1, :length], mask[row : row + 1, :length]
         alone_texts = run(text_encoder, {"token_ids": alone_ids, "query_mask": alone_mask})
-        alone = run(grounder, {"v": v, "query_mask": alone_mask, **alone_texts})
+        alone = run(
+            grounder, {**unmerged(v), "query_mask": alone_mask, **query_inputs(alone_texts)}
+        )
         for name, values in alone.items():
             assert_golden(together[name][row : row + 1], values, EAGER, name)
 

@@ -39,6 +39,7 @@ from tests.export.engine_bundle import rtx
 from tests.export.tiny import HIGHLIGHT, MOMENT, endpoints
 from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, plan_bytes
 from tests.r2rt.engines.tensorrt.stub_driver import Kernel, StubDriver
+from tests.unmerged import unmerged
 
 triton = pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
 if not isinstance(triton.language.zeros, triton.runtime.interpreter.InterpretedFunction):
@@ -207,7 +208,11 @@ def cases(bundle: Bundle) -> dict[str, tuple[dict[str, Any], Any]]:
         found[VIDEO_FINALIZER] = {"tokens": tokens, "endpoints": endpoints(_CLIPS)}
         v = cpu.run(VIDEO_FINALIZER, found[VIDEO_FINALIZER])["v"]
     found[GROUNDER] = {"v": v, "query_mask": mask, **query_inputs(cpu.run(TEXT_ENCODER, queries))}
-    return {graph: (inputs, cpu.run(graph, inputs)) for graph, inputs in found.items()}
+    bias = {GROUNDER: unmerged(v)}
+    return {
+        graph: (inputs, cpu.run(graph, inputs | bias.get(graph, {})))
+        for graph, inputs in found.items()
+    }
 
 
 def compared(of: Built, graph: str) -> list[Check]:

@@ -416,7 +416,7 @@ class TestTensorRtProper:
     def test_the_timing_cache_grows_and_the_profile_is_the_ranges(
         self, bundle: Bundle, proper: Flavour, tmp_path: Path
     ) -> None:
-        spec = bundle.graphs["video_finalizer"]
+        spec = bundle.engine_graphs["video_finalizer"]
         cache = tmp_path / "cache" / "timings"
         said: list[str] = []
         steps: list[str] = []
@@ -439,7 +439,7 @@ class TestTensorRtProper:
     def test_timings_of_another_gpu_are_not_taken(
         self, bundle: Bundle, proper: Flavour, tmp_path: Path
     ) -> None:
-        spec, cache = bundle.graphs["video_finalizer"], tmp_path / "timings"
+        spec, cache = bundle.engine_graphs["video_finalizer"], tmp_path / "timings"
         cache.write_bytes(b"another GPU")
         said: list[str] = []
         ranges = {"T": Range(least=1, usual=7, most=9)}
@@ -455,7 +455,7 @@ class TestTensorRtProper:
         text = path.read_text().replace("    STRONGLY_TYPED = 1\n", "    pass\n")
         path.write_text(text.replace("assert flags == 2", "assert flags == 0"))
         ranges = {"T": Range(least=1, usual=7, most=9)}
-        assert build_plan(proper, b"graph", bundle.graphs["video_finalizer"], "9.0", ranges)
+        assert build_plan(proper, b"graph", bundle.engine_graphs["video_finalizer"], "9.0", ranges)
 
     def test_timing_caches_are_named_by_the_gpu(
         self, proper: Flavour, monkeypatch: pytest.MonkeyPatch
@@ -469,7 +469,7 @@ class TestTensorRtProper:
         assert "NVIDIA-L4" in names[0]
 
     def test_a_builder_that_crashes_is_an_error(self, bundle: Bundle, proper: Flavour) -> None:
-        spec = bundle.graphs["video_finalizer"]
+        spec = bundle.engine_graphs["video_finalizer"]
         with pytest.raises(EngineBuildError, match="it ended by signal 6"):
             build_plan(proper, b"crash", spec, "9.0", default_ranges(bundle))
 

@@ -41,6 +41,7 @@ class FakeEngine:
 
     name = "fake"
     concurrent = True
+    merges = False
 
     def __init__(self, frame_batch: int = 4) -> None:
         self.frame_batch = frame_batch

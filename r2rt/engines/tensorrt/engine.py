@@ -115,6 +115,11 @@ class TensorRTEngine:
         """False: buffers and the CUDA stream are shared by all calls."""
         return False
 
+    @property
+    def merges(self) -> bool:
+        """False: engines and kernels are built for P rows a frame."""
+        return False
+
     def run(
         self,
         graph: str,
@@ -123,7 +128,7 @@ class TensorRTEngine:
     ) -> dict[str, Array]:
         """Run one graph; see `Engine.run`."""
         self._gpu.activate()
-        spec = self._bundle.graphs[graph]
+        spec = self._bundle.engine_graphs[graph]
         outputs = outputs or {}
         symbols = symbols_of(spec, inputs, self._bundle.dims.strides)
         most = self.manifest.plans[graph].ranges
@@ -235,7 +240,7 @@ class TensorRTEngine:
 
     def _frame_program(self, frames: int) -> tuple[int, Program]:
         """Return a program of its own for a slot of the pipeline, and how many frames it takes."""
-        spec = self._bundle.graphs[VIDEO_ENCODER]
+        spec = self._bundle.engine_graphs[VIDEO_ENCODER]
         symbols = bucketed(spec, {"B": frames}, self.manifest.plans[VIDEO_ENCODER].ranges)
         make_steps = self._make_steps(spec, None)
         return symbols["B"], Program(self._gpu, spec, symbols, make_steps=make_steps)
@@ -266,7 +271,7 @@ class TensorRTEngine:
             (graph, resident): read_sequence(
                 self._bundle, self._gpu.target, graph, resident=resident
             )
-            for graph in self._bundle.graphs
+            for graph in self._bundle.engine_graphs
             for resident in (False, True)
         }
         # Without an engine that it calls, as when the engines were built anew without, a graph's

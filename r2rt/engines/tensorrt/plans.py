@@ -294,9 +294,10 @@ def _inconsistency(bundle: Bundle, manifest: EngineManifest, folder: str) -> str
         return f"schema {manifest.schema}, this r2rt reads schema {ENGINE_SCHEMA_VERSION}"
     if manifest.folder != folder:
         return f"its manifest is of {manifest.folder}"
-    specs = {**bundle.graphs, GROUNDER_HEADS: heads_spec(bundle.dims)}
-    if manifest.plans.keys() - {GROUNDER_HEADS} != bundle.graphs.keys():
-        return f"plans of {', '.join(manifest.plans)}; expected {', '.join(bundle.graphs)}"
+    graphs = bundle.engine_graphs
+    specs = {**graphs, GROUNDER_HEADS: heads_spec(bundle.dims)}
+    if manifest.plans.keys() - {GROUNDER_HEADS} != graphs.keys():
+        return f"plans of {', '.join(manifest.plans)}; expected {', '.join(graphs)}"
     files = bundle.manifest.files
     for graph, plan in manifest.plans.items():
         if files.get(f"{folder}/{graph}.plan") != plan.file:

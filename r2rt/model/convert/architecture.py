@@ -77,6 +77,7 @@ class Architecture:
             use_tef=self.use_tef,
             has_offsets=self.has_offsets,
             embedding_width=self.embedding_width,
+            patch_bias=True,
         )
 
 

@@ -178,7 +178,13 @@ def check_graphs(
             comparisons.append(
                 _compared(f"{graph} embedding", TOLERANCES[graph], got, np.array(want))
             )
-    answers = _run(files[GROUNDER], v=tokens, query_mask=mask, **query_inputs(texts))
+    answers = _run(
+        files[GROUNDER],
+        v=tokens,
+        query_mask=mask,
+        patch_bias=np.zeros(v.shape[:-1], np.float32),
+        **query_inputs(texts),
+    )
     wanted = [
         reference.ground(
             checkpoint,

@@ -41,3 +41,17 @@ def test_info_and_clear(tmp_path: Path) -> None:
     assert (tmp_path / "verified").exists()
     assert run("cache", "clear", R2RT_CACHE=str(tmp_path)).returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compact_encoding_is_a_tenth_as_large_and_kept_apart(tmp_path: Path) -> None:
+    sizes = []
+    for options in ((), ("--compact",)):
+        file = tmp_path / f"{len(options)}.r2rt"
+        assert run("encode", DEMO_VIDEO, file, "-m", "demo", *options).returncode == 0
+        sizes.append(file.stat().st_size)
+    assert sizes[1] < 0.12 * sizes[0]
+    command = ("ground", DEMO_VIDEO, QUERY, "-m", "demo", "--anyway")
+    for options, kept in (((), False), (("--compact",), False), (("--compact",), True)):
+        result = run(*command, *options, R2RT_CACHE=str(tmp_path / "cache"))
+        assert result.returncode == 0, result.stderr
+        assert ("from the cache" in result.stderr) == kept

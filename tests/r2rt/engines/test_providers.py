@@ -206,6 +206,7 @@ def test_values_stay_on_the_device(bundle: Bundle, monkeypatch: pytest.MonkeyPat
         "q_key": np.ones((1, dims.layers, 5, dims.width), np.float32),
         "pooled": np.ones((1, dims.width), np.float32),
         "query_mask": np.ones((1, 5), np.float32),
+        "patch_bias": np.zeros(shape[:-1], np.float32),
     }
     got = engine.run(GROUNDER, {"v": v, **queries})
     assert bound[2] == "v on cuda"

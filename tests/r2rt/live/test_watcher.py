@@ -247,6 +247,10 @@ class SlowEngine:
     def kept_bytes(self) -> int:
         return self._inner.kept_bytes
 
+    @property
+    def merges(self) -> bool:
+        return self._inner.merges
+
     def empty(self, shape: tuple[int, ...]) -> Placed:
         return self._inner.empty(shape)
 

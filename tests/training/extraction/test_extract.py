@@ -17,6 +17,7 @@ from r2rt.model.contract import GROUNDER
 from r2rt.video import open_source
 from tests.conftest import CHECKOUT
 from tests.training.extraction.material import ANNOTATIONS, PATCHES, write_clip, write_videos
+from tests.unmerged import unmerged
 from training.clip import ClipError, load_clip
 from training.data.errors import FeatureError
 from training.data.features import MANIFEST, query_name
@@ -121,7 +122,7 @@ def test_tokens_are_those_that_the_runtime_grounds_in(
     answer = grounder.engine.run(
         GROUNDER,
         {
-            "v": grounder.finalize_tokens(encoded.tokens),
+            **unmerged(grounder.finalize_tokens(encoded.tokens)),
             "q": query["q"][None],
             "q_key": query["q_key"][None],
             "pooled": query["pooled"][None],

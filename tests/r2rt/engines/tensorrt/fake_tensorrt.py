@@ -26,10 +26,11 @@ from r2rt.engines.tensorrt.plans import (
     heads_spec,
 )
 from r2rt.model.bundle import Bundle, file_entry
-from r2rt.model.contract import GraphSpec
+from r2rt.model.contract import GROUNDER, GraphSpec
 from r2rt.model.manifest import MANIFEST_NAME, FileEntry, manifest_bytes
 from tests.conftest import CHECKOUT
 from tests.r2rt.engines.tensorrt.stub_driver import Op, StubDriver, floats_at
+from tests.unmerged import unmerged
 
 __all__ = ["RANGES", "VERSION", "FakeRuntime", "bundle_with_engines", "plan_bytes"]
 
@@ -59,7 +60,7 @@ def bundle_with_engines(
     source = Bundle.open(folder, verify="never")
     written = dict(files or {})
     plans = {}
-    for graph, spec in source.graphs.items():
+    for graph, spec in source.engine_graphs.items():
         content = plan_bytes(graph)
         inputs, outputs = engine_tensors(spec)
         name = f"engines/rtx-{capability}-fp16/{graph}.plan"
@@ -136,8 +137,10 @@ class FakeRuntime:
         self.driver = driver
         self.bundle = bundle
         self.refuse = refuse
-        self.specs = {**bundle.graphs, GROUNDER_HEADS: heads_spec(bundle.dims)}
+        self.specs = {**bundle.engine_graphs, GROUNDER_HEADS: heads_spec(bundle.dims)}
         self.cpu = cpu or OnnxRuntimeEngine(bundle, threads=1)
+        # ONNX Runtime's grounder takes a bias that engines do not.
+        self.unmerged = isinstance(self.cpu, OnnxRuntimeEngine) and self.cpu.merges
         self.contexts = 0
         self.executions: list[tuple[str, dict[str, tuple[int, ...]]]] = []
         self.caches_read: list[bytes] = []
@@ -257,6 +260,8 @@ class _Context:
                 t.name: floats_at(addresses[t.name], shapes[t.name], np.dtype(t.dtype)).copy()
                 for t in spec.inputs
             }
+            if graph == GROUNDER and runtime.unmerged:
+                inputs |= unmerged(inputs["v"])
             for name, value in runtime.cpu.run(graph, inputs).items():
                 floats_at(addresses[name], shapes[name])[:] = value
 
