@@ -100,6 +100,7 @@ class StubDriver:
         self._live: dict[int, tuple[str, Any]] = {}  # handle to kind and what it stands for
         self._next_handle = 1000
         self._memory: dict[int, NDArray[np.uint8]] = {}
+        self._freed: list[NDArray[np.uint8]] = []
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
@@ -338,7 +339,8 @@ class StubDriver:
 
     def _release(self, address: int, kind: str) -> tuple[Any, ...]:
         result = self._destroy(address, kind)
-        del self._memory[int(address)]
+        # After a call that failed, work that is under way may still write there.
+        self._freed.append(self._memory.pop(int(address)))
         return result
 
     def _within(self, address: int, nbytes: int, kind: str) -> None:
