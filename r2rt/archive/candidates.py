@@ -100,14 +100,13 @@ class FirstStage:
             windows: how many windows are wanted at most.
             filtered: whether the entries are a selection; else they are all that readers may see.
         """
-        dataset = self._tables.clips.latest()
-        if not clips or not dataset.count_rows():
+        if not clips or not self._tables.clips.latest().count_rows():
             return []
         queries = normalized(queries)
         mean, deviation, clip_deviation = self._sample().moments(queries)
         scale = np.maximum(clip_deviation, 1e-6)
         together = normalized((queries / scale[:, None]).sum(axis=0))
-        found = self._nearest(dataset, together, windows, list(clips) if filtered else None)
+        found = self._nearest(together, windows, list(clips) if filtered else None)
         cosines = as_vectors(found["vector"], self._tables.settings.width) @ queries.T
         best = self._windows(found, cosines, clips)
         z = _standardised(
@@ -139,9 +138,7 @@ class FirstStage:
             vectors @ normalized(queries).T
         ).mean(axis=1)
 
-    def _nearest(
-        self, dataset: Any, query: Floats, windows: int, entries: Sequence[str] | None
-    ) -> pa.Table:
+    def _nearest(self, query: Floats, windows: int, entries: Sequence[str] | None) -> pa.Table:
         """Return so many rows that they are of enough windows, whichever rows these are."""
         nearest: dict[str, Any] = {
             "column": "vector",
@@ -150,15 +147,14 @@ class FirstStage:
             "metric": "cosine",
             "refine_factor": _REFINED,
         }
-        rows = dataset.count_rows()
+        rows = self._tables.clips.latest().count_rows()
         nearest["minimum_nprobes"] = max(_LEAST_PROBES, int(_PROBED_SHARE * rows / 2048))
-        found: pa.Table = dataset.to_table(
+        return self._tables.clips.read(
             columns=["entry", "row", "vector"],
             nearest=nearest,
             filter=None if entries is None else f"entry in {quoted(entries)}",
             prefilter=entries is not None,
         )
-        return found
 
     def _windows(
         self, found: pa.Table, cosines: Floats, clips: Mapping[str, int]
@@ -196,7 +192,7 @@ class FirstStage:
         length = self._window_rows
         columns = ["entry", "row", "vector"]
         if rows <= _SAMPLE_WINDOWS * length:
-            found = dataset.to_table(columns=columns)
+            found = self._tables.clips.read(columns=columns)
         else:
             starts = np.linspace(0, rows - length, _SAMPLE_WINDOWS).astype(int)
             found = dataset.take((starts[:, None] + np.arange(length)).ravel().tolist(), columns)

@@ -1,15 +1,19 @@
-"""Tokens of the second stage, packed into rows that a search can read alone."""
+"""Tokens of the second stage: compact, and packed into rows that a search can read alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from r2rt.errors import LibraryError
+from r2rt.grounding.compact import CompactTokens
 from r2rt.grounding.encoded import EncodedVideo
+
+if TYPE_CHECKING:
+    from r2rt.model.contract import ModelDims
 
 __all__ = ["Pack", "pack", "unpacked"]
 
@@ -26,35 +30,38 @@ class Pack:
     data: bytes
 
 
-def pack(encoded: EncodedVideo) -> Iterator[Pack]:
-    """Yield the tokens of a video in packs, in order."""
+def pack(encoded: EncodedVideo, dims: ModelDims) -> Iterator[Pack]:
+    """Yield the tokens of a video in packs, in order, about 10 KB a clip for ViT-B/32."""
     for first in range(0, encoded.num_clips, _CLIPS):
-        part = encoded.tokens[first : first + _CLIPS]
-        yield Pack(first=first, clips=len(part), data=part.astype(np.float16).tobytes())
+        tokens = encoded.tokens[first : first + _CLIPS]
+        compact = CompactTokens.of(np.asarray(tokens), width=dims.width)
+        yield Pack(first=first, clips=len(compact), data=compact.to_bytes())
 
 
-def unpacked(
-    packs: Sequence[Pack], first: int, end: int, shape: tuple[int, ...]
-) -> NDArray[np.float32]:
+def unpacked(packs: Sequence[Pack], first: int, end: int, dims: ModelDims) -> CompactTokens:
     """Return the tokens of clips `first` up to `end`.
 
     Args:
         packs: those that hold the clips, in order.
         first: the first clip.
         end: the clip after the last one.
-        shape: of one clip's tokens (K, P, C).
+        dims: sizes of the model.
 
     Raises:
         LibraryError: packs are missing or damaged.
     """
-    try:
-        parts = [np.frombuffer(item.data, np.float16).reshape(item.clips, *shape) for item in packs]
-        starts = [item.first for item in packs]
-        together = np.concatenate(parts)
-    except ValueError as error:
-        raise LibraryError(f"tokens of clips {first} to {end} are damaged ({error})") from error
-    offset = first - starts[0]
-    found = together[offset : offset + end - first]
-    if offset < 0 or len(found) != end - first:
+    expected = packs[0].first if packs else end
+    for item in packs:
+        if item.first != expected:
+            break
+        expected += item.clips
+    if not packs or packs[0].first > first or expected < end:
         raise LibraryError(f"tokens of clips {first} to {end} are missing; index the video again")
-    return found.astype(np.float32)
+    try:
+        parts = [CompactTokens.from_bytes(x.data, clips=x.clips, dims=dims) for x in packs]
+    except ValueError as error:
+        raise LibraryError(
+            f"tokens of clips {first} to {end} are damaged ({error}); index the video again"
+        ) from error
+    start = packs[0].first
+    return CompactTokens.joined(parts).part(first - start, end - start)

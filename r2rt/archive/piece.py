@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from r2rt.archive.settings import Settings
     from r2rt.grounding.encoded import EncodedVideo
     from r2rt.grounding.grounder import Grounder, Progress
+    from r2rt.model.contract import ModelDims
     from r2rt.video import Sampling
 
 __all__ = ["Keep", "Piece", "copied_piece", "failed_piece", "make_piece", "new_id", "words_table"]
@@ -100,7 +101,7 @@ def make_piece(
     return Piece(
         row=row,
         clips=_clips_table(entry, vectors),
-        tokens=_tokens_table(entry, encoded) if keep == "tokens" else None,
+        tokens=_tokens_table(entry, encoded, grounder.bundle.dims) if keep == "tokens" else None,
         lines=lines,
     )
 
@@ -203,10 +204,10 @@ def _clips_table(entry: str, vectors: Floats) -> pa.Table:
     )
 
 
-def _tokens_table(entry: str, encoded: EncodedVideo) -> pa.Table:
+def _tokens_table(entry: str, encoded: EncodedVideo, dims: ModelDims) -> pa.Table:
     import pyarrow as pa
 
-    packs = list(pack(encoded))
+    packs = list(pack(encoded, dims))
     return pa.table(
         {
             "entry": pa.array([entry] * len(packs), pa.string()),

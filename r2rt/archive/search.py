@@ -307,9 +307,9 @@ class _SecondStage:
             )
         bundle = self._grounder.bundle
         dims = bundle.dims
-        shape = (dims.layers, dims.patches, dims.token_width)
         return EncodedVideo(
-            tokens=unpacked(packs, window.start_clip, window.end_clip, shape),
+            tokens=np.empty((0, dims.layers, dims.patches, dims.token_width), np.float32),
+            compact=unpacked(packs, window.start_clip, window.end_clip, dims),
             model=bundle.manifest.name,
             model_fingerprint=bundle.fingerprint,
             source=row["path"],
@@ -338,11 +338,10 @@ def hit_of(row: Row, videos: Snapshot) -> Hit:
 
 def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[Hit]) -> list[Hit]:
     """Return hits ranked together with the lines of subtitles that have the words of the query."""
-    dataset = tables.subtitles.latest()
-    if not videos.words or not dataset.describe_indices():
+    if not videos.words or not tables.subtitles.latest().describe_indices():
         return hits
     assert request.text is not None
-    found = dataset.to_table(
+    found = tables.subtitles.read(
         columns=["words", "start_s", "end_s", "text"],
         full_text_query={"query": request.text, "columns": ["text"]},
         filter=f"words in {quoted(list(videos.words))}" if videos.filtered else None,

@@ -137,10 +137,21 @@ class Table:
         self.commit(lambda dataset: dataset.delete(where))
 
     def rows(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
-        """Return columns of the rows that fit a filter, of the newest version."""
+        """Return columns of the rows that fit a filter, of the newest version.
+
+        Raises:
+            LibraryError: the table is damaged.
+            ValueError: the filter cannot be used.
+        """
+        return self.read(columns=list(columns), filter=where)
+
+    def read(self, **options: Any) -> pa.Table:
+        """Return what Lance's `to_table` returns for these options; see `rows`."""
+        import pyarrow as pa
+
         try:
-            return self.latest().to_table(columns=list(columns), filter=where)
-        except OSError as error:
+            return self.latest().to_table(**options)
+        except (OSError, pa.ArrowException) as error:
             raise _damaged(self.uri, error) from error
 
     def commit(self, write: Any) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from r2rt.cli.console import write_text
+from r2rt.cli.hits_media import check_hits_media, deliver_hits_media, hits_media_options
 from r2rt.cli.options import model_options, quiet_option, verbose_option
 from r2rt.cli.session import note, open_model, warn, warn_of_unknown_words
 from r2rt.errors import NotInVideoError, QueryError
 
 if TYPE_CHECKING:
     from r2rt.archive.result import SearchResult
+    from r2rt.cli.media import MediaOptions
     from r2rt.engines import Device
 
 __all__ = ["search"]
@@ -78,6 +80,7 @@ _EXAMPLES = """Examples:
 @click.option(
     "--output", "-o", type=click.Path(), help="Write the hits here; - is standard output."
 )
+@hits_media_options
 @model_options
 @quiet_option
 @verbose_option
@@ -94,6 +97,7 @@ def search(
     format_: str | None,
     json_: bool,
     output: str | None,
+    media: MediaOptions,
     model: str | None,
     device: Device,
     quiet: bool,
@@ -110,6 +114,7 @@ def search(
     if query is None and not images and not likes:
         raise QueryError("nothing to search: give a QUERY, --image or --like")
     name = _format_of("json" if json_ else format_, output)
+    check_hits_media(media, output)
     moments = [Like.parse(like) for like in likes]
     with Archive.open(library) as archive:
         settings = archive.tables.settings
@@ -132,6 +137,8 @@ def search(
     absent = found.present is False and not anyway
     if not absent or name in ("json", "jsonl"):
         write_text(None if output in (None, "-") else Path(str(output)), render(name, found))
+    if not absent:
+        deliver_hits_media(found, media, quiet=quiet)
     if absent:
         raise NotInVideoError(
             f"{query!r} is in none of the {found.videos} videos, as far as the model can say; "

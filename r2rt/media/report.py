@@ -24,7 +24,7 @@ from r2rt.printable import one_line
 from r2rt.progress import Update
 from r2rt.timecode import format_clock
 
-__all__ = ["write_report"]
+__all__ = ["address_of", "write_report"]
 
 
 _MOST_IMAGES = 300  # each is some 10 KB of the page
@@ -64,7 +64,7 @@ def write_report(
     if video is not None:
         with indexed(video) as source:
             images = _images(source, predictions, update)
-            address = _address(source.path, path)
+            address = address_of(source.path, path)
     page = _Page(predictions, images, address).text()
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -94,7 +94,7 @@ def _images(
     }
 
 
-def _address(video: Path, page: Path) -> str:
+def address_of(video: Path, page: Path) -> str:
     """Return the video's address relative to the page, with every sign of its name quoted."""
     relative = os.path.relpath(video.resolve(), page.resolve().parent)
     # A leading `./` keeps a name with a colon from being taken for another scheme.

@@ -99,7 +99,8 @@ class ColourGrounder:
         dims = SimpleNamespace(
             **{name: getattr(manifest.dims, name) for name in type(manifest.dims).__annotations__}
         )
-        dims.layers, dims.patches, dims.token_width, dims.embedding_width = 1, 1, _WIDTH, _WIDTH
+        dims.layers, dims.patches, dims.width = 1, 2, _WIDTH
+        dims.token_width = dims.embedding_width = _WIDTH
         self.bundle = SimpleNamespace(
             path=folder,
             fps=Fraction(1, 2),
@@ -122,7 +123,7 @@ class ColourGrounder:
         if progress is not None:
             progress(len(rows), len(rows))
         return EncodedVideo(
-            tokens=colours[:, None, None, :],
+            tokens=np.repeat(colours[:, None, None, :], 2, axis=2),
             embeddings=_unit(colours),
             model="colours",
             model_fingerprint="colours",
@@ -150,7 +151,8 @@ class ColourGrounder:
 
     def ground(self, video: EncodedVideo, query: str, **_: Any) -> Prediction:
         """Return the runs of clips of the colour; the score is how near it is."""
-        colours = video.tokens[:, 0, 0, :]
+        rows = video.tokens if video.compact is None else video.compact.rows()
+        colours = rows[:, 0, 0, :]
         apart = np.abs(colours - np.array(COLOURS[query], np.float32)).max(axis=1)
         near = np.flatnonzero(apart < 40)
         runs = np.split(near, np.flatnonzero(np.diff(near) > 1) + 1) if len(near) else []

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
 
+import av
 import jsonschema
+import opentimelineio as otio
 import pytest
+from PIL import Image
 
 from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
@@ -61,3 +66,48 @@ def test_every_field_of_the_document_is_on_the_page() -> None:
     timings = schema["properties"]["timings"]["properties"]
     for name in (*schema["properties"], *schema["$defs"]["hit"]["properties"], *timings):
         assert f"`{name}`" in page, name
+
+
+def test_what_is_made_of_hits(
+    library: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Other readers open all of it, and it has one part a hit."""
+    query = ["search", str(library), "a penguin", "--top", "2", "--quiet", "--anyway"]
+    media = ["--clips", tmp_path / "clips", "--reel", tmp_path / "reel.mp4"]
+    media += ["--contact-sheet", tmp_path / "sheet.png", "--report", tmp_path / "page.html"]
+    assert run([*query, *map(str, media), "-f", "otio", "-o", str(tmp_path / "hits.otio")]) == 0
+    assert run([*query, "-f", "json"]) == 0
+    hits = json.loads(capfd.readouterr().out)["hits"]
+    timeline = otio.adapters.read_from_file(str(tmp_path / "hits.otio"))
+    clips = list(timeline.video_tracks()[0])
+    starts_s = [clip.metadata["r2rt"]["start_s"] for clip in clips]
+    assert starts_s == pytest.approx([hit["start_s"] for hit in hits])
+    lasts_s = sum(hit["end_s"] - hit["start_s"] for hit in hits)
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == len(hits)
+    with av.open(str(tmp_path / "reel.mp4")) as reel:
+        assert reel.duration is not None
+        assert reel.duration / 1e6 == pytest.approx(lasts_s, abs=0.3)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width >= 720
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<video ") == len(hits)
+    assert f"#t={hits[0]['start_s']:.3f},{hits[0]['end_s']:.3f}" in page
+
+
+def test_a_playlist_names_files_and_times(library: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    query = ["search", str(library), "a penguin", "--top", "2", "--quiet", "--anyway"]
+    assert run([*query, "-f", "m3u8"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "#EXTM3U"
+    assert next(line for line in lines if not line.startswith("#")).startswith("file:///")
+    assert len(lines) == 1 + 4 * sum(line.startswith("#EXTINF:") for line in lines)
+
+
+def test_a_line_and_a_row_a_hit(library: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    query = ["search", str(library), "a penguin", "--top", "2", "--quiet", "--anyway"]
+    assert run([*query, "-f", "jsonl"]) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert run([*query, "-f", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert [line["path"] for line in lines] == [row["video"] for row in rows]
+    assert [line["rank"] for line in lines] == [int(row["rank"]) for row in rows] == [1, 2]

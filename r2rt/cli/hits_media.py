@@ -1,0 +1,95 @@
+"""Options of `r2rt search` that make clips, images and pages of hits, and their execution."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from r2rt.cli.media import MediaOptions, check_media, deliver_media, deliver_reel
+from r2rt.cli.options import TIME
+from r2rt.cli.session import note, warn
+from r2rt.errors import R2rtError
+
+if TYPE_CHECKING:
+    from r2rt.archive.result import SearchResult
+
+__all__ = ["check_hits_media", "deliver_hits_media", "hits_media_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def hits_media_options(command: F) -> F:
+    """Add `--clips` to `--report`; the command gets them as one `media: MediaOptions`."""
+
+    @functools.wraps(command)
+    def with_media(*arguments: Any, **others: Any) -> Any:
+        names = ("clips", "copy", "padding_s", "reel", "thumbnails", "contact_sheet", "report")
+        media = MediaOptions(**{name: others.pop(name) for name in names})
+        return command(*arguments, media=media, **others)
+
+    def path(name: str, help_: str, metavar: str = "FILE") -> Callable[[Any], Any]:
+        return click.option(name, type=click.Path(path_type=Path), metavar=metavar, help=help_)
+
+    for option in (
+        path("--report", "Write a page of all hits, to watch them in a browser."),
+        path("--contact-sheet", "Draw all hits as a grid of frames, e.g. sheet.png."),
+        path("--thumbnails", "Write a JPEG of each hit into this folder.", "FOLDER"),
+        path("--reel", "Join all hits, video by video, into one mp4."),
+        click.option(
+            "--padding",
+            "padding_s",
+            type=TIME,
+            default="0",
+            help="Begin clips and parts of the reel so much earlier, and end them later.",
+        ),
+        click.option(
+            "--copy", is_flag=True, help="Copy clips instead of encoding: fast, begins early."
+        ),
+        path("--clips", "Cut each hit out, exact to the frame, into this folder.", "FOLDER"),
+    ):
+        with_media = option(with_media)
+    return with_media  # type: ignore[return-value]
+
+
+def check_hits_media(media: MediaOptions, output: str | None) -> None:
+    """Check the options before anything costs time; see `check_media`."""
+    check_media(None, media, output=None if output in (None, "-") else Path(str(output)))
+
+
+def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool) -> None:
+    """Make of the hits what was asked for. A video that cannot be read does not stop the others.
+
+    Raises:
+        OutputError: something cannot be written.
+    """
+    if not media.wanted:
+        return
+    from r2rt.archive.media import predictions_of
+    from r2rt.archive.sheet import write_hits_page, write_hits_sheet
+    from r2rt.grounding.many import attempt
+    from r2rt.outputs.names import output_stems
+
+    predictions = predictions_of(found)
+    of_video = MediaOptions(
+        clips=media.clips, copy=media.copy, padding_s=media.padding_s, thumbnails=media.thumbnails
+    )
+    stems = output_stems(list(predictions))
+    for (path, prediction), stem in zip(predictions.items(), stems, strict=True):
+
+        def make(video: str, prediction: Any = prediction, stem: str = stem) -> None:
+            deliver_media(Path(video), [prediction], of_video, quiet, label=stem)
+
+        outcome = attempt(path, make)
+        if isinstance(outcome, R2rtError):
+            warn(str(outcome))
+    deliver_reel([(Path(path), [item]) for path, item in predictions.items()], media, quiet)
+    if media.contact_sheet is not None:
+        write_hits_sheet(found, media.contact_sheet)
+        note(f"{media.contact_sheet}: contact sheet", quiet=quiet)
+    if media.report is not None:
+        write_hits_page(found, media.report)
+        note(f"{media.report}: report", quiet=quiet)

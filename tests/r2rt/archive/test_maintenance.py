@@ -1,0 +1,87 @@
+"""`r2rt library`: what it shows, what `check` finds, what `compact` and `remove` take away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from r2rt.archive.library import Archive
+from r2rt.archive.maintenance import check_tables, compact_tables, info_of, remove_videos
+from r2rt.archive.piece import new_id
+from r2rt.errors import LibraryError, QueryError
+from tests.r2rt.archive.colours import colour_grounder, make_colours
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    make_colours(tmp_path / "videos")
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    archive.add(tmp_path / "videos")
+    return archive
+
+
+def entry_of(archive: Archive, name: str) -> str:
+    (row,) = archive.videos(f"path like '%{name}'")
+    entry: str = row["entry"]
+    return entry
+
+
+def test_what_a_library_holds(archive: Archive) -> None:
+    found = info_of(archive.tables)
+    assert (found.videos, found.duration_s, found.clips, found.with_tokens) == (3, 48, 24, 3)
+    files = [path for path in Path(archive.path).rglob("*") if path.is_file()]
+    assert found.size_bytes == sum(path.stat().st_size for path in files)
+
+
+def test_a_whole_library_has_no_faults(archive: Archive) -> None:
+    found = check_tables(archive.tables)
+    assert (found.videos, found.leftover, found.faults) == (3, 0, [])
+
+
+@pytest.mark.parametrize(("table", "rows"), [("clips", "vectors"), ("tokens", "tokens")])
+def test_rows_that_are_lost_or_doubled_are_found(archive: Archive, table: str, rows: str) -> None:
+    tables = dict(archive.tables.all())
+    chosen = tables[table]  # type: ignore[index]
+    names = chosen.latest().schema.names
+    chosen.append(chosen.rows(names, f"entry = '{entry_of(archive, 'beach.mp4')}'"))
+    chosen.delete(f"entry = '{entry_of(archive, 'night.mp4')}'")
+    faults = check_tables(archive.tables).faults
+    assert len(faults) == 2
+    assert all(rows in fault for fault in faults)
+
+
+def test_rows_of_a_killed_process_are_invisible_and_removed(archive: Archive) -> None:
+    before = [hit.path for hit in archive.search("blue")]
+    tables = archive.tables
+    rows = tables.clips.rows(["entry", "row", "vector"])
+    ghost = rows.set_column(0, "entry", pa.array([new_id()] * rows.num_rows))
+    tables.clips.append(ghost)
+    assert check_tables(tables).leftover == rows.num_rows
+    assert [hit.path for hit in archive.search("blue")] == before
+    assert compact_tables(tables) == rows.num_rows
+    assert check_tables(tables).leftover == 0
+    assert [hit.path for hit in archive.search("blue")] == before
+
+
+def test_removed_videos_are_gone(archive: Archive, tmp_path: Path) -> None:
+    assert remove_videos(archive.tables, [str(tmp_path / "videos" / "beach.mp4")], None) == 1
+    assert remove_videos(archive.tables, [], "path like '%garden%'") == 1
+    assert {Path(row["path"]).name for row in archive.videos()} == {"night.mp4"}
+    assert archive.search("yellow").hits == ()
+    compact_tables(archive.tables)
+    assert archive.tables.clips.latest().count_rows() == 4
+    with pytest.raises(QueryError, match="holds none of these"):
+        remove_videos(archive.tables, ["no-such.mp4"], None)
+
+
+def test_a_folder_removes_what_is_below_it(archive: Archive, tmp_path: Path) -> None:
+    assert remove_videos(archive.tables, [str(tmp_path / "videos")], None) == 3
+
+
+def test_a_damaged_table_is_one_line(archive: Archive) -> None:
+    for path in Path(archive.path, "clips.lance", "data").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(LibraryError, match=r"clips.lance: cannot be read"):
+        check_tables(Archive.open(archive.path).tables)
