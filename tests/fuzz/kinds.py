@@ -373,6 +373,8 @@ KINDS: dict[str, Kind] = {
     "MPEG-TS, MPEG-2": _media("a.ts", "mpeg2video"),
     "Matroska, H.264": _media("a.mkv", "libx264"),
     "WebM, VP8": _media("a.webm", "libvpx", deadline="realtime"),
+    "Ogg, VP8": _media("a.ogg", "libvpx", deadline="realtime"),
+    "FLV, H.264": _media("a.flv", "libx264"),
     "AVI, MPEG-4": _media("a.avi", "mpeg4"),
     "GIF": _media("a.gif", "gif", "rgb8"),
     "raw H.264": _media("a.h264", "libx264"),
