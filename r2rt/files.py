@@ -42,15 +42,26 @@ def as_text(name: str | os.PathLike[str]) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def check_destinations(paths: Iterable[StrPath], inputs: Iterable[StrPath] = ()) -> None:
+def check_destinations(
+    paths: Iterable[StrPath],
+    inputs: Iterable[StrPath] = (),
+    *,
+    made: Iterable[StrPath] = (),
+) -> None:
     """Check that files can be written at these paths, and that none would overwrite an input.
 
     Files are compared by device and inode, so symbolic and hard links to an input are refused too,
     and so are images in a folder that is an input.
 
+    Args:
+        paths: what is to be written.
+        inputs: what is to be read.
+        made: folders that are made before anything is written into them.
+
     Raises:
         OutputError: a folder does not exist, a name is too long, or a path is an input.
     """
+    coming = {Path(folder).absolute() for folder in made}
     names: dict[tuple[int, int], StrPath] = {}
     for name in inputs:
         with contextlib.suppress(OSError):
@@ -65,7 +76,7 @@ def check_destinations(paths: Iterable[StrPath], inputs: Iterable[StrPath] = ())
                 f"{path}: cannot be written ({error.strerror}); choose another name"
             ) from error
         if status is None:
-            if not path.parent.is_dir():
+            if not path.parent.is_dir() and path.parent.absolute() not in coming:
                 raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
             continue
         found = names.get(_identity(status))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -41,10 +42,12 @@ def encode(
     """
     if not video:
         raise QueryError("the name of the video is empty; give a file or a folder of images")
-    (video,) = spooled([video], quiet=quiet)
+    ((video, name),) = spooled([video], quiet=quiet)
     require_source(video)
     check_destinations([output], [video])
     with open_model(model, device, quiet=quiet) as grounder:
         encoded = encode_source(grounder, video, encoding.options, quiet=quiet)
+    if name != video:
+        encoded = dataclasses.replace(encoded, source=name)
     encoded.save(output)
     note(f"{output}: {encoded.nbytes / 1e6:.1f} MB", quiet=quiet)

@@ -119,13 +119,20 @@ def media_options(command: F) -> F:
     return with_media  # type: ignore[return-value]
 
 
-def check_media(video: Path | None, options: MediaOptions, *, output: Path | None = None) -> None:
+def check_media(
+    video: Path | None,
+    options: MediaOptions,
+    *,
+    output: Path | None = None,
+    folder: Path | None = None,
+) -> None:
     """Check options before anything costs time.
 
     Args:
         video: what was asked, or None where that is not known yet.
         options: what to make of it.
         output: where the answers are written, if that is one file.
+        folder: where they are written, if that is a folder; it is made.
 
     Raises:
         QueryError: options that make no sense, two outputs of one name, or options that a folder of
@@ -154,10 +161,12 @@ def check_media(video: Path | None, options: MediaOptions, *, output: Path | Non
             first = named.setdefault(os.path.realpath(path), option)
             if first != option:
                 raise QueryError(f"{first} and {option} are both {path}; give each its own name")
-            check_destinations([path], [] if video is None else [video])
-    for folder in (options.clips, options.thumbnails):
-        if folder is not None:
-            check_folder(folder)
+            check_destinations(
+                [path], [] if video is None else [video], made=[] if folder is None else [folder]
+            )
+    for target in (options.clips, options.thumbnails):
+        if target is not None:
+            check_folder(target)
     if any((options.thumbnails, options.contact_sheet, options.plot, options.report)):
         from r2rt.media.drawing import require_pillow
 

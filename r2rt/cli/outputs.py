@@ -97,24 +97,30 @@ def output_options(command: F) -> F:
         *arguments: Any,
         formats: tuple[str, ...],
         json_: bool,
-        output: str | None,
+        outputs: tuple[str, ...],
         output_dir: str | None,
         **options: Any,
     ) -> Any:
+        if len(outputs) > 1:
+            raise QueryError(
+                f"--output is given {len(outputs)} times; give one, or several --format and "
+                "--output-dir FOLDER"
+            )
+        output = outputs[0] if outputs else None
         asked = (*formats, *(["json"] if json_ else []))
         names = tuple(dict.fromkeys(asked)) or (_format_of(output),)
         taken = {
             name: options.pop(name)
             for name in ("skip_existing", "rank", "rows", "csv_raw", "frame_rate", "drop_frame")
         }
-        outputs = OutputOptions(
+        chosen = OutputOptions(
             formats=tuple(FORMATS[name] for name in names),
             output=None if output in (None, "-") else Path(output),
             folder=None if output_dir is None else Path(output_dir),
             **taken,
         )
-        _check(outputs)
-        return command(*arguments, outputs=outputs, **options)
+        _check(chosen)
+        return command(*arguments, outputs=chosen, **options)
 
     for option in reversed(
         (
@@ -131,6 +137,8 @@ def output_options(command: F) -> F:
             click.option(
                 "--output",
                 "-o",
+                "outputs",
+                multiple=True,  # so that a second one can be refused
                 type=click.Path(),
                 help="Write the result here, whole or not at all; - is standard output.",
             ),

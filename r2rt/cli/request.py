@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ _NOT_ASKED = frozenset(
     (
         *("arguments", "named_videos", "videos_from", "null", "queries_file"),
         *("device", "cache", "jobs", "quiet", "skip_existing"),
-        *("formats", "output", "output_dir", "json_"),
+        *("formats", "outputs", "output_dir", "json_"),
         *("clips", "reel", "thumbnails", "contact_sheet", "plot", "report"),
     )
 )
@@ -129,7 +130,7 @@ class Request:
             quiet=quiet or videos.several,
         )
         only = None if videos.several else Path(videos.paths[0])
-        check_media(only, self.media, output=self.outputs.output)
+        check_media(only, self.media, output=self.outputs.output, folder=self.outputs.folder)
         if not videos.several:
             require_source(videos.paths[0])
         with open_model(self.model, self.device, quiet=quiet) as grounder:
@@ -222,15 +223,22 @@ class _Run:
         encoded = read_video(
             self._grounder, video, request.encoding, cache=request.cache, quiet=self._quiet
         )
-        return encoded, self._question.answer(self._grounder, encoded)
+        answers = self._question.answer(self._grounder, encoded)
+        return encoded, [_encoded_in(prediction, encoded.encode_s) for prediction in answers]
 
     def deliver(self, video: str, answer: tuple[EncodedVideo, list[Prediction]]) -> None:
         request, delivery = self._request, self._delivery
         encoded, predictions = answer
+        name = self._videos.names.get(video, video)
         delivery.add(
             request.outputs.answers(
                 video,
-                predictions=tuple(predictions),
+                predictions=tuple(
+                    predictions
+                    if name == video
+                    else [dataclasses.replace(prediction, video=name) for prediction in predictions]
+                ),
+                spool=None if name == video else Path(video),
                 qids=self._question.qids,
                 anyway=request.anyway,
                 video_track=request.encoding.options.get("video_track"),
@@ -258,6 +266,11 @@ class _Run:
 
     def failed(self, video: str, error: R2rtError) -> None:
         self._delivery.add(self._request.outputs.answers(video, error=error))
+
+
+def _encoded_in(prediction: Prediction, encode_s: float) -> Prediction:
+    timings = dataclasses.replace(prediction.timings, encode_s=encode_s)
+    return dataclasses.replace(prediction, timings=timings)
 
 
 def request_options(command: F) -> F:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Iterable
@@ -136,7 +137,7 @@ def read_video(
         raise QueryError(
             f"{', '.join(encoding.given)}: cannot be used with {video}, which is already encoded"
         )
-    return EncodedVideo.load(video)
+    return dataclasses.replace(EncodedVideo.load(video), encode_s=0.0)  # not by this command
 
 
 def _encode(

@@ -25,8 +25,8 @@ _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.2
 
 
-def spooled(sources: Iterable[str], *, quiet: bool) -> list[str]:
-    """Return sources with the path of a temporary file in place of each pipe.
+def spooled(sources: Iterable[str], *, quiet: bool) -> list[tuple[str, str]]:
+    """Return where each source can be read, a pipe from a temporary file, and its own name.
 
     A decoder must go back and forth in a video, which a pipe does not allow. The copies are removed
     when the command ends. A copy has a size limit, `$R2RT_SPOOL_BYTES` or 16 GB.
@@ -36,13 +36,13 @@ def spooled(sources: Iterable[str], *, quiet: bool) -> list[str]:
             twice, or a pipe holds more than the limit.
         OutputError: the disk is full.
     """
-    paths: list[str] = []
+    paths: list[tuple[str, str]] = []
     for source in sources:
         kind = "pipe" if source == "-" else _special_kind(source)
         if kind is None:
-            paths.append(source)
+            paths.append((source, source))
         elif kind == "pipe":
-            paths.append(_copy(source, quiet=quiet))
+            paths.append((_copy(source, quiet=quiet), source))
         else:
             raise QueryError(
                 f"{source} is a {kind}, not a video file; r2rt watch reads cameras and streams"

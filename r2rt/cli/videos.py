@@ -7,7 +7,7 @@ import glob
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,10 +41,12 @@ class Videos:
         paths: every video, in order, each once.
         several: whether the user named several, even if there is only one: by a folder, a glob, a
             list, or more than one name.
+        names: what the user called those paths that are copies of pipes, and some others.
     """
 
     paths: list[str]
     several: bool
+    names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +109,11 @@ class Sources:
             sources += read_video_list(self.list_file, null=self.null)
         elif self.null:
             raise QueryError("--null is for lists; give --videos-from FILE too")
-        sources = spooled(sources, quiet=quiet)
+        spools = spooled(sources, quiet=quiet)
+        sources = [path for path, _ in spools]
         several = len(sources) > 1 or self.list_file is not None or names_several(sources[0])
         paths = find_videos(sources) if several else sources
-        return Videos(paths=paths, several=several)
+        return Videos(paths=paths, several=several, names=dict(spools))
 
 
 def videos_options(command: F) -> F:

@@ -75,6 +75,7 @@ def source_options(command: F) -> F:
         no_drop: bool,
         input_format: str | None,
         input_options: dict[str, str],
+        video_track: int | None,
         **others: Any,
     ) -> Any:
         from r2rt.live import SourceOptions
@@ -89,6 +90,7 @@ def source_options(command: F) -> F:
             no_drop=no_drop,
             input_format=input_format,
             input_options=input_options,
+            video_track=video_track,
         )
         return command(source_options=options, **others)
 
@@ -139,6 +141,12 @@ def source_options(command: F) -> F:
             callback=_pairs,
             metavar="NAME=VALUE",
             help="An option of FFmpeg for opening SOURCE; repeatable.",
+        ),
+        click.option(
+            "--video-track",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Read the Nth video track of SOURCE.  [default: the default track]",
         ),
     )
 

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 from r2rt.errors import (
     NotAVideoError,
-    NoVideoStreamError,
     QueryError,
     R2rtError,
     SourceLostError,
@@ -62,6 +61,7 @@ class SourceOptions:
         clock: `stream` believes the source's timestamps, `arrival` takes the time of arrival;
             `auto` does the former wherever the format has timestamps.
         no_drop: wait for what cannot keep up instead of leaving out; for recordings, not cameras.
+        video_track: number of the video track to read, from 1; None takes the default one.
 
     Raises:
         QueryError: options that contradict each other or are out of range.
@@ -76,6 +76,7 @@ class SourceOptions:
     input_options: Mapping[str, str] = field(default_factory=dict)
     clock: Literal["auto", "stream", "arrival"] = "auto"
     no_drop: bool = False
+    video_track: int | None = None
 
     def __post_init__(self) -> None:
         if self.follow and self.realtime:
@@ -227,23 +228,17 @@ class LiveSource:
 
 
 class Connection:
-    """An open source: its container and its first video stream that is no cover art."""
+    """An open source: its container and the video stream that is read."""
 
     def __init__(
         self, source: LiveSource, container: InputContainer, waiting: _Waiting | None
     ) -> None:
-        from av.stream import Disposition
-
         from r2rt.video.container import skip_stream
+        from r2rt.video.demux import choose_track
 
-        covers = Disposition.attached_pic | Disposition.timed_thumbnails
         self.container = container
         self._waiting = waiting
-        streams = [item for item in container.streams.video if not item.disposition & covers]
-        # PyAV's types promise a context; streams without a decoder have none.
-        if not streams or getattr(streams[0], "codec_context", None) is None:
-            raise NoVideoStreamError(f"{source.name}: no video stream that can be decoded")
-        self.stream = streams[0]
+        self.stream = choose_track(container, source.name, source.options.video_track)
         for stream in container.streams:
             if stream is not self.stream:
                 skip_stream(stream)

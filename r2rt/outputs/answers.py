@@ -55,6 +55,7 @@ class Answers:
         anyway: whether to write the moments of queries that the model says are not in the video.
         csv_raw: whether CSV leaves cells alone that spreadsheets would take for formulas.
         video_track: which video track was read, from 1; None is the default one.
+        spool: where the video can be read, if not by the name that the predictions give.
     """
 
     video: str
@@ -66,6 +67,7 @@ class Answers:
     anyway: bool = False
     csv_raw: bool = False
     video_track: int | None = None
+    spool: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.predictions) != len(self.qids):
@@ -109,13 +111,15 @@ class Answers:
             R2rtError: the video is not there or cannot be read, and no `frame_rate` was given.
         """
         path = self.path
-        if path.is_file():
-            return read_source_facts(
-                path,
+        readable = self.spool or path
+        if readable.is_file():
+            facts = read_source_facts(
+                readable,
                 frame_rate=self.frame_rate,
                 drop_frame=self.drop_frame,
                 video_track=self.video_track,
             )
+            return dataclasses.replace(facts, path=path)
         if self.frame_rate is None:
             raise QueryError(
                 f"{path}: timecodes count frames, and there is no video file by that name "

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["Demuxer"]
+__all__ = ["Demuxer", "choose_track"]
 
 # Demuxers that take any text or any bytes for a frame.
 NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
@@ -91,7 +91,7 @@ class Demuxer:
         self.container = _open(path) if decoder == "cpu" else self._open_for(path, decoder)
         try:
             tracks = _video_tracks(self.container)
-            self.stream = _video_stream(self.container, path, video_track)
+            self.stream = choose_track(self.container, str(path), video_track)
             self.video_tracks = len(tracks)
             self.video_track = tracks.index(self.stream) + 1
             self._closer = leap_closer(self.container, self.stream)
@@ -253,26 +253,37 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
     return container
 
 
-def _video_stream(container: InputContainer, path: Path, number: int | None) -> VideoStream:
+def choose_track(container: InputContainer, name: str, number: int | None) -> VideoStream:
+    """Return a container's video stream to read; see `Demuxer` for which one that is.
+
+    Args:
+        container: what was opened.
+        name: what messages call it.
+        number: number of the video track, from 1; None chooses.
+
+    Raises:
+        NoVideoStreamError: it has no video stream, no decoder for it, or it is encrypted.
+        QueryError: there is no such video track.
+    """
     tracks = _video_tracks(container)
     if number is not None and not 1 <= number <= len(tracks):
-        raise QueryError(f"{path}: video track {number}; expected 1 to {len(tracks)}")
+        raise QueryError(f"{name}: video track {number}; expected 1 to {len(tracks)}")
     stream = _chosen(tracks, number) if tracks else None
     # PyAV's types promise a context; streams without a decoder have none.
     if stream is None or getattr(stream, "codec_context", None) is None:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
         raise NoVideoStreamError(
-            f"{path}: no video stream that can be decoded (streams: {kinds}); "
+            f"{name}: no video stream that can be decoded (streams: {kinds}); "
             "expected a file with a video stream"
         )
     if stream.codec_context.codec_tag in ENCRYPTED_TAGS:
-        raise _encrypted(path)
+        raise _encrypted(name)
     return stream
 
 
-def _encrypted(path: Path) -> NoVideoStreamError:
+def _encrypted(name: str | Path) -> NoVideoStreamError:
     return NoVideoStreamError(
-        f"{path}: the video is encrypted (copy protection); expected one that plays anywhere"
+        f"{name}: the video is encrypted (copy protection); expected one that plays anywhere"
     )
 
 

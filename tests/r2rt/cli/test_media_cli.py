@@ -80,10 +80,12 @@ def test_a_command_indexes_a_video_once_and_opens_it_four_times(
     ground(
         *(video, QUERY, "-q", "a ring", "--top-k", 2, "--no-cache"),
         *("--output-dir", tmp_path / "out", "-f", "edl", "-f", "otio", "-f", "fcpxml"),
-        *("--clips", tmp_path / "clips", "--reel", tmp_path / "reel.mp4"),
+        # Into a folder that the command itself makes.
+        *("--clips", tmp_path / "clips", "--reel", tmp_path / "out" / "reel.mp4"),
         *("--thumbnails", tmp_path / "thumbs", "--contact-sheet", tmp_path / "sheet.png"),
         *("--plot", tmp_path / "plot.png", "--report", tmp_path / "out.html"),
     )
+    assert (tmp_path / "out" / "reel.mp4").is_file()
     assert len(indexed) == 1
     # The index; the decoder of the encoding; frames of all media; their sound, read beside them.
     assert len(opened) == 4

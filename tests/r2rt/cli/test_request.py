@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from r2rt import EncodedVideo
 from r2rt.cli.asked import NAME, AskedRecord
 from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
@@ -51,15 +52,21 @@ class TestPipes:
         temporary.mkdir()
         assert ground(DEMO_VIDEO, QUERY, "--json") == 0
         want = results(capsys.readouterr().out)
-        result = piped("ground", "-", QUERY, "--json", stdin=DEMO_VIDEO, TMPDIR=str(temporary))
+        how = ("--json", "--no-cache")
+        result = piped("ground", "-", QUERY, *how, stdin=DEMO_VIDEO, TMPDIR=str(temporary))
         assert result.returncode == 0, result.stderr
         assert results(result.stdout) == want
+        document = json.loads(result.stdout)
+        assert document["video"] == "-"
+        assert document["timings"]["encode_s"] > 0
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)
         monkeypatch.setattr(tempfile, "tempdir", str(temporary))
         with subprocess.Popen(["/bin/sh", "-c", f"cat '{DEMO_VIDEO}' > '{fifo}'"]):
             assert ground(fifo, QUERY, "--json") == 0
-        assert results(capsys.readouterr().out) == want
+        out = capsys.readouterr().out
+        assert results(out) == want
+        assert json.loads(out)["video"] == str(fifo)
         assert not list(temporary.glob("r2rt-*"))
 
     def test_a_pipe_can_be_encoded_and_has_a_limit(self, tmp_path: Path) -> None:
@@ -69,6 +76,7 @@ class TestPipes:
         assert "R2RT_SPOOL_BYTES" in result.stderr.splitlines()[-1]
         assert not encoded.exists()
         assert piped("encode", "-", encoded, stdin=DEMO_VIDEO).returncode == 0
+        assert EncodedVideo.load(encoded).source == "-"
         assert ground(encoded, QUERY, "--quiet") == 0
 
     def test_what_cannot_be_read_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +96,7 @@ class TestPipes:
         pytest.param(["ground", "a/" * 3000, QUERY], 10, "too long", id="path"),
         pytest.param(["encode", "x" * 5000, "x.r2rt"], 10, "too long", id="encode"),
         (["ground", "a.mp4", QUERY, "--null"], 2, "--videos-from"),
+        (["ground", "a.mp4", QUERY, "-o", "x.json", "-o", "y.json"], 2, "given 2 times"),
     ],
 )
 def test_names_that_are_no_videos(

@@ -12,6 +12,7 @@ import pytest
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
 from r2rt.live import LiveSource, SourceOptions
 from r2rt.live.source import LostError
+from tests.r2rt.video.test_foreign_kinds import two_tracks
 
 
 def test_kinds(tmp_path: Path) -> None:
@@ -87,3 +88,20 @@ def test_a_playlist_through_a_pipe_opens_no_file(tmp_path: Path, video: Path) ->
     with pytest.raises(NotAVideoError):
         LiveSource(str(fifo)).open(threading.Event(), first=True)
     thread.join()
+
+
+@pytest.mark.parametrize(("asked", "width"), [(None, 192), (1, 96), (2, 192)])
+def test_the_default_video_track_is_read_or_the_one_asked_for(
+    asked: int | None, width: int, tmp_path: Path
+) -> None:
+    path = two_tracks(tmp_path / "two.mkv", default=1)
+    source = LiveSource(str(path), SourceOptions(realtime=True, video_track=asked))
+    connection = source.open(threading.Event(), first=True)
+    try:
+        assert connection.stream.width == width
+    finally:
+        connection.close()
+    with pytest.raises(QueryError, match="video track 3; expected 1 to 2"):
+        LiveSource(str(path), SourceOptions(realtime=True, video_track=3)).open(
+            threading.Event(), first=True
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
 from r2rt.outputs import read_source_facts
+from r2rt.outputs.formats import FORMATS
 from r2rt.outputs.source import simple_rate
 from tests.r2rt.conftest import DEMO_VIDEO
 from tests.r2rt.outputs.material import (
@@ -140,3 +142,12 @@ def test_measured_rates_become_those_that_are_meant() -> None:
     assert simple_rate(Fraction("24")) == 24
     assert simple_rate(Fraction(19001, 317)) == NTSC_60
     assert simple_rate(Fraction("12.5")) == Fraction(25, 2)
+
+
+def test_a_copy_of_a_pipe_is_read_and_not_named(tmp_path: Path) -> None:
+    copy = make_video(tmp_path / "copy.mp4", PAL_50)
+    answers = answers_about("-", spool=copy)
+    assert (answers.source.rate, answers.source.frames) == (PAL_50, SECONDS * 50)
+    texts = {name: item.render(answers) for name, item in FORMATS.items()}
+    assert not [name for name, text in texts.items() if "copy" in text or str(tmp_path) in text]
+    assert json.loads(texts["json"])["video"] == "-"
