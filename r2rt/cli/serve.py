@@ -138,6 +138,7 @@ def serve(
 
     app = create_app(settings)
     if not is_loopback(host) and not app.state.service.tokens.any():
+        app.state.service.release()
         raise ServiceStateError(
             f"{host} is reached from other machines, and there is no token; "
             "r2rt tokens add NAME makes one"

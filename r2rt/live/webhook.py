@@ -40,6 +40,7 @@ class Webhook:
         tries: how often a record is tried.
         waiting: how many records may wait.
         first_wait_s: the wait after a first failure; it doubles from there.
+        transport: what connects; httpx2's own if None.
 
     Raises:
         QueryError: the address is none of http or https, or a header is not ASCII.
@@ -53,6 +54,7 @@ class Webhook:
         tries: int = _TRIES,
         waiting: int = _WAITING,
         first_wait_s: float = _FIRST_WAIT_S,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         if not _is_web_address(url):
             raise QueryError(f"webhook {url[:80]!r}: expected http://… or https://…")
@@ -63,6 +65,7 @@ class Webhook:
         self._headers = dict(headers or {})
         self._tries = tries
         self._first_wait_s = first_wait_s
+        self._transport = transport
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(waiting)
         self._closing = threading.Event()
         self._counted = threading.Lock()
@@ -98,7 +101,9 @@ class Webhook:
     def _run(self) -> None:
         import httpx2
 
-        with httpx2.Client(timeout=_REQUEST_TIMEOUT_S, headers=self._headers) as client:
+        with httpx2.Client(
+            timeout=_REQUEST_TIMEOUT_S, headers=self._headers, transport=self._transport
+        ) as client:
             while not self._closing.is_set():
                 record = self._queue.get()
                 if record is None:

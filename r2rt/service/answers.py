@@ -96,7 +96,7 @@ class Answerer:
                 for _, future in batch.waiting:
                     future.cancel()
         self._batches.clear()
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def ask(self, asked: Asked, queries: Sequence[str]) -> list[Prediction]:
         """Return one prediction a query, with all its moments.

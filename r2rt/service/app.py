@@ -16,7 +16,17 @@ from r2rt.errors import R2rtError
 from r2rt.service.guard import Guard
 from r2rt.service.mcp.server import http_app, mcp_server, running
 from r2rt.service.problems import ProblemError, problem_response
-from r2rt.service.routes import exports, health, jobs, models, session, uploads, videos
+from r2rt.service.routes import (
+    corrections,
+    exports,
+    health,
+    jobs,
+    models,
+    session,
+    uploads,
+    videos,
+    watches,
+)
 from r2rt.service.routes.page import add_page
 from r2rt.service.service import Service
 from r2rt.service.settings import Settings
@@ -60,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
-    for module in (session, models, videos, uploads, jobs, exports):
+    for module in (session, models, videos, uploads, corrections, jobs, exports, watches):
         app.include_router(module.router, prefix=_PREFIX)
     app.include_router(health.router)
     add_page(app)

@@ -66,6 +66,8 @@ CREATE TABLE annotations (
 CREATE TABLE watches (
     id TEXT PRIMARY KEY,
     request TEXT NOT NULL,      -- JSON
+    state TEXT NOT NULL,        -- running, ended or failed
+    error TEXT,
     created_at REAL NOT NULL
 );
 """

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from r2rt.errors import ServiceStateError
+from r2rt.files import remove_orphans
+from r2rt.service.annotations import Annotations
 from r2rt.service.answers import Answerer, Asked, NotEncodedError
 from r2rt.service.database import Database
 from r2rt.service.encodings import Encodings
@@ -29,6 +31,7 @@ from r2rt.service.settings import Settings, is_loopback, usable_cores
 from r2rt.service.tokens import Tokens
 from r2rt.service.uploads import Uploads
 from r2rt.service.videos import Video, Videos
+from r2rt.service.watches import Watches
 
 if TYPE_CHECKING:
     from r2rt.grounding.prediction import Prediction
@@ -65,6 +68,7 @@ class Service:
             ) from None
         self.database = Database(folder / "service.db")
         self.results = folder / "results"
+        remove_orphans(self.results)  # of a service that was killed
         self.hub = Hub()
         self.metrics = Metrics(self)
         roots = [root.resolve() for root in settings.roots]
@@ -74,6 +78,8 @@ class Service:
         )
         self.encodings = Encodings(settings.encoders)
         self.media = Media(folder / "media", usable_cores())
+        self.annotations = Annotations(self.database)
+        self.watches = Watches(self.database, self.hub, self.models, self.videos, settings)
         self.tokens = Tokens(self.database)
         self.uploads = Uploads(self.database, folder / "uploads", self.videos, settings)
         self.jobs = JobStore(self.database)
@@ -99,6 +105,7 @@ class Service:
         self.hub.open()
         self.answerer.start()
         self.runner.start()
+        self.watches.start()
         self._tidying = asyncio.create_task(self._tidy(), name="r2rt-tidy")
 
     async def close(self) -> None:
@@ -107,11 +114,16 @@ class Service:
         if self._tidying is not None:
             self._tidying.cancel()
             await asyncio.gather(self._tidying, return_exceptions=True)
+        await asyncio.to_thread(self.watches.close)
         await asyncio.to_thread(self.runner.close)
         await self.answerer.close()
         self.media.close()
         self.encodings.close()
         self.models.close()
+        self.release()
+
+    def release(self) -> None:
+        """Let another service use the folder."""
         self.database.close()
         self._lock.release()
 

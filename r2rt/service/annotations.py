@@ -1,0 +1,84 @@
+"""What people say of a video: moments that are right, and moments that are not.
+
+Written as JSON lines they are annotations that `python -m training.data validate` accepts: a query
+with moments is one line. A query whose moments were all rejected has nothing to learn from there,
+and no line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r2rt.errors import QueryError
+from r2rt.service.database import Database
+from r2rt.service.names import stored_name
+from r2rt.service.videos import Video
+
+__all__ = ["Annotations"]
+
+
+class Annotations:
+    """The table of annotations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, video: Video) -> list[dict[str, Any]]:
+        """Return the records of a video, in the order in which they were put."""
+        rows = self._database.rows(
+            "SELECT record FROM annotations WHERE video = ? ORDER BY place", (video.id,)
+        )
+        return [json.loads(row["record"]) for row in rows]
+
+    def put(self, video: Video, records: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the records of a video.
+
+        Args:
+            video: the video.
+            records: `query`, `windows` and `rejected` (start and end in seconds, each).
+
+        Raises:
+            QueryError: a window is no span of the video, or a query comes twice.
+        """
+        duration_s = float(video.facts.get("duration_s") or 0.0)
+        queries = [record["query"] for record in records]
+        if len(set(queries)) < len(queries):
+            raise QueryError("a query comes twice; put its windows into one record")
+        for record in records:
+            for start_s, end_s in (*record["windows"], *record["rejected"]):
+                if not 0 <= start_s < end_s or (duration_s and start_s >= duration_s):
+                    raise QueryError(
+                        f"a window from {start_s:g} to {end_s:g} s; expected a span of the "
+                        f"{duration_s:g} s of the video"
+                    )
+        with self._database.transaction():
+            self._database.write("DELETE FROM annotations WHERE video = ?", (video.id,))
+            for place, record in enumerate(records):
+                self._database.write(
+                    "INSERT INTO annotations (video, place, record) VALUES (?, ?, ?)",
+                    (video.id, place, json.dumps(record)),
+                )
+
+    def lines(self, videos: Sequence[Video]) -> str:
+        """Return the annotations of videos as JSON lines, their ids counted from 1."""
+        lines: list[str] = []
+        for video in videos:
+            duration_s = float(video.facts.get("duration_s") or 0.0)
+            for record in self.get(video):
+                if record["windows"]:
+                    document = {
+                        "qid": len(lines) + 1,
+                        "query": record["query"],
+                        "vid": Path(stored_name(video.name)).stem,
+                        "duration": duration_s,
+                        "relevant_windows": [
+                            [start_s, min(end_s, duration_s)]
+                            for start_s, end_s in sorted(record["windows"])
+                        ],
+                        "rejected_windows": record["rejected"],
+                    }
+                    lines.append(json.dumps(document) + "\n")
+        return "".join(lines)

@@ -1,0 +1,48 @@
+"""Corrections of moments become annotations that training accepts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.r2rt.service.conftest import DEMO_FOLDER, Served
+
+
+def test_annotations_are_kept_and_are_valid_for_training(served, tmp_path: Path) -> None:
+    records = [
+        {"query": "a <panda>", "windows": [[30.0, 34.0], [2.0, 8.5]], "rejected": [[50.0, 60.0]]},
+        {"query": "nothing of this", "windows": [], "rejected": [[1.0, 2.0]]},
+        {"query": "to the very end", "windows": [[70.0, 90.0]], "rejected": []},
+    ]
+
+    async def test(it: Served) -> str:
+        video = await it.post("/videos", {"path": str(DEMO_FOLDER / "emoji.mp4"), "encode": False})
+        place = f"/videos/{video.json()['id']}/annotations"
+        for _ in range(2):  # what is put again replaces what was
+            put = await it.client.put(f"/api/v1{place}", json={"records": records})
+            assert put.status_code == 200, put.text
+        assert (await it.get(place)).json() == {"records": records}
+        for bad in (
+            [{"query": "x", "windows": [[5.0, 5.0]]}],
+            [{"query": "x", "windows": [[90.0, 95.0]]}],
+            [{"query": "x", "windows": [[-1.0, 5.0]]}],
+            [records[0], records[0]],
+        ):
+            put = await it.client.put(f"/api/v1{place}", json={"records": bad})
+            assert put.status_code in (400, 422)
+        assert (await it.get(place)).json() == {"records": records}
+        everything = (await it.get("/annotations.jsonl")).text
+        assert (await it.get(f"{place}.jsonl")).text == everything
+        return everything
+
+    lines = served(test)
+    first, last = map(json.loads, lines.splitlines())
+    assert first["relevant_windows"] == [[2.0, 8.5], [30.0, 34.0]]
+    assert last["relevant_windows"] == [[70.0, 80.0]]
+    from training.data.checks import check_file
+
+    file = tmp_path / "annotations.jsonl"
+    file.write_text(lines)
+    checked = check_file(file)
+    assert [str(problem) for problem in checked.problems] == []
+    assert [item.query for item in checked.annotations] == ["a <panda>", "to the very end"]

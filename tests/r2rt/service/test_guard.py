@@ -1,0 +1,216 @@
+"""Who is let in: tokens, scopes, hosts, origins, limits; and what every response says."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from r2rt.service.guard import Limiter
+from r2rt.service.settings import Settings
+from tests.r2rt.service.conftest import API, Served, serving
+
+VIDEOS = f"{API}/videos"
+
+
+def with_token(served, scope: str = "write"):  # type: ignore[no-untyped-def]
+    """Run a test with a service that has a token of one scope."""
+
+    def run(test):  # type: ignore[no-untyped-def]
+        async def start(it: Served) -> None:
+            token = it.service.tokens.add("me", (scope,))
+            await test(it, {"Authorization": f"Bearer {token}"})
+
+        return served(start)
+
+    return run
+
+
+def test_bad_tokens_are_refused_and_the_right_one_is_not(served) -> None:
+    async def test(it: Served, good: dict[str, str]) -> None:
+        token = good["Authorization"].removeprefix("Bearer ")
+        assert (await it.client.get(VIDEOS, headers=good)).status_code == 200
+        bad = [
+            "",
+            "Bearer",
+            "Bearer ",
+            f"Basic {token}",
+            f"Bearer {token[:-1]}",
+            f"Bearer {token}x",
+        ]
+        bad += [f"Bearer {token.upper()}", "Bearer null", "Bearer %00", "Bearer ' OR 1=1 --"]
+        for value in bad:
+            response = await it.client.get(VIDEOS, headers={"Authorization": value})
+            assert response.status_code == 401, value
+            assert response.headers["www-authenticate"].startswith("Bearer")
+            assert response.headers["content-type"] == "application/problem+json"
+        assert (await it.client.get(VIDEOS)).status_code == 401
+        # A token in the address would be in logs, and is none.
+        assert (await it.client.get(VIDEOS, params={"token": token})).status_code == 401
+        it.service.tokens.remove("me")
+        assert it.service.tokens.client(token) is None
+
+    with_token(served)(test)
+
+
+def test_tokens_are_kept_as_hashes_alone(served) -> None:
+    async def test(it: Served, good: dict[str, str]) -> None:
+        token = good["Authorization"].removeprefix("Bearer ")
+        rows = it.service.database.rows("SELECT * FROM tokens")
+        assert [row["sha256"] for row in rows] == [hashlib.sha256(token.encode()).hexdigest()]
+        files = it.service.settings.folder.glob("service.db*")
+        assert all(token.encode() not in file.read_bytes() for file in files)
+
+    with_token(served)(test)
+
+
+@pytest.mark.parametrize("scope", ["read", "write", "admin"])
+def test_scopes_allow_what_they_say(served, scope: str) -> None:
+    calls = {"read": ("GET", "/videos"), "write": ("POST", "/jobs"), "admin": ("POST", "/watches")}
+
+    async def test(it: Served, good: dict[str, str]) -> None:
+        for needed, (method, path) in calls.items():
+            response = await it.client.request(method, f"{API}{path}", headers=good, json={})
+            order = list(calls)
+            allowed = order.index(scope) >= order.index(needed)
+            assert (response.status_code == 403) is not allowed, (scope, needed, response.text)
+
+    with_token(served, scope)(test)
+
+
+def test_the_cookie_of_a_session_does_as_a_token_where_no_header_can_be_sent(served) -> None:
+    async def test(it: Served, good: dict[str, str]) -> None:
+        token = good["Authorization"].removeprefix("Bearer ")
+        assert (await it.post("/session", {"token": "wrong"})).status_code == 401
+        begun = await it.post("/session", {"token": token})
+        cookie = begun.headers["set-cookie"].lower()
+        assert begun.status_code == 204
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert (await it.get("/videos")).status_code == 200  # the client keeps it
+
+    with_token(served)(test)
+
+
+def test_trying_tokens_gets_slow(served) -> None:
+    async def test(it: Served, _: dict[str, str]) -> None:
+        codes = [(await it.post("/session", {"token": f"t{n}"})).status_code for n in range(12)]
+        assert codes[:10] == [401] * 10
+        assert codes[10:] == [429] * 2
+
+    with_token(served)(test)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8080", 200),
+        ("localhost", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example:8080", 421),
+        ("", 421),
+    ],
+)
+def test_names_of_others_that_lead_here_are_refused(served, host: str, status: int) -> None:
+    async def test(it: Served) -> None:
+        response = await it.client.get(VIDEOS, headers={"Host": host})
+        assert response.status_code == status
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://127.0.0.1:8080"}, 422),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:8080.evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({}, 422),
+    ],
+)
+def test_other_sites_change_nothing(served, headers: dict[str, str], status: int) -> None:
+    async def test(it: Served) -> None:
+        response = await it.client.post(f"{API}/jobs", headers=headers, json={"kind": "none"})
+        assert response.status_code == status
+        assert "access-control-allow-origin" not in response.headers
+
+    served(test)
+
+
+def test_a_body_without_a_type_is_no_json(served) -> None:
+    """A form of another site can send text, but not application/json."""
+
+    async def test(it: Served) -> None:
+        content = b'{"kind": "encode", "video": "0123456789abcdef"}'
+        for type_ in ("text/plain", "application/x-www-form-urlencoded"):
+            response = await it.client.post(
+                f"{API}/jobs", content=content, headers={"Content-Type": type_}
+            )
+            assert response.status_code == 422
+
+    served(test)
+
+
+def test_a_body_may_be_neither_long_nor_slow(settings: Settings) -> None:
+    async def endless(pause_s: float) -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 65536
+            await asyncio.sleep(pause_s)
+
+    async def main() -> None:
+        changed = dataclasses.replace(settings, max_body_bytes=1 << 17, body_timeout_s=0.2)
+        async with serving(changed) as it:
+            for pause_s, status in ((0, 413), (5, 408)):
+                response = await it.client.post(f"{API}/jobs", content=endless(pause_s))
+                assert response.status_code == status
+                assert response.headers["content-type"] == "application/problem+json"
+
+    asyncio.run(main())
+
+
+def test_one_client_cannot_ask_without_end(settings: Settings) -> None:
+    async def main() -> None:
+        async with serving(dataclasses.replace(settings, rate=1.0, burst=5)) as it:
+            codes = [(await it.get("/jobs")).status_code for _ in range(8)]
+            assert codes == [200] * 5 + [429] * 3
+            last = await it.get("/jobs")
+            assert int(last.headers["retry-after"]) >= 1
+            assert (await it.client.get("/healthz")).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_clients_do_not_share_a_limit() -> None:
+    limiter = Limiter(rate=1.0, burst=2)
+    assert [limiter.wait_s("a") for _ in range(2)] == [0, 0]
+    assert 0 < limiter.wait_s("a") <= 1
+    assert limiter.wait_s("b") == 0
+
+
+def test_every_response_forbids_what_browsers_should_not_do(served) -> None:
+    async def test(it: Served) -> None:
+        for path in ("/healthz", VIDEOS, f"{API}/nothing", "/metrics"):
+            headers = (await it.client.get(path)).headers
+            assert "default-src 'self'" in headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert len(headers["x-request-id"]) == 16
+
+    served(test)
+
+
+def test_a_request_keeps_its_id_unless_it_is_none(served) -> None:
+    async def test(it: Served) -> None:
+        for sent, kept in (("abc-1", True), ("a b", False), ("x" * 100, False), ("<b>", False)):
+            response = await it.client.get("/healthz", headers={"X-Request-Id": sent})
+            assert (response.headers["x-request-id"] == sent) is kept
+
+    served(test)

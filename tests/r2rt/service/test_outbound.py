@@ -1,0 +1,272 @@
+"""Fetching from addresses: no trick leads into a private network, and nothing has no end."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r2rt.service.fetching import checked_url, fetch
+from r2rt.service.jobs.runner import Progress
+from r2rt.service.outbound import PublicTransport, is_public
+from r2rt.service.problems import ProblemError
+from r2rt.service.settings import Settings
+from tests.r2rt.service.conftest import DEMO_FOLDER, Served
+
+PUBLIC = "93.184.215.14"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    content = (DEMO_FOLDER / "shapes.mp4").read_bytes()
+    reached: list[str]
+
+    def do_GET(self) -> None:
+        type(self).reached.append(self.path)
+        if self.path == "/redirect":
+            self.send_response(302)
+            self.send_header(
+                "Location", f"http://private.example:{self.server.server_port}/film.mp4"
+            )  # type: ignore[attr-defined]
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if self.path == "/loop":
+            self.send_response(302)
+            self.send_header("Location", "/loop")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if self.path == "/file":
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/passwd")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if self.path != "/endless":
+            self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+        if self.path == "/short":
+            return
+        while self.path == "/endless":
+            try:
+                self.wfile.write(b"x" * 65536)
+            except OSError:
+                return
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    _Handler.reached = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as served:
+        threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True).start()
+        yield served.server_port
+        served.shutdown()
+
+
+def progress() -> Progress:
+    return Progress(lambda: None)
+
+
+def resolved(host: str, port: int) -> list[str]:
+    """Every name is this machine's, which is taken for public, but one that is not."""
+    return ["10.0.0.1"] if host == "private.example" else ["127.0.0.1"]
+
+
+@pytest.fixture
+def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = is_public
+    monkeypatch.setattr("r2rt.service.outbound.is_public", lambda ip: ip == "127.0.0.1" or real(ip))
+
+
+def test_a_file_is_fetched(
+    server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
+) -> None:
+    url, name = checked_url(f"http://films.example:{server}/a%20film.mp4")
+    fetch(url, tmp_path / name, settings, progress(), PublicTransport(resolve=resolved))
+    assert name == "a film.mp4"
+    assert (tmp_path / name).read_bytes() == _Handler.content
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "2130706433",  # 127.0.0.1 as one number
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "0.0.0.0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "169.254.169.254",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "[fe80::1]",
+        "[fd00::1]",
+        "224.0.0.1",
+    ],
+)
+def test_no_way_to_write_a_private_address_leads_there(
+    server: int, settings: Settings, tmp_path: Path, host: str
+) -> None:
+    with pytest.raises(ProblemError) as caught:
+        fetch(f"http://{host}:{server}/film.mp4", tmp_path / "film.mp4", settings, progress())
+    assert caught.value.code in ("address-forbidden", "fetch-failed")  # some systems know fewer
+    assert _Handler.reached == []
+
+
+def test_a_redirect_into_a_private_network_is_not_followed(
+    server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
+) -> None:
+    with pytest.raises(ProblemError, match="not public") as caught:
+        fetch(
+            f"http://films.example:{server}/redirect",
+            tmp_path / "film.mp4",
+            settings,
+            progress(),
+            PublicTransport(resolve=resolved),
+        )
+    assert caught.value.status == 403
+    assert _Handler.reached == ["/redirect"]
+
+
+def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(
+    server: int, settings: Settings, tmp_path: Path
+) -> None:
+    """DNS rebinding: a public address for the check, a private one for the connection."""
+    answers = [[PUBLIC, "127.0.0.1"], ["127.0.0.1"]]
+    asked: list[str] = []
+
+    def rebinding(host: str, _: int) -> list[str]:
+        asked.append(host)
+        return answers[len(asked) - 1]
+
+    with pytest.raises(ProblemError) as caught:
+        fetch(
+            f"http://rebinding.example:{server}/film.mp4",
+            tmp_path / "film.mp4",
+            settings,
+            progress(),
+            PublicTransport(resolve=rebinding),
+        )
+    assert caught.value.code == "address-forbidden"
+    assert asked == ["rebinding.example"]
+    assert _Handler.reached == []
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/endless", "too-large"),
+        ("/film.mp4", "too-large"),
+        ("/loop", "fetch-failed"),
+        ("/missing", "fetch-failed"),
+        ("/file", "fetch-failed"),
+    ],
+)
+def test_what_has_no_end_or_is_too_large_leaves_nothing(
+    server: int, settings: Settings, tmp_path: Path, loopback_is_public: None, path: str, code: str
+) -> None:
+    small = dataclasses.replace(settings, max_upload_bytes=5000)
+    folder = tmp_path / "new"
+    with pytest.raises(ProblemError) as caught:
+        fetch(
+            f"http://films.example:{server}{path}",
+            folder / "film.mp4",
+            small,
+            progress(),
+            PublicTransport(resolve=resolved),
+        )
+    assert caught.value.code == code
+    assert list(folder.iterdir()) == []
+
+
+def test_fetching_has_an_end_in_time(
+    server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
+) -> None:
+    hasty = dataclasses.replace(settings, fetch_timeout_s=0.0)
+    with pytest.raises(ProblemError, match="took longer"):
+        fetch(
+            f"http://films.example:{server}/film.mp4",
+            tmp_path / "film.mp4",
+            hasty,
+            progress(),
+            PublicTransport(resolve=resolved),
+        )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://example.com/film.mp4",
+        "gopher://127.0.0.1:6379/_INFO",
+        "http://",
+        "http:///film.mp4",
+        "http://user:password@example.com/film.mp4",
+        "http://example.com:0/",
+        "http://[::1/film.mp4",
+        "http://example.com/a b",
+        "http://example.com/\r\nHost: evil",
+        "concat:/etc/passwd",
+        "//example.com/film.mp4",
+        "",
+    ],
+)
+def test_what_is_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        checked_url(url)
+    assert caught.value.code == "bad-url"
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        (PUBLIC, True),
+        ("2606:4700::6810:84e5", True),
+        ("::7f00:1", False),
+        ("64:ff9b::a00:1", False),
+        ("2001:0:4136:e378:8000:63bf:80ff:fffe", False),
+        ("fec0::1", False),
+        ("ff02::1", False),
+        ("192.0.2.1", False),
+        ("255.255.255.255", False),
+        ("240.0.0.1", False),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+def test_a_video_from_a_private_address_fails_with_its_reason(served, server: int) -> None:
+    async def test(it: Served) -> None:
+        url = f"http://127.0.0.1:{server}/film.mp4"
+        video = (await it.post("/videos", {"url": url})).json()
+        job = await it.finished(video["job"])
+        assert (job["state"], job["error"]["code"]) == ("failed", "address-forbidden")
+        shown = (await it.get(f"/videos/{video['id']}")).json()
+        assert shown["state"] == "failed"
+        assert "not public" in shown["error"]
+        assert _Handler.reached == []
+
+    served(test)

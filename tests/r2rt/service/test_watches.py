@@ -1,0 +1,166 @@
+"""Standing queries: events are kept, streamed from where a listener left, and posted."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from r2rt.live import Webhook
+from r2rt.service.outbound import PublicTransport
+from r2rt.service.settings import Settings
+from tests.r2rt.service.conftest import API, DEMO_FOLDER, Served, serving
+
+EMOJI = DEMO_FOLDER / "emoji.mp4"
+
+
+@pytest.fixture
+def posted() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a server on this machine, and what was posted to it."""
+    found: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            found.append(json.loads(self.rfile.read(length)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", found
+        server.shutdown()
+
+
+@pytest.fixture
+def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo's video as a file that grows no more, which is read as fast as it can be."""
+    from r2rt.live import SourceOptions
+
+    def options(**_: Any) -> SourceOptions:
+        return SourceOptions(follow=True, timeout_s=0.5, no_drop=True)
+
+    monkeypatch.setattr("r2rt.live.SourceOptions", options)
+    path = tmp_path / "emoji.ts"
+    with av.open(str(EMOJI)) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    return path
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    return dataclasses.replace(settings, roots=(tmp_path,))
+
+
+async def events(it: Served, watch: str, last: int = 0) -> list[tuple[int, dict[str, Any]]]:
+    """Read events until the last one."""
+    found: list[tuple[int, dict[str, Any]]] = []
+    number = 0
+    headers = {"Last-Event-ID": str(last)}
+    url = f"{API}/watches/{watch}/events"
+    async with it.client.stream("GET", url, headers=headers) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("id: "):
+                number = int(line[4:])
+            if line.startswith("data: "):
+                found.append((number, json.loads(line[6:])))
+    return found
+
+
+def test_a_source_is_watched_to_its_end(recording: Path, posted: Any, settings: Settings) -> None:
+    address, received = posted
+
+    async def main() -> None:
+        async with serving(dataclasses.replace(settings, private_addresses=True)) as it:
+            body = {"source": str(recording), "queries": ["a panda"], "webhook": address}
+            response = await it.post("/watches", body)
+            assert response.status_code == 201, response.text
+            watch = response.json()
+            assert watch["source"] == "emoji.ts"
+            found = await events(it, watch["id"])
+            assert [number for number, _ in found] == list(range(1, len(found) + 1))
+            kinds = [record["event"] for _, record in found]
+            assert kinds[-1] == "ended", found
+            starts = [record["start_s"] for _, record in found if record["event"] == "opened"]
+            assert any(48 <= start_s <= 60 for start_s in starts)  # where the panda is
+            assert received == [record | {"watch": watch["id"]} for _, record in found[:-1]]
+            # Who comes back gets what follows the last event that it has.
+            assert await events(it, watch["id"], last=found[-3][0]) == found[-2:]
+            assert (await it.get(f"/watches/{watch['id']}")).json()["state"] == "ended"
+            ended = await it.client.delete(f"{API}/watches/{watch['id']}")
+            assert ended.status_code == 204
+            assert (await it.get("/watches")).json() == []
+
+    asyncio.run(main())
+
+
+def test_webhooks_do_not_reach_private_addresses(posted: Any) -> None:
+    address, received = posted
+    hook = Webhook(address, transport=PublicTransport(), tries=1)
+    hook.post({"event": "opened"})
+    hook.close()
+    assert (hook.delivered, hook.dropped) == (0, 1)
+    assert received == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/etc/passwd", "file:///etc/passwd", "concat:/a|/b", "/dev/video0", "-", "lavfi:testsrc", ""],
+)
+def test_what_may_not_be_read_is_not_watched(served, source: str) -> None:
+    async def test(it: Served) -> None:
+        response = await it.post("/watches", {"source": source, "queries": ["x"]})
+        assert response.status_code in (403, 422)
+        assert (await it.get("/watches")).json() == []
+
+    served(test)
+
+
+def test_a_source_that_is_lost_is_a_failed_watch_and_shows_no_password(served) -> None:
+    async def test(it: Served) -> None:
+        source = "rtsp://user:secret@127.0.0.1:9/stream"
+        body = {"source": source, "queries": ["x"], "reconnect": 0}
+        response = await it.post("/watches", body)
+        assert "secret" not in response.text
+        found = await events(it, response.json()["id"])
+        assert found[-1][1]["event"] == "failed"
+        assert "secret" not in str(found)
+
+    served(test)
+
+
+def test_a_watch_goes_on_after_a_restart(served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def watch(_: Any, __: str, ___: Any, running: Any) -> None:
+        while not running.stopping:
+            time.sleep(0.01)
+
+    monkeypatch.setattr("r2rt.service.watches.Watches._watch", watch)
+
+    async def begin(it: Served) -> str:
+        response = await it.post("/watches", {"source": "rtsp://camera/1", "queries": ["x"]})
+        id_: str = response.json()["id"]
+        return id_
+
+    async def later(it: Served) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await it.get("/watches")).json()
+        return found
+
+    id_ = served(begin)
+    assert [(item["id"], item["state"]) for item in served(later)] == [(id_, "running")]
