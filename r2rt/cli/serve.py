@@ -34,7 +34,7 @@ state_option = click.option(
 
 
 @click.command()
-@click.argument("library", required=False, type=click.Path(path_type=Path))
+@click.argument("library", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free."
@@ -94,7 +94,7 @@ state_option = click.option(
 @model_options
 @quiet_option
 def serve(
-    library: Path | None,
+    library: str | None,
     host: str,
     port: int,
     roots: tuple[Path, ...],

@@ -22,6 +22,7 @@ from r2rt.service.routes import (
     health,
     jobs,
     models,
+    search,
     session,
     uploads,
     videos,
@@ -70,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
-    for module in (session, models, videos, uploads, corrections, jobs, exports, watches):
+    for module in (session, models, videos, uploads, corrections, jobs, exports, search, watches):
         app.include_router(module.router, prefix=_PREFIX)
     app.include_router(health.router)
     add_page(app)

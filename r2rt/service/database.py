@@ -18,7 +18,7 @@ _SCHEMA = """
 CREATE TABLE videos (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
-    origin TEXT NOT NULL,       -- path, upload or url
+    origin TEXT NOT NULL,       -- path, upload, url or library
     path TEXT NOT NULL UNIQUE,  -- where the file is, or will be
     url TEXT,
     state TEXT NOT NULL,

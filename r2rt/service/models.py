@@ -86,13 +86,17 @@ class Models:
         return str(resolve(checked_name(name)))
 
     @contextlib.contextmanager
-    def use(self, name: str | None = None) -> Iterator[Grounder]:
+    def use(self, name: str | None = None, *, folder: str | None = None) -> Iterator[Grounder]:
         """Give a grounder, which is not unloaded before the block ends.
+
+        Args:
+            name: the model's; None takes the default one.
+            folder: that of a model, in place of its name.
 
         Raises:
             R2rtError: there is no such model, or it cannot be loaded; see `Grounder.load`.
         """
-        folder = self.folder(name)
+        folder = folder or self.folder(name)
         with self._lock:
             entry = self._models.setdefault(folder, _Loaded())
             entry.users += 1

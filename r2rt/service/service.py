@@ -24,6 +24,7 @@ from r2rt.service.hub import Hub
 from r2rt.service.jobs.runner import Progress, Runner
 from r2rt.service.jobs.store import Job, JobKind, JobStore
 from r2rt.service.jobs.work import do_job
+from r2rt.service.library import Library
 from r2rt.service.media import Media
 from r2rt.service.metrics import Metrics
 from r2rt.service.models import Models, give_back_memory
@@ -78,6 +79,7 @@ class Service:
         )
         self.encodings = Encodings(settings.encoders)
         self.media = Media(folder / "media", usable_cores())
+        self.library = Library(settings.library, self.models, self.videos)
         self.annotations = Annotations(self.database)
         self.watches = Watches(self.database, self.hub, self.models, self.videos, settings)
         self.tokens = Tokens(self.database)
@@ -222,6 +224,7 @@ class Service:
     def _tidy_once(self) -> None:
         if self.models.unload_idle():
             self.encodings.close()
+            self.library.forget()
             give_back_memory()
         for id_ in self.jobs.expire(time.time() - self.settings.results_expiry_s):
             _remove(self.results / id_)

@@ -23,9 +23,10 @@ class Settings:
     Attributes:
         folder: where the service keeps its database, uploads and results.
         roots: folders whose videos may be added by path; none by default.
-        library: an archive to search; None for none.
+        library: folder or address of a library to search; None for none.
         model: name or folder of the model that answers; None takes the default one.
         device: what it runs on.
+        precision: which form of it.
         precision: which form of a model runs.
         host: address to listen at.
         port: port to listen at; 0 takes a free one.
@@ -53,7 +54,7 @@ class Settings:
 
     folder: Path
     roots: tuple[Path, ...] = ()
-    library: Path | None = None
+    library: str | None = None
     model: str | None = None
     device: Device = "auto"
     precision: Precision = "auto"

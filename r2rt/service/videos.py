@@ -21,7 +21,7 @@ from r2rt.service.problems import ProblemError
 __all__ = ["Origin", "State", "Video", "Videos"]
 
 State = Literal["new", "encoding", "ready", "failed"]
-Origin = Literal["path", "upload", "url"]
+Origin = Literal["path", "upload", "url", "library"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +131,18 @@ class Videos:
             return _video(row)
         return self._insert(name or as_text(path.name), path, origin, facts=file_facts(path))
 
+    def add_known(self, path: Path) -> Video:
+        """Add a file of the library, which is looked at when more than its name is needed."""
+        row = self._database.row("SELECT * FROM videos WHERE path = ?", (str(path),))
+        return self._insert(as_text(path.name), path, "library") if row is None else _video(row)
+
     def add_url(self, url: str, name: str) -> Video:
         """Add a video whose file is fetched later; see `looked_at`."""
         path = self.folder / secrets.token_hex(8) / stored_name(name)
         return self._insert(name, path, "url", url=url)
 
     def looked_at(self, video: Video) -> Video:
-        """Look at a file that was fetched, and keep its facts.
+        """Look at a file that was not looked at, and keep its facts.
 
         Raises:
             R2rtError: it is no video that can be read.
@@ -166,7 +171,8 @@ class Videos:
         with self._database.transaction():
             self._database.write("DELETE FROM annotations WHERE video = ?", (id_,))
             self._database.write("DELETE FROM videos WHERE id = ?", (id_,))
-        if video.origin != "path" and video.path.parent.parent == self.folder:
+        own = video.origin in ("upload", "url")
+        if own and video.path.parent.parent == self.folder.resolve():
             shutil.rmtree(video.path.parent, ignore_errors=True)
 
     def _insert(

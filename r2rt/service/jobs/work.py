@@ -18,6 +18,7 @@ from r2rt.service.videos import Video
 if TYPE_CHECKING:
     from r2rt.grounding.encoded import EncodedVideo
     from r2rt.grounding.grounder import Grounder
+    from r2rt.selection.highlights import HighlightLength
     from r2rt.service.service import Service
 
 __all__ = ["as_document", "do_job"]
@@ -110,7 +111,7 @@ def _highlights(service: Service, job: Job, progress: Progress) -> Any:
     request = job.request
 
     def choose(grounder: Grounder, encoded: EncodedVideo) -> Any:
-        length = "auto" if request.get("length_s") is None else request["length_s"]
+        length: HighlightLength = request.get("length_s") or "auto"
         return find_highlights(
             grounder, encoded, request.get("query"), top=request["top"], length_s=length
         )
@@ -180,8 +181,9 @@ def _export(service: Service, job: Job, progress: Progress) -> Any:
     return _files(service, job, lambda folder: (folder / name).write_text(text, "utf-8"))
 
 
-def _index(_: Service, __: Job, ___: Progress) -> Any:
-    raise ProblemError(409, "no-library", "no library is served; start with r2rt serve LIBRARY")
+def _index(service: Service, job: Job, progress: Progress) -> Any:
+    video = service.videos.get(job.request["video"])
+    return {"video": video.id} | service.library.add(video.path, progress)
 
 
 def _files(service: Service, job: Job, write: Any) -> Any:

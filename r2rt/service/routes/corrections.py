@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +14,9 @@ router = APIRouter(tags=["annotations"], responses=PROBLEMS)
 
 Window = tuple[Seconds, Seconds]
 Windows = Annotated[list[Window], Field(max_length=1000, examples=[[[12.5, 20.0]]])]
-_LINES = {200: {"content": {"application/jsonl": {}}, "description": "JSON lines."}}
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/jsonl": {}}, "description": "JSON lines."}
+}
 
 
 class AnnotationRecord(BaseModel):

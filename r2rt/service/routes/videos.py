@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Response
@@ -29,7 +29,9 @@ router = APIRouter(prefix="/videos", tags=["videos"], responses=PROBLEMS)
 
 StartS = Annotated[float, Query(ge=0, le=1e9, allow_inf_nan=False)]
 EndS = Annotated[float | None, Query(gt=0, le=1e9, allow_inf_nan=False)]
-_JPEG = {200: {"content": {"image/jpeg": {}}, "description": "A JPEG."}}
+_JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {}}, "description": "A JPEG."}
+}
 _KEPT = {"Cache-Control": "private, max-age=3600"}
 
 
@@ -58,6 +60,8 @@ def add_video(body: AddVideo, service: ServiceOf, owner: Owner) -> VideoDocument
 def get_video(video_id: VideoId, service: ServiceOf) -> VideoDetails:
     """Return a video with its streams."""
     video = service.videos.get(video_id)
+    if not video.facts and video.path.is_file():
+        video = service.videos.looked_at(video)
     facts = video.facts
     reason = why_not_playable(facts) if facts else "it is not fetched yet"
     return VideoDetails(
@@ -190,10 +194,10 @@ def _document(service: Service, video: Video) -> VideoDocument:
 
 
 def _there(service: Service, video_id: str) -> Video:
-    """Return a video whose file is there."""
+    """Return a video whose file is there and was looked at."""
     video = service.videos.get(video_id)
-    if not video.facts:
-        raise ProblemError(409, "not-fetched", f"{video.name} is not fetched yet; wait for its job")
     if not video.path.is_file():
+        if video.url is not None and not video.facts:
+            raise ProblemError(409, "not-fetched", f"{video.name} is not fetched; wait for its job")
         raise ProblemError(410, "file-gone", f"{video.name}: its file is not there any more")
-    return video
+    return video if video.facts else service.videos.looked_at(video)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,7 +16,6 @@ from r2rt.service.service import Service
 from r2rt.service.settings import Settings
 from tests.conftest import CHECKOUT
 
-T = TypeVar("T")
 API = "/api/v1"
 DEMO_FOLDER = CHECKOUT / "demo"
 
@@ -61,7 +60,8 @@ class Served:
         return last
 
 
-Serving = Callable[..., Any]
+# Runs a coroutine function with a service and returns its result.
+Run = Callable[[Callable[[Served], Awaitable[Any]]], Any]
 
 
 @asynccontextmanager
@@ -82,12 +82,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def served(settings: Settings) -> Callable[[Callable[[Served], Awaitable[T]]], T]:
+def served(settings: Settings) -> Run:
     """Run a coroutine function with a service; its result is returned."""
 
-    def run(test: Callable[[Served], Awaitable[T]], **client: Any) -> T:
-        async def main() -> T:
-            async with serving(settings, **client) as opened:
+    def run(test: Callable[[Served], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            async with serving(settings) as opened:
                 return await test(opened)
 
         return asyncio.run(main())

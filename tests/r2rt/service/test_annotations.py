@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.r2rt.service.conftest import DEMO_FOLDER, Served
+from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served
 
 
-def test_annotations_are_kept_and_are_valid_for_training(served, tmp_path: Path) -> None:
+def test_annotations_are_kept_and_are_valid_for_training(served: Run, tmp_path: Path) -> None:
     records = [
         {"query": "a <panda>", "windows": [[30.0, 34.0], [2.0, 8.5]], "rejected": [[50.0, 60.0]]},
         {"query": "nothing of this", "windows": [], "rejected": [[1.0, 2.0]]},

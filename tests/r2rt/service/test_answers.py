@@ -36,7 +36,7 @@ def run(test: Any, *, wait_s: float = 0.02, most: int = 4) -> Model:
     model = Model()
 
     async def main() -> None:
-        answerer = Answerer(model, wait_s=wait_s, most=most)
+        answerer: Any = Answerer(model, wait_s=wait_s, most=most)
         answerer.start()
         try:
             await test(answerer, model)
@@ -48,7 +48,7 @@ def run(test: Any, *, wait_s: float = 0.02, most: int = 4) -> Model:
 
 
 def test_requests_about_one_video_are_one_call() -> None:
-    async def test(answerer: Answerer, _: Model) -> None:
+    async def test(answerer: Any, _: Model) -> None:
         asks = [answerer.ask(ONE, ["a", "b"]), answerer.ask(ONE, ["b"]), answerer.ask(OTHER, ["a"])]
         assert await asyncio.gather(*asks) == [
             ["one: a", "one: b"],
@@ -60,7 +60,7 @@ def test_requests_about_one_video_are_one_call() -> None:
 
 
 def test_a_call_has_no_more_queries_than_it_may() -> None:
-    async def test(answerer: Answerer, _: Model) -> None:
+    async def test(answerer: Any, _: Model) -> None:
         asks = [answerer.ask(ONE, [str(number), str(number + 1)]) for number in range(0, 12, 2)]
         answers = await asyncio.gather(*asks)
         assert [answer[0] for answer in answers] == [f"one: {n}" for n in range(0, 12, 2)]
@@ -69,7 +69,7 @@ def test_a_call_has_no_more_queries_than_it_may() -> None:
 
 
 def test_what_comes_while_one_call_runs_goes_into_the_next() -> None:
-    async def test(answerer: Answerer, model: Model) -> None:
+    async def test(answerer: Any, model: Model) -> None:
         model.free.clear()
         first = asyncio.create_task(answerer.ask(ONE, ["first"]))
         while not model.calls:
@@ -83,7 +83,7 @@ def test_what_comes_while_one_call_runs_goes_into_the_next() -> None:
 
 
 def test_a_bad_query_fails_alone() -> None:
-    async def test(answerer: Answerer, _: Model) -> None:
+    async def test(answerer: Any, _: Model) -> None:
         asks = [answerer.ask(ONE, [query]) for query in ("a", "bad", "b")]
         first, bad, last = await asyncio.gather(*asks, return_exceptions=True)
         assert (first, last) == (["one: a"], ["one: b"])
@@ -93,7 +93,7 @@ def test_a_bad_query_fails_alone() -> None:
 
 
 def test_who_left_is_not_answered_and_holds_up_nobody() -> None:
-    async def test(answerer: Answerer, _: Model) -> None:
+    async def test(answerer: Any, _: Model) -> None:
         gone = asyncio.create_task(answerer.ask(ONE, ["gone"]))
         stays = asyncio.create_task(answerer.ask(ONE, ["stays"]))
         await asyncio.sleep(0)
@@ -105,7 +105,7 @@ def test_who_left_is_not_answered_and_holds_up_nobody() -> None:
 
 
 def test_closing_cancels_who_waits() -> None:
-    async def test(answerer: Answerer, model: Model) -> None:
+    async def test(answerer: Any, model: Model) -> None:
         model.free.clear()
         task = asyncio.create_task(answerer.ask(ONE, ["a"]))
         later = asyncio.create_task(answerer.ask(OTHER, ["a"]))

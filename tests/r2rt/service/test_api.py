@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from r2rt import Grounder
 from tests.conftest import CHECKOUT
-from tests.r2rt.service.conftest import Served
+from tests.r2rt.service.conftest import Run, Served
 
 EMOJI = CHECKOUT / "demo" / "emoji.mp4"
 
 
-def test_a_video_is_added_encoded_and_answered_about_as_the_library_does(served) -> None:
-    async def ask(it: Served) -> dict:
+def test_a_video_is_added_encoded_and_answered_about_as_the_library_does(served: Run) -> None:
+    async def ask(it: Served) -> Any:
         video = await it.add(EMOJI)
         assert (video["name"], video["duration_s"], video["width"]) == ("emoji.mp4", 80.0, 320)
         assert (await it.get(f"/videos/{video['id']}")).json()["state"] == "ready"
@@ -34,7 +35,7 @@ def test_a_video_is_added_encoded_and_answered_about_as_the_library_does(served)
         assert len(got["saliency"]["values"]) == 40
 
 
-def test_media_of_a_video(served, tmp_path: Path) -> None:
+def test_media_of_a_video(served: Run, tmp_path: Path) -> None:
     async def ask(it: Served) -> None:
         video = (await it.add(EMOJI, encode=False))["id"]
         strip = await it.get(f"/videos/{video}/filmstrip", params={"count": 5, "height": 48})

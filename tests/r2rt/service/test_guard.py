@@ -5,31 +5,34 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from r2rt.service.guard import Limiter
 from r2rt.service.settings import Settings
-from tests.r2rt.service.conftest import API, Served, serving
+from r2rt.service.tokens import Scope
+from tests.r2rt.service.conftest import API, Run, Served, serving
 
 VIDEOS = f"{API}/videos"
 
 
-def with_token(served, scope: str = "write"):  # type: ignore[no-untyped-def]
+def with_token(
+    served: Run, scope: Scope = "write"
+) -> Callable[[Callable[[Served, dict[str, str]], Awaitable[None]]], None]:
     """Run a test with a service that has a token of one scope."""
 
-    def run(test):  # type: ignore[no-untyped-def]
+    def run(test: Callable[[Served, dict[str, str]], Awaitable[None]]) -> None:
         async def start(it: Served) -> None:
             token = it.service.tokens.add("me", (scope,))
             await test(it, {"Authorization": f"Bearer {token}"})
 
-        return served(start)
+        served(start)
 
     return run
 
 
-def test_bad_tokens_are_refused_and_the_right_one_is_not(served) -> None:
+def test_bad_tokens_are_refused_and_the_right_one_is_not(served: Run) -> None:
     async def test(it: Served, good: dict[str, str]) -> None:
         token = good["Authorization"].removeprefix("Bearer ")
         assert (await it.client.get(VIDEOS, headers=good)).status_code == 200
@@ -56,7 +59,7 @@ def test_bad_tokens_are_refused_and_the_right_one_is_not(served) -> None:
     with_token(served)(test)
 
 
-def test_tokens_are_kept_as_hashes_alone(served) -> None:
+def test_tokens_are_kept_as_hashes_alone(served: Run) -> None:
     async def test(it: Served, good: dict[str, str]) -> None:
         token = good["Authorization"].removeprefix("Bearer ")
         rows = it.service.database.rows("SELECT * FROM tokens")
@@ -68,7 +71,7 @@ def test_tokens_are_kept_as_hashes_alone(served) -> None:
 
 
 @pytest.mark.parametrize("scope", ["read", "write", "admin"])
-def test_scopes_allow_what_they_say(served, scope: str) -> None:
+def test_scopes_allow_what_they_say(served: Run, scope: Scope) -> None:
     calls = {"read": ("GET", "/videos"), "write": ("POST", "/jobs"), "admin": ("POST", "/watches")}
 
     async def test(it: Served, good: dict[str, str]) -> None:
@@ -81,7 +84,7 @@ def test_scopes_allow_what_they_say(served, scope: str) -> None:
     with_token(served, scope)(test)
 
 
-def test_the_cookie_of_a_session_does_as_a_token_where_no_header_can_be_sent(served) -> None:
+def test_the_cookie_of_a_session_does_as_a_token_where_no_header_can_be_sent(served: Run) -> None:
     async def test(it: Served, good: dict[str, str]) -> None:
         token = good["Authorization"].removeprefix("Bearer ")
         assert (await it.post("/session", {"token": "wrong"})).status_code == 401
@@ -95,7 +98,7 @@ def test_the_cookie_of_a_session_does_as_a_token_where_no_header_can_be_sent(ser
     with_token(served)(test)
 
 
-def test_trying_tokens_gets_slow(served) -> None:
+def test_trying_tokens_gets_slow(served: Run) -> None:
     async def test(it: Served, _: dict[str, str]) -> None:
         codes = [(await it.post("/session", {"token": f"t{n}"})).status_code for n in range(12)]
         assert codes[:10] == [401] * 10
@@ -116,7 +119,7 @@ def test_trying_tokens_gets_slow(served) -> None:
         ("", 421),
     ],
 )
-def test_names_of_others_that_lead_here_are_refused(served, host: str, status: int) -> None:
+def test_names_of_others_that_lead_here_are_refused(served: Run, host: str, status: int) -> None:
     async def test(it: Served) -> None:
         response = await it.client.get(VIDEOS, headers={"Host": host})
         assert response.status_code == status
@@ -136,7 +139,7 @@ def test_names_of_others_that_lead_here_are_refused(served, host: str, status: i
         ({}, 422),
     ],
 )
-def test_other_sites_change_nothing(served, headers: dict[str, str], status: int) -> None:
+def test_other_sites_change_nothing(served: Run, headers: dict[str, str], status: int) -> None:
     async def test(it: Served) -> None:
         response = await it.client.post(f"{API}/jobs", headers=headers, json={"kind": "none"})
         assert response.status_code == status
@@ -145,7 +148,7 @@ def test_other_sites_change_nothing(served, headers: dict[str, str], status: int
     served(test)
 
 
-def test_a_body_without_a_type_is_no_json(served) -> None:
+def test_a_body_without_a_type_is_no_json(served: Run) -> None:
     """A form of another site can send text, but not application/json."""
 
     async def test(it: Served) -> None:
@@ -195,7 +198,7 @@ def test_clients_do_not_share_a_limit() -> None:
     assert limiter.wait_s("b") == 0
 
 
-def test_every_response_forbids_what_browsers_should_not_do(served) -> None:
+def test_every_response_forbids_what_browsers_should_not_do(served: Run) -> None:
     async def test(it: Served) -> None:
         for path in ("/healthz", VIDEOS, f"{API}/nothing", "/metrics"):
             headers = (await it.client.get(path)).headers
@@ -207,7 +210,7 @@ def test_every_response_forbids_what_browsers_should_not_do(served) -> None:
     served(test)
 
 
-def test_a_request_keeps_its_id_unless_it_is_none(served) -> None:
+def test_a_request_keeps_its_id_unless_it_is_none(served: Run) -> None:
     async def test(it: Served) -> None:
         for sent, kept in (("abc-1", True), ("a b", False), ("x" * 100, False), ("<b>", False)):
             response = await it.client.get("/healthz", headers={"X-Request-Id": sent})

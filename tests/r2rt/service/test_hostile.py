@@ -11,7 +11,7 @@ from r2rt.errors import NotAVideoError
 from r2rt.service.containers import container_of, why_not_playable
 from r2rt.service.settings import Settings
 from r2rt.service.videos import file_facts
-from tests.r2rt.service.conftest import DEMO_FOLDER, Served
+from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served
 
 SHAPES = DEMO_FOLDER / "shapes.mp4"
 
@@ -54,7 +54,9 @@ def settings(root: Path, tmp_path: Path) -> Settings:
         "x" * 4000,
     ],
 )
-def test_no_path_leads_out_of_the_folders_that_are_allowed(served, root: Path, name: str) -> None:
+def test_no_path_leads_out_of_the_folders_that_are_allowed(
+    served: Run, root: Path, name: str
+) -> None:
     async def test(it: Served) -> None:
         response = await it.post("/videos", {"path": f"{root}/{name}", "encode": False})
         assert (response.status_code, response.json()["code"]) == (403, "path-not-allowed")
@@ -67,7 +69,7 @@ def test_no_path_leads_out_of_the_folders_that_are_allowed(served, root: Path, n
     served(test)
 
 
-def test_the_interface_does_not_say_where_files_are(served, root: Path) -> None:
+def test_the_interface_does_not_say_where_files_are(served: Run, root: Path) -> None:
     async def test(it: Served) -> None:
         video = await it.post("/videos", {"path": str(root / "film.mp4"), "encode": False})
         assert video.status_code == 201
@@ -87,7 +89,7 @@ def test_the_interface_does_not_say_where_files_are(served, root: Path) -> None:
         "/uploads/..%2fservice.db",
     ],
 )
-def test_no_address_reads_a_file(served, path: str) -> None:
+def test_no_address_reads_a_file(served: Run, path: str) -> None:
     async def test(it: Served) -> None:
         response = await it.get(path, headers={"Tus-Resumable": "1.0.0"})
         assert response.status_code in (404, 405, 422)
@@ -131,7 +133,7 @@ def test_images_of_a_pattern_are_no_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 40, 400, 4000])
-def test_damaged_media_is_a_problem_and_no_fault(served, root: Path, at: int) -> None:
+def test_damaged_media_is_a_problem_and_no_fault(served: Run, root: Path, at: int) -> None:
     content = bytearray(SHAPES.read_bytes())
     content[at : at + 64] = os.urandom(64)
     (root / "damaged.mp4").write_bytes(content[: len(content) - at])
@@ -145,7 +147,7 @@ def test_damaged_media_is_a_problem_and_no_fault(served, root: Path, at: int) ->
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'])
 def test_names_and_queries_are_data_of_a_type_that_runs_nothing(
-    served, root: Path, text: str
+    served: Run, root: Path, text: str
 ) -> None:
     name = text.replace("/", "_") + ".mp4"
     (root / name).write_bytes(SHAPES.read_bytes())

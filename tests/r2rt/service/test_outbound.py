@@ -16,7 +16,7 @@ from r2rt.service.jobs.runner import Progress
 from r2rt.service.outbound import PublicTransport, is_public
 from r2rt.service.problems import ProblemError
 from r2rt.service.settings import Settings
-from tests.r2rt.service.conftest import DEMO_FOLDER, Served
+from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served
 
 PUBLIC = "93.184.215.14"
 
@@ -258,7 +258,7 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
-def test_a_video_from_a_private_address_fails_with_its_reason(served, server: int) -> None:
+def test_a_video_from_a_private_address_fails_with_its_reason(served: Run, server: int) -> None:
     async def test(it: Served) -> None:
         url = f"http://127.0.0.1:{server}/film.mp4"
         video = (await it.post("/videos", {"url": url})).json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from r2rt.service.names import plain_name, stored_name
 from r2rt.service.problems import ProblemError
 from r2rt.service.settings import Settings
 from r2rt.service.uploads import file_name
-from tests.r2rt.service.conftest import API, DEMO_FOLDER, Served, serving
+from tests.r2rt.service.conftest import API, DEMO_FOLDER, Run, Served, serving
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
@@ -36,8 +37,8 @@ async def send(it: Served, place: str, offset: int, content: Any) -> httpx2.Resp
     return await it.client.patch(place, headers=headers, content=content)
 
 
-def test_an_upload_goes_on_where_it_was_cut_off(served) -> None:
-    async def lost():  # type: ignore[no-untyped-def]
+def test_an_upload_goes_on_where_it_was_cut_off(served: Run) -> None:
+    async def lost() -> AsyncIterator[bytes]:
         yield SHAPES[:5000]
         raise ConnectionError
 
@@ -83,12 +84,12 @@ def test_a_slow_upload_is_ended_and_can_be_resumed(
 ) -> None:
     monkeypatch.setattr("r2rt.service.routes.uploads._GRACE_S", 0.1)
 
-    async def drops():  # type: ignore[no-untyped-def]
+    async def drops() -> AsyncIterator[bytes]:
         while True:
             yield b"x"
             await asyncio.sleep(0.02)
 
-    async def pause():  # type: ignore[no-untyped-def]
+    async def pause() -> AsyncIterator[bytes]:
         yield b"x"
         await asyncio.sleep(60)
 
@@ -106,7 +107,7 @@ def test_a_slow_upload_is_ended_and_can_be_resumed(
     asyncio.run(main())
 
 
-def test_only_its_owner_reaches_an_upload_and_one_request_at_a_time(served) -> None:
+def test_only_its_owner_reaches_an_upload_and_one_request_at_a_time(served: Run) -> None:
     async def test(it: Served) -> None:
         place = (await begin(it, 100)).headers["location"]
         tokens = [it.service.tokens.add(name, ("write",)) for name in ("a", "b")]
@@ -122,7 +123,7 @@ def test_only_its_owner_reaches_an_upload_and_one_request_at_a_time(served) -> N
     served(test)
 
 
-def test_what_is_no_video_is_removed(served) -> None:
+def test_what_is_no_video_is_removed(served: Run) -> None:
     async def test(it: Served) -> None:
         place = (await begin(it, 4000, name="film.mp4")).headers["location"]
         response = await send(it, place, 0, b"no video at all " * 250)
@@ -133,7 +134,7 @@ def test_what_is_no_video_is_removed(served) -> None:
     served(test)
 
 
-def test_another_version_or_type_is_refused(served) -> None:
+def test_another_version_or_type_is_refused(served: Run) -> None:
     async def test(it: Served) -> None:
         old = await begin(it, 10, **{"Tus-Resumable": "0.2.1"})
         assert (old.status_code, old.headers["tus-version"]) == (412, "1.0.0")

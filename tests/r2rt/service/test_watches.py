@@ -18,7 +18,7 @@ import pytest
 from r2rt.live import Webhook
 from r2rt.service.outbound import PublicTransport
 from r2rt.service.settings import Settings
-from tests.r2rt.service.conftest import API, DEMO_FOLDER, Served, serving
+from tests.r2rt.service.conftest import API, DEMO_FOLDER, Run, Served, serving
 
 EMOJI = DEMO_FOLDER / "emoji.mp4"
 
@@ -124,7 +124,7 @@ def test_webhooks_do_not_reach_private_addresses(posted: Any) -> None:
     "source",
     ["/etc/passwd", "file:///etc/passwd", "concat:/a|/b", "/dev/video0", "-", "lavfi:testsrc", ""],
 )
-def test_what_may_not_be_read_is_not_watched(served, source: str) -> None:
+def test_what_may_not_be_read_is_not_watched(served: Run, source: str) -> None:
     async def test(it: Served) -> None:
         response = await it.post("/watches", {"source": source, "queries": ["x"]})
         assert response.status_code in (403, 422)
@@ -133,7 +133,7 @@ def test_what_may_not_be_read_is_not_watched(served, source: str) -> None:
     served(test)
 
 
-def test_a_source_that_is_lost_is_a_failed_watch_and_shows_no_password(served) -> None:
+def test_a_source_that_is_lost_is_a_failed_watch_and_shows_no_password(served: Run) -> None:
     async def test(it: Served) -> None:
         source = "rtsp://user:secret@127.0.0.1:9/stream"
         body = {"source": source, "queries": ["x"], "reconnect": 0}
@@ -146,7 +146,7 @@ def test_a_source_that_is_lost_is_a_failed_watch_and_shows_no_password(served) -
     served(test)
 
 
-def test_a_watch_goes_on_after_a_restart(served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_goes_on_after_a_restart(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def watch(_: Any, __: str, ___: Any, running: Any) -> None:
         while not running.stopping:
             time.sleep(0.01)
