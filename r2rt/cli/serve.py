@@ -63,6 +63,20 @@ state_option = click.option(
     help="Unload models that were not used for so many seconds.",
 )
 @click.option(
+    "--batch",
+    "batch_most",
+    type=click.IntRange(1, 256),
+    default=64,
+    show_default=True,
+    help="Queries answered in one call of the model at most; 1 answers each request alone.",
+)
+@click.option(
+    "--allow-private",
+    "private_addresses",
+    is_flag=True,
+    help="Fetch videos from private networks, and send webhooks there.",
+)
+@click.option(
     "--rate",
     type=click.FloatRange(0),
     default=100.0,
@@ -102,6 +116,8 @@ def serve(
     folder: Path | None,
     workers: int,
     model_idle_s: float,
+    batch_most: int,
+    private_addresses: bool,
     rate: float,
     max_upload: str,
     results_days: float,
@@ -127,6 +143,8 @@ def serve(
         workers=workers,
         encoders=max(1, usable_cores() // 2),
         model_idle_s=model_idle_s,
+        batch_most=batch_most,
+        private_addresses=private_addresses,
         rate=rate,
         max_upload_bytes=parse_bytes(max_upload, what="--max-upload"),
         results_expiry_s=results_days * 86400,

@@ -18,6 +18,7 @@ from r2rt.service.mcp.server import http_app, mcp_server, running
 from r2rt.service.problems import ProblemError, problem_response
 from r2rt.service.routes import (
     corrections,
+    documentation,
     exports,
     health,
     jobs,
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (session, models, videos, uploads, corrections, jobs, exports, search, watches):
         app.include_router(module.router, prefix=_PREFIX)
     app.include_router(health.router)
+    app.include_router(documentation.router)
     add_page(app)
     tools = mcp_server(app)
     app.mount("/mcp", http_app(tools))

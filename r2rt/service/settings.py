@@ -49,7 +49,6 @@ class Settings:
         max_waiting: jobs that may wait at most.
         max_watches: live sources watched at the same time.
         private_addresses: whether videos are fetched from private networks, and webhooks go there.
-        ray: whether encoding and answering run in replicas of Ray Serve.
     """
 
     folder: Path
@@ -79,7 +78,6 @@ class Settings:
     max_waiting: int = 10_000
     max_watches: int = 8
     private_addresses: bool = False
-    ray: bool = False
 
 
 def default_folder() -> Path:

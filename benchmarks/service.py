@@ -1,0 +1,172 @@
+"""The service under load: requests a second, latencies, memory; against the command line a request.
+
+    python -m benchmarks.service [--seconds 30] [--clients 64]
+
+Starts `r2rt serve` over the demo's video and model, with batching and without, and lets clients ask
+one query after another. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+ROOT = Path(__file__).resolve().parents[1]
+VIDEO = ROOT / "demo" / "emoji.mp4"
+QUERIES = ("a panda", "a dog", "a red car", "a cat", "a tree", "a house", "a ball", "a fish")
+_CLI_RUNS = 5
+
+
+@dataclass
+class Server:
+    """A running service: its process, its address, and how long it took to start."""
+
+    process: subprocess.Popen[str]
+    address: str
+    started_s: float
+
+    @property
+    def memory_mb(self) -> float:
+        """Memory that the process takes, without pages of files."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = {name: int(value) for name, value in re.findall(r"(Rss\w+):\s+(\d+) kB", text)}
+        return (found["RssAnon"] + found.get("RssShmem", 0)) / 1024
+
+    @property
+    def resident_mb(self) -> float:
+        """Memory that the process takes, with pages of libraries and of mapped files."""
+        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) / 1024
+
+
+@contextlib.contextmanager
+def served(*options: str) -> Iterator[Server]:
+    """Run the service in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "r2rt", "serve", "--state", folder, "--port", "0"]
+        command += ["--model", "demo", "--device", "cpu", "--rate", "0", "--root", str(ROOT)]
+        began = time.perf_counter()
+        process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        line = next(text for text in process.stderr if "serving at" in text)
+        took_s = time.perf_counter() - began
+        found = re.search(r"http://\S+/", line)
+        assert found is not None
+        # The log must be read, or the service waits for who reads it.
+        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+        try:
+            yield Server(process, found[0], took_s)
+        finally:
+            process.terminate()
+            process.wait()
+            drain.wait()
+            process.stderr.close()
+
+
+def prepare(server: Server) -> str:
+    """Add the video, wait until it is encoded, and return its id."""
+    with httpx2.Client(base_url=server.address, timeout=120) as client:
+        video = client.post("/api/v1/videos", json={"path": str(VIDEO)}).json()
+        if video["job"]:
+            with client.stream("GET", f"/api/v1/jobs/{video['job']}/events") as events:
+                for _ in events.iter_lines():
+                    pass
+        id_: str = video["id"]
+        client.post(f"/api/v1/videos/{id_}/ground", json={"queries": ["a panda"]})
+        return id_
+
+
+async def load(address: str, video: str, clients: int, seconds: float) -> list[float]:
+    """Ask from many clients, and return the seconds of each request; none may fail."""
+    took: list[float] = []
+    limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx2.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+        end = time.perf_counter() + seconds
+
+        async def ask(number: int) -> None:
+            while (began := time.perf_counter()) < end:
+                query = f"{QUERIES[number % len(QUERIES)]} {len(took) % 50}"
+                body = {"queries": [query], "top_k": 3, "saliency": False}
+                response = await client.post(f"/api/v1/videos/{video}/ground", json=body)
+                assert response.status_code == 200, response.text
+                took.append(time.perf_counter() - began)
+                number += 1
+
+        await asyncio.gather(*(ask(number) for number in range(clients)))
+    return took
+
+
+def command_line_s() -> float:
+    """Return the median seconds of `r2rt ground` on the encoded video."""
+    command = [sys.executable, "-m", "r2rt", "ground", str(VIDEO), "a panda", "--quiet", "--json"]
+    command += ["--model", "demo", "--device", "cpu"]
+    took = []
+    for _ in range(_CLI_RUNS):
+        began = time.perf_counter()
+        subprocess.run(command, check=False, capture_output=True)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+def measured(clients: int, seconds: float, *options: str) -> dict[str, float]:
+    """Return the figures of one service under load."""
+    with served(*options) as server:
+        idle_mb = server.resident_mb
+        video = prepare(server)
+        asyncio.run(load(server.address, video, clients, min(3.0, seconds)))
+        before_mb = server.memory_mb
+        took = sorted(asyncio.run(load(server.address, video, clients, seconds)))
+        return {
+            "start_s": round(server.started_s, 2),
+            "fresh_resident_mb": round(idle_mb, 1),
+            "requests": len(took),
+            "requests_per_s": round(len(took) / seconds, 1),
+            "p50_ms": round(1000 * statistics.median(took), 1),
+            "p95_ms": round(1000 * took[int(0.95 * len(took))], 1),
+            "memory_before_mb": round(before_mb, 1),
+            "memory_after_mb": round(server.memory_mb, 1),
+        }
+
+
+def idle_mb(unload_s: float = 1.0) -> tuple[float, float]:
+    """Return memory with a model that was used, and after it was unloaded."""
+    with served("--unload-after", str(unload_s)) as server:
+        prepare(server)
+        loaded = server.resident_mb
+        time.sleep(25)  # the service looks every ten seconds
+        return round(loaded, 1), round(server.resident_mb, 1)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--clients", type=int, default=64)
+    arguments = parser.parse_args()
+    cli_s = command_line_s()
+    results: dict[str, object] = {"command_line_s": round(cli_s, 3), "load": os.getloadavg()[0]}
+    for name, most in (("alone", "1"), ("batched", "64")):
+        figures = measured(arguments.clients, arguments.seconds, "--batch", most)
+        results[name] = figures
+        print(name, figures, flush=True)
+    results["loaded_mb"], results["unloaded_mb"] = idle_mb()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
