@@ -98,7 +98,7 @@ class Service:
             most=settings.batch_most,
             observe=self.metrics.batch,
         )
-        self._tries = Limiter(rate=0.2, burst=10)
+        self._tries = Limiter(rate=1 / 60, burst=10)
         self._tidying: asyncio.Task[None] | None = None
         self._answers = False
 

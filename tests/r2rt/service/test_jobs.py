@@ -170,10 +170,13 @@ def test_a_job_that_ends_the_process_each_time_fails_in_the_end(store: JobStore)
 def test_progress_says_how_long_the_rest_takes() -> None:
     published: list[float] = []
     progress = Progress(lambda: published.append(progress.share))
+    began = time.monotonic()
     progress(0, 10)
     time.sleep(0.1)
     progress(5, 10)
-    assert progress.remaining_s == pytest.approx(0.1, abs=0.09)
+    took_s = time.monotonic() - began
+    assert progress.remaining_s is not None
+    assert 0.1 <= progress.remaining_s <= took_s  # the second half takes as long as the first
     progress(10, 10)
     assert published[-1] == 1.0
 
