@@ -145,6 +145,7 @@ class PredictionDocument(BaseModel):
     """The answer to one query; moments best first."""
 
     query: str
+    query_truncated: bool = Field(description="Whether it is longer than the model reads.")
     present: bool | None = Field(
         description="Whether it is in the video at all; null if the model cannot say."
     )

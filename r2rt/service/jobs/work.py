@@ -42,6 +42,7 @@ def as_document(
     starts = best.clip_starts_s
     return {
         "query": best.query,
+        "query_truncated": best.query_truncated,
         "present": best.present,
         "presence_score": best.presence_score,
         "moments": [
