@@ -1,6 +1,6 @@
 """A library whose truth is known: hours of drawn videos, really encoded, and rows like theirs.
 
-    python -m benchmarks.archive_material --bundle r2rt/demo --art art --folder corpus --hours 20
+    python benchmarks/archive_material.py --bundle r2rt/demo --art art --folder corpus --hours 20
 
 What the queries are about is shown in the asked videos alone: these are drawn with one half of the
 world's things, and the others with the other half. So a query is true in asked videos only, and
@@ -14,6 +14,7 @@ any number of processes may share the work.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,9 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from r2rt.errors import EncodedVideoError, SourceNotFoundError
 from r2rt.grounding.compact import CompactTokens

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from r2rt.errors import LibraryError
 from r2rt.grounding.compact import CompactTokens
 from r2rt.grounding.encoded import EncodedVideo
@@ -33,9 +31,9 @@ class Pack:
 def pack(encoded: EncodedVideo, dims: ModelDims) -> Iterator[Pack]:
     """Yield the tokens of a video in packs, in order, about 10 KB a clip for ViT-B/32."""
     for first in range(0, encoded.num_clips, _CLIPS):
-        tokens = encoded.tokens[first : first + _CLIPS]
-        compact = CompactTokens.of(np.asarray(tokens), width=dims.width)
-        yield Pack(first=first, clips=len(compact), data=compact.to_bytes())
+        part = encoded.part(first, min(first + _CLIPS, encoded.num_clips)).compacted(dims).compact
+        assert part is not None
+        yield Pack(first=first, clips=len(part), data=part.to_bytes())
 
 
 def unpacked(packs: Sequence[Pack], first: int, end: int, dims: ModelDims) -> CompactTokens:
