@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from r2rt.cli.media import MediaOptions, check_media, deliver_media, deliver_reel
-from r2rt.cli.options import TIME
+from r2rt.cli.media import COPY, PADDING, MediaOptions, check_media, deliver_media, deliver_reel
 from r2rt.cli.session import note, warn
 from r2rt.errors import R2rtError
 
@@ -39,16 +38,8 @@ def hits_media_options(command: F) -> F:
         path("--contact-sheet", "Draw all hits as a grid of frames, e.g. sheet.png."),
         path("--thumbnails", "Write a JPEG of each hit into this folder.", "FOLDER"),
         path("--reel", "Join all hits, video by video, into one mp4."),
-        click.option(
-            "--padding",
-            "padding_s",
-            type=TIME,
-            default="0",
-            help="Begin clips and parts of the reel so much earlier, and end them later.",
-        ),
-        click.option(
-            "--copy", is_flag=True, help="Copy clips instead of encoding: fast, begins early."
-        ),
+        PADDING,
+        COPY,
         path("--clips", "Cut each hit out, exact to the frame, into this folder.", "FOLDER"),
     ):
         with_media = option(with_media)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from r2rt.media.indexed_video import IndexedVideo, Video
 
 __all__ = [
+    "COPY",
+    "PADDING",
     "MediaOptions",
     "best_of",
     "check_media",
@@ -36,6 +38,18 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+PADDING = click.option(
+    "--padding",
+    "padding_s",
+    type=TIME,
+    default="0",
+    help="Begin clips and parts of the reel so much earlier, and end them later.",
+)
+COPY = click.option(
+    "--copy", is_flag=True, help="Copy clips instead of encoding: fast, begins early."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +117,8 @@ def media_options(command: F) -> F:
         _path("--contact-sheet", "Draw the moments as a grid of frames, e.g. sheet.png."),
         _path("--thumbnails", "Write a JPEG of each moment into this folder.", "FOLDER"),
         _path("--reel", "Join the moments, in the video's order, into one mp4."),
-        click.option(
-            "--padding",
-            "padding_s",
-            type=TIME,
-            default="0",
-            help="Begin clips and parts of the reel so much earlier, and end them later.",
-        ),
-        click.option(
-            "--copy", is_flag=True, help="Copy clips instead of encoding: fast, begins early."
-        ),
+        PADDING,
+        COPY,
         _path("--clips", "Cut each moment out, exact to the frame, into this folder.", "FOLDER"),
     ):
         with_media = option(with_media)

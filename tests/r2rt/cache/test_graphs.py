@@ -172,6 +172,15 @@ def test_every_bundle_is_remembered_by_its_folder(
     assert len(list((cache_folder / "verified").iterdir())) == 2
 
 
+def test_a_cache_that_is_not_there_yet_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "some" / "where"))
+    remember_verified(tmp_path, ["file"])
+    assert is_verified(tmp_path, ["file"])
+
+
 def test_a_file_more_or_one_that_is_missing_is_not_verified(tmp_path: Path) -> None:
     (tmp_path / "one").touch()
     (tmp_path / "two").touch()
