@@ -2,13 +2,14 @@
 
 Where a stretch of a file is missing or overwritten, the demuxer searches on for the next part that
 it knows. The frames between are gone, and often no packet is marked as damaged. Here only the
-headers of parts are read: elements of Matroska and WebM, pages of Ogg, tags of FLV, boxes of MP4,
-objects and packets of ASF.
+headers of parts are read: elements of Matroska and WebM, tags of FLV, boxes of MP4, objects and
+packets of ASF; and the pages of Ogg, which FFmpeg leaves out where their checksum is wrong.
 """
 
 from __future__ import annotations
 
 import mmap
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def _element_head(data: mmap.mmap, at: int) -> tuple[int, int, int | None]:
 
 
 def _walk_ogg(data: mmap.mmap) -> int | None:
-    """Pages follow one another (RFC 3533), and those of one stream are counted."""
+    """Pages follow one another (RFC 3533), are counted by stream, and have a checksum each."""
     expected: dict[bytes, int] = {}
     at, size = 0, len(data)
     while at < size:
@@ -112,10 +113,20 @@ def _walk_ogg(data: mmap.mmap) -> int | None:
         expected[serial] = (number + 1) & 0xFFFFFFFF
         body = at + 27 + head[26]
         end = body + sum(data[at + 27 : body])
-        if end > size:
+        page = b"".join((head[:22], bytes(4), data[at + 26 : end]))
+        if end > size or _ogg_checksum(page) != int.from_bytes(head[22:26], "little"):
             return at
         at = end
     return None
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """Return the CRC of 0x04c11db7 that begins with 0: that of zlib with all bits mirrored."""
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
 
 
 def _walk_flv(data: mmap.mmap) -> int | None:

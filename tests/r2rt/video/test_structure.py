@@ -120,6 +120,16 @@ def test_the_place_and_the_missing_time_are_those_of_the_damage(
     assert departures(hurt).missing_s == pytest.approx(float(missing_s), abs=0.25)
 
 
+def test_one_flipped_bit_costs_a_page_of_ogg(make_video: VideoMaker, tmp_path: Path) -> None:
+    data = bytearray(make_video("cut vp8.ogg", frames=FRAMES, rate=RATE, **VP8).read_bytes())
+    place = len(data) // 2
+    data[place] ^= 1
+    hurt = tmp_path / "hurt.ogg"
+    hurt.write_bytes(data)
+    assert decodable(hurt) < FRAMES  # FFmpeg leaves the page out
+    assert broken_at(hurt, "ogg") == data.rfind(b"OggS", 0, place)
+
+
 def test_two_files_in_one_and_what_follows_are_no_damage(
     make_video: VideoMaker, tmp_path: Path
 ) -> None:
