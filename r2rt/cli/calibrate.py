@@ -33,7 +33,7 @@ def calibrate_model(
     folder = resolve(model)
     kept = EncodingCache() if cache else None
     answers: dict[bool, list[Prediction]] = {True: [], False: []}
-    with open_model(str(folder), device, quiet=quiet) as grounder:
+    with open_model(str(folder), device, quiet=quiet, any_form=False) as grounder:
         grounder.encode_queries([pair.query for asked in by_video.values() for pair in asked])
         for number, (video, asked) in enumerate(by_video.items(), start=1):
             label = f"encoding {number}/{len(by_video)}"

@@ -332,13 +332,13 @@ def _compare(
     from r2rt.grounding.grounder import Grounder
     from r2rt.quality.agreement import QUERIES, compare, failures
 
-    reference = Grounder.load(against, device="cpu")
+    reference = Grounder.load(against, device="cpu", precision=None)
     report = bundle.manifest.quantization
     if report is not None and report.origin != reference.bundle.fingerprint:
         _note(f"{against} is not the bundle that {bundle.manifest.name} was made from")
     agreement = compare(
         reference,
-        Grounder.load(bundle.path, device="cpu"),
+        Grounder.load(bundle.path, device="cpu", precision=None),
         videos,
         queries=queries or QUERIES,
         say=_note,

@@ -34,15 +34,19 @@ __all__ = [
 ]
 
 
-def open_model(model: str | None, device: Device, *, quiet: bool) -> Grounder:
+def open_model(
+    model: str | None, device: Device, *, quiet: bool, any_form: bool = True
+) -> Grounder:
     """Open the named model or the default one, and print its name and what it runs on.
 
-    `--yes` of the command lets it fetch a published model that is not installed.
+    `--yes` of the command lets it fetch a published model that is not installed, `--precision`
+    names its form. Without `any_form` the bundle is taken as it is.
     """
     from r2rt.grounding.grounder import Grounder
 
     folder = choose_model(model, yes=is_yes_given(), quiet=quiet)
-    grounder = Grounder.load(folder, device=device, precision=asked_precision())
+    precision = asked_precision() if any_form else None
+    grounder = Grounder.load(folder, device=device, precision=precision)
     manifest = grounder.bundle.manifest
     note(
         f"model {manifest.name} ({manifest.precision}) on {grounder.engine.name}"

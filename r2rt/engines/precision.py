@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 def choose_form(
     folder: Path,
-    precision: Precision = "auto",
+    precision: Precision | None = "auto",
     device: Device = "auto",
     *,
     threads: int | None = None,
@@ -34,7 +34,8 @@ def choose_form(
 
     Args:
         folder: a bundle's folder.
-        precision: which form; `fp32` and `int8` are taken at their word.
+        precision: which form; `fp32` and `int8` are taken at their word, None takes the bundle as
+            it is.
         device: what the model is to run on.
         threads: processor threads an operator may use.
 
@@ -42,6 +43,8 @@ def choose_form(
         ModelNotFoundError: the form that was asked for is not installed.
         QueryError: there is no such precision.
     """
+    if precision is None:
+        return folder
     if precision not in PRECISIONS:
         raise QueryError(f"no precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     from r2rt.model.bundle import Bundle

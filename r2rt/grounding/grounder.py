@@ -86,7 +86,7 @@ class Grounder:
         name_or_path: str | os.PathLike[str],
         *,
         device: Device = "auto",
-        precision: Precision = "auto",
+        precision: Precision | None = "auto",
         threads: int | None = None,
         verify: Literal["always", "change", "never"] = "change",
     ) -> Grounder:
@@ -96,7 +96,7 @@ class Grounder:
             name_or_path: a name of `r2rt models list`, or a folder that holds `bundle.json`.
             device: `auto` takes the fastest that is there.
             precision: `auto` takes the int8 form of an installed model where it is installed, too,
-                and faster on this CPU; see `r2rt.engines.precision`.
+                and faster on this CPU, None the bundle as it is; see `r2rt.engines.precision`.
             threads: processor threads an operator may use; None takes every usable core.
             verify: when to compare the bundle's files with their hashes; see `Bundle.open`.
 

@@ -315,7 +315,7 @@ def _compare(
     from r2rt.grounding.grounder import Grounder
 
     def load(path: Path) -> Grounder:
-        return Grounder.load(path, device="cpu", verify="never")
+        return Grounder.load(path, device="cpu", precision=None, verify="never")
 
     agreement = compare(
         load(bundle.path), load(folder), sources, queries=queries, limits=limits, say=say

@@ -142,6 +142,13 @@ class TestAskedFor:
         assert choose_form(mine, precision).name == name
         assert not asked
 
+    def test_none_is_the_bundle_as_it_is(self, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Such as to compare with it, or to calibrate it."""
+        asked = measured(monkeypatch, 0.1, 0.025)
+        for folder in (mine, mine.with_name("mine-int8")):
+            assert choose_form(folder, None) == folder
+        assert not asked
+
     def test_what_is_not_there_is_an_error(self, mine: Path) -> None:
         with pytest.raises(ModelNotFoundError, match=r"is not installed in int8.*models quantize"):
             choose_form(DEMO_BUNDLE, "int8")

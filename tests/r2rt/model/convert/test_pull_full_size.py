@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from safetensors.numpy import save_file
 from r2rt.grounding.grounder import Grounder
 from r2rt.model import registry
 from r2rt.model.bundle import Bundle
+from r2rt.model.installed import int8_form
 from r2rt.model.pull import pull
 from r2rt.model.registry import ClipSource, PublishedModel
 from tests.conftest import CHECKOUT
@@ -90,3 +93,28 @@ def test_a_published_model_is_fetched_converted_checked_and_answers(hub: Path) -
     assert len(prediction.saliency) > 0
     assert np.isfinite(prediction.saliency).all()
     assert not list((folder.parent / ".partial").rglob("*.pth")), "the checkpoint is not kept"
+    _check_int8_form(folder)
+
+
+def _check_int8_form(folder: Path) -> None:
+    """The same command makes the int8 form of what is installed; no more than 1.5 GB is taken."""
+    code = "import resource, sys; from r2rt.cli.main import run\n"
+    code += "status = run(sys.argv[1:])\n"
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+    arguments = ["models", "pull", folder.name, "--precision", "int8", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=CHECKOUT,
+    )
+    assert int(done.stdout) < 1.5e6, "kilobytes"
+    form = int8_form(folder)
+    assert form is not None
+    manifest = Bundle.open(form, verify="always").manifest
+    assert sum(entry.size for entry in manifest.files.values()) < 0.3 * sum(
+        entry.size for entry in Bundle.open(folder).manifest.files.values()
+    )
+    with Grounder.load(folder, precision="int8", device="cpu") as grounder:
+        assert grounder.bundle.path == form
