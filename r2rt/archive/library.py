@@ -244,7 +244,8 @@ class Archive:
         if name is None:
             if self._tables is None:
                 raise LibraryError(f"{self.path}: no library yet; name a model to make one")
-            name = self._tables.settings.model
+            # The very form that it was indexed with.
+            return Grounder.load(self._tables.settings.model, device=self._device, precision=None)
         return Grounder.load(name, device=self._device)
 
     def _new_settings(self, grounder: Grounder) -> Settings:

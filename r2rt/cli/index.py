@@ -95,9 +95,10 @@ def index(
     if not sources:
         raise QueryError("no video: give files, folders, globs, or --videos-from FILE")
     require_lance()
-    if model is None and is_library(library):
+    is_new = model is not None or not is_library(library)
+    if not is_new:
         model = Archive.open(library).tables.settings.model
-    with open_model(model, device, quiet=quiet) as grounder:
+    with open_model(model, device, quiet=quiet, any_form=is_new) as grounder:
         archive = Archive.open(library, model=grounder)
 
         def add() -> IndexReport:

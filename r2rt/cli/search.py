@@ -118,7 +118,8 @@ def search(
     moments = [Like.parse(like) for like in likes]
     with Archive.open(library) as archive:
         settings = archive.tables.settings
-        with open_model(model or settings.model, device, quiet=quiet) as grounder:
+        own = model or settings.model
+        with open_model(own, device, quiet=quiet, any_form=model is not None) as grounder:
             settings.check_model(grounder.bundle, library)
             if query is not None:
                 warn_of_unknown_words(grounder, [query])

@@ -162,10 +162,13 @@ def quantize_bundle(
     lock = locked(name) if output is None else contextlib.nullcontext()
     with lock, staged_folder(destination, force=force) as folder:
         _write_files(folder, bundle, selections)
+        kept = {graph: selection.kept for graph, selection in selections.items()}
+        smoothed = sum(selection.smoothed for selection in selections.values())
+        selections.clear()  # they hold both forms of the encoders, which are opened next
         manifest = _int8_manifest(bundle.manifest, name, folder)
         write_manifest(folder, manifest)
         agreement = _compare(bundle, folder, sources, queries, limits, say)
-        report = _report(bundle, selections, agreement, len(frames))
+        report = _report(bundle, kept, smoothed, agreement, len(frames))
         if not calibration:
             report = msgspec.structs.replace(report, calibration=(_MADE,))
         manifest = msgspec.structs.replace(manifest, quantization=report)
@@ -324,16 +327,19 @@ def _compare(
         raise RefusedError(
             f"the int8 form of {bundle.manifest.name} differs too much from fp32: "
             f"{failures(agreement.figures)}; no bundle was written, "
-            "calibrate on more videos, or videos more like yours",
+            "calibrate on videos like yours with `r2rt models quantize --frames VIDEO`",
             agreement.figures,
         )
     return agreement
 
 
 def _report(
-    bundle: Bundle, selections: dict[str, Selection], agreement: Agreement, frames: int
+    bundle: Bundle,
+    kept: dict[str, tuple[str, ...]],
+    smoothed: int,
+    agreement: Agreement,
+    frames: int,
 ) -> QuantizationReport:
-    smoothed = sum(selection.smoothed for selection in selections.values())
     return QuantizationReport(
         origin=bundle.fingerprint,
         method="weights int8 a channel, activations uint8 of fixed range, "
@@ -342,6 +348,6 @@ def _report(
         frames=frames,
         clips=agreement.clips,
         queries=agreement.queries,
-        kept={graph: selection.kept for graph, selection in selections.items()},
+        kept=kept,
         figures=agreement.figures,
     )
