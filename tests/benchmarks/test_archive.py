@@ -43,6 +43,7 @@ def test_an_interrupted_run_goes_on_with_the_same_videos(corpus: Corpus, sprites
     assert first.read_bytes() == kept
     again = EncodedVideo.load(second)
     assert again.compact is not None
+    assert again.embeddings is not None
     np.testing.assert_array_equal(again.compact.rows(), rows)
     np.testing.assert_allclose(again.embeddings, embeddings, atol=1e-5)
 

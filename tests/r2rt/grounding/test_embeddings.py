@@ -37,6 +37,7 @@ def test_frames_and_images_have_the_embedding_of_the_clip(
     frames = square_frames(3)
     want = towers.embed_frames(towers.encode_video(torch.from_numpy(frames), 1)).numpy()
     video = tiny_grounder.encode_frames(frames, tiny_grounder.bundle.fps)
+    assert video.embeddings is not None
     np.testing.assert_allclose(video.embeddings, want, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(tiny_grounder.embed_image(frames[1]), want[1], rtol=1e-4, atol=1e-4)
     Image.fromarray(frames[2]).save(tmp_path / "image.png")
@@ -65,6 +66,7 @@ def test_a_stream_gives_the_embeddings_of_the_file(tiny_grounder: Grounder) -> N
     stream.push_frames(frames, 1)
     last = stream.finish()
     assert whole.embeddings is not None
+    assert last.embeddings is not None
     np.testing.assert_allclose(last.embeddings, whole.embeddings[-last.num_clips :], atol=1e-5)
 
 
