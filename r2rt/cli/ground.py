@@ -10,6 +10,7 @@ import click
 from r2rt.cli.console import note
 from r2rt.cli.media import best_of
 from r2rt.cli.request import Question, Request, request_options
+from r2rt.cli.sections import SectionedCommand
 from r2rt.cli.sequences import Asked, sequence_options
 from r2rt.queries import Query, free_qids, read_queries
 
@@ -31,7 +32,7 @@ _EXAMPLES = """Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=SectionedCommand, epilog=_EXAMPLES)
 @click.argument("arguments", nargs=-1, metavar="VIDEO QUERY...")
 @click.option("--query", "-q", "more_queries", multiple=True, help="A query; repeatable.")
 @click.option(

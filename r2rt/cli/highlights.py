@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from r2rt.cli.options import TIME
+from r2rt.cli.sections import SectionedCommand
 from r2rt.cli.selection import Selection, selection_options
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class _Length(click.ParamType["HighlightLength"]):
         return seconds
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("arguments", nargs=-1, metavar="VIDEO [QUERY]")
 @click.option(
     "--top", type=click.IntRange(min=1), default=5, show_default=True, help="The most highlights."

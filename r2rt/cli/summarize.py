@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from r2rt.cli.sections import SectionedCommand
 from r2rt.cli.selection import Selection, selection_options
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["summarize"]
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("arguments", nargs=-1, metavar="VIDEO [QUERY]")
 @click.option(
     "--length",

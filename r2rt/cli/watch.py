@@ -17,6 +17,7 @@ import click
 
 from r2rt.cli.console import printable, write_text
 from r2rt.cli.options import model_options, quiet_option, verbose_option
+from r2rt.cli.sections import SectionedCommand
 from r2rt.cli.session import note, open_model, warn, warn_of_unknown_words
 from r2rt.cli.watch_options import (
     EventOptions,
@@ -55,7 +56,7 @@ _EXAMPLES = """Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=SectionedCommand, epilog=_EXAMPLES)
 @click.argument("source")
 @click.argument("query", nargs=-1)
 @click.option("--query", "-q", "more_queries", multiple=True, help="A query; repeatable.")
