@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from r2rt.archive.indices import ROWS_A_PARTITION
 from r2rt.archive.tables import Tables, quoted
 from r2rt.archive.vectors import Floats, as_vectors, normalized
 from r2rt.grounding.windows import Window, WindowSize, plan_windows
@@ -148,7 +149,9 @@ class FirstStage:
             "refine_factor": _REFINED,
         }
         rows = self._tables.clips.latest().count_rows()
-        nearest["minimum_nprobes"] = max(_LEAST_PROBES, int(_PROBED_SHARE * rows / 2048))
+        nearest["minimum_nprobes"] = max(
+            _LEAST_PROBES, int(_PROBED_SHARE * rows / ROWS_A_PARTITION)
+        )
         return self._tables.clips.read(
             columns=["entry", "row", "vector"],
             nearest=nearest,

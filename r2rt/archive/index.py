@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +22,14 @@ from r2rt.archive.piece import (
     new_id,
     words_table,
 )
-from r2rt.archive.scan import FAILED, MISSING, READY, File, Scan, known_videos, scan
+from r2rt.archive.scan import FAILED, MISSING, READY, File, known_videos, scan
 from r2rt.archive.subtitles import lines_of
 from r2rt.archive.tables import Row, Tables, is_remote, quoted, write_lock
 from r2rt.errors import OutputError, R2rtError
 from r2rt.grounding.many import attempt, kind_of
 
 if TYPE_CHECKING:
+    from r2rt.archive.ray_workers import RayOptions
     from r2rt.grounding.grounder import Grounder
     from r2rt.progress import Update
     from r2rt.video import Sampling
@@ -51,6 +53,7 @@ class IndexOptions:
         tags: words for `--where`, given to every video that is read.
         retry: read videos that failed once more although they have not changed.
         quota_bytes: the most that the library may take on disk.
+        ray: encode by workers of Ray; None encodes in this process.
     """
 
     keep: Keep = "tokens"
@@ -58,6 +61,7 @@ class IndexOptions:
     tags: tuple[str, ...] = ()
     retry: bool = False
     quota_bytes: int | None = None
+    ray: RayOptions | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,27 @@ def index(
     found = scan(sources, known, retry=options.retry, keep=options.keep)
     writer = Writer(tables, known, options)
     try:
-        _index_files(writer, grounder, found, update, failed)
+        progress = _Progress(found.work, update)
+
+        def here(jobs: Iterator[tuple[File, str]]) -> Iterator[Piece]:
+            for file, content in jobs:
+                yield writer.make(grounder, file, content, functools.partial(progress, file))
+
+        def on_ray(jobs: Iterator[tuple[File, str]]) -> Iterator[Piece]:
+            from r2rt.archive.ray_workers import encode_on_ray
+
+            assert options.ray is not None
+            return encode_on_ray(
+                options.ray,
+                tables,
+                jobs,
+                keep=options.keep,
+                sampling=options.sampling,
+                tags=options.tags,
+            )
+
+        way = here if options.ray is None else on_ray
+        _index_files(writer, found.work, way, progress, failed)
         writer.set_missing(found.missing)
         for row, file in found.words:
             writer.replace_words(row, file)
@@ -137,27 +161,51 @@ def index(
 
 def _index_files(
     writer: Writer,
-    grounder: Grounder,
-    found: Scan,
-    update: Update | None,
+    files: Sequence[File],
+    pieces_of: Callable[[Iterator[tuple[File, str]]], Iterator[Piece]],
+    done: Callable[[File, int, int], None],
     failed: Callable[[str, str], None],
 ) -> None:
-    total = sum(max(file.size, 1) for file in found.work)
-    done = 0
-    for file in found.work:
-        writer.check_quota()
-        size = max(file.size, 1)
+    """Take the rows of files; those with the content of others come after these."""
+    by_path = {file.path: file for file in files}
 
-        def within(clips: int, expected: int, *, done: int = done, size: int = size) -> None:
-            if update is not None:
-                update(done + size * clips // max(expected, 1), total)
+    def jobs() -> Iterator[tuple[File, str]]:
+        for file in files:
+            writer.check_quota()
+            content = writer.wanted(file)
+            if content is None:
+                done(file, 1, 1)
+            else:
+                yield file, content
 
-        reason = writer.add(grounder, file, within)
-        if reason is not None:
-            failed(file.path, reason)
-        done += size
-        if update is not None:
-            update(done, total)
+    for piece in pieces_of(jobs()):
+        writer.take(piece)
+        done(by_path[piece.row["path"]], 1, 1)
+    for path in by_path:
+        if path in writer.report.failed:
+            failed(path, writer.report.failed[path])
+    if writer.deferred:
+        again, writer.deferred = writer.deferred, []
+        writer.flush()
+        _index_files(writer, again, pieces_of, done, failed)
+
+
+class _Progress:
+    """Bytes of video that are done, of which one file may be in work."""
+
+    def __init__(self, files: Sequence[File], update: Update | None) -> None:
+        self._total = sum(max(file.size, 1) for file in files)
+        self._update = update
+        self._of_file: dict[str, int] = {}
+        self._done = 0
+
+    def __call__(self, file: File, clips: int, expected: int) -> None:
+        """Note that so many clips of a file are done."""
+        now = max(file.size, 1) * clips // max(expected, 1)
+        self._done += now - self._of_file.get(file.path, 0)
+        self._of_file[file.path] = now
+        if self._update is not None:
+            self._update(self._done, self._total)
 
 
 class Writer:
@@ -180,7 +228,8 @@ class Writer:
             if row["entry"]:
                 self._by_content.setdefault(row["content"], []).append(path)
         # Claims are held until the rows are committed: nobody encodes the same video meanwhile.
-        self._claims = contextlib.ExitStack()
+        self._claims: dict[str, contextlib.ExitStack] = {}
+        self.deferred: list[File] = []
         self._last_s = time.monotonic()
         self.report = IndexReport()
 
@@ -191,42 +240,66 @@ class Writer:
         self.flush()
         self._tables.check_quota(self._options.quota_bytes)
 
-    def add(
-        self, grounder: Grounder, file: File, progress: Callable[[int, int], None] | None = None
-    ) -> str | None:
-        """Index one file; return why it failed, or None.
+    def wanted(self, file: File) -> str | None:
+        """Return the key of a file's content if it must be encoded, else deal with it.
+
+        Its content may be in the library, be in work, here or in another process, or not readable.
+        A file with the same content as one in work here is in `deferred`.
 
         Raises:
             OutputError: the library cannot be written.
         """
-        before = self._known.get(file.path)
-        content: str | None = None
         try:
             content = file.content()
-            if self._use_known(file, content, before):
-                return None
-            if not self._claims.enter_context(self._tables.claim(content)):
-                self._count(busy=1)
-                return None
-            if self._is_made_meanwhile(file, content):
-                return None
-            piece = self._make(grounder, file, content, progress)
-            self.take(piece, changed=before is not None and before["state"] != FAILED)
         except OutputError:
             raise
         except R2rtError as error:
-            piece = failed_piece(file, content, error, tags=self._options.tags)
-            self.take(piece)
-        reason: str | None = piece.row["error"]
-        return reason
+            self.take(failed_piece(file, None, error, tags=self._options.tags))
+            return None
+        before = self._known.get(file.path)
+        if self._use_known(file, content, before):
+            return None
+        if content in self._claims:
+            self.deferred.append(file)
+            return None
+        claim = contextlib.ExitStack()
+        if not claim.enter_context(self._tables.claim(content)):
+            self._count(busy=1)
+            return None
+        self._claims[content] = claim
+        return None if self._is_made_meanwhile(file, content) else content
 
-    def take(self, piece: Piece, *, changed: bool = False) -> None:
+    def make(
+        self, grounder: Grounder, file: File, content: str, progress: Callable[[int, int], None]
+    ) -> Piece:
+        """Return the rows of a file that is wanted, encoded here."""
+        options = self._options
+        made = attempt(
+            file.path,
+            lambda _: make_piece(
+                grounder,
+                self._tables.settings,
+                file,
+                content,
+                keep=options.keep,
+                sampling=options.sampling,
+                tags=options.tags,
+                progress=progress,
+            ),
+        )
+        if isinstance(made, R2rtError):
+            return failed_piece(file, content, made, tags=options.tags)
+        return made
+
+    def take(self, piece: Piece) -> None:
         """Take the rows of one video, which are committed with others."""
         self._pieces.append(piece)
         path = piece.row["path"]
+        before = self._known.get(path)
+        changed = before is not None and before["state"] != FAILED
         if piece.row["state"] == FAILED:
             self.report.failed[path] = piece.row["error"]
-        elif piece.clips is not None:
+        elif piece.num_clips:
             self._count(added=not changed, changed=changed, clips=piece.num_clips)
         self._remember(piece.row)
         self.flush(only_if_due=True)
@@ -263,6 +336,12 @@ class Writer:
             ):
                 if parts:
                     table.append(pa.concat_tables(parts))
+            for table, described in (
+                (tables.clips, [text for piece in pieces for text in piece.clip_fragments]),
+                (tables.tokens, [text for piece in pieces for text in piece.token_fragments]),
+            ):
+                if described:
+                    table.append_fragments(described)
             if lines := words_table(pieces):
                 schema = tables.subtitles.latest().schema
                 tables.subtitles.append(pa.Table.from_pylist(lines, schema=schema))
@@ -273,12 +352,15 @@ class Writer:
                 tables.videos.delete(f"path in {quoted(self._gone)}")
         _log.info("committed %d videos", len(pieces))
         self._pieces, self._gone = [], []
-        self.close()
+        for piece in pieces:
+            if piece.row["content"] in self._claims:
+                self._claims.pop(piece.row["content"]).close()
         self._last_s = time.monotonic()
 
     def close(self) -> None:
         """Give up what was claimed."""
-        self._claims.close()
+        while self._claims:
+            self._claims.popitem()[1].close()
 
     def _remember(self, row: Row) -> None:
         self._known[row["path"]] = row
@@ -294,31 +376,6 @@ class Writer:
             or len(self._pieces) >= _BATCH_VIDEOS
             or time.monotonic() - self._last_s >= _BATCH_S
         )
-
-    def _make(
-        self,
-        grounder: Grounder,
-        file: File,
-        content: str,
-        progress: Callable[[int, int], None] | None,
-    ) -> Piece:
-        options = self._options
-        made = attempt(
-            file.path,
-            lambda _: make_piece(
-                grounder,
-                self._tables.settings,
-                file,
-                content,
-                keep=options.keep,
-                sampling=options.sampling,
-                tags=options.tags,
-                progress=progress,
-            ),
-        )
-        if isinstance(made, R2rtError):
-            raise made
-        return made
 
     def _use_known(self, file: File, content: str, before: Row | None) -> bool:
         """Take over the vectors of the same content where the library has it; say whether so."""

@@ -15,7 +15,7 @@ from r2rt.archive.tables import Table, Tables, is_remote
 if TYPE_CHECKING:
     from lance import LanceDataset
 
-__all__ = ["VECTOR_INDEX", "update_indices"]
+__all__ = ["ROWS_A_PARTITION", "VECTOR_INDEX", "update_indices"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _UNINDEXED_SHARE = 0.1
 _MOST_FRAGMENTS = 64
 # Readers that began before a version was replaced have this long to end.
 _OLD = datetime.timedelta(minutes=10)
-_ROWS_A_PARTITION = 2048
+ROWS_A_PARTITION = 8192
 
 
 def update_indices(tables: Tables, *, thorough: bool = False) -> None:
@@ -68,7 +68,7 @@ def _update_vectors(table: Table) -> None:
                 "IVF_RQ",
                 name=VECTOR_INDEX,
                 metric="cosine",
-                num_partitions=max(1, 2 ** round(math.log2(rows / _ROWS_A_PARTITION))),
+                num_partitions=max(1, 2 ** round(math.log2(rows / ROWS_A_PARTITION))),
                 replace=True,
             )
         )

@@ -114,6 +114,8 @@ class Archive:
         sampling: Sampling = "nearest",
         retry: bool = False,
         quota_bytes: int | None = None,
+        ray: str | None = None,
+        workers: int = 2,
         update: Update | None = None,
         failed: Callable[[str, str], None] = lambda _path, _reason: None,
     ) -> IndexReport:
@@ -127,6 +129,8 @@ class Archive:
             sampling: how frames are chosen, see `Grounder.encode`.
             retry: read videos that failed once more.
             quota_bytes: the most that the library may take on disk.
+            ray: encode by workers of Ray, on the cluster of that address or `local`, this machine.
+            workers: how many.
             update: called with bytes of video done and their total.
             failed: called with the path of a video that cannot be indexed, and the reason.
 
@@ -135,12 +139,24 @@ class Archive:
             LibraryFullError: the quota is reached; what was indexed before is kept.
             OutputError: the library cannot be written.
             BundleSchemaError: the model gives no embeddings.
+            BackendUnavailableError: Ray did not start, or ended early.
         """
         several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-        options = IndexOptions(
-            keep=keep, sampling=sampling, tags=tuple(tags), retry=retry, quota_bytes=quota_bytes
-        )
         grounder = self.grounder
+        cluster = None
+        if ray is not None:
+            from r2rt.archive.ray_workers import RayOptions
+
+            model = self._model if isinstance(self._model, str) else str(grounder.bundle.path)
+            cluster = RayOptions(address=ray, workers=workers, model=model, device=self._device)
+        options = IndexOptions(
+            keep=keep,
+            sampling=sampling,
+            tags=tuple(tags),
+            retry=retry,
+            quota_bytes=quota_bytes,
+            ray=cluster,
+        )
         with self._lock:
             if self._tables is None:
                 self._tables = Tables.create(self.path, self._new_settings(grounder))

@@ -43,17 +43,21 @@ class Piece:
         clips: of `clips`; None where the video failed or its content is known.
         tokens: of `tokens`; None likewise, and where vectors alone are kept.
         lines: of `subtitles`.
+        clip_fragments: in place of `clips`, descriptions of fragments that a worker wrote.
+        token_fragments: likewise for `tokens`.
     """
 
     row: Row
     clips: pa.Table | None = None
     tokens: pa.Table | None = None
     lines: list[Line] = field(default_factory=list)
+    clip_fragments: tuple[str, ...] = ()
+    token_fragments: tuple[str, ...] = ()
 
     @property
     def num_clips(self) -> int:
         """How many clips were encoded for it."""
-        return self.row["clips"] if self.clips is not None else 0
+        return self.row["clips"] if self.clips is not None or self.clip_fragments else 0
 
 
 def new_id() -> str:

@@ -77,8 +77,9 @@ def require_package(name: str, what: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError as error:
+        extra = "ray" if name == "ray" else "archive"
         raise MissingExtraError(
-            f"{what} needs {name}; install it: pip install 'r2rt[archive]'"
+            f"{what} needs {name}; install it: pip install 'r2rt[{extra}]'"
         ) from error
 
 
@@ -120,6 +121,16 @@ class Table:
     def append(self, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Add rows in one commit."""
         self.commit(lambda dataset: dataset.insert(rows))
+
+    def append_fragments(self, descriptions: Sequence[str]) -> None:
+        """Add fragments that workers wrote, described in JSON, in one commit."""
+        from lance import FragmentMetadata, LanceDataset, LanceOperation
+
+        fragments = [FragmentMetadata.from_json(text) for text in descriptions]
+        operation = LanceOperation.Append(fragments)
+        self.commit(
+            lambda dataset: LanceDataset.commit(self.uri, operation, read_version=dataset.version)
+        )
 
     def upsert(self, rows: pa.Table, key: str) -> None:
         """Replace the rows that have the same keys, and add the others, in one commit."""

@@ -61,6 +61,14 @@ _EXAMPLES = """Examples:
 @click.option("--tag", "tags", multiple=True, help="A word for --where of searches; repeatable.")
 @click.option("--retry", is_flag=True, help="Try videos that failed before once more.")
 @click.option("--quota", metavar="SIZE", help="The most that the library may take, e.g. 40G.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS|local",
+    help="Encode by workers of Ray, on a cluster or on this machine.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers of --ray."
+)
 @click.option("--watch", is_flag=True, help="Go on, and index what appears or changes.")
 @model_options
 @quiet_option
@@ -74,6 +82,8 @@ def index(
     tags: tuple[str, ...],
     retry: bool,
     quota: str | None,
+    ray: str | None,
+    workers: int,
     watch: bool,
     model: str | None,
     device: Device,
@@ -110,6 +120,8 @@ def index(
                     sampling=sampling,
                     retry=retry,
                     quota_bytes=quota_bytes,
+                    ray=ray,
+                    workers=workers,
                     update=update,
                     failed=_warn,
                 )
