@@ -15,5 +15,6 @@ from tests.kills.runner import kill_job
 def test_nothing_is_half_written_and_nothing_left(name: str, tmp_path: Path) -> None:
     if name in ("quantise", "export"):
         pytest.importorskip("onnxscript", reason="only the workbench exports")
-    result = kill_job(name, tmp_path, kills=4, seed=1, batch=2)
+    kills = 2 if name == "export" else 4  # one export takes longer than all others together
+    result = kill_job(name, tmp_path, kills=kills, seed=1, batch=2)
     assert result.faults == []
