@@ -60,7 +60,7 @@ def test_bundle_opens_and_its_graphs_fit_the_contract(
         assert mismatches(session(bundle.file(f"{graph}.onnx")), spec) == []
 
 
-def test_manifest_tells_the_recipe(moment_bundle: Exported, highlight_bundle: Exported) -> None:
+def test_manifest_reports_the_recipe(moment_bundle: Exported, highlight_bundle: Exported) -> None:
     moment, highlight = moment_bundle.manifest, highlight_bundle.manifest
     assert (moment.name, moment.fps, moment.unit_s, moment.window_s) == (
         "moment",
@@ -85,7 +85,7 @@ def test_every_graph_is_compared_with_pytorch(moment_bundle: Exported) -> None:
     assert max(check.error for check in moment_bundle.manifest.verification.checks) < 0.5
 
 
-def test_graphs_tell_nothing_of_the_machine(moment_bundle: Exported) -> None:
+def test_graphs_report_nothing_of_the_machine(moment_bundle: Exported) -> None:
     for path in moment_bundle.path.glob("*.onnx"):
         data = path.read_bytes()
         for trace in (

@@ -334,7 +334,9 @@ class TestBuilding:
         plan = read_plan(Bundle.open(bundle.path), engine.manifest, VIDEO_ENCODER)
         assert header_problem(plan, version=builder.version, capabilities=("8.9",)) is None
 
-    def test_every_message_of_the_parser_is_told(self, bundle: Bundle, builder: Flavour) -> None:
+    def test_every_message_of_the_parser_is_reported(
+        self, bundle: Bundle, builder: Flavour
+    ) -> None:
         import onnx
 
         spec = graph_specs(bundle.dims)[VIDEO_ENCODER]
@@ -473,7 +475,7 @@ class TestTensorRtProper:
         with pytest.raises(EngineBuildError, match="it ended by signal 6"):
             build_plan(proper, b"crash", spec, "9.0", default_ranges(bundle))
 
-    def test_kernels_that_it_names_otherwise_are_told_not_refused(
+    def test_kernels_that_it_names_otherwise_are_reported_not_refused(
         self, bundle: Bundle, proper: Flavour
     ) -> None:
         said: list[str] = []
@@ -500,7 +502,7 @@ class TestCommand:
         assert "three ascending from 1" in capsys.readouterr().err
 
     @pytest.mark.usefixtures("builder")
-    def test_no_such_model_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_no_such_model_is_reported(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["no-such-model", "--flavour", "rtx", "--quiet"]) == 20
         assert "no-such-model" in capsys.readouterr().err
 

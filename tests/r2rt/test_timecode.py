@@ -141,7 +141,7 @@ def test_drop_frame_timecode_keeps_step_with_the_clock(frame: int) -> None:
         ("12", Fraction(25)),
     ],
 )
-def test_what_names_no_picture_is_refused(text: str, rate: Fraction) -> None:
+def test_what_names_no_frame_is_refused(text: str, rate: Fraction) -> None:
     with pytest.raises(QueryError, match=text):
         parse_timecode(text, rate)
 

@@ -171,7 +171,7 @@ def test_another_model_is_not_taken_for_ours() -> None:
         build_model(torch.nn.Linear(3, 4).state_dict())
 
 
-def test_use_tef_can_be_told_apart_from_the_coordinate_head(golden_dir: Path) -> None:
+def test_use_tef_can_be_distinguished_from_the_coordinate_head(golden_dir: Path) -> None:
     model = build_model(golden_dir / "moment.pth", use_tef=False)
     assert model.config.vision_width == 66
     model = build_model(golden_dir / "highlight.pth", use_tef=True)

@@ -89,7 +89,7 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
         ("loss_weights=3", "loss_weights is 3"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_in_one_line(override: str, message: str) -> None:
+def test_a_setting_that_cannot_be_is_reported_in_one_line(override: str, message: str) -> None:
     with pytest.raises(TrainingError) as caught:
         config_for("qvhighlights", parse_overrides([override]))
     assert message in str(caught.value)
@@ -106,7 +106,7 @@ def test_a_setting_that_cannot_be_is_told_in_one_line(override: str, message: st
         ("a.toml", "recipe = 3", "recipe is 3, expected a name"),
     ],
 )
-def test_a_broken_file_of_settings_is_told(
+def test_a_broken_file_of_settings_is_reported(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     path = tmp_path / name
@@ -117,7 +117,7 @@ def test_a_broken_file_of_settings_is_told(
         read_settings(tmp_path / "absent.toml")
 
 
-def test_an_unknown_recipe_is_told_with_its_neighbours() -> None:
+def test_an_unknown_recipe_is_reported_with_its_neighbours() -> None:
     with pytest.raises(TrainingError, match=r"no recipe 'charade'; did you mean charades\?"):
         config_for("charade")
 

@@ -155,7 +155,7 @@ def test_highlights_are_trained_and_validated(tmp_path: Path) -> None:
         ([], 2, "name a RECIPE"),
     ],
 )
-def test_what_cannot_be_trained_is_told(
+def test_what_cannot_be_trained_is_reported(
     charades: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -14,7 +14,7 @@ from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.test_foreign_kinds import two_tracks
 
 
-def test_a_leaping_clock_is_told(tmp_path: Path) -> None:
+def test_a_leaping_clock_is_reported(tmp_path: Path) -> None:
     one = write_video(tmp_path / "one.ts", frames=100).read_bytes()
     joined = tmp_path / "joined.ts"
     joined.write_bytes(one + one)

@@ -128,7 +128,7 @@ def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["device 0"]["value"] == "A GPU, 80 GiB, compute capability 9.0"
 
 
-def test_no_gpu_is_told_and_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_reported_and_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise OSError(name)
 

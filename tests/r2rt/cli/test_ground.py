@@ -125,7 +125,7 @@ def test_windows_are_chosen_or_left_out() -> None:
         (("--window", "soon"), "'soon' is no time"),
     ],
 )
-def test_windows_that_make_no_sense_are_told_in_a_line(
+def test_windows_that_make_no_sense_are_reported_in_a_line(
     options: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.mp4").touch()  # which is never read
@@ -179,7 +179,7 @@ def test_a_query_of_more_tokens_than_the_model_reads_is_cut_with_a_warning() -> 
     assert json.loads(result.stdout)["results"][0]["query_truncated"] is True
 
 
-def test_bad_sources_are_told_apart(tmp_path: Path) -> None:
+def test_bad_sources_are_distinguished(tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("not a video at all\n" * 50)
     empty = tmp_path / "empty.mp4"
@@ -232,7 +232,7 @@ def test_a_forgotten_or_mistyped_command(capsys: pytest.CaptureFixture[str]) -> 
     assert "Did you mean 'ground'?" in capsys.readouterr().err
 
 
-def test_bad_usage_is_told_before_anything_is_decoded(tmp_path: Path) -> None:
+def test_bad_usage_is_reported_before_anything_is_decoded(tmp_path: Path) -> None:
     fails(ground(DEMO_VIDEO), 2, "no query")
     fails(ground(DEMO_VIDEO, "  "), 2, "empty")
     fails(ground(DEMO_VIDEO, "--queries", tmp_path / "none.jsonl"), 10, "none.jsonl")
@@ -240,7 +240,7 @@ def test_bad_usage_is_told_before_anything_is_decoded(tmp_path: Path) -> None:
     assert ground(DEMO_VIDEO, QUERY, "--format", "xml").returncode == 2
 
 
-def test_bad_models_are_told_apart(tmp_path: Path) -> None:
+def test_bad_models_are_distinguished(tmp_path: Path) -> None:
     def broken(name: str) -> Path:
         folder = tmp_path / name
         folder.mkdir()

@@ -154,14 +154,14 @@ def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
         (["-f", "csv", "-o", "r.html", "--report", "r.html"], QueryError, "--output and --report"),
     ],
 )
-def test_what_makes_no_sense_is_told_before_anything_is_done(
+def test_what_makes_no_sense_is_reported_before_anything_is_done(
     arguments: list[str], error: type[R2rtError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         ground("there-is-no-such-video.mp4", QUERY, *arguments)
 
 
-def test_without_pillow_pictures_are_refused_before_anything_is_done(
+def test_without_pillow_images_are_refused_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)

@@ -82,7 +82,7 @@ class TestList:
         names = [line.split()[0] for line in run("list").stdout.splitlines()]
         assert names.count("demo") == 1
 
-    def test_a_damaged_model_is_told_on_stderr(self, home: Path) -> None:
+    def test_a_damaged_model_is_reported_on_stderr(self, home: Path) -> None:
         write_bundle(home / "mine")
         (home / "mine" / "bundle.json").write_bytes(b"{")
         result = run("list")

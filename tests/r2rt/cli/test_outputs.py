@@ -153,7 +153,7 @@ def test_a_video_is_finished_only_with_all_that_is_made_of_it(
     assert is_asked(option, tmp_path / name)
 
 
-def test_pictures_of_videos_with_like_names_are_told_apart(videos: Path, tmp_path: Path) -> None:
+def test_images_of_videos_with_like_names_are_distinguished(videos: Path, tmp_path: Path) -> None:
     long = "a" * 90
     names = ["clip 2", "clip_2", f"{long} b", f"{long} c"]
     named = [word for name in names for word in ("-i", videos / f"{name}.mp4")]
@@ -165,7 +165,9 @@ def test_pictures_of_videos_with_like_names_are_told_apart(videos: Path, tmp_pat
     assert len(list((tmp_path / "stills").iterdir())) == len(names)
 
 
-def test_videos_are_told_from_queries(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_videos_are_distinguished_from_queries(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, two = videos / "clip 2.mp4", videos / "clip 10.mp4"
 
     def asked(*arguments: object) -> list[tuple[str, list[str]]]:
@@ -225,7 +227,7 @@ def test_what_cannot_be_done_is_said(
     assert words in capsys.readouterr().err
 
 
-def test_an_encoded_video_counts_in_its_sources_pictures(
+def test_an_encoded_video_counts_in_its_sources_frames(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = videos / "clip 2.mp4"

@@ -79,7 +79,7 @@ def test_data_keeps_the_moments_and_says_so(
     assert len(out.splitlines()) == 1
 
 
-def test_anyway_tells_them_and_ends_well(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_anyway_reports_them_and_ends_well(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store_presence(model, never(PRESENCE))
     code, out, _ = ground(model, "a dog", "--anyway", capsys=capsys)
     assert code == 0
@@ -89,7 +89,9 @@ def test_anyway_tells_them_and_ends_well(model: Path, capsys: pytest.CaptureFixt
     assert (code, len(out.splitlines()) > 1) == (0, True)
 
 
-def test_what_is_present_is_told_as_ever(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_present_is_reported_as_ever(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = ground(model, "a dog", capsys=capsys)
     store_presence(model, PRESENCE)
     after = ground(model, "a dog", capsys=capsys)

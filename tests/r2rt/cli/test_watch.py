@@ -125,7 +125,7 @@ def test_who_reads_may_have_had_enough(transport_stream: Path) -> None:
     assert "error" not in stderr
 
 
-def test_what_is_wrong_is_told_in_one_line(
+def test_what_is_wrong_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "a.ts"

@@ -196,7 +196,7 @@ def test_the_plugin_makes_rtx_usable_without_engines(
     assert all(problem for name, problem in ways.items() if not name.startswith("NvTensorRTRTX"))
 
 
-def test_a_driver_without_a_gpu_is_told() -> None:
+def test_a_driver_without_a_gpu_is_reported() -> None:
     driver = SimpleNamespace(cuInit=lambda _: 100)
     with pytest.raises(BackendUnavailableError, match=r"finds no GPU \(error 100\); .*nvidia-smi"):
         find_gpu(lambda _: driver)

@@ -253,7 +253,7 @@ def test_a_plugin_is_registered_once_and_its_device_chosen(
     assert added == [([gpus[0]], {"x": "y"})]
 
 
-def test_a_plugin_that_does_not_load_is_told_in_one_line(
+def test_a_plugin_that_does_not_load_is_reported_in_one_line(
     plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: str) -> None:

@@ -94,7 +94,7 @@ def test_the_key_changes_with_what_decoding_means(
     assert cache.key(video, MODEL, {}) != before
 
 
-def test_files_of_one_status_are_told_apart(
+def test_files_of_one_status_are_distinguished(
     cache: EncodingCache, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On two disks, two files may have the same inode number, size and dates."""

@@ -136,7 +136,7 @@ def test_an_over_long_query_is_cut_and_says_so(grounder: Grounder) -> None:
     assert not grounder.ground(video, "a dog").query_truncated
 
 
-def test_a_bad_query_is_told_before_the_video_is_decoded(
+def test_a_bad_query_is_reported_before_the_video_is_decoded(
     grounder: Grounder, engine: FakeEngine
 ) -> None:
     with pytest.raises(QueryError):

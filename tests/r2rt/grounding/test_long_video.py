@@ -160,7 +160,7 @@ def test_windows_that_were_finalised_are_kept_while_there_is_room(
     assert engine.runs[VIDEO_ENCODER] == 10
 
 
-def test_bad_windows_are_told_before_the_video_is_read(tiny_grounder: Grounder) -> None:
+def test_bad_windows_are_reported_before_the_video_is_read(tiny_grounder: Grounder) -> None:
     for options in ({"window": 0}, {"window": 10, "overlap": 10}, {"window": "long"}):
         with pytest.raises(QueryError):
             tiny_grounder.ground("/nowhere.mp4", "a dog", **options)

@@ -62,7 +62,7 @@ def test_globs_files_and_repeats(tree: Path) -> None:
     assert names_several(pattern)
 
 
-def test_what_leads_to_no_video_is_told(tree: Path) -> None:
+def test_what_leads_to_no_video_is_reported(tree: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="empty: no videos"):
         find_videos([tree / "empty"])
     with pytest.raises(SourceNotFoundError, match="no video matches"):
@@ -144,7 +144,7 @@ def test_one_bad_video_stops_no_other(tiny_grounder: Grounder, tmp_path: Path) -
     assert isinstance(answers[2][1], SourceNotFoundError)
 
 
-def test_what_is_wrong_with_the_questions_is_told_at_once(tiny_grounder: Grounder) -> None:
+def test_what_is_wrong_with_the_questions_is_reported_at_once(tiny_grounder: Grounder) -> None:
     with pytest.raises(QueryError):
         ground_many(tiny_grounder, ["a.mp4"], ["a ball", " "])
     with pytest.raises(QueryError):
@@ -181,5 +181,5 @@ def test_a_fault_becomes_an_error_and_a_full_disk_ends_it() -> None:
         (["/x_y/a.mp4", "/x/y_a.mp4", "/x/y/a.mp4"], ["x_y_a.mp4", "y_a", "x_y_a.mp4-2"]),
     ],
 )
-def test_files_are_told_apart(videos: list[str], stems: list[str]) -> None:
+def test_files_are_distinguished(videos: list[str], stems: list[str]) -> None:
     assert output_stems(videos) == stems

@@ -131,7 +131,7 @@ def test_many_windows_let_no_more_through(windows: int) -> None:
     assert windows == 1 or naive > 1.7 * passed
 
 
-def test_the_statistic_that_tells_best_is_taken() -> None:
+def test_the_statistic_that_separates_best_is_taken() -> None:
     positives, negatives = answers(normal(1, 100, 1)), answers(normal(2, 100))
     better = [
         prediction(evidence=x.evidence + y.evidence)

@@ -334,7 +334,7 @@ def test_near_moments_stay_two() -> None:
     )
 
 
-def test_of_two_windows_the_better_score_is_told_then_the_one_farther_from_borders() -> None:
+def test_of_two_windows_the_better_score_is_reported_then_the_one_farther_from_borders() -> None:
     found = [rows((100, 120, 0.8)), rows((101, 121, 0.9)), EMPTY, EMPTY]
     np.testing.assert_allclose(merge(found, WINDOWS), [[101, 121, 0.85]])
     found = [rows((125, 145, 0.8)), rows((124, 144, 0.8)), EMPTY, EMPTY]
@@ -442,7 +442,7 @@ def test_whatever_windows_say_the_answer_is_in_order_and_the_same_again(
 
 
 @given(st.tuples(raw_rows, raw_rows, raw_rows, raw_rows))
-def test_no_two_windows_tell_nearly_the_same(found: tuple[Rows, ...]) -> None:
+def test_no_two_windows_report_nearly_the_same(found: tuple[Rows, ...]) -> None:
     # Suppressed within each window as tightly as between them, nothing overlaps by a half.
     got = merge(found, WINDOWS, Nms(kind="normal", iou_threshold=0.5))
     iou = interval_iou(got[:, :2], got[:, :2])

@@ -36,7 +36,7 @@ def test_timestamps_that_go_on_are_taken_as_they_are() -> None:
     assert not placed.leapt
 
 
-def test_the_first_picture_of_a_file_need_not_be_its_zero() -> None:
+def test_the_first_frame_of_a_file_need_not_be_its_zero() -> None:
     placed = clock().place(9000, STEP, TB, 0.0, origin_pts=0)
     assert placed.time_s == pytest.approx(0.1)
 
@@ -112,7 +112,7 @@ def test_another_time_base_begins_a_segment() -> None:
     assert placed.time_s > last.time_s
 
 
-def test_pictures_without_timestamps_follow_each_other() -> None:
+def test_frames_without_timestamps_follow_each_other() -> None:
     subject = clock()
     for index in range(5):
         placed = subject.place(None, STEP, TB, index / 25)

@@ -112,7 +112,7 @@ def test_a_server_that_stays_dead_is_given_up(grounder: Grounder, server: RtspSe
         assert event.reason == "Connection refused"
 
 
-def test_a_wrong_path_is_told_at_once(grounder: Grounder, server: RtspServer) -> None:
+def test_a_wrong_path_is_reported_at_once(grounder: Grounder, server: RtspServer) -> None:
     watcher = Watcher(grounder, server.url + "-none", QUERIES)
     with pytest.raises(SourceNotFoundError, match="check the address"):
         list(watcher)

@@ -47,7 +47,7 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
             SourceOptions(**options)
 
 
-def test_passwords_and_keys_are_not_told() -> None:
+def test_passwords_and_keys_are_not_reported() -> None:
     source = LiveSource("rtsp://user:secret@127.0.0.1:9/live/1?key=hidden")
     assert source.name == "rtsp://127.0.0.1:9/live/1"
     with pytest.raises(LostError) as caught:

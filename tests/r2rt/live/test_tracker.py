@@ -62,7 +62,7 @@ def test_an_end_that_still_moves_keeps_a_moment_open() -> None:
     assert told(answer(subject, (10, 29, 0.6), edge_s=52)) == [("closed", 1, 10, 29)]
 
 
-def test_what_was_closed_is_not_told_again_while_the_window_holds_it() -> None:
+def test_what_was_closed_is_not_reported_again_while_the_window_holds_it() -> None:
     subject = tracker(close_after=1)
     answer(subject, (10, 20, 0.9), edge_s=40)
     assert told(answer(subject, (10, 20, 0.9), edge_s=42)) == [("closed", 1, 10, 20)]
@@ -140,7 +140,7 @@ def test_the_span_that_fits_best_takes_the_moment() -> None:
     assert told(changes, "opened", "changed") == [("changed", 1, 10, 21), ("opened", 2, 14, 26)]
 
 
-def test_changes_are_told_when_they_are_worth_it() -> None:
+def test_changes_are_reported_when_they_are_worth_it() -> None:
     subject = tracker(change_s=4)
     answer(subject, (10, 20, 0.9), edge_s=20)
     assert answer(subject, (10, 22, 0.9), edge_s=22) == []
@@ -148,7 +148,7 @@ def test_changes_are_told_when_they_are_worth_it() -> None:
     assert answer(subject, (12, 24, 0.9), edge_s=26) == []
 
 
-def test_closing_all_tells_only_what_is_open_and_forgets_everything() -> None:
+def test_closing_all_reports_only_what_is_open_and_forgets_everything() -> None:
     subject = tracker(close_after=1)
     answer(subject, (10, 20, 0.9), (30, 40, 0.9), edge_s=40)
     assert told(answer(subject, (10, 20, 0.9), (30, 42, 0.9), edge_s=42)) == [("closed", 1, 10, 20)]

@@ -267,7 +267,7 @@ def slow_grounder(seconds: float) -> Grounder:
 
 
 @pytest.mark.slow
-def test_who_is_too_slow_is_told_what_was_left_out(video: Path) -> None:
+def test_who_is_too_slow_is_reported_what_was_left_out(video: Path) -> None:
     watcher = Watcher(
         slow_grounder(1.5),
         str(video),

@@ -97,7 +97,7 @@ def check_times(video: Path, made: Cut, *, tolerance_s: float = 0.001) -> Watche
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_clip_is_exact_to_the_picture_and_its_sound_in_step(
+def test_a_clip_is_exact_to_the_frame_and_its_sound_in_step(
     name: str, footage: FootageMaker, tmp_path: Path
 ) -> None:
     video, frame_s = footage(name), SOURCES[name][1]
@@ -120,7 +120,7 @@ def test_a_clip_is_exact_to_the_picture_and_its_sound_in_step(
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "late sound"])
-def test_a_copy_tells_truly_how_far_it_is_off(
+def test_a_copy_reports_truly_how_far_it_is_off(
     name: str, footage: FootageMaker, tmp_path: Path
 ) -> None:
     video = footage(name)
@@ -139,7 +139,7 @@ def test_a_copy_tells_truly_how_far_it_is_off(
     assert bits[1] == bits[0]  # a keyframe
 
 
-def test_a_picture_that_stands_for_seconds_is_cut_where_asked(tmp_path: Path) -> None:
+def test_a_frame_that_stands_for_seconds_is_cut_where_asked(tmp_path: Path) -> None:
     times = vfr_times(60)
     at = 30  # the picture that stands for 1.5 s
     assert times[at + 1] - times[at] == Fraction(3, 2)
@@ -162,7 +162,7 @@ def test_padding_stops_at_the_videos_ends(tmp_path: Path) -> None:
     assert watch(made.path).numbers == list(range(75))
 
 
-def test_even_the_shortest_moment_has_a_picture(tmp_path: Path) -> None:
+def test_even_the_shortest_moment_has_a_frame(tmp_path: Path) -> None:
     video = write_footage(tmp_path / "a.mp4", frames=50, sound=None)
     assert watch(cut(video, tmp_path, 1.0, 1.0001).path).numbers == [25]
     assert watch(cut(video, tmp_path, 1.99, 2.0).path).numbers == [49]
@@ -249,7 +249,7 @@ def test_what_avi_does_not_time_is_cut_all_the_same(tmp_path: Path) -> None:
         cut(video, tmp_path, 1.0, 2.0, copy=True)
 
 
-def test_damage_in_a_moment_leaves_pictures_out_and_nothing_else(tmp_path: Path) -> None:
+def test_damage_in_a_moment_leaves_frames_out_and_nothing_else(tmp_path: Path) -> None:
     video = write_footage(tmp_path / "a.mp4", frames=150)
     content = bytearray(video.read_bytes())
     middle = len(content) // 2

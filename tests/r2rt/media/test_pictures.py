@@ -34,7 +34,7 @@ def number_in(picture: Image.Image) -> int:
     return picture_number(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
 
 
-def test_stills_are_the_very_pictures_on_display(video: Path) -> None:
+def test_stills_are_the_very_frames_on_display(video: Path) -> None:
     times_s = [5.99, 0.0, 2.001, 0.5, 0.5399, 3.98]
     pictures = stills(IndexedVideo(video), times_s, (192, 192))
     assert [number_in(picture) for picture in pictures] == [149, 0, 50, 12, 13, 99]
@@ -160,7 +160,7 @@ def test_a_contact_sheet_shows_moments_in_order(video: Path, tmp_path: Path) -> 
         assert number_in(cell) & 0b1111111110 == number & 0b1111111110
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing(video: Path, tmp_path: Path) -> None:
+def test_a_frame_that_cannot_be_written_leaves_nothing(video: Path, tmp_path: Path) -> None:
     answer = prediction((1, 2, 0.5), duration_s=6)
     with pytest.raises(OutputError):
         write_plot(None, [answer], tmp_path / "no" / "plot.png")

@@ -72,7 +72,7 @@ def report(video: Path | None, asked: list[Prediction], path: Path) -> Page:
     return Page(path)
 
 
-def test_every_moment_can_be_played_and_has_a_picture(video: Path, tmp_path: Path) -> None:
+def test_every_moment_can_be_played_and_has_an_image(video: Path, tmp_path: Path) -> None:
     film = Path(shutil.copy(video, tmp_path))
     asked = [
         prediction((1.0, 2.5, 0.9), (0.0, 1.0, 0.4), duration_s=3, video=str(film)),

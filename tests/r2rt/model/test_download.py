@@ -49,7 +49,7 @@ def left_in(target: Path) -> list[str]:
 
 
 class TestWell:
-    def test_lands_alone_and_tells_progress(self, hub: Hub, target: Path) -> None:
+    def test_lands_alone_and_reports_progress(self, hub: Hub, target: Path) -> None:
         told: list[tuple[int, int | None]] = []
         path = download(
             f"{hub.url}/{PATH}",

@@ -376,7 +376,7 @@ class TestMirror:
         Bundle.open(models_dir() / "mine")
         assert len(hub.requests) == len(fake_files()) + 1
 
-    def test_the_one_who_waits_is_told(self, hub: Hub, tmp_path: Path) -> None:
+    def test_the_one_who_waits_is_reported(self, hub: Hub, tmp_path: Path) -> None:
         publish(hub, tmp_path / "source", "mine")
         hub.always["mirror/mine/grounder.onnx"] = Step(pause_s=0.3)
         said: list[str] = []

@@ -134,7 +134,7 @@ def test_otio_of_a_file_with_its_own_timecode(film_of_day: Answers) -> None:
     assert clips_of(timeline, "Audio") == []
 
 
-def test_fcpxml_times_are_whole_pictures(constant: Answers) -> None:
+def test_fcpxml_times_are_whole_frames(constant: Answers) -> None:
     rate = constant.source.rate
     root = ET.fromstring(render("fcpxml", constant))
 
@@ -307,7 +307,7 @@ def test_csv_by_the_csv_module() -> None:
     assert (rows[3]["video"], rows[3]["error"]) == ("bad.mp4", "bad.mp4: no video")
 
 
-def test_json_tells_videos_that_failed() -> None:
+def test_json_reports_videos_that_failed() -> None:
     failed = Answers(video="bad.mp4", error=NotAVideoError("bad.mp4: no video"))
     error = {"kind": "NotAVideoError", "code": 11, "message": "bad.mp4: no video"}
     good = answers_about("good.mp4")

@@ -46,7 +46,7 @@ def test_unusual_rates_are_rates_too(tmp_path: Path, rate: Fraction) -> None:
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
-def test_a_rate_that_varies_is_told_and_the_usual_one_stands_in(
+def test_a_rate_that_varies_is_reported_and_the_usual_one_stands_in(
     tmp_path: Path, container: str
 ) -> None:
     path = make_video(tmp_path / f"a.{container}", Fraction(30), times=variable_times())
@@ -66,7 +66,7 @@ def test_a_grid_that_everything_is_on_is_no_rate(tmp_path: Path) -> None:
     assert 20 <= facts.rate <= 60
 
 
-def test_missing_pictures_leave_the_others_on_their_places(tmp_path: Path) -> None:
+def test_missing_frames_leave_the_others_on_their_places(tmp_path: Path) -> None:
     times = [Fraction(number, 25) for number in range(200) if number not in {50, 51, 120}]
     facts = read_source_facts(make_video(tmp_path / "a.mp4", Fraction(25), times=times))
     assert (facts.rate, facts.variable, facts.frames) == (Fraction(25), False, 200)
@@ -105,7 +105,7 @@ def test_sound_and_the_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_spans_are_whole_pictures_inside_the_video(tmp_path: Path, rate: Fraction) -> None:
+def test_spans_are_whole_frames_inside_the_video(tmp_path: Path, rate: Fraction) -> None:
     facts = read_source_facts(make_video(tmp_path / "a.mp4", rate))
     for start_s, end_s in ((0.0, 1e-9), (2.345, 2.346), (7.999, 8.5), (9, 10), (1.5, 6.5)):
         first, end = facts.span(start_s, end_s)
@@ -115,7 +115,7 @@ def test_spans_are_whole_pictures_inside_the_video(tmp_path: Path, rate: Fractio
     assert abs(float(facts.seconds(end)) - 6.511) <= 0.5 / rate
 
 
-def test_pictures_count_from_the_first_also_where_sound_begins_before(tmp_path: Path) -> None:
+def test_frames_count_from_the_first_also_where_sound_begins_before(tmp_path: Path) -> None:
     times = [Fraction(1, 2) + Fraction(number, 25) for number in range(100)]
     path = make_video(tmp_path / "a.mkv", Fraction(25), times=times, sound=True)
     facts = read_source_facts(path)

@@ -75,7 +75,7 @@ def test_the_answer_speaks_for_all_parts() -> None:
     assert find_sequences([yes, unknown]).presence_score is None
 
 
-def test_limits_on_what_is_told() -> None:
+def test_limits_on_what_is_reported() -> None:
     parts = [
         answer("a", (0, 2, 0.9), (20, 22, 0.4)),
         answer("b", (4, 6, 0.9), (24, 26, 0.4)),
@@ -164,6 +164,6 @@ def test_sequences_are_read(
 
 
 @pytest.mark.parametrize("text", ["a dog", "", "a dog then", "then a dog"])
-def test_what_is_no_sequence_is_told(text: str) -> None:
+def test_what_is_no_sequence_is_reported(text: str) -> None:
     with pytest.raises(QueryError, match="then"):
         parse_sequence(text)

@@ -79,7 +79,7 @@ def test_a_single_clip_and_clips_that_say_nothing() -> None:
     assert find_shots(np.zeros((4, 4)), max_clips=5) == [0, 4]
 
 
-def test_a_picture_that_changes_begins_a_shot(tiny_grounder: Grounder) -> None:
+def test_a_frame_that_changes_begins_a_shot(tiny_grounder: Grounder) -> None:
     """From pixels: three still pictures, 4, 1 and 6 clips long."""
     rng = np.random.default_rng(3)
     pictures = [rng.integers(0, 255, (40, 40, 3)) * [1, 0.5, 0.2] for _ in range(3)]

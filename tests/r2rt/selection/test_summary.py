@@ -108,7 +108,7 @@ def test_what_is_no_length(length: float | str) -> None:
         budget_clips(length, 240.0, Fraction(1, 2))
 
 
-def test_a_summary_is_told_in_order_and_what_touches_as_one(
+def test_a_summary_is_in_order_and_what_touches_as_one(
     tmp_path: Path, tokenizer_file: Path
 ) -> None:
     grounder = fake_grounder(tmp_path, tokenizer_file)

@@ -73,7 +73,7 @@ def test_hevc(kind: int, flags: int) -> None:
     assert HEVC(nals(bytes([kind << 1, 1, 0x80])), True) == flags
 
 
-def test_hevc_pictures_that_take_back_earlier_ones_are_not_closed() -> None:
+def test_hevc_frames_that_take_back_earlier_ones_are_not_closed() -> None:
     assert HEVC is not None
     assert HEVC(nals(bytes([19 << 1, 1, 0xC0])), True) == ENTRY
 

@@ -38,7 +38,7 @@ def overwritten(path: Path, to: Path, *, start: float, length: int) -> Path:
     return to
 
 
-def test_three_overwritten_kilobytes_cost_few_pictures(video: Path, tmp_path: Path) -> None:
+def test_three_overwritten_kilobytes_cost_few_frames(video: Path, tmp_path: Path) -> None:
     whole, _, _ = read(video)
     frames, report, num_clips = read(
         overwritten(video, tmp_path / "hurt.mp4", start=0.5, length=3000)

@@ -114,7 +114,7 @@ def same(left: list[NDArray[np.uint8]], right: list[NDArray[np.uint8]]) -> list[
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_pictures_are_those_of_ffmpeg(kind: Kind, make_video: VideoMaker) -> None:
+def test_frames_are_those_of_ffmpeg(kind: Kind, make_video: VideoMaker) -> None:
     path = make_video(
         kind.name,
         codec=kind.codec,
@@ -140,7 +140,7 @@ def test_pictures_are_those_of_ffmpeg(kind: Kind, make_video: VideoMaker) -> Non
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if not kind.fallback], ids=lambda k: k.name
 )
-def test_wherever_it_begins_the_pictures_are_the_same(kind: Kind, make_video: VideoMaker) -> None:
+def test_wherever_it_begins_the_frames_are_the_same(kind: Kind, make_video: VideoMaker) -> None:
     path = make_video(
         kind.name,
         codec=kind.codec,
@@ -179,7 +179,7 @@ def test_variable_rate_and_late_start(make_video: VideoMaker) -> None:
             assert report.fallback is None
 
 
-def test_a_picture_that_starts_after_the_sound_fills_the_clips_before_it(
+def test_a_frame_that_starts_after_the_sound_fills_the_clips_before_it(
     make_video: VideoMaker,
 ) -> None:
     times = [Fraction(5, 2) + Fraction(number, 25) for number in range(60)]
@@ -203,7 +203,7 @@ def test_one_frame_and_less_than_a_clip(make_video: VideoMaker) -> None:
     assert report.clips == 1
 
 
-def test_slow_videos_repeat_pictures(make_video: VideoMaker) -> None:
+def test_slow_videos_repeat_frames(make_video: VideoMaker) -> None:
     path = make_video("slow.mp4", frames=6, times=[Fraction(3 * n, 2) for n in range(6)])
     with open_source(path, fps=Fraction(2), image_size=32) as source:
         frames = list(source)
@@ -224,7 +224,7 @@ def test_without_duration_in_the_container(make_video: VideoMaker) -> None:
 
 
 @pytest.mark.parametrize("cut_s", [Fraction(2, 5), Fraction(13, 10)])
-def test_pictures_that_an_edit_list_hides_are_decoded_and_not_shown(
+def test_frames_that_an_edit_list_hides_are_decoded_and_not_shown(
     cut_s: Fraction, make_video: VideoMaker, tmp_path: Path
 ) -> None:
     whole = make_video("gops.mp4", options=x264(keyint=24, bframes=3), rate=NTSC, frames=130)
@@ -239,7 +239,7 @@ def test_pictures_that_an_edit_list_hides_are_decoded_and_not_shown(
         assert report.frames_replaced == 0
 
 
-def test_pictures_behind_the_end_of_an_edit_list_are_left_out(
+def test_frames_behind_the_end_of_an_edit_list_are_left_out(
     make_video: VideoMaker, tmp_path: Path
 ) -> None:
     whole = make_video("told.mp4", frames=100, options=x264(keyint=25, bframes=3))
@@ -287,7 +287,7 @@ def test_raw_stream_without_times_is_decoded_in_full(make_video: VideoMaker) -> 
     assert all(same(clips, shown[12::25]))
 
 
-def test_h264_in_avi_shows_pictures_in_order(make_video: VideoMaker) -> None:
+def test_h264_in_avi_shows_frames_in_order(make_video: VideoMaker) -> None:
     path = make_video("reordered.avi", options=x264(keyint=20, bframes=3))
     with open_source(path, fps=Fraction(25), image_size=32) as source:
         clips = [frame.pixels for frame in source]
@@ -336,6 +336,6 @@ def test_another_real_video(shared: Path) -> None:
     assert report.packets_decoded < report.packets / 2
 
 
-def test_pictures_carry_their_number(make_video: VideoMaker) -> None:
+def test_frames_carry_their_number(make_video: VideoMaker) -> None:
     path = make_video("plain.mp4", rate=FILM)
     assert [picture_number(frame) for frame in decode_everything(path)] == list(range(100))

@@ -63,7 +63,7 @@ def test_a_plain_stream() -> None:
     assert (found.end_pts, found.frame_duration, found.start_pts) == (4, 1, 0)
 
 
-def test_hidden_pictures_need_no_time_and_are_not_shown() -> None:
+def test_hidden_frames_need_no_time_and_are_not_shown() -> None:
     found = index([(KEY, 0, True), (ALTREF, None, False), (INTER, 1, False)])
     assert found.unusable is None
     assert found.shown.tolist() == [True, False, True]

@@ -37,7 +37,7 @@ def test_with_a_keyframe_in_every_clip_only_keyframes_are_decoded(make_video: Vi
 
 @pytest.mark.parametrize("fps", [Fraction(1, 2), Fraction(1), Fraction(3)])
 @pytest.mark.parametrize("options", [KEYINT, LONG], ids=["short", "long"])
-def test_pictures_belong_to_their_clip_and_are_decoded_exactly(
+def test_frames_belong_to_their_clip_and_are_decoded_exactly(
     fps: Fraction, options: dict[str, str], make_video: VideoMaker
 ) -> None:
     path = make_video(f"near{options is LONG}.mp4", frames=200, options=options)
@@ -69,7 +69,7 @@ def test_tolerance_narrows_the_choice(make_video: VideoMaker) -> None:
     assert decoded == sorted(decoded)
 
 
-def test_no_tolerance_is_the_exact_picture_or_the_one_at_the_middle(make_video: VideoMaker) -> None:
+def test_no_tolerance_is_the_exact_frame_or_the_one_at_the_middle(make_video: VideoMaker) -> None:
     path = make_video("odd.mp4", frames=100, rate=Fraction(24_000, 1001), options=KEYINT)
     with opened(path, Fraction(1), tolerance_s=0.0) as source:
         nearest = [frame.time_s for frame in source]

@@ -49,7 +49,7 @@ def test_shape_and_type(shape: tuple[int, int], size: int) -> None:
     assert np.all(np.abs(pixels.astype(int) - 77) <= 1)
 
 
-def test_a_picture_of_the_right_size_is_unchanged_and_copied() -> None:
+def test_a_frame_of_the_right_size_is_unchanged_and_copied() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     pixels = prepare_frame(picture, 32)
     assert np.array_equal(pixels, picture)
@@ -197,7 +197,7 @@ def test_a_preparer_sees_a_stream_turn(tmp_path: Path) -> None:
     assert turned[1] != "rgbw"
 
 
-def test_sizes_told_are_those_displayed(make_video: VideoMaker) -> None:
+def test_sizes_reported_are_those_displayed(make_video: VideoMaker) -> None:
     path = make_video("anamorphic.mp4", sample_aspect_ratio=Fraction(4, 3), frames=10)
     with open_source(path, fps=Fraction(1), image_size=32) as source:
         assert (source.info.width, source.info.height) == (128, 64)

@@ -95,7 +95,7 @@ def check(index: PacketIndex, plan: DecodePlan) -> None:
 
 
 @given(index=indexes())
-def test_exact_plans_decode_what_chosen_pictures_need(index: PacketIndex) -> None:
+def test_exact_plans_decode_what_chosen_frames_need(index: PacketIndex) -> None:
     plan = plan_exact(index, CLOCK, end_pts=index.end_pts)
     assert plan is not None
     check(index, plan)
@@ -113,7 +113,7 @@ def test_nearest_plans_too_and_cost_no_more(index: PacketIndex, tolerance: int) 
 
 
 @given(index=indexes(), begin=st.integers(0, 40), length=st.integers(1, 60))
-def test_parts_hold_no_picture_from_outside(index: PacketIndex, begin: int, length: int) -> None:
+def test_parts_hold_no_frame_from_outside(index: PacketIndex, begin: int, length: int) -> None:
     clock = ClipClock(fps=CLOCK.fps, time_base=CLOCK.time_base, origin_pts=begin)
     plan = plan_exact(index, clock, begin_pts=begin, end_pts=begin + length)
     if begin >= index.end_pts:
@@ -150,7 +150,7 @@ def made(
     )
 
 
-def test_groups_without_a_chosen_picture_are_not_touched() -> None:
+def test_groups_without_a_chosen_frame_are_not_touched() -> None:
     index = made(list(range(100)), entries=list(range(0, 100, 10)))
     plan = plan_exact(index, CLOCK, end_pts=100)
     assert plan is not None
@@ -189,7 +189,7 @@ def test_exact_is_taken_where_choosing_clip_by_clip_costs_more() -> None:
     assert plan.chosen_pts.tolist() == [16, 69]
 
 
-def test_a_picture_at_the_end_of_a_clip_belongs_to_the_next() -> None:
+def test_a_frame_at_the_end_of_a_clip_belongs_to_the_next() -> None:
     # Picture 50 is decoded for clip 1 anyway, and would cost clip 0 nothing.
     index = made([0, 20, 50, 70, 99], entries=[0, 2])
     plan = plan_nearest(index, CLOCK, end_pts=100, tolerance_pts=25)
@@ -213,7 +213,7 @@ def test_what_a_later_clip_decodes_is_free_for_all_before() -> None:
     assert plan.chosen_pts.tolist() == [24, 74, 124, 155]
 
 
-def test_a_picture_before_a_clip_s_fractional_beginning_belongs_to_the_one_before() -> None:
+def test_a_frame_before_a_clip_s_fractional_beginning_belongs_to_the_one_before() -> None:
     clock = ClipClock(fps=Fraction(125, 241), time_base=Fraction(1, 25))  # clips of 48.2 ticks
     index = made([0, 20, 48, 60, 96], entries=[0, 2])
     plan = plan_nearest(index, clock, end_pts=96, tolerance_pts=24)

@@ -46,7 +46,7 @@ def test_public_names() -> None:
     ]  # fmt: skip
 
 
-def test_what_a_video_tells(make_video: VideoMaker) -> None:
+def test_what_a_video_reports(make_video: VideoMaker) -> None:
     path = make_video("told.mp4", frames=100, options=GOPS)
     with open_source(str(path), fps=Fraction(1, 2), image_size=32) as source:
         info = source.info

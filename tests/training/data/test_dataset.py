@@ -189,7 +189,7 @@ def test_published_errors_are_repaired_and_ones_own_refused(
     assert error.value.exit_code == 60
 
 
-def test_ones_own_moments_lie_within_the_features_where_nothing_else_tells(
+def test_ones_own_moments_lie_within_the_features_where_nothing_else_reports(
     tmp_path: Path,
 ) -> None:
     rows = [
@@ -253,7 +253,7 @@ def test_features_that_cannot_be_used(tmp_path: Path) -> None:
         data[0]
 
 
-def test_folders_of_features_are_told_apart(tmp_path: Path) -> None:
+def test_folders_of_features_are_distinguished(tmp_path: Path) -> None:
     layout(tmp_path, "qvhighlights_train.jsonl", [QV], {"a_0.0_150.0": 10})
     recipe = RECIPES["qvhighlights"]
     other = tmp_path / "clip_l14_vid_k4"

@@ -126,7 +126,7 @@ def validate(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> t
 
 
 @pytest.mark.parametrize(("kind", "content", "says"), BROKEN)
-def test_every_broken_annotation_is_told(
+def test_every_broken_annotation_is_reported(
     kind: str, content: str | bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "own.jsonl"

@@ -194,7 +194,7 @@ def test_a_folder_holds_one_models_features(
     assert first.fingerprint == second.fingerprint
 
 
-def test_what_cannot_be_made_is_told_and_the_rest_is_made(
+def test_what_cannot_be_made_is_reported_and_the_rest_is_made(
     clip: Path,
     material: Path,
     tmp_path: Path,

@@ -319,7 +319,7 @@ def test_time_that_is_up_saves_and_returns(
     assert_same_run(tmp_path, tmp_path / "whole")
 
 
-def test_a_run_that_ends_within_its_warm_up_is_told(
+def test_a_run_that_ends_within_its_warm_up_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for steps, told in ((5, True), (4, False)):

@@ -108,14 +108,14 @@ class _WithDurations(RandomSamples):
         raise AssertionError("lengths are told, nothing need be read")
 
 
-def test_short_videos_are_found_without_reading_where_lengths_are_told() -> None:
+def test_short_videos_are_found_without_reading_where_lengths_are_reported() -> None:
     assert usable_samples(_WithDurations(3), 5.0) == [1, 2]
     assert usable_samples(_WithDurations(3), 0.0) == [0, 1, 2]
     # Otherwise each sample is read: they last 18, 20, 22, 24, 26 s.
     assert usable_samples(RandomSamples(5), 22.0) == [2, 3, 4]
 
 
-def test_a_sample_without_a_clip_to_learn_from_is_told() -> None:
+def test_a_sample_without_a_clip_to_learn_from_is_reported() -> None:
     class Unlabelled(RandomSamples):
         def __getitem__(self, index: int) -> Sample:
             sample = super().__getitem__(index)

@@ -53,7 +53,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_pictures_are_drawn_cropped_and_centred(packages: Path) -> None:
+def test_images_are_drawn_cropped_and_centred(packages: Path) -> None:
     counts = build_sprites(packages, packages / "sprites.npz")
     assert counts == {"noto": 2, "twemoji": 2}
     with np.load(packages / "sprites.npz") as sprites:
@@ -86,13 +86,13 @@ def test_a_package_with_a_byte_changed_is_refused(packages: Path) -> None:
     assert not (packages / "sprites.npz").exists()
 
 
-def test_a_missing_npm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_npm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ArtError, match=r"npm is not installed; put .*noto-1\.2\.9\.tgz into"):
         fetch(STYLES["noto"], tmp_path)
 
 
-def test_a_failing_npm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_npm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
     npm.chmod(0o755)
@@ -132,6 +132,6 @@ def test_concepts_have_names_of_their_own() -> None:
     assert len(slugs) == len(set(slugs))
 
 
-def test_no_sprites_is_told(tmp_path: Path) -> None:
+def test_no_sprites_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtError, match=r"python -m training\.world\.art --out"):
         Sprites(tmp_path / "sprites.npz")

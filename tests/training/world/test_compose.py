@@ -86,7 +86,7 @@ def test_asked_concepts_are_shown(toy_sprites: Sprites) -> None:
 
 
 class TestPaste:
-    def test_a_picture_lies_where_it_is_put(self) -> None:
+    def test_an_image_lies_where_it_is_put(self) -> None:
         canvas = np.full((60, 80, 3), 250, np.uint8)
         rows, columns, alpha = paste(canvas, plain_disc(), 50, 20, 0.5)
         ys, xs = np.nonzero(canvas[..., 1] < 100)
@@ -147,7 +147,7 @@ class TestColours:
     ) -> None:
         assert colour_of(paint(toy_sprites.image("noto", concept), colour)) == colour
 
-    def test_a_shaded_picture_keeps_its_shades(self) -> None:
+    def test_a_shaded_image_keeps_its_shades(self) -> None:
         shades = np.full((32, 32, 4), 255, np.uint8)
         shades[..., :3] = np.linspace(0, 255, 32, dtype=np.uint8)[:, None, None]
         painted = paint(shades, "blue")
@@ -192,7 +192,7 @@ class TestAnotherArtist:
         assert parts.max() < 5
         assert set(np.unique(left)).isdisjoint(np.unique(right))
 
-    def test_hardly_visible_pictures_are_one_part(self) -> None:
+    def test_hardly_visible_images_are_one_part(self) -> None:
         image = np.zeros((24, 24, 4), np.uint8)
         image[3, 3] = 255
         assert not _parts_by_colour(image).any()
@@ -203,7 +203,7 @@ class TestAnotherArtist:
         assert not parts.any()
         np.testing.assert_array_equal(_repainted(np.random.default_rng(0), image, parts), image)
 
-    def test_parts_are_of_the_picture_that_is_shown(self, toy_sprites: Sprites) -> None:
+    def test_parts_are_of_the_image_that_is_shown(self, toy_sprites: Sprites) -> None:
         for size in (24, 48, 96):
             shown = toy_sprites.image("noto", "dog", 0, size)
             assert toy_sprites.parts("noto", "dog", 0, size).shape == shown.shape[:2]
@@ -238,7 +238,7 @@ class TestAnotherArtist:
         assert (before & after).sum() > 0.7 * (before | after).sum()
         assert (before != after).any()
 
-    def test_an_artist_s_own_picture_stays_as_it_is(self, toy_sprites: Sprites) -> None:
+    def test_an_artist_s_own_image_stays_as_it_is(self, toy_sprites: Sprites) -> None:
         own = look(np.random.default_rng(5), toy_sprites, "noto", "dog", augment=False)
         np.testing.assert_array_equal(own.image, toy_sprites.image("noto", "dog"))
 

@@ -132,7 +132,7 @@ def test_missing_bindings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Gpu()
 
 
-def test_no_driver_is_told_in_one_line() -> None:
+def test_no_driver_is_reported_in_one_line() -> None:
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
     try:
         ctypes.CDLL("libcuda.so.1")

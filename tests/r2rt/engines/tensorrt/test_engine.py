@@ -279,7 +279,7 @@ def test_release_frees_a_graph_and_it_is_opened_again(bundle: Bundle) -> None:
         ("execute_async_v3", GpuError, "cannot be enqueued"),
     ],
 )
-def test_what_the_runtime_refuses_is_told_and_frees_all(
+def test_what_the_runtime_refuses_is_reported_and_frees_all(
     bundle: Bundle, refuse: str, error: type[R2rtError], complaint: str
 ) -> None:
     opened = Opened(bundle, refuse=refuse)

@@ -115,7 +115,7 @@ def test_bfloat16_becomes_float32_exactly(tmp_path: Path) -> None:
     assert np.array_equal(read["x"], tensor.float().numpy())
 
 
-def test_the_two_kinds_of_archives_are_told_apart(archive: Path, tmp_path: Path) -> None:
+def test_the_two_kinds_of_archives_are_distinguished(archive: Path, tmp_path: Path) -> None:
     torch.save(Small().state_dict(), tmp_path / "state.pt")
     assert read_module_tensors(tmp_path / "state.pt") is None
     with pytest.raises(ArchiveError, match="holds a module"):
