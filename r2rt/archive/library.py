@@ -15,6 +15,7 @@ from r2rt.archive.search import Request, search
 from r2rt.archive.settings import Settings
 from r2rt.archive.tables import Tables, is_library, require_lance
 from r2rt.errors import BundleSchemaError, LibraryError, QueryError
+from r2rt.grounding.many import kind_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -272,6 +273,8 @@ class Archive:
                 "older r2rt; pull or export the model again"
             )
         name = self._model if isinstance(self._model, str) else str(grounder.bundle.path)
+        if kind_of(name) == "folder":
+            name = os.path.realpath(name)  # the library is searched from other folders, too
         return Settings.of(grounder.bundle, model=name, width=width)
 
     def _first_stage(self) -> FirstStage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos").mkdir()
     shutil.copy(VIDEO, folder / "videos" / "emoji.mp4")
     shutil.copy(CHECKOUT / "demo" / "shapes.mp4", folder / "videos" / "shapes.mp4")
-    arguments = ["index", str(folder / "library"), str(folder / "videos"), "-m", str(MODEL)]
+    model = os.path.relpath(MODEL)
+    arguments = ["index", str(folder / "library"), str(folder / "videos"), "-m", model]
     assert run([*arguments, "--quiet"]) == 0
     return folder / "library"
 
@@ -51,6 +53,7 @@ def test_info_and_check(library: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert run(["library", "info", str(library), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert (found["videos"], found["missing"], found["failed"]) == (2, 0, {})
+    assert Path(found["model"]) == MODEL.resolve()
     assert run(["library", "check", str(library)]) == 0
     assert "2 videos, 0 rows without a video" in capfd.readouterr().err
 
