@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r2rt.errors import DownloadError
 from r2rt.model.convert.archive import is_archive, read_module_tensors
 from training.checkpoint import first_line, is_web_page
 from training.clip_config import ClipError
@@ -20,8 +22,9 @@ __all__ = ["DEFAULT_TAG", "SUFFIXES", "fetch_clip", "pixel_statistics", "read_we
 
 DEFAULT_TAG = "openai"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-# The file that open_clip's models have in their hub repositories.
-_HUB_FILE = "open_clip_model.safetensors"
+# The files that open_clip's models have in their hub repositories; some, as DFN's, have the second
+# one alone.
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -73,20 +76,28 @@ def fetch_clip(
         r2rt.errors.DownloadError: the file could not be fetched.
         r2rt.errors.HashMismatchError: what was fetched is not the published file.
     """
-    name, _, tag = spec.partition("@")
-    url, filename, sha256 = _origin(name, tag or DEFAULT_TAG)
-    folder = _default_cache() if cache_dir is None else Path(cache_dir)
-    target = folder / filename
-    if target.is_file() and (sha256 is None or _sha256(target).startswith(sha256)):
-        return target
-    elsewhere = Path("~/.cache/clip").expanduser() / filename
-    if sha256 and elsewhere.is_file() and _sha256(elsewhere).startswith(sha256):
-        return elsewhere
-
     from r2rt.model.download import download
 
-    source = url if mirror is None else f"{str(mirror).rstrip('/')}/{filename}"
-    return download(source, target, sha256=sha256)
+    name, _, tag = spec.partition("@")
+    origins = _origins(name, tag or DEFAULT_TAG)
+    folder = _default_cache() if cache_dir is None else Path(cache_dir)
+    for _, filename, sha256 in origins:
+        target = folder / filename
+        if target.is_file() and (sha256 is None or _sha256(target).startswith(sha256)):
+            return target
+        elsewhere = Path("~/.cache/clip").expanduser() / filename
+        if sha256 and elsewhere.is_file() and _sha256(elsewhere).startswith(sha256):
+            return elsewhere
+    *others, last = origins
+    for url, filename, sha256 in others:
+        with contextlib.suppress(DownloadError):
+            return download(_source(url, filename, mirror), folder / filename, sha256=sha256)
+    url, filename, sha256 = last
+    return download(_source(url, filename, mirror), folder / filename, sha256=sha256)
+
+
+def _source(url: str, filename: str, mirror: str | Path | None) -> str:
+    return url if mirror is None else f"{str(mirror).rstrip('/')}/{filename}"
 
 
 def pixel_statistics(
@@ -98,18 +109,21 @@ def pixel_statistics(
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
-def _origin(name: str, tag: str) -> tuple[str, str, str | None]:
-    """URL, name in the cache, and promised sha256 (or its first digits) of a model's weights."""
+def _origins(name: str, tag: str) -> list[tuple[str, str, str | None]]:
+    """URL, name in the cache, and promised sha256 (or its first digits) of a model's weights.
+
+    Where there are several, the later ones are tried if the earlier ones are not there.
+    """
     found = _pretrained(name, tag)
     if found.get("quick_gelu") and not name.endswith("-quickgelu"):
         raise ClipError(f"{tag} weights of {name} use QuickGELU: ask for {name}-quickgelu")
     if url := found.get("url"):
         filename = url.rsplit("/", 1)[-1]
         promised = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.\w+$", url)
-        return url, filename, (promised[1] or promised[2]) if promised else None
+        return [(url, filename, (promised[1] or promised[2]) if promised else None)]
     repository = found["hf_hub"].strip("/")
-    url = f"https://huggingface.co/{repository}/resolve/main/{_HUB_FILE}"
-    return url, f"{repository.replace('/', '--')}.safetensors", None
+    place, stem = f"https://huggingface.co/{repository}/resolve/main", repository.replace("/", "--")
+    return [(f"{place}/{file}", f"{stem}{Path(file).suffix}", None) for file in _HUB_FILES]
 
 
 def _pretrained(name: str, tag: str) -> dict[str, Any]:

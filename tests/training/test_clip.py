@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2rt.errors import HashMismatchError
+from r2rt.errors import DownloadError, HashMismatchError
 from training import clip_weights
 from training.clip import (
     ClipConfig,
@@ -414,6 +414,22 @@ def test_weights_are_fetched_from_a_mirror_once(mirror: Path, tmp_path: Path) ->
     assert path.read_bytes() == (mirror / "ViT-B-32.pt").read_bytes()
     (mirror / "ViT-B-32.pt").unlink()
     assert clip_weights.fetch_clip("ViT-B-32-quickgelu", mirror=mirror, cache_dir=cache) == path
+
+
+def test_a_repository_may_hold_a_plain_state_dict_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of DFN do, without safetensors."""
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"hf_hub": "apple/DFN2B/"})
+    cache, folder = tmp_path / "cache", tmp_path / "mirror"
+    folder.mkdir()
+    with pytest.raises(DownloadError):
+        clip_weights.fetch_clip("ViT-B-16@dfn2b", mirror=folder, cache_dir=cache)
+    torch.save(openai_state(), folder / "apple--DFN2B.bin")
+    path = clip_weights.fetch_clip("ViT-B-16@dfn2b", mirror=folder, cache_dir=cache)
+    assert path == cache / "apple--DFN2B.bin"
+    tensors, _ = clip_weights.read_weights(path)
+    assert tensors.keys() == openai_state().keys()
 
 
 def test_a_damaged_cache_is_fetched_again_and_a_wrong_mirror_is_refused(
