@@ -28,7 +28,7 @@ import httpx2
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO = ROOT / "demo" / "emoji.mp4"
 QUERIES = ("a panda", "a dog", "a red car", "a cat", "a tree", "a house", "a ball", "a fish")
-_CLI_RUNS = 5
+_CLI_RUNS = 3
 
 
 @dataclass

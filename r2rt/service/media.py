@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from r2rt.cache.folder import CacheFolder
 from r2rt.errors import QueryError
+from r2rt.files import temporary_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,17 +111,15 @@ class Media:
             )
 
         def make() -> bytes:
-            import tempfile
-
             from r2rt.media.movie import Segment, write_movie
 
-            with (
-                tempfile.TemporaryDirectory(dir=self._kept.folder) as folder,
-                self._decoded(path) as video,
-            ):
-                file = Path(folder) / "clip.mp4"
-                write_movie(file, [Segment(video, video.span(start_s, end_s))])
+            file = temporary_beside(self._kept.folder / "clip.mp4")
+            try:
+                with self._decoded(path) as video:
+                    write_movie(file, [Segment(video, video.span(start_s, end_s))])
                 return file.read_bytes()
+            finally:
+                file.unlink(missing_ok=True)
 
         return self._remembered(path, f"clip {start_s:.3f} {end_s:.3f}", make)
 

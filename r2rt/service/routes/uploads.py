@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from email.utils import formatdate
-from typing import Annotated
+from typing import IO, Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from starlette.requests import ClientDisconnect
@@ -116,20 +117,10 @@ def end_upload(
     response.headers.update(_TUS)
 
 
-async def _receive(request: Request, service: Service, upload: Upload, file: object) -> None:
+async def _receive(request: Request, service: Service, upload: Upload, file: IO[bytes]) -> None:
     """Append what comes; what came before the connection was lost stays."""
-    import os
-    from typing import IO, cast
-
-    out = cast("IO[bytes]", file)
     began, received, waiting = time.monotonic(), 0, bytearray()
     rest = upload.length - upload.offset
-
-    async def write() -> None:
-        content = bytes(waiting)
-        waiting.clear()
-        await asyncio.to_thread(out.write, content)
-
     try:
         async for chunk in request.stream():
             received += len(chunk)
@@ -139,7 +130,9 @@ async def _receive(request: Request, service: Service, upload: Upload, file: obj
                 )
             waiting += chunk
             if len(waiting) >= _WRITE_BYTES:
-                await write()
+                content = bytes(waiting)
+                waiting.clear()
+                await asyncio.to_thread(_append, file, content)
             took_s = time.monotonic() - began
             if took_s > _GRACE_S and received < service.settings.min_upload_rate * took_s:
                 raise ProblemError(
@@ -148,9 +141,19 @@ async def _receive(request: Request, service: Service, upload: Upload, file: obj
     except ClientDisconnect:
         pass
     finally:
-        out.write(bytes(waiting))
-        out.flush()
-        await asyncio.to_thread(os.fsync, out.fileno())
+        await asyncio.to_thread(_append, file, bytes(waiting), sync=True)
+
+
+def _append(file: IO[bytes], content: bytes, *, sync: bool = False) -> None:
+    try:
+        file.write(content)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ProblemError(
+            507, "disk-full", f"it cannot be written ({error.strerror}); go on when there is room"
+        ) from error
 
 
 def _state(service: Service, upload: Upload, status: int) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -168,7 +169,9 @@ async def ground_video(
     video_id: VideoId, body: GroundBody, service: ServiceOf, owner: Owner
 ) -> Response:
     """Find sentences in an encoded video, at once."""
-    video = _there(service, video_id)
+    video = service.videos.get(video_id)
+    if not video.facts or not video.path.is_file():
+        video = await asyncio.to_thread(_there, service, video_id)
     try:
         predictions = await service.answerer.ask(Asked(video.path, body.model), body.queries)
     except NotEncodedError:
