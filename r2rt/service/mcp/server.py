@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -50,12 +50,18 @@ def mcp_server(app: ASGIApp, output: Path | None = None) -> MCPServer[Any]:
             log_level="WARNING",
         )
     tools = Tools(app, output)
-    for tool in (tools.list_videos, tools.search_library, tools.ground):
-        server.add_tool(tool, annotations=_READS)
-    for tool in (tools.add_video, tools.watch):
-        server.add_tool(tool, annotations=_ADDS)
-    for tool in (tools.clip, tools.export, tools.job_status):
-        server.add_tool(tool, annotations=_WRITES)
+    kinds: dict[Callable[..., Any], ToolAnnotations] = {
+        tools.list_videos: _READS,
+        tools.add_video: _ADDS,
+        tools.search_library: _READS,
+        tools.ground: _READS,
+        tools.watch: _ADDS,
+        tools.clip: _WRITES,
+        tools.export: _WRITES,
+        tools.job_status: _WRITES,
+    }
+    for tool, hints in kinds.items():
+        server.add_tool(tool, annotations=hints)
     _add_resources(server, app)
     return server
 

@@ -11,7 +11,8 @@ const queries = el("textarea", { id: "watch-queries", required: true, rows: 2, p
 const note = el("p", { class: "quiet", role: "status" });
 const list = el("ul", { class: "watches" });
 const title = el("h2", { id: "events-title" }, "Events");
-const events = el("ol", { class: "events", role: "log", "aria-labelledby": "events-title", tabindex: "0" });
+const events = el("ol", { class: "events" });
+const log = el("div", { class: "log", role: "log", "aria-labelledby": "events-title", tabindex: "0" }, events);
 const content = el(
   "div",
   { class: "live-view" },
@@ -27,7 +28,7 @@ const content = el(
   ),
   note,
   list,
-  el("section", { "aria-labelledby": "events-title" }, title, events),
+  el("section", { "aria-labelledby": "events-title" }, title, log),
 );
 
 let watches = [];
@@ -85,7 +86,7 @@ function choose(watch) {
   rows.clear();
   fill(events);
   title.textContent = watch ? `Events of ${watch.source}` : "Events";
-  events.parentElement.hidden = !watch;
+  log.parentElement.hidden = !watch;
   if (!watch) return;
   const noted = (text) => (event) => note_of(text(event));
   const over = (state_) => (event) => {

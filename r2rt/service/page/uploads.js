@@ -3,7 +3,7 @@
 import { address, ApiError } from "./api.js";
 import { kept } from "./state.js";
 
-const PART = 8 * 1024 * 1024;
+const PART = 4 * 1024 * 1024;
 const WAITS_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
 
 /** One file on its way. `onChange` is called as it goes on; `done` is the video's id. */

@@ -74,15 +74,13 @@ def test_a_video_is_added_with_progress_and_its_moment_found(asked: Any) -> None
     async def test(client: Client, _: Served) -> None:
         seen: list[float] = []
 
-        async def progress(share: float, total: float | None, message: str | None) -> None:
+        async def note(progress: float, total: float | None, message: str | None) -> None:
             assert total == 1.0
             assert message is not None
-            seen.append(share)
+            seen.append(progress)
 
-        added = await client.call_tool(
-            "add_video", {"path": str(EMOJI)}, progress_callback=progress
-        )
-        assert added.structured_content["state"] == "ready"  # type: ignore[index]
+        added = await client.call_tool("add_video", {"path": str(EMOJI)}, progress_callback=note)
+        assert added.structured_content["state"] == "ready"
         assert seen == sorted(set(seen))
         assert seen[-1] == 1.0
         result = await client.call_tool(
@@ -91,7 +89,7 @@ def test_a_video_is_added_with_progress_and_its_moment_found(asked: Any) -> None
         text, image = result.content
         assert isinstance(text, TextContent)
         assert json.loads(text.text) == result.structured_content
-        best = result.structured_content["answers"][0]["moments"][0]  # type: ignore[index]
+        best = result.structured_content["answers"][0]["moments"][0]
         shared = min(best["end_s"], PANDA_S[1]) - max(best["start_s"], PANDA_S[0])
         assert shared > 0.5 * (PANDA_S[1] - PANDA_S[0])
         assert isinstance(image, ImageContent)
@@ -112,7 +110,7 @@ def test_a_clip_is_a_resource_and_is_saved_where_that_is_wanted(asked: Any, tmp_
         assert len(blob) == made["size_bytes"]
         assert Path(made["path"]).parent == tmp_path
         assert Path(made["path"]).read_bytes() == blob
-        with av.open(io.BytesIO(blob)) as container:
+        with av.open(io.BytesIO(blob), "r") as container:
             assert sum(1 for _ in container.decode(video=0)) == 24  # 2 s of 12 frames each
 
     asked(test)

@@ -6,12 +6,14 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from r2rt.service.app import create_app
 from r2rt.service.settings import Settings
@@ -28,7 +30,8 @@ PATIENCE_MS = 30_000
 class Site:
     """A service that listens at a port, and a client of its interface."""
 
-    def __init__(self, address: str, folder: Path) -> None:
+    def __init__(self, address: str, folder: Path, app: FastAPI) -> None:
+        self.app = app
         self.address = address
         self.folder = folder
         self.client = httpx2.Client(base_url=f"{address}/api/v1/", timeout=60)
@@ -43,11 +46,6 @@ class Site:
                 last = [line for line in events.iter_lines() if line.startswith("event:")][-1]
             assert last == "event: done"
         return video
-
-    def annotations(self, video: str) -> str:
-        response = self.client.get(f"videos/{video}/annotations")
-        assert response.status_code == 200, response.text
-        return response.text
 
 
 def until(page: Page, script: str) -> None:
@@ -70,17 +68,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         device="cpu",
         rate=0,
     )
-    yield from _served(settings, folder)
+    with serving(settings, folder) as site:
+        yield site
 
 
-def _served(settings: Settings, folder: Path) -> Iterator[Site]:
+@contextmanager
+def serving(settings: Settings, folder: Path) -> Iterator[Site]:
+    """Serve at a free port, in a thread."""
     listening = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    config = uvicorn.Config(create_app(settings), log_level="error", timeout_graceful_shutdown=2)
+    app = create_app(settings)
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    site = Site(address, folder)
+    site = Site(address, folder, app)
     try:
         yield site
     finally:
@@ -104,8 +106,9 @@ def browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.skip("no chromium is installed: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
@@ -123,6 +126,8 @@ def open_page(browser: Browser, site: Site) -> Iterator[Opener]:
     """
     contexts = []
     wrong: list[str] = []
+    for video in site.client.get("videos").json():  # what earlier tests decided is forgotten
+        site.client.put(f"videos/{video['id']}/annotations", json={"records": []})
 
     def opened(path: str = "/", address: str = site.address, **options: Any) -> Page:
         context = browser.new_context(

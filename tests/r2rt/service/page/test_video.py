@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import CHECKOUT
-from tests.r2rt.service.page.conftest import PATIENCE_MS, Opener, Site, until
+from tests.r2rt.service.page.conftest import Opener, Site, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -25,7 +25,6 @@ TRUE_S = {
     for item in json.loads((CHECKOUT / "demo" / "emoji.json").read_text())["queries"]
 }
 RATE = 12  # frames a second, by ffprobe
-expect.set_options(timeout=PATIENCE_MS)
 
 
 def ask(page: Page, text: str) -> None:

@@ -1,0 +1,222 @@
+"""The page as a whole: whom it serves, what it shows when things go wrong, and uploads."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from r2rt.service.settings import Settings
+from tests.conftest import CHECKOUT
+from tests.r2rt.service.page.conftest import EMOJI, Opener, Site, serving, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Route
+
+NARROW = {"width": 390, "height": 844}
+WIDE = {"width": 1440, "height": 900}
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#query").fill(text)
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts").last).to_contain_text("moment")
+
+
+def check_access(page: Page) -> None:
+    results = Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_screen_readers_can_use_the_view_of_a_video(
+    open_page: Opener, emoji: dict[str, Any], scheme: str
+) -> None:
+    page = open_page(f"/#/video/{emoji['id']}", color_scheme=scheme)
+    ask(page, "a penguin; a panda")
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")
+    page.keyboard.press("p")
+    check_access(page)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
+    check_access(page)
+
+
+def test_screen_readers_can_use_the_other_views(open_page: Opener, site: Site) -> None:
+    page = open_page("/#/library", viewport=NARROW)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Library")
+    check_access(page)
+    page.goto(f"{site.address}/#/live")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Live")
+    check_access(page)
+    page.get_by_role("button", name="Videos", exact=True).click()
+    expect(page.get_by_role("button", name="Add videos…")).to_be_visible()
+    check_access(page)
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE])
+def test_nothing_is_wider_than_the_screen(
+    open_page: Opener, emoji: dict[str, Any], size: dict[str, int]
+) -> None:
+    page = open_page(f"/#/video/{emoji['id']}", viewport=size)
+    ask(page, "a penguin")
+    for view in ("video", "library", "live"):
+        page.get_by_role("link", name=view.capitalize(), exact=True).click()
+        assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+
+
+def test_nothing_moves_for_those_who_do_not_want_that(open_page: Opener) -> None:
+    duration = "getComputedStyle(document.querySelector('#help')).transitionDuration"
+    assert open_page(reduced_motion="reduce").evaluate(duration) == "0s"
+    assert open_page(reduced_motion="no-preference").evaluate(duration) != "0s"
+
+
+def test_the_switch_of_colours_is_kept(open_page: Opener) -> None:
+    page = open_page(color_scheme="light")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    page.get_by_role("button", name="Colours").click()  # light, whatever the system says
+    page.get_by_role("button", name="Colours").click()  # dark
+    dark = page.evaluate(paper)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(paper) == dark
+
+
+def test_the_policy_allows_nothing_inline_and_no_other_host(site: Site) -> None:
+    policy = site.client.get(f"{site.address}/").headers["content-security-policy"]
+    rules = dict(rule.strip().partition(" ")[::2] for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == rules["style-src"] == "'self'"
+    assert rules["require-trusted-types-for"] == "'script'"
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+def test_a_single_key_can_be_switched_off(open_page: Opener, emoji: dict[str, Any]) -> None:
+    page = open_page(f"/#/video/{emoji['id']}")
+    page.keyboard.press("?")
+    page.get_by_label("Shortcuts of a single letter or sign").uncheck()
+    page.get_by_role("button", name="Close", exact=True).click()
+    page.locator("body").press("/")
+    assert page.evaluate("document.activeElement.id") != "query"
+
+
+def test_an_error_is_one_line_that_can_be_closed(open_page: Opener) -> None:
+    page = open_page()
+    page.get_by_label("Path on the server, or a URL").fill("/etc/passwd")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("no such file in a folder")
+    page.get_by_role("button", name="Close this message").click()
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_server_that_is_away_is_waited_for(open_page: Opener, emoji: dict[str, Any]) -> None:
+    page = open_page(f"/#/video/{emoji['id']}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("emoji.mp4")
+    page.context.set_offline(True)
+    page.locator("#query").fill("a panda")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+    page.context.set_offline(False)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_an_address_of_no_video_says_so(open_page: Opener, emoji: dict[str, Any]) -> None:
+    page = open_page("/#/video/0000000000000000")
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such video")
+
+
+def test_an_upload_goes_on_where_it_stopped(open_page: Opener, site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "big.mp4"
+    _padded(EMOJI, path, 9 << 20)
+    page = open_page()
+    offsets: list[int] = []
+
+    def lose_the_second(route: Route) -> None:
+        if route.request.method == "PATCH":
+            offsets.append(int(route.request.headers["upload-offset"]))
+            if len(offsets) == 2:
+                route.abort()
+                return
+        route.continue_()
+
+    page.route("**/api/v1/uploads/*", lose_the_second)
+    page.locator("input[type=file]").set_input_files(path)
+    expect(page.get_by_role("heading", level=1)).to_have_text("big.mp4", timeout=90_000)
+    part = 4 << 20
+    assert offsets == [0, part, part, 2 * part]
+    video = next(v for v in site.client.get("videos").json() if v["name"] == "big.mp4")
+    received = site.client.get(f"videos/{video['id']}/file").content
+    assert received == path.read_bytes()
+    site.client.delete(f"videos/{video['id']}")
+
+
+def _padded(source: Path, path: Path, size: int) -> None:
+    """Copy an MP4 with a box after it that players skip."""
+    content = source.read_bytes()
+    rest = size - len(content)
+    path.write_bytes(content + struct.pack(">I4s", rest, b"free") + bytes(rest - 8))
+
+
+def test_a_dropped_file_is_uploaded(open_page: Opener, site: Site) -> None:
+    page = open_page()
+    content = base64.b64encode((CHECKOUT / "demo" / "shapes.mp4").read_bytes()).decode()
+    data = page.evaluate_handle(
+        """text => {
+          const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], "dropped.mp4", { type: "video/mp4" }));
+          return data;
+        }""",
+        content,
+    )
+    page.dispatch_event("body", "dragenter", {"dataTransfer": data})
+    expect(page.get_by_text("Drop videos here")).to_be_visible()
+    page.dispatch_event("body", "drop", {"dataTransfer": data})
+    expect(page.get_by_role("heading", level=1)).to_have_text("dropped.mp4")
+    video = next(v for v in site.client.get("videos").json() if v["name"] == "dropped.mp4")
+    site.client.delete(f"videos/{video['id']}")
+
+
+def test_a_sentence_typed_early_is_answered_once_the_video_is_encoded(
+    open_page: Opener, site: Site
+) -> None:
+    path = site.folder / "early.mp4"
+    _padded(EMOJI, path, EMOJI.stat().st_size + 100)
+    video = site.client.post("videos", json={"path": str(path), "encode": False}).json()
+    page = open_page(f"/#/video/{video['id']}")
+    ask(page, "a panda")
+    expect(page.locator(".moments > li")).not_to_have_count(0)
+    site.client.delete(f"videos/{video['id']}")
+
+
+def test_a_token_is_asked_for_once(open_page: Opener, tmp_path: Path) -> None:
+    settings = Settings(
+        folder=tmp_path / "service", roots=(tmp_path,), model="demo", device="cpu", rate=0
+    )
+    path = tmp_path / "emoji.mp4"
+    shutil.copy(EMOJI, path)
+    with serving(settings, tmp_path) as site:
+        token = site.app.state.service.tokens.add("editor", ("write",))
+        site.client.headers["Authorization"] = f"Bearer {token}"
+        video = site.add(path, encode=False)
+        page = open_page(f"/#/video/{video['id']}", address=site.address)
+        field = page.get_by_label("Token, as printed")
+        field.fill("wrong")
+        field.press("Enter")
+        expect(page.get_by_text("no such token")).to_be_visible()
+        field.fill(token)
+        field.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("emoji.mp4")
+        until(page, "document.querySelector('.stage video').readyState > 1")
+        page.reload()
+        expect(page.get_by_role("heading", level=1)).to_have_text("emoji.mp4")
+        page.context.close()
