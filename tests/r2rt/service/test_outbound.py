@@ -29,9 +29,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         type(self).reached.append(self.path)
         if self.path == "/redirect":
             self.send_response(302)
-            self.send_header(
-                "Location", f"http://private.example:{self.server.server_port}/film.mp4"
-            )  # type: ignore[attr-defined]
+            port = self.server.server_address[1]
+            self.send_header("Location", f"http://private.example:{port}/film.mp4")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
