@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import opentimelineio
 import pysubs2
@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 
 from tests.conftest import CHECKOUT
 from tests.r2rt.service.page.conftest import Opener, Site, until
+from training.data.checks import check_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -55,6 +56,24 @@ def now_s(page: Page) -> float:
 def overlap(found: list[float], true: list[float]) -> float:
     shared = min(found[1], true[1]) - max(found[0], true[0])
     return max(0.0, shared) / (max(found[1], true[1]) - min(found[0], true[0]))
+
+
+def kept(site: Site, video: dict[str, Any], page: Page) -> dict[str, Any]:
+    """The one record that the service keeps of a video, once it is there."""
+    for _ in range(200):
+        records = site.client.get(f"videos/{video['id']}/annotations").json()["records"]
+        if records:
+            (record,) = records
+            return record  # type: ignore[no-any-return]
+        page.wait_for_timeout(50)
+    raise AssertionError("no record was kept")
+
+
+@pytest.fixture
+def fresh(emoji: dict[str, Any], site: Site) -> dict[str, Any]:
+    """The demo's video without annotations."""
+    site.client.put(f"videos/{emoji['id']}/annotations", json={"records": []})
+    return emoji
 
 
 def test_a_sentence_typed_without_a_mouse_finds_and_plays_its_moment(page: Page) -> None:
@@ -100,7 +119,46 @@ def test_arrows_step_by_frames(page: Page) -> None:
     expect(page.locator(".clock")).to_contain_text("frame 18")
 
 
-def test_an_end_is_dragged_to_a_frame(page: Page) -> None:
+def test_ends_set_by_frames_are_kept_as_annotations_that_training_reads(
+    page: Page, site: Site, fresh: dict[str, Any], tmp_path: Path
+) -> None:
+    ask(page, "a panda")
+    page.keyboard.press("ArrowRight")  # frame 1
+    page.keyboard.press("i")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")  # frame 5
+    page.keyboard.press("o")
+    assert times_s(rows(page).first) == [0.08, 0.5]
+    record = kept(site, fresh, page)
+    assert record["query"] == "a panda"
+    # Frame 5 belongs to the moment, which ends where frame 6 begins.
+    assert record["windows"] == [pytest.approx([1 / RATE, 6 / RATE], abs=1e-6)]
+    path = tmp_path / "kept.jsonl"
+    path.write_text(site.client.get(f"videos/{fresh['id']}/annotations.jsonl").text)
+    checked = check_file(path)
+    assert not checked.errors
+    assert checked.records == 1
+
+
+def test_decisions_are_there_again_after_the_page_is_opened_anew(
+    page: Page, site: Site, fresh: dict[str, Any]
+) -> None:
+    ask(page, "a penguin")
+    page.keyboard.press("a")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("x")
+    record = kept(site, fresh, page)
+    assert len(record["windows"]) == len(record["rejected"]) == 1
+    page.reload()
+    expect(page.locator(".moments > li.kept")).to_have_count(1)
+    expect(page.locator(".moments > li.rejected")).to_have_count(1)
+    page.locator("body").press("a")  # the same verdict again takes it back
+    expect(page.locator(".moments > li.kept")).to_have_count(0)
+    page.keyboard.press("Control+z")
+    expect(page.locator(".moments > li.kept")).to_have_count(1)
+
+
+def test_an_end_is_dragged_to_a_frame(page: Page, fresh: dict[str, Any]) -> None:
     ask(page, "a penguin")
     _, end_s = times_s(rows(page).first)
     bar = page.locator(".bar-moment").first
