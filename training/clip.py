@@ -146,7 +146,8 @@ class Projection(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width, embed_width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x) @ self.weight
+        embedding: Tensor = self.norm(x) @ self.weight
+        return embedding
 
 
 class VisionTower(nn.Module):

@@ -76,7 +76,8 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width) to (..., E)."""
-        return self.norm(x) @ self.weight
+        embedding: Tensor = self.norm(x) @ self.weight
+        return embedding
 
 
 def input_map(inputs: int, width: int) -> nn.Sequential:

@@ -60,7 +60,7 @@ def mcp(
         settings = Settings(
             folder=folder or Path(temporary),
             roots=roots or (Path(),),
-            library=library,
+            library=str(library) if library else None,
             model=chosen,
             device=device,
             rate=0,

@@ -167,7 +167,7 @@ def check_graphs(
     comparisons.append(found)
 
     if architecture.embedding_width is not None:
-        for graph, got, want in (
+        for graph, got, embeddings in (
             (
                 VIDEO_ENCODER,
                 encoded["embedding"],
@@ -176,7 +176,7 @@ def check_graphs(
             (TEXT_ENCODER, texts["embedding"], [reference.embed_text(clip, x[-1]) for x in text]),
         ):
             comparisons.append(
-                _compared(f"{graph} embedding", TOLERANCES[graph], got, np.array(want))
+                _compared(f"{graph} embedding", TOLERANCES[graph], got, np.array(embeddings))
             )
     answers = _run(
         files[GROUNDER],

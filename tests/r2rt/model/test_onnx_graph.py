@@ -67,7 +67,7 @@ def test_new_operators_and_constants_run(tmp_path: Path) -> None:
     """Written and in memory, and outputs of inner nodes, with a large constant and a scalar."""
     graph = OnnxGraph.parse(small(initializer=numpy_helper.from_array(np.ones(3, "f4"), "b")))
     graph.constants["large"] = np.arange(6000, dtype=np.float32).reshape(3, 2000).T  # no copy yet
-    graph.constants["half"] = np.float32(0.5).reshape(())
+    graph.constants["half"] = np.array(0.5, np.float32)
     graph.nodes += [
         Node(op_type="Mul", inputs=["y", "half"], outputs=["halved"]),
         Node(op_type="Gelu", inputs=["halved"], outputs=["g"], rest=of_domain("com.microsoft")),
@@ -92,7 +92,7 @@ def test_new_operators_and_constants_run(tmp_path: Path) -> None:
 def test_constants_elsewhere_and_of_other_types_are_refused(tmp_path: Path) -> None:
     listed = helper.make_tensor("b", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
     outside = TensorProto(name="b", data_type=1, dims=[3], data_location=TensorProto.EXTERNAL)
-    text = helper.make_tensor("b", TensorProto.STRING, [1], [b"word"])
+    text = helper.make_tensor("b", TensorProto.STRING, [1], [b"word"])  # type: ignore[list-item]
     for tensor in (listed, outside, text):
         with pytest.raises(ValueError, match="constant b: expected numbers in the file itself"):
             OnnxGraph.parse(small(initializer=tensor))

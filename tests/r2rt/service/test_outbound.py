@@ -7,7 +7,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -29,7 +29,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         type(self).reached.append(self.path)
         if self.path == "/redirect":
             self.send_response(302)
-            port = self.server.server_address[1]
+            port = cast("http.server.HTTPServer", self.server).server_port
             self.send_header("Location", f"http://private.example:{port}/film.mp4")
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -196,7 +196,7 @@ class TestTheChoice:
         assert choose_decoder("auto", VIDEO, threads=1) == "cuda"
         (kept,) = (tmp_path / "cache" / "decoders").iterdir()
         assert set(av_times(kept)) == {"cpu", "cuda", "vaapi"}, "the others are wrong or fail"
-        monkeypatch.setattr(hardware.subprocess, "run", None)
+        monkeypatch.setattr("subprocess.run", None)
         assert choose_decoder("auto", VIDEO, threads=1) == "cuda"
 
     @pytest.mark.parametrize(
