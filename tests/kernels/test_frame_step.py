@@ -56,7 +56,8 @@ def check(
             heads=heads,
         )
         for name, got, wanted in zip(("mixed", "qkv"), actual, expected, strict=True):
-            assert_close(got, wanted, dtype, name)
+            # Four roundings in a row: query, key, share and value of the attention.
+            assert_close(got, wanted, dtype, name, magnitude=1.5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
