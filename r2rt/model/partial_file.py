@@ -74,17 +74,18 @@ class PartialFile:
         try:
             os.fsync(self._file.fileno())
             self._file.close()  # Windows moves no open file
+            # First, so that a kill leaves nothing beside a file that no later run fetches again.
+            self._state_path.unlink(missing_ok=True)
             replace(self.path, self.destination)
             sync_folder(self.destination.parent)
         except OSError as error:
             raise output_error(self.destination, error) from error
-        self._state_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove what is there, which cannot be used."""
         self._file.close()
-        self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave what is there to the next run, if it is anything."""
