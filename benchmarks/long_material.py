@@ -147,5 +147,6 @@ def _joined(parts: Sequence[EncodedVideo]) -> EncodedVideo:
         parts[0],
         source="composed",
         tokens=tokens.rows,
+        embeddings=None,
         duration_s=sum(part.duration_s for part in parts),
     )

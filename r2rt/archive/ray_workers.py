@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,6 +117,7 @@ def encode_on_ray(
         MissingExtraError: Ray is not installed.
         BackendUnavailableError: Ray did not start, or ended early.
     """
+    before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
     ray = _start(options)
     try:
         settings = msgspec.json.encode(tables.settings)
@@ -137,6 +140,8 @@ def encode_on_ray(
         ) from error
     finally:
         ray.shutdown()
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start(options: RayOptions) -> Any:

@@ -126,7 +126,7 @@ def test_the_command_survives_its_server_and_reports(server: str, tmp_path: Path
     for row in record["rows"]:
         rows[row["group"]].append(row["values"])
     (watched,), (dropped,) = rows["watched"], rows["dropped"]
-    assert watched["answers"] > 20
+    assert watched["answers"] > 10
     assert watched["p50 ms"] <= watched["p95 ms"]
     assert dropped["reconnects"] == 1
     assert dropped["missing s"] > 0.5

@@ -76,8 +76,9 @@ def test_grounder_counts_are_those_of_pytorch(clips: int) -> None:
     v = torch.zeros(clips, 4, 50, 256)
     q = torch.zeros(queries, 4, length, 256)
     bias = torch.zeros(queries, length)
+    patch_bias = torch.zeros(v.shape[:-1])
     with one_thread(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        video = graph.temporal(graph.pooling(v, q, q, bias), q, bias)
+        video = graph.temporal(graph.pooling(v, q, q, bias, patch_bias), q, bias)
         # The graph pads time here, which is no work that had to be done.
         for level in model.pyramid(video):
             model.class_head(level)

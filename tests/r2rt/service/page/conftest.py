@@ -100,9 +100,12 @@ def emoji(site: Site) -> dict[str, Any]:
     return site.add(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Start Chromium without a window."""
+    """Start Chromium without a window.
+
+    Until it ends, an event loop runs in this thread, where other tests run loops of their own.
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.skip("no chromium is installed: apt-get install chromium")
