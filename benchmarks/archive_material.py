@@ -101,7 +101,7 @@ class CorpusQuery:
 
 
 class Corpus:
-    """A folder of encoded videos and what is asked of them.
+    """A folder of encoded videos, and the queries about them.
 
     Args:
         folder: where `encode_corpus` puts the files.

@@ -64,7 +64,7 @@ class Step:
 
 
 def _steps(media: Path) -> Iterator[Step]:
-    """Yield every step: what may run side by side first, then what is timed."""
+    """Yield every step: first those that may run side by side, then the timed ones."""
     yield Step(arguments=("environment",), limit_s=60, alone=True)
     yield Step(arguments=("launches",), limit_s=120)
     for kind in ("fp16", "bf16"):

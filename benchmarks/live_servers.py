@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 __all__ = ["RTSP_PACKAGES", "LiveServer", "RtspServer", "TsServer", "rtsp_lacks"]
@@ -72,12 +71,7 @@ class LiveServer(abc.ABC):
         """Return the server."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Kill it, if that has not happened yet."""
         if self._process.poll() is None:
             self.kill()

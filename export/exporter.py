@@ -237,7 +237,7 @@ def _write_graphs(
 
 
 def default_name(checkpoint: Path, sha256: str) -> str:
-    """Return a bundle's name: that of the publication, else of the file, else of a run's folder."""
+    """Return a bundle's name: the publication's, else the file's, else a run folder's."""
     stem = checkpoint.stem
     if stem in ("best", "last"):
         # Every run calls its checkpoints so.

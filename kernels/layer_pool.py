@@ -23,14 +23,9 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.blocks import attend_patches, load_rows, real_tokens
-from kernels.frame_pool import PoolTiling, pool_tiling
+from kernels.frame_pool import pool_tiling
 
-__all__ = ["layer_pool", "layer_pool_tiling"]
-
-
-def layer_pool_tiling(*, patches: int, length: int, width: int, itemsize: int) -> PoolTiling:
-    """Choose a tiling: that of `frame_pool`'s forward."""
-    return pool_tiling(patches=patches, length=length, width=width, itemsize=itemsize)
+__all__ = ["layer_pool"]
 
 
 def layer_pool(
@@ -50,9 +45,7 @@ def layer_pool(
     """
     clips, layers, patches, width = v.shape
     queries, _, length, _ = q.shape
-    tiling = layer_pool_tiling(
-        patches=patches, length=length, width=width, itemsize=v.element_size()
-    )
+    tiling = pool_tiling(patches=patches, length=length, width=width, itemsize=v.element_size())
     pooled = v.new_empty((layers, queries, clips, width), dtype=torch.float32)
     _layer_pool[(queries, clips, layers)](
         v,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from kernels import finalize, frame_step, layer_pool, time_step
+from kernels.frame_pool import pool_tiling
 
 __all__ = ["KernelDims", "MatrixType", "Variant", "kernel_variants"]
 
@@ -90,7 +91,7 @@ def kernel_variants(dims: KernelDims, dtype: MatrixType) -> tuple[Variant, ...]:
 
 def _layer_pool(dims: KernelDims, dtype: MatrixType) -> Variant:
     # For longer queries as well: they take more rounds.
-    tiling = layer_pool.layer_pool_tiling(
+    tiling = pool_tiling(
         patches=dims.patches, length=min(_SHORT, dims.length), width=dims.width, itemsize=_ITEMSIZE
     )
     matrix = f"*{dtype}"

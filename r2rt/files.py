@@ -54,8 +54,8 @@ def check_destinations(
     and so are images in a folder that is an input.
 
     Args:
-        paths: what is to be written.
-        inputs: what is to be read.
+        paths: files to write.
+        inputs: files to read.
         made: folders that are made before anything is written into them.
 
     Raises:

@@ -37,7 +37,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None, *, c
 
 
 def end_cleanly_on_sigterm() -> None:
-    """Let SIGTERM end the process like Ctrl-C, so that what is half written is removed."""
+    """Let SIGTERM end the process like Ctrl-C, so that half-written files are removed."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 

@@ -85,7 +85,7 @@ def block_inputs(
 
 
 def block_weights(sizes: Sizes, dtype: torch.dtype) -> R2BlockWeights:
-    """Return random packed weights of the whole block, none of which is 0 or 1."""
+    """Return random packed weights of the whole block; none is 0 or 1."""
     from kernels.frame_step import FrameStepWeights
     from kernels.time_step import TimeStepWeights
     from kernels.weights import R2BlockWeights

@@ -32,7 +32,7 @@ _REFINED = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A window that may hold what is searched.
+    """A window that may hold the moment searched for.
 
     Attributes:
         entry: its video.
@@ -96,7 +96,7 @@ class FirstStage:
         """Return the windows that are most like the queries, best first.
 
         Args:
-            queries: (Q, E); what is like all of them is searched.
+            queries: (Q, E); the search is for windows like all of them.
             clips: the number of clips of every entry that may be in the answer.
             windows: how many windows are wanted at most.
             filtered: whether the entries are a selection; else they are all that readers may see.

@@ -48,7 +48,7 @@ class IndexOptions:
     """How videos are indexed.
 
     Attributes:
-        keep: what is kept for the second stage.
+        keep: what to keep for the second stage.
         sampling: how frames are chosen, see `Grounder.encode`; `nearest` is several times faster.
         tags: words for `--where`, given to every video that is read.
         retry: read videos that failed once more although they have not changed.
@@ -191,7 +191,7 @@ def _index_files(
 
 
 class _Progress:
-    """Bytes of video that are done, of which one file may be in work."""
+    """Bytes of video that are done; one file may be in progress."""
 
     def __init__(self, files: Sequence[File], update: Update | None) -> None:
         self._total = sum(max(file.size, 1) for file in files)

@@ -18,8 +18,6 @@ from r2rt.errors import BundleSchemaError, LibraryError, QueryError
 from r2rt.grounding.many import kind_of
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from r2rt.archive.candidates import FirstStage
     from r2rt.archive.piece import Keep
     from r2rt.engines import Device
@@ -120,7 +118,7 @@ class Archive:
         update: Update | None = None,
         failed: Callable[[str, str], None] = lambda _path, _reason: None,
     ) -> IndexReport:
-        """Index what is new or changed, and notice what moved or is gone.
+        """Index new and changed files, and notice moved and removed ones.
 
         Args:
             sources: files, folders, globs; see `r2rt.find_videos`.
@@ -243,12 +241,7 @@ class Archive:
         """Return the archive, which is closed at the end of the `with` block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the archive."""
         self.close()
 

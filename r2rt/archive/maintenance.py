@@ -31,7 +31,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
         videos: files that can be searched.
         duration_s: how long they are together; a copy counts.
         clips: of all videos; a copy does not count.
-        with_tokens: files of which both stages are kept.
+        with_tokens: files whose rows of both stages are kept.
         missing: files that are gone.
         failed: why files could not be indexed, by path.
         size_bytes: on disk.

@@ -45,7 +45,7 @@ class Like:
 def vectors_of(
     grounder: Grounder, text: str | None, images: Sequence[Any], likes: Sequence[str | Like]
 ) -> tuple[Floats, tuple[str, ...]]:
-    """Return the vectors (Q, E) of all that is searched, and the names of what is no sentence.
+    """Return the vectors (Q, E) of the query, and the names of its images and moments.
 
     Args:
         grounder: the model.

@@ -109,7 +109,7 @@ def encode_on_ray(
         options: where Ray runs.
         tables: the library; workers reach it by the same path or address.
         jobs: files and their contents; the next one is taken when a worker is free.
-        keep: what is kept of a video.
+        keep: what to keep of a video.
         sampling: how frames are chosen.
         tags: given to the videos.
 

@@ -63,7 +63,7 @@ class SearchResult:
         images: names of the images and moments that were given.
         where: the filter; None for none.
         hits: best first.
-        present: whether the query is in the library at all; None if that cannot be told.
+        present: whether the query is in the library at all; None if the model cannot decide.
         presence_score: confidence in that; see `Prediction.presence_score`.
         videos: how many videos were searched.
         duration_s: how long they are together.

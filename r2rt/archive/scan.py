@@ -102,7 +102,7 @@ def scan(
         sources: files, folders, globs, addresses; see `find_videos`.
         known: by path, see `known_videos`.
         retry: read files that failed once more although they have not changed.
-        keep: read files again of which less was kept than this.
+        keep: read files again if less than this was kept of them.
 
     Raises:
         SourceNotFoundError: a folder or glob leads to no video, and to none that was there before.

@@ -11,7 +11,7 @@ import click
 
 from r2rt.cli.first_run import choose_model
 from r2rt.cli.options import is_yes_given, model_options, quiet_option
-from r2rt.cli.serve import require_serve
+from r2rt.cli.serve import require_serve, roots_option
 from r2rt.service.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,13 +24,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("library", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--root",
-    "roots",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder whose videos may be added by path; repeatable.  [default: the current folder]",
-)
+@roots_option
 @click.option(
     "--output-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

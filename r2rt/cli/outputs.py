@@ -89,6 +89,62 @@ class _FrameRate(click.ParamType[Fraction]):
         return simple_rate(rate)
 
 
+_OPTIONS = (
+    click.option(
+        "--format",
+        "-f",
+        "formats",
+        type=click.Choice(list(FORMATS)),
+        multiple=True,
+        help="How to write the result; repeatable with --output-dir.  [default: by the "
+        "suffix of --output, else table]",
+    ),
+    click.option("--json", "json_", is_flag=True, help="Short for --format json."),
+    click.option(
+        "--output",
+        "-o",
+        "outputs",
+        multiple=True,  # so that a second one can be refused
+        type=click.Path(),
+        help="Write the result here, whole or not at all; - is standard output.",
+    ),
+    click.option(
+        "--output-dir",
+        type=click.Path(),
+        help="Write a file for each video and format here: VIDEO.srt, VIDEO.edl, …",
+    ),
+    click.option(
+        "--skip-existing",
+        is_flag=True,
+        help="Leave out videos of which all that is asked for is there and newer: files in "
+        "--output-dir, clips, images, pages.",
+    ),
+    click.option("--rank", is_flag=True, help="One table of the best moments of all videos."),
+    click.option(
+        "--rows",
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        help="The most rows of --rank.",
+    ),
+    click.option(
+        "--csv-raw",
+        is_flag=True,
+        help="Leave CSV cells as they are, also those that spreadsheets take for formulas.",
+    ),
+    click.option(
+        "--frame-rate",
+        type=_FrameRate(),
+        help="Frames a second that timecodes count.  [default: the video's own]",
+    ),
+    click.option(
+        "--drop-frame/--no-drop-frame",
+        default=None,
+        help="Drop-frame timecode at 29.97, 59.94.  [default: as the video has it, or on]",
+    ),
+)
+
+
 def output_options(command: F) -> F:
     """Add how answers are written; the command gets them as `outputs`."""
 
@@ -122,64 +178,7 @@ def output_options(command: F) -> F:
         _check(chosen)
         return command(*arguments, outputs=chosen, **options)
 
-    for option in reversed(
-        (
-            click.option(
-                "--format",
-                "-f",
-                "formats",
-                type=click.Choice(list(FORMATS)),
-                multiple=True,
-                help="How to write the result; repeatable with --output-dir.  [default: by the "
-                "suffix of --output, else table]",
-            ),
-            click.option("--json", "json_", is_flag=True, help="Short for --format json."),
-            click.option(
-                "--output",
-                "-o",
-                "outputs",
-                multiple=True,  # so that a second one can be refused
-                type=click.Path(),
-                help="Write the result here, whole or not at all; - is standard output.",
-            ),
-            click.option(
-                "--output-dir",
-                type=click.Path(),
-                help="Write a file for each video and format here: VIDEO.srt, VIDEO.edl, …",
-            ),
-            click.option(
-                "--skip-existing",
-                is_flag=True,
-                help="Leave out videos of which all that is asked for is there and newer: files in "
-                "--output-dir, clips, images, pages.",
-            ),
-            click.option(
-                "--rank", is_flag=True, help="One table of the best moments of all videos."
-            ),
-            click.option(
-                "--rows",
-                type=click.IntRange(min=1),
-                default=20,
-                show_default=True,
-                help="The most rows of --rank.",
-            ),
-            click.option(
-                "--csv-raw",
-                is_flag=True,
-                help="Leave CSV cells as they are, also those that spreadsheets take for formulas.",
-            ),
-            click.option(
-                "--frame-rate",
-                type=_FrameRate(),
-                help="Frames a second that timecodes count.  [default: the video's own]",
-            ),
-            click.option(
-                "--drop-frame/--no-drop-frame",
-                default=None,
-                help="Drop-frame timecode at 29.97, 59.94.  [default: as the video has it, or on]",
-            ),
-        )
-    ):
+    for option in reversed(_OPTIONS):
         with_outputs = option(with_outputs)
     return with_outputs  # type: ignore[return-value]
 

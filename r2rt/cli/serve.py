@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from r2rt.engines import Device
     from r2rt.service.logs import LogFormat
 
-__all__ = ["require_serve", "serve", "state_option"]
+__all__ = ["require_serve", "roots_option", "serve", "state_option"]
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 state_option = click.option(
@@ -31,6 +31,13 @@ state_option = click.option(
     help="Where the service keeps its database, uploads and results.  [default: service in "
     "R2RT_HOME]",
 )
+roots_option = click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder whose videos may be added by path; repeatable.  [default: the current folder]",
+)
 
 
 @click.command()
@@ -39,13 +46,7 @@ state_option = click.option(
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free."
 )
-@click.option(
-    "--root",
-    "roots",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder whose videos may be added by path; repeatable.  [default: the current folder]",
-)
+@roots_option
 @click.option("--allow-host", "allowed_hosts", multiple=True, help="A further name of the service.")
 @state_option
 @click.option(

@@ -32,11 +32,11 @@ CLUSTERS = 16
 _ROUNDS = 6
 _GROUP = 32
 _LEVELS = np.float32(7)
-# Shares of the largest number that the codes cover; what is beyond is cut off.
+# Shares of the largest number that the codes cover; numbers beyond it are clipped.
 _SHARES = (1.0, 0.9, 0.8)
 _LEAST = np.float32(1e-12)
 _LARGEST_HALF = np.float32(np.finfo(np.float16).max)
-# Clips merged at once: bounds what is in memory meanwhile.
+# Clips merged at once: bounds the memory of merging.
 _CLIPS_AT_ONCE = 64
 
 

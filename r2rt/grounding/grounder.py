@@ -40,8 +40,6 @@ from r2rt.model.manifest import Nms
 from r2rt.video import Decoder, Sampling, open_source
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from r2rt.grounding.stream import Stream
     from r2rt.video import FrameSource
 
@@ -131,12 +129,7 @@ class Grounder:
         """Return the grounder, which is closed at the end of the `with` block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the grounder."""
         self.close()
 

@@ -179,7 +179,7 @@ class OnnxGraph:
         Large constants are not copied.
 
         Args:
-            outputs: names of what is returned: outputs of the graph or of any of its nodes.
+            outputs: names of the results: outputs of the graph or of any of its nodes.
             options: `onnxruntime.SessionOptions`, which are changed.
         """
         import onnxruntime

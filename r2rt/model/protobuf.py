@@ -79,7 +79,7 @@ def encode(value: int) -> bytes:
 
 
 def head(number: int, length: int) -> bytes:
-    """Return what is before the bytes of a text, array or message."""
+    """Return the prefix of the bytes of a text, array or message."""
     return encode(number << 3 | _BYTES) + encode(length)
 
 

@@ -3,7 +3,7 @@
 `app.py` makes the application of a `Service` (`service.py`), which holds one of each: `database.py`
 and what it keeps (`videos.py`, `jobs/store.py`, `tokens.py`), `models.py` (loaded on demand,
 unloaded when idle), `answers.py` (queries that arrive together are answered in one call),
-`jobs/runner.py` (work in threads), `hub.py` (what is published to listeners). `routes/` has the
+`jobs/runner.py` (work in threads), `hub.py` (events for listeners). `routes/` has the
 addresses, `guard.py` what every request passes first.
 """
 

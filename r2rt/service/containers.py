@@ -53,7 +53,7 @@ def container_of(path: Path) -> str:
 
 
 def _format_names() -> str:
-    """Return the list that FFmpeg compares with the names of a demuxer, one of which must match."""
+    """Return FFmpeg's list of permitted demuxers; one name of a demuxer must be in it."""
     import av
 
     names = [name for name in av.formats_available if _FORMATS & set(name.split(","))]

@@ -39,7 +39,7 @@ class Encodings:
 
         Args:
             path: the video's file.
-            fingerprint: that of the model's bundle.
+            fingerprint: the fingerprint of the model's bundle.
 
         Raises:
             SourceNotFoundError: there is no such file.

@@ -74,7 +74,7 @@ class Guard:
     """An ASGI middleware: hosts, origins, tokens, limits, headers, the log.
 
     Args:
-        app: what is guarded.
+        app: the application to guard.
         settings: limits, and the names that the service goes by.
         tokens: who may ask.
         observe: called with method, route, status and seconds of every request.

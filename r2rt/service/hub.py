@@ -48,7 +48,7 @@ class Hub:
 
     @contextlib.contextmanager
     def listening(self, topic: str) -> Iterator[AsyncIterator[Any]]:
-        """Give what is published in the block, and None whenever nothing came for a while."""
+        """Give the events published in the block, and None whenever nothing came for a while."""
         queue: asyncio.Queue[Any] = asyncio.Queue(_WAITING)
         self._queues[topic].add(queue)
         try:

@@ -95,7 +95,7 @@ class Library:
         return {"indexed": True}
 
     def forget(self) -> None:
-        """Drop what is in memory, such as when models were unloaded."""
+        """Drop the encodings in memory, such as when models were unloaded."""
         with self._lock:
             self._open = None
 

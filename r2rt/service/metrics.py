@@ -21,7 +21,7 @@ _REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """What is counted while the service runs, and what is looked up when it is asked for."""
+    """Counters of the running service, and gauges that are read on request."""
 
     def __init__(self, service: Service) -> None:
         self._registry = CollectorRegistry()

@@ -91,7 +91,7 @@ class Models:
 
         Args:
             name: the model's; None takes the default one.
-            folder: that of a model, in place of its name.
+            folder: a model's folder, in place of its name.
 
         Raises:
             R2rtError: there is no such model, or it cannot be loaded; see `Grounder.load`.
@@ -155,7 +155,7 @@ class Models:
 
 
 def give_back_memory() -> None:
-    """Free what is no longer referred to, and return free heap pages to the system."""
+    """Free unreachable objects, and return free heap pages to the system."""
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a C library without it

@@ -49,7 +49,7 @@ class Token:
 class Tokens:
     """The table of tokens.
 
-    They are random, of 256 bits, so that one round of a fast hash protects what is kept.
+    They are random, of 256 bits, so that one round of a fast hash protects the stored hashes.
     """
 
     def __init__(self, database: Database) -> None:

@@ -73,7 +73,7 @@ def choose_decoder(
     if decoder != "auto":
         if (problem := decoder_problem(decoder)) is not None:
             raise BackendUnavailableError(
-                f"decoder {decoder} cannot be used: {problem}; --decoder auto takes what is there"
+                f"decoder {decoder} cannot be used: {problem}; --decoder auto takes a usable one"
             )
         return decoder
     usable = [name for name in _HARDWARE if decoder_problem(name) is None]

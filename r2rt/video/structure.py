@@ -124,7 +124,7 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """Return the CRC of 0x04c11db7 that begins with 0: that of zlib with all bits mirrored."""
+    """Return the CRC of 0x04c11db7 that begins with 0: zlib's with all bits mirrored."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
 
@@ -170,7 +170,7 @@ _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def _walk_asf(data: mmap.mmap) -> int | None:
-    """Objects follow one another, and packets of one size fill that of the data."""
+    """Objects follow one another, and packets of one size fill the data object."""
     at, size, packet = 0, len(data), 0
     while at + 24 <= size:
         name, length = data[at : at + 16], int.from_bytes(data[at + 16 : at + 24], "little")

@@ -17,7 +17,7 @@ LAYERS = 4
 
 
 def waves(programs: int, multiprocessors: int, *, blocks: int = 1) -> int:
-    """In how many waves a grid runs, of which a multiprocessor holds `blocks` at once."""
+    """In how many waves a grid runs if a multiprocessor holds `blocks` at once."""
     return -(-programs // (multiprocessors * blocks))
 
 

@@ -89,7 +89,7 @@ def run_kills(
 
 
 def _faults(library: Path, videos: Path, colours: dict[str, list[str]]) -> list[str]:
-    """Return what is wrong after one more run, before and after the library is compacted."""
+    """Return the faults after one more run, before and after the library is compacted."""
     archive = _archive(library)
     archive.add(videos)
     faults = _wrong(archive, videos, colours)

@@ -9,7 +9,7 @@ from training.data.annotation import SAME_CLIPS, Annotation, Problem
 
 __all__ = ["check_trainable", "largest_difference"]
 
-# What a video's length may differ by from that of its features, as a share of its clips.
+# How far a video's length and its features' may differ, as a share of its clips.
 _SAME_SHARE = Fraction(1, 10)
 
 

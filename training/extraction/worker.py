@@ -57,7 +57,7 @@ class Worker:
         self._encoder: Encoder | None = None
 
     def work(self, job: Job) -> Outcome:
-        """Make what is missing of a job."""
+        """Make the missing parts of a job."""
         if self._store.is_done(job):
             return Outcome(kept=1 if job.vid is not None else len(job.queries))
         if job.vid is not None:

@@ -22,7 +22,7 @@ __all__ = ["Selection", "select"]
 
 # Below this many weights a layer is not worth an error of its own.
 _SMALLEST = 1 << 12
-# CLIP's embedding is compared by its cosine, which tells less apart than the R² block: kept exact.
+# Cosines of CLIP's embedding are sensitive to rounding, so its projection is kept exact.
 _EXACT = "projection."
 # Beyond this share of the work, leaving out one layer after the other does not make a fast model.
 _MOST_KEPT = 0.6

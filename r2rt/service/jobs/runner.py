@@ -51,7 +51,7 @@ class Progress:
     _last: float = 0.0
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Note what is done of the total, and raise if the job shall end."""
+        """Note how much of the total is done, and raise if the job must end."""
         if self.ends is not None:
             raise _EndedError(self.ends)
         if not total:

@@ -1,4 +1,4 @@
-"""Videos, what is made of them, and answers about them."""
+"""Videos, images and clips made of them, and answers about them."""
 
 from __future__ import annotations
 

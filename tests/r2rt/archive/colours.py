@@ -1,6 +1,6 @@
 """A world of colours: videos of plain frames, and a model that finds the colour that is named.
 
-Its tokens and embeddings are the mean colour of a clip's frame, so every answer can be told from
+Its tokens and embeddings are the mean colour of a clip's frame, so every answer follows from
 the colours that a video was made of. Videos are real files, decoded as always.
 """
 

@@ -1,4 +1,4 @@
-"""Indexing: what is new, changed, moved, copied, gone, failing; quotas; what is kept."""
+"""Indexing: new, changed, moved, copied, removed and failing files; quotas; rows kept."""
 
 from __future__ import annotations
 

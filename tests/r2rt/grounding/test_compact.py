@@ -1,4 +1,4 @@
-"""Compact tokens: what is merged and rounded, and that the model reads it as what it replaces."""
+"""Compact tokens: merging and rounding, and the model's answers from them."""
 
 from __future__ import annotations
 

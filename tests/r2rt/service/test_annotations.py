@@ -18,7 +18,7 @@ def test_annotations_are_kept_and_are_valid_for_training(served: Run, tmp_path: 
     async def test(it: Served) -> str:
         video = await it.post("/videos", {"path": str(DEMO_FOLDER / "emoji.mp4"), "encode": False})
         place = f"/videos/{video.json()['id']}/annotations"
-        for _ in range(2):  # what is put again replaces what was
+        for _ in range(2):  # a second one replaces the first
             put = await it.client.put(f"/api/v1{place}", json={"records": records})
             assert put.status_code == 200, put.text
         assert (await it.get(place)).json() == {"records": records}

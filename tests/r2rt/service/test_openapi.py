@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, and true of what is answered."""
+"""The OpenAPI document: complete, and true of the responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that lack a stretch of bytes in the middle: what is lost is reported."""
+"""Files that lack a stretch of bytes in the middle: the loss is reported."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_published_model_is_fetched_converted_checked_and_answers(hub: Path) -
 
 
 def _check_int8_form(folder: Path) -> None:
-    """The int8 form of what is installed takes no more than 1.5 GB to make."""
+    """Making the int8 form of an installed model takes no more than 1.5 GB."""
     code = (
         "import re, sys\n"
         "from pathlib import Path\n"
@@ -107,7 +107,7 @@ def _check_int8_form(folder: Path) -> None:
         # Random weights hardly prefer one moment to another.
         "quantize_bundle.__kwdefaults__['limits'] = Limits(first_moment_iou=0.5)\n"
         "status = run(sys.argv[1:])\n"
-        # Not getrusage, whose peak is that of the parent process if it was greater.
+        # Not getrusage: its peak begins at the parent process's.
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "sys.exit(status)"
     )

@@ -1,4 +1,4 @@
-"""One video: sentences, moments, frames, decisions, and what is taken away."""
+"""One video: sentences, moments, frames, decisions, and exports."""
 
 from __future__ import annotations
 
