@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +68,14 @@ class _Corpus:
         return best.mean(axis=0), best.std(axis=0), cosines.std(axis=0)
 
 
-def num_windows(clips: int, size: WindowSize | None) -> int:
-    """Return into how many windows a video is split."""
-    return len(plan_windows(clips, size)) if clips else 0
+def num_windows(clips: Iterable[int], size: WindowSize | None) -> int:
+    """Return into how many windows videos of so many clips are split by `plan_windows`."""
+    lengths = np.fromiter(clips, np.int64)
+    if size is None:
+        return int(np.count_nonzero(lengths))
+    step = size.clips - size.overlap
+    windows = 1 - (np.minimum(size.clips - lengths, 0) // step)
+    return int(windows[lengths > 0].sum())
 
 
 class FirstStage:

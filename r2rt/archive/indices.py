@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.archive.tables import Table, Tables, is_remote
+from r2rt.archive.tables import Table, TableName, Tables, is_remote
 
 if TYPE_CHECKING:
     from lance import LanceDataset
@@ -24,7 +24,12 @@ VECTOR_INDEX = "vectors"
 _FEW_VECTORS = 50_000
 # New rows are compared one by one until they are this share of all.
 _UNINDEXED_SHARE = 0.1
-_MOST_FRAGMENTS = 64
+_MOST_FILES = 64
+# Rows of a file that is left as it is: rewriting gigabytes at every commit would be quadratic.
+_ROWS_A_FILE: dict[TableName, int] = {"tokens": 8192}
+_USUAL_ROWS_A_FILE = 1 << 20
+# Rows in memory while files are joined; a row of tokens is 250 KB.
+_ROWS_AT_ONCE: dict[TableName, int] = {"tokens": 64}
 # Readers that began before a version was replaced have this long to end.
 _OLD = datetime.timedelta(minutes=10)
 ROWS_A_PARTITION = 8192
@@ -43,16 +48,25 @@ def update_indices(tables: Tables, *, thorough: bool = False) -> None:
         if not alone:
             return
         for name, table in tables.all():
-            fragments = len(table.latest().get_fragments())
-            if fragments > (1 if thorough else _MOST_FRAGMENTS):
-                table.commit(lambda dataset: dataset.optimize.compact_files())
-                _log.info("%s: joined %d files", name, fragments)
+            _join_small_files(name, table, most=1 if thorough else _MOST_FILES)
         _update_vectors(tables.clips)
         _update_scalar(tables.clips, "entry", "BTREE", least=_FEW_VECTORS)
         _update_scalar(tables.tokens, "entry", "BTREE", least=1000)
         _update_scalar(tables.subtitles, "text", "INVERTED", least=1)
         for _, table in tables.all():
             table.commit(lambda dataset: dataset.cleanup_old_versions(older_than=_OLD))
+
+
+def _join_small_files(name: TableName, table: Table, *, most: int) -> None:
+    rows = _ROWS_A_FILE.get(name, _USUAL_ROWS_A_FILE)
+    small = sum(part.count_rows() < rows for part in table.latest().get_fragments())
+    if small > most:
+        table.commit(
+            lambda dataset: dataset.optimize.compact_files(
+                target_rows_per_fragment=rows, batch_size=_ROWS_AT_ONCE.get(name)
+            )
+        )
+        _log.info("%s: joined %d files", name, small)
 
 
 def _update_vectors(table: Table) -> None:

@@ -19,6 +19,7 @@ from r2rt.grounding.many import kind_of
 
 if TYPE_CHECKING:
     from r2rt.archive.candidates import FirstStage
+    from r2rt.archive.catalog import Catalog
     from r2rt.archive.piece import Keep
     from r2rt.engines import Device
     from r2rt.grounding.grounder import Grounder
@@ -50,7 +51,7 @@ class Archive:
         self._model, self._device = model, device
         self._tables = Tables.open(path) if is_library(path) else None
         self._grounder: Grounder | None = None
-        self._stage: FirstStage | None = None
+        self._kept: tuple[Catalog, FirstStage] | None = None
         self._lock = threading.RLock()
 
     @classmethod
@@ -212,7 +213,8 @@ class Archive:
             words=words,
         )
         query_s = time.perf_counter() - began
-        return search(tables, self._first_stage(), grounder, request, query_s=query_s)
+        catalog, stage = self._readers()
+        return search(tables, catalog, stage, grounder, request, query_s=query_s)
 
     def videos(self, where: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the row of every file, whatever its state.
@@ -270,10 +272,11 @@ class Archive:
             name = os.path.realpath(name)  # the library is searched from other folders, too
         return Settings.of(grounder.bundle, model=name, width=width)
 
-    def _first_stage(self) -> FirstStage:
+    def _readers(self) -> tuple[Catalog, FirstStage]:
         from r2rt.archive.candidates import FirstStage
+        from r2rt.archive.catalog import Catalog
 
         with self._lock:
-            if self._stage is None:
-                self._stage = FirstStage(self.tables)
-            return self._stage
+            if self._kept is None:
+                self._kept = Catalog(self.tables), FirstStage(self.tables)
+            return self._kept

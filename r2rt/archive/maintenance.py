@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,12 +14,10 @@ from r2rt.archive.scan import FAILED, MISSING, READY
 from r2rt.archive.tables import Table, Tables, is_remote, quoted, write_lock
 from r2rt.errors import QueryError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 __all__ = ["Check", "Info", "check_tables", "compact_tables", "info_of", "remove_videos"]
 
 _AT_ONCE = 500  # ids in one condition
+_ROWS_AT_ONCE = 256  # of tokens, 250 KB each
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +91,8 @@ def check_tables(tables: Tables) -> Check:
     rows = tables.videos.rows(["path", "entry", "state", "clips", "keep"]).to_pylist()
     wanted = {row["entry"]: row for row in rows if row["entry"]}
     pool = tables.settings.clips_per_vector
-    vectors = _numbers(tables.clips.rows(["entry", "row", "vector"]), "row")
-    tokens = _numbers(tables.tokens.rows(["entry", "first", "clips", "data"]), "first")
+    vectors = _numbers(tables.clips, "row", "vector")
+    tokens = _numbers(tables.tokens, "first", "data")
     faults = []
     for entry, row in wanted.items():
         expected = list(range(-(-row["clips"] // pool)))
@@ -105,8 +103,8 @@ def check_tables(tables: Tables) -> Check:
             firsts = sorted(tokens.get(entry, []))
             if not firsts or len(set(firsts)) != len(firsts) or firsts[0] != 0:
                 faults.append(f"{row['path']}: tokens are missing or doubled")
-    paths = [row["path"] for row in rows]
-    faults += [f"{path}: {paths.count(path)} rows" for path in set(paths) if paths.count(path) > 1]
+    paths = Counter(row["path"] for row in rows)
+    faults += [f"{path}: {count} rows" for path, count in paths.items() if count > 1]
     leftover = sum(
         len(numbers)
         for found in (vectors, tokens)
@@ -176,10 +174,12 @@ def _remove_others(table: Table, column: str, kept: set[str]) -> int:
     return before - int(table.latest().count_rows())
 
 
-def _numbers(rows: pa.Table, column: str) -> dict[str, list[int]]:
+def _numbers(table: Table, column: str, data: str) -> dict[str, list[int]]:
+    """Return the numbers of all rows, by entry; their data are read, too, and dropped."""
     found: dict[str, list[int]] = {}
-    for entry, number in zip(rows["entry"].to_pylist(), rows[column].to_pylist(), strict=True):
-        found.setdefault(entry, []).append(number)
+    for rows in table.batches(["entry", column, data], rows=_ROWS_AT_ONCE):
+        for entry, number in zip(rows["entry"].to_pylist(), rows[column].to_pylist(), strict=True):
+            found.setdefault(entry, []).append(number)
     return found
 
 

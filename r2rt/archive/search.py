@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.archive.candidates import Candidate, FirstStage, num_windows
+from r2rt.archive.catalog import Catalog, Snapshot
 from r2rt.archive.packed import Pack, unpacked
 from r2rt.archive.rank import (
     fused_score,
@@ -20,10 +21,9 @@ from r2rt.archive.rank import (
     suppressed,
 )
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
-from r2rt.archive.scan import READY
 from r2rt.archive.tables import Row, Tables, quoted
 from r2rt.archive.vectors import Floats
-from r2rt.errors import QueryError, R2rtError
+from r2rt.errors import R2rtError
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.many import attempt
 from r2rt.video.departures import Departures
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
     from r2rt.grounding.prediction import Prediction
 
-__all__ = ["Request", "Snapshot", "search", "snapshot"]
+__all__ = ["Request", "search"]
 
-_COLUMNS = (*("path", "entry", "words", "duration_s", "start_s", "clips", "keep", "date", "tags"),)
 # Moments of one window that are ranked.
 _MOMENTS_A_WINDOW = 5
+# Windows whose tokens are in memory at once, 0.8 MB each.
+_WINDOWS_AT_ONCE = 64
 # Lines of subtitles that are ranked.
 _MOST_LINES = 100
 # A line belongs to a moment that it is so near to.
@@ -66,64 +67,31 @@ class Request:
     words: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """The videos that a search may answer with.
-
-    Attributes:
-        rows: of `videos`, one an entry, by entry.
-        paths: the other paths of the same entry.
-        words: the entry of every id of subtitles.
-        filtered: whether they are a selection of all.
-    """
-
-    rows: dict[str, Row]
-    paths: dict[str, tuple[str, ...]]
-    words: dict[str, str]
-    filtered: bool
-
-    @property
-    def clips(self) -> dict[str, int]:
-        """The number of clips of every entry."""
-        return {entry: row["clips"] for entry, row in self.rows.items()}
-
-
-def snapshot(tables: Tables, where: str | None) -> Snapshot:
-    """Return the videos that are ready and fit a filter.
-
-    Raises:
-        QueryError: the filter cannot be used.
-    """
-    condition = f"state = '{READY}'" + ("" if where is None else f" and ({where})")
-    try:
-        found = tables.videos.rows(_COLUMNS, condition).to_pylist()
-    except ValueError as error:
-        names = ", ".join(tables.videos.latest().schema.names)
-        reason = str(error).partition("Valid fields")[0].partition(", /")[0].strip()
-        raise QueryError(f"--where {where!r}: {reason}; columns are {names}") from error
-    rows: dict[str, Row] = {}
-    paths: dict[str, tuple[str, ...]] = {}
-    for row in sorted(found, key=lambda row: row["path"]):
-        entry = row["entry"]
-        if entry in rows:
-            paths[entry] = (*paths.get(entry, ()), row["path"])
-        else:
-            rows[entry] = row
-    words = {row["words"]: row["entry"] for row in found if row["words"]}
-    return Snapshot(rows, paths, words, where is not None)
-
-
 def search(
-    tables: Tables, stage: FirstStage, grounder: Grounder, request: Request, *, query_s: float
+    tables: Tables,
+    catalog: Catalog,
+    stage: FirstStage,
+    grounder: Grounder,
+    request: Request,
+    *,
+    query_s: float,
 ) -> SearchResult:
     """Answer a search.
+
+    Args:
+        tables: the library.
+        catalog: of its videos.
+        stage: finds windows.
+        grounder: the library's model.
+        request: what is searched.
+        query_s: seconds that its vectors took.
 
     Raises:
         QueryError: the filter cannot be used.
         LibraryError: the library is damaged.
     """
     began = time.perf_counter()
-    videos = snapshot(tables, request.where)
+    videos = catalog.snapshot(request.where)
     candidates = stage.candidates(
         request.vectors, videos.clips, windows=request.windows, filtered=videos.filtered
     )
@@ -133,7 +101,7 @@ def search(
     hits = looker.hits(candidates)
     if request.text is not None and request.words:
         hits = _with_words(tables, videos, request, hits)
-    windows = sum(num_windows(count, stage.size) for count in videos.clips.values())
+    windows = num_windows(videos.clips.values(), stage.size)
     present: bool | None = None
     sure: float | None = None
     calibration = grounder.bundle.manifest.presence
@@ -151,8 +119,8 @@ def search(
         hits=tuple(hits[: request.top]),
         present=present,
         presence_score=sure,
-        videos=len(videos.rows),
-        duration_s=sum(row["duration_s"] for row in videos.rows.values()),
+        videos=len(videos),
+        duration_s=videos.duration_s,
         windows=windows,
         grounded=looker.grounded,
         skipped=looker.skipped,
@@ -183,21 +151,25 @@ class _SecondStage:
     def hits(self, candidates: Sequence[Candidate]) -> list[Hit]:
         """Return the moments of windows, best first, each once."""
         found: list[tuple[str, Hit]] = []
-        packs = {} if self._request.text is None else self._packs(candidates)
-        for number, candidate in enumerate(candidates):
-            entry = candidate.entry
+        for start in range(0, len(candidates), _WINDOWS_AT_ONCE):
+            some = candidates[start : start + _WINDOWS_AT_ONCE]
             if self._request.text is None:
-                found += [(entry, hit) for hit in self._by_cosine(candidate)]
-                continue
-            path = self._videos.rows[entry]["path"]
+                found += [(item.entry, hit) for item in some for hit in self._by_cosine(item)]
+            else:
+                found += self._grounded(some)
+        found.sort(key=lambda item: -item[1].score)
+        kept = suppressed([(entry, hit.start_s, hit.end_s) for entry, hit in found])
+        return [found[number][1] for number in kept]
+
+    def _grounded(self, candidates: Sequence[Candidate]) -> Iterator[tuple[str, Hit]]:
+        packs = self._packs(candidates)
+        for number, candidate in enumerate(candidates):
+            path = self._videos.row(candidate.entry)["path"]
             outcome = attempt(path, lambda _, n=number: self._ground(candidates[n], packs.get(n)))  # type: ignore[misc]
             if isinstance(outcome, R2rtError):
                 self.skipped[path] = str(outcome)
             else:
-                found += [(entry, hit) for hit in outcome]
-        found.sort(key=lambda item: -item[1].score)
-        kept = suppressed([(entry, hit.start_s, hit.end_s) for entry, hit in found])
-        return [found[number][1] for number in kept]
+                yield from ((candidate.entry, hit) for hit in outcome)
 
     def _ground(self, candidate: Candidate, packs: list[Pack] | None) -> list[Hit]:
         text = self._request.text
@@ -234,7 +206,7 @@ class _SecondStage:
             start -= 1
         while end + 1 < len(cosines) and cosines[end + 1] >= least:
             end += 1
-        row, rate = self._videos.rows[candidate.entry], float(self._tables.settings.rate)
+        row, rate = self._videos.row(candidate.entry), float(self._tables.settings.rate)
         pool = self._tables.settings.clips_per_vector
         return [
             self._hit(
@@ -255,7 +227,7 @@ class _SecondStage:
         score: float,
         grounder_score: float | None,
     ) -> Hit:
-        row = self._videos.rows[candidate.entry]
+        row = self._videos.row(candidate.entry)
         return dataclasses.replace(
             hit_of(row, self._videos),
             start_s=start_s,
@@ -270,7 +242,7 @@ class _SecondStage:
         wanted = {
             number: item
             for number, item in enumerate(candidates)
-            if self._videos.rows[item.entry]["keep"] == "tokens"
+            if self._videos.row(item.entry)["keep"] == "tokens"
         }
         if not wanted:
             return {}
@@ -296,7 +268,7 @@ class _SecondStage:
 
     def _encoded(self, candidate: Candidate, packs: list[Pack] | None) -> EncodedVideo:
         """Return a window as a video of its own, from its tokens or from the file."""
-        row, window = self._videos.rows[candidate.entry], candidate.window
+        row, window = self._videos.row(candidate.entry), candidate.window
         rate = self._tables.settings.rate
         start_s = float(window.start_clip / rate)
         end_s = min(float(window.end_clip / rate), row["duration_s"])
@@ -329,7 +301,7 @@ def hit_of(row: Row, videos: Snapshot) -> Hit:
         start_s=0.0,
         end_s=0.0,
         score=0.0,
-        also=videos.paths.get(row["entry"], ()),
+        also=videos.other_paths(row["entry"]),
         date=row["date"],
         tags=tuple(row["tags"] or ()),
         duration_s=row["duration_s"],
@@ -359,7 +331,7 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
         ranked.append((score, dataclasses.replace(hit, words=words)))
     for number, line in enumerate(lines):
         if number not in taken:
-            row = videos.rows[videos.words[line["words"]]]
+            row = videos.row(videos.words[line["words"]])
             hit = dataclasses.replace(
                 hit_of(row, videos),
                 start_s=line["start_s"],
@@ -372,6 +344,6 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
 
 
 def _is_near(line: Row, hit: Hit, videos: Snapshot) -> bool:
-    row = videos.rows[videos.words[line["words"]]]
+    row = videos.row(videos.words[line["words"]])
     apart = line["start_s"] > hit.end_s + _NEAR_S or line["end_s"] < hit.start_s - _NEAR_S
     return row["path"] == hit.path and not apart

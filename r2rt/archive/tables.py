@@ -165,6 +165,21 @@ class Table:
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.uri, error) from error
 
+    def batches(self, columns: Sequence[str], *, rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield columns of all rows, so many at once, of the newest version.
+
+        Raises:
+            LibraryError: the table is damaged.
+        """
+        import pyarrow as pa
+
+        try:
+            yield from self.latest().to_batches(
+                columns=list(columns), batch_size=rows, batch_readahead=1, fragment_readahead=1
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self.uri, error) from error
+
     def commit(self, write: Any) -> None:
         """Write, again if another process came in between."""
 
