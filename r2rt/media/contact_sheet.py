@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["write_contact_sheet"]
 
 
-_MOST_IMAGES = 200  # few programs could open a sheet of more
+_MOST_IMAGES = 200
+_TALLEST = 16_000  # pixels; WebP ends at 16,383, and few programs open more
+_FEWER = 0.9  # of the moments are tried next where a sheet would be taller
 _MARGIN, _GAP = 40, 24
 _CAPTION, _HEADING = 58, 34
 # Width of a sheet by its columns; one or two images are shown larger, not in a corner.
@@ -54,7 +56,7 @@ def write_contact_sheet(
 
     Args:
         video: the file that was grounded, or its path.
-        predictions: the answers; the first 200 moments are shown.
+        predictions: the answers; at most 200 moments, and a sheet of 16,000 pixels, are shown.
         path: a .png, .jpg or .webp.
         update: called with frames decoded and their total.
 
@@ -66,19 +68,24 @@ def write_contact_sheet(
     require_pillow()
     path = Path(path)
     check_destinations([path], [path_of(video)])
-    shown, left_out = _shown(predictions)
-    times_s = [peak_s(prediction, moment) for prediction, moments in shown for moment in moments]
     with indexed(video) as source:
-        layout = _Layout.of(source, [len(moments) for _, moments in shown])
+        most = _MOST_IMAGES
+        while True:
+            shown, left_out = _shown(predictions, most)
+            layout = _Layout.of(source, shown)
+            if layout.height <= _TALLEST or most == 1:
+                break
+            most = int(_FEWER * most)
+        times_s = [peak_s(answer, moment) for answer, moments in shown for moment in moments]
         images = stills(source, times_s, layout.image, update=update)
     save_image(_draw(source, shown, left_out, layout, images), path)
 
 
-def _shown(
-    predictions: Sequence[Prediction],
-) -> tuple[list[tuple[Prediction, tuple[Moment, ...]]], int]:
-    """Return the moments to show, as many of each query as there is room for."""
-    room = _MOST_IMAGES
+_Shown = Sequence[tuple[Prediction, tuple[Moment, ...]]]
+
+
+def _shown(predictions: Sequence[Prediction], room: int) -> tuple[_Shown, int]:
+    """Return at most `room` moments to show, as many of each query as fit, and how many do not."""
     share = max(1, room // max(len(predictions), 1))
     total = sum(len(prediction.moments) for prediction in predictions)
     each = total if total <= room else share
@@ -88,14 +95,17 @@ def _shown(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes in pixels: the sheet's width, its columns, and an image's box."""
+    """Sizes in pixels: the sheet's width and height, its columns, an image's box; the headings."""
 
     width: int
     columns: int
     image: tuple[int, int]
+    headings: list[list[str]]
+    height: int = 0
 
     @classmethod
-    def of(cls, video: IndexedVideo, counts: Sequence[int]) -> _Layout:
+    def of(cls, video: IndexedVideo, shown: _Shown) -> _Layout:
+        counts = [len(moments) for _, moments in shown]
         display = video.geometry.display_size
         shape = display[0] / display[1]
         most = 3 if shape > 2.2 else 4 if shape > 1.2 else 5 if shape > 0.8 else 6
@@ -109,7 +119,10 @@ class _Layout:
         else:
             width = _WIDTHS.get(columns, _WIDTH)
         cell = (width - 2 * _MARGIN - (columns - 1) * _GAP) // columns
-        return cls(width, columns, fitted_size(display, (cell, 2 * cell)))
+        headings = [_heading(prediction, width - 2 * _MARGIN) for prediction, _ in shown]
+        layout = cls(width, columns, fitted_size(display, (cell, 2 * cell)), headings)
+        height = sum(map(layout.section_height, headings, counts))
+        return replace(layout, height=_MARGIN + 62 + height)
 
     def cell(self, place: int) -> tuple[int, int]:
         row, column = divmod(place, self.columns)
@@ -117,12 +130,15 @@ class _Layout:
         return _MARGIN + column * (width + _GAP), row * (height + _CAPTION + _GAP)
 
     def rows_height(self, count: int) -> int:
-        return -(-count // self.columns) * (self.image[1] + _CAPTION + _GAP)
+        return -(-count // self.columns) * (self.image[1] + _CAPTION + _GAP) or 44
+
+    def section_height(self, heading: list[str], count: int) -> int:
+        return len(heading) * _HEADING + 14 + self.rows_height(count) + 12
 
 
 def _draw(
     video: IndexedVideo,
-    shown: Sequence[tuple[Prediction, tuple[Moment, ...]]],
+    shown: _Shown,
     left_out: int,
     layout: _Layout,
     images: Sequence[Image.Image],
@@ -130,16 +146,12 @@ def _draw(
     from PIL import Image, ImageDraw
 
     room = layout.width - 2 * _MARGIN
-    headings = [_heading(prediction, room) for prediction, _ in shown]
-    height = _MARGIN + 62
-    for (_, moments), lines in zip(shown, headings, strict=True):
-        height += len(lines) * _HEADING + 14 + (layout.rows_height(len(moments)) or 44) + 12
-    sheet = Image.new("RGB", (layout.width, height + (40 if left_out else 0)), PAPER)
+    sheet = Image.new("RGB", (layout.width, layout.height + (40 if left_out else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
     _title(draw, video, room)
     y = _MARGIN + 62
     remaining = iter(images)
-    for (prediction, moments), lines in zip(shown, headings, strict=True):
+    for (prediction, moments), lines in zip(shown, layout.headings, strict=True):
         for line in lines:
             draw.text((_MARGIN, y), line, INK, font(25, prediction.query))
             y += _HEADING
@@ -149,7 +161,7 @@ def _draw(
             _cell(sheet, draw, (x, y + below), next(remaining), place + 1, moment)
         if not moments:
             draw.text((_MARGIN, y - 6), "No moment was found.", QUIET, font(20))
-        y += (layout.rows_height(len(moments)) or 44) + 12
+        y += layout.rows_height(len(moments)) + 12
     if left_out:
         draw.text((_MARGIN, y), f"{left_out} further moments are not shown.", QUIET, font(20))
     return sheet

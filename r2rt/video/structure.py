@@ -3,7 +3,8 @@
 Where a stretch of a file is missing or overwritten, the demuxer searches on for the next part that
 it knows. The frames between are gone, and often no packet is marked as damaged. Here only the
 headers of parts are read: elements of Matroska and WebM, tags of FLV, boxes of MP4, objects and
-packets of ASF; and the pages of Ogg, which FFmpeg leaves out where their checksum is wrong.
+packets of ASF; packets and frames of NUT; and the pages of Ogg, which FFmpeg leaves out where their
+checksum is wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import mmap
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+from r2rt.video.nut import walk_nut
 
 __all__ = ["broken_at"]
 
@@ -198,4 +201,5 @@ _WALKS: dict[str, Callable[[mmap.mmap], int | None]] = {
     "flv": _walk_flv,
     "mov": _walk_boxes,
     "asf": _walk_asf,
+    "nut": walk_nut,
 }

@@ -1,17 +1,24 @@
-"""Kills a command again and again, looks at what is there, and lets it finish."""
+"""Kills a command again and again, looks at what is there, and lets it finish.
+
+The commands are forks of a server that has imported what they need: imports take most of a short
+command's time and write nothing, so kills during them would find nothing.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import runpy
 import signal
-import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from tests.conftest import CHECKOUT
-from tests.kills.jobs import JOBS, leftovers
+from r2rt.cli.main import run
+from tests.kills.jobs import JOBS, PRELOADED, leftovers
 
 __all__ = ["Result", "kill_job", "table"]
 
@@ -59,23 +66,26 @@ def kill_job(name: str, folder: Path, *, kills: int, seed: int, batch: int = 5) 
     """
     job, rng, result = JOBS[name], random.Random(f"{name} {seed}"), Result()
     job.prepare(folder)
+    _finish(name, folder, result)  # starts the server
     began = time.monotonic()
     _finish(name, folder, result)
     usual_s = time.monotonic() - began
     for number in range(kills):
         number_of_signal = rng.choice((signal.SIGKILL, signal.SIGTERM))
-        with _start(name, folder, errors=subprocess.DEVNULL) as process:
-            time.sleep(usual_s * rng.uniform(0.2, 1.05))
-            before = set(leftovers(folder))
-            if process.poll() is None:
-                stopped_s = time.monotonic()
-                process.send_signal(number_of_signal)
-                process.wait(_LONGEST_S)
-                result.kills[signal.Signals(number_of_signal).name] += 1
-                if number_of_signal == signal.SIGTERM:
-                    result.slowest_stop_s = max(result.slowest_stop_s, time.monotonic() - stopped_s)
-            else:
-                result.ended += 1
+        process = _start(name, folder)
+        process.join(usual_s * rng.uniform(0.02, 1.05))
+        before = set(leftovers(folder))
+        if process.is_alive():
+            stopped_s = time.monotonic()
+            assert process.pid is not None
+            os.kill(process.pid, number_of_signal)
+            process.join(_LONGEST_S)
+            result.kills[signal.Signals(number_of_signal).name] += 1
+            if number_of_signal == signal.SIGTERM:
+                result.slowest_stop_s = max(result.slowest_stop_s, time.monotonic() - stopped_s)
+        else:
+            result.ended += 1
+        process.close()
         left = set(leftovers(folder))
         result.left_by_kills += len(left)
         if number_of_signal == signal.SIGTERM:
@@ -110,29 +120,41 @@ def table(results: dict[str, Result]) -> str:
     return "\n".join("".join(cell.ljust(14) for cell in row).rstrip() for row in (head, *rows))
 
 
-def _start(name: str, folder: Path, *, errors: int) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(CHECKOUT),
-        "R2RT_HOME": str(folder / "home"),
-        "R2RT_CACHE": str(folder / "cache"),
-    }
-    return subprocess.Popen(
-        JOBS[name].command(folder),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        env=environment,
-        cwd=CHECKOUT,
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(list(PRELOADED))
+
+
+def _start(name: str, folder: Path) -> ForkServerProcess:
+    environment = {"R2RT_HOME": str(folder / "home"), "R2RT_CACHE": str(folder / "cache")}
+    process = _forks.Process(
+        target=_run, args=(JOBS[name].command(folder), environment, folder / "errors.txt")
     )
+    process.start()
+    return process
+
+
+def _run(command: list[str], environment: dict[str, str], errors: Path) -> None:
+    """Be a command, in a process of its own."""
+    os.environ.update(environment)
+    output = os.open(os.devnull, os.O_RDWR)
+    said = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number, file in enumerate((output, output, said)):
+        os.dup2(file, number)
+    if command[0] == "r2rt":
+        sys.exit(run(command[1:]))
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).parent))
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def _finish(name: str, folder: Path, result: Result) -> None:
     """Run the command to its end."""
-    with _start(name, folder, errors=subprocess.PIPE) as process:
-        _, said = process.communicate(timeout=_LONGEST_S)
-    if process.returncode:
-        result.failed.append(f"exit code {process.returncode}: {said.decode()[-300:]}")
+    process = _start(name, folder)
+    process.join(_LONGEST_S)
+    if process.exitcode:
+        said = (folder / "errors.txt").read_text(errors="replace")
+        result.failed.append(f"exit code {process.exitcode}: {said[-300:]}")
+    process.close()
     try:
         JOBS[name].check(folder)
     except Exception as error:

@@ -191,7 +191,8 @@ def test_a_frame_that_starts_after_the_sound_fills_the_clips_before_it(
     with open_source(path, fps=Fraction(1), image_size=32) as source:
         first = next(iter(source))
         assert first.clip_index == 0
-        assert first.time_s == pytest.approx(2.5)
+        # Older versions of FFmpeg write sound earlier by what its encoder holds back.
+        assert first.time_s == pytest.approx(2.5, abs=0.03)
 
 
 def test_one_frame_and_less_than_a_clip(make_video: VideoMaker) -> None:

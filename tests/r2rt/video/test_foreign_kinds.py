@@ -241,7 +241,7 @@ def two_tracks(path: Path, *, default: int) -> Path:
             stream: Any = container.add_stream("libx264", rate=5)
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
             if number == default:
-                stream.disposition = av.stream.Disposition.default
+                stream.disposition = av.stream.Disposition.default.value
             streams.append(stream)
         for number in range(20):
             for stream, shift in zip(streams, (0, 500), strict=True):

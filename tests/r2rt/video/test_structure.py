@@ -19,6 +19,7 @@ from r2rt.video.structure import broken_at
 from tests.r2rt.video.conftest import VideoMaker
 
 FRAMES, RATE = 75, Fraction(5)  # several clusters of five seconds
+NUT_BEGINS = b"nut/multimedia container\0" + bytes.fromhex("4e4d7a561f5f04ad")
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 VP8: dict[str, Any] = {
     "codec": "libvpx",
@@ -37,6 +38,8 @@ CONTAINERS: dict[str, dict[str, Any]] = {
     "h264.avi": H264,
     "mpeg4.avi": {"codec": "mpeg4"},
     "wmv.asf": {"codec": "msmpeg4"},
+    "h264.nut": H264,
+    "vp8.nut": VP8,
 }
 
 
@@ -92,7 +95,9 @@ def test_a_stretch_that_is_missing_is_reported(video: Path, zeros: bool, tmp_pat
     assert lossy
 
 
-@pytest.mark.parametrize("name", ["h264.mkv", "live.mkv", "vp8.webm", "vp8.ogg", "h264.flv"])
+@pytest.mark.parametrize(
+    "name", ["h264.mkv", "live.mkv", "vp8.webm", "vp8.ogg", "h264.flv", "vp8.nut"]
+)
 def test_the_place_and_the_missing_time_are_those_of_the_damage(
     name: str, make_video: VideoMaker, tmp_path: Path
 ) -> None:
@@ -142,14 +147,16 @@ def test_two_files_in_one_and_what_follows_are_no_damage(
     assert broken_at(both, "matroska,webm") == pytest.approx(len(data), abs=2000)
 
 
-@pytest.mark.parametrize("name", ["mkv", "ogg", "flv", "asf", "mp4"])
+@pytest.mark.parametrize("name", ["mkv", "ogg", "flv", "asf", "mp4", "nut"])
 def test_headers_alone_and_noise_are_walked_to_their_end(name: str, tmp_path: Path) -> None:
-    formats = {"mkv": "matroska,webm", "ogg": "ogg", "flv": "flv", "asf": "asf", "mp4": "mov,mp4"}
+    formats = {"mkv": "matroska,webm", "mp4": "mov,mp4"}
     path = tmp_path / f"noise.{name}"
     for seed in range(200):
         rng = random.Random(seed)
-        path.write_bytes(rng.choice((b"", b"OggS\0", b"FLV\1")) + rng.randbytes(rng.randrange(60)))
-        found = broken_at(path, formats[name])
+        path.write_bytes(
+            rng.choice((b"", b"OggS\0", b"FLV\1", NUT_BEGINS)) + rng.randbytes(rng.randrange(60))
+        )
+        found = broken_at(path, formats.get(name, name))
         assert found is None or 0 <= found <= path.stat().st_size
     with pytest.raises(NotAVideoError):
         departures(path)
