@@ -18,7 +18,7 @@ from tests.packaging.conftest import demo_question
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# Tests of what most depends on PyAV, NumPy, ONNX Runtime and click. They run from the checkout.
+# Tests of what most depends on PyAV, NumPy, ONNX Runtime, click and mcp, run from the checkout.
 _TESTS = (
     "tests/r2rt/cli/test_log.py",
     "tests/r2rt/grounding/test_encoded.py",
@@ -26,6 +26,8 @@ _TESTS = (
     "tests/r2rt/media/test_names.py",
     "tests/r2rt/video/test_container.py",
     "tests/r2rt/video/test_damage.py",
+    "tests/r2rt/service/mcp/test_tools.py",
+    "tests/r2rt/video/test_foreign_kinds.py",
     "tests/r2rt/video/test_nearest.py",
 )
 _PYPROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
@@ -75,6 +77,8 @@ def environment(
         versions.resolution,
         "-r",
         CHECKOUT / "pyproject.toml",
+        "--extra",
+        "serve",
     ]
     subprocess.run([*install, *direct], check=True)
     subprocess.run([*install, "--no-deps", wheel], check=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import re
 import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pytest
@@ -19,6 +21,9 @@ from r2rt.errors import MissingExtraError
 from r2rt.grounding.prediction import Prediction
 from r2rt.media import write_report
 from tests.r2rt.media.footage import prediction, write_footage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 EVIL = (
     "{{ 7 * 7 }}{% if %}</script><script>alert(1)</script>"
@@ -177,3 +182,19 @@ def test_long_videos_do_not_make_large_pages(tmp_path: Path) -> None:
     assert len(answer.saliency) == 10_800
     page = report(None, [answer], tmp_path / "out.html")
     assert len(page.source) < 100_000
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_labels_of_the_axis_do_not_overlap(width: int, tmp_path: Path, browser: Browser) -> None:
+    write_report(None, [prediction((65, 70, 0.9), duration_s=8 * 7200)], tmp_path / "out.html")
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto((tmp_path / "out.html").as_uri())
+    boxes = [label.bounding_box() for label in page.locator(".axis span").all()]
+    context.close()
+    spans = [(box["x"], box["x"] + box["width"]) for box in boxes if box]
+    assert len(boxes) == 9
+    assert len(spans) >= 5
+    assert all(end + 4 < start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert spans[0][0] >= 0
+    assert spans[-1][1] <= width

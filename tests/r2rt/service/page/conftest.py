@@ -18,13 +18,12 @@ from fastapi import FastAPI
 from r2rt.service.app import create_app
 from r2rt.service.settings import Settings
 from tests.conftest import CHECKOUT
+from tests.r2rt.conftest import PATIENCE_MS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 EMOJI = CHECKOUT / "demo" / "emoji.mp4"
-# Milliseconds that a step may take before a test fails; a loaded machine is slow.
-PATIENCE_MS = 30_000
 
 
 class Site:
@@ -98,24 +97,6 @@ def emoji(site: Site) -> dict[str, Any]:
     path = site.folder / "emoji.mp4"
     shutil.copy(EMOJI, path)
     return site.add(path)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Start Chromium without a window.
-
-    Until it ends, an event loop runs in this thread, where other tests run loops of their own.
-    """
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no chromium is installed: apt-get install chromium")
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 Opener = Callable[..., "Page"]
