@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from r2rt.grounding.prediction import Moment, Prediction, Timings
@@ -68,6 +69,8 @@ def write_footage(
         for name, value in (colors or {}).items():
             setattr(video.codec_context, name, value)
         if matrix is not None:
+            if not hasattr(video, "set_display_matrix"):
+                pytest.skip(f"PyAV {av.__version__} writes no display matrix")
             video.set_display_matrix(matrix)
         audio: Any = None
         if sound is not None:

@@ -216,8 +216,8 @@ def look(path: Path, number: int) -> tuple[Any, dict[str, Any]]:
             "matrix": display_matrix(frame),
             "range": int(frame.color_range),
             "matrix of colours": int(frame.colorspace),
-            "primaries": int(frame.color_primaries),
-            "transfer": int(frame.color_trc),
+            "primaries": int(getattr(frame, "color_primaries", 0)),  # since PyAV 17
+            "transfer": int(getattr(frame, "color_trc", 0)),
         }
         return frame.to_ndarray(format="rgb24").astype(float), facts
 
