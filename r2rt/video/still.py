@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import av
 import av.error
@@ -262,9 +262,39 @@ def read_image(path: Path) -> VideoFrame:
     return image
 
 
+# How files begin whose content is one packet of a codec.
+_BEGINNINGS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
+    (re.compile(rb"\xff\xd8\xff"), "mjpeg"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
+)
+_ANIMATED = re.compile(rb"\x89PNG.{29}acTL|RIFF.{8}VP8X.{4}[\x02\x03\x06\x07]", re.DOTALL)
+
+
 def _read_image(path: Path) -> VideoFrame | None:
     try:
-        with open_input(io.BytesIO(path.read_bytes())) as container:
+        content = path.read_bytes()
+        frame = _decode_packet(content)
+        if frame is not None:
+            return frame
+        with open_input(io.BytesIO(content)) as container:
             return next(container.decode(video=0), None)
     except (av.error.FFmpegError, OSError, ValueError, IndexError):
         return None
+
+
+def _decode_packet(content: bytes) -> VideoFrame | None:
+    """Decode a still image as a packet; None where that is not possible.
+
+    Opened as a container, it is decoded twice: once to describe the stream.
+    """
+    codec = next((name for begins, name in _BEGINNINGS if begins.match(content)), None)
+    if codec is None or _ANIMATED.match(content):
+        return None
+    context: Any = av.CodecContext.create(codec, "r")
+    context.thread_count = 1
+    try:
+        frames = [*context.decode(av.Packet(content)), *context.decode(None)]
+    except av.error.FFmpegError:
+        return None
+    return frames[0] if frames else None

@@ -237,6 +237,25 @@ def test_image_formats(suffix: str, tmp_path: Path) -> None:
     assert np.abs(frame.pixels.astype(int) - expected).mean() < 40
 
 
+@pytest.mark.parametrize("kind", ["named.png", "cut.jpg", "animated.png", "deep.png"])
+def test_unusual_images_are_read_as_from_a_container(kind: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / kind
+    pictures = [image.fromarray(numbered_picture(number)) for number in (5, 9)]
+    if kind == "animated.png":
+        pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    elif kind == "deep.png":
+        pictures[0].convert("L").convert("I;16").save(path)
+    else:
+        pictures[0].save(path, format="JPEG" if kind in {"named.png", "cut.jpg"} else "PNG")
+    if kind.startswith("cut"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with av.open(str(path)) as container:
+        whole = next(container.decode(video=0))
+    (frame,) = read(tmp_path)
+    assert np.array_equal(frame.pixels, r2rt.video.prepare_frame(whole, 32))
+
+
 def test_images_at_a_rate_of_their_own(tmp_path: Path) -> None:
     for number in range(10):
         save_image(tmp_path / f"{number}.png", number)
