@@ -163,15 +163,12 @@ def test_a_contact_sheet_shows_moments_in_order(video: Path, tmp_path: Path) -> 
 def test_a_sheet_of_many_queries_is_no_taller_than_programs_open(
     video: Path, tmp_path: Path
 ) -> None:
-    asked = [prediction((1, 2, 0.5), query=f"number {at}", duration_s=6) for at in range(120)]
-    for name in ("sheet.webp", "sheet.png"):  # WebP ends at 16,383 pixels
-        write_contact_sheet(video, asked, tmp_path / name)
-        with Image.open(tmp_path / name) as sheet:
-            assert 14_000 < sheet.size[1] <= 16_040
-            bottom = np.asarray(
-                sheet.convert("L").crop((0, sheet.size[1] - 50, 500, sheet.size[1]))
-            )
-            assert (bottom < 200).any()  # says how many are not shown
+    asked = [prediction((1, 2, 0.5), query=f"number {at}", duration_s=6) for at in range(40)]
+    write_contact_sheet(video, asked, tmp_path / "sheet.webp")  # WebP ends at 16,383 pixels
+    with Image.open(tmp_path / "sheet.webp") as sheet:
+        assert 14_000 < sheet.size[1] <= 16_040
+        bottom = np.asarray(sheet.convert("L"))[-50:, :500]
+    assert (bottom < 200).any()  # it says how many are not shown
 
 
 def test_a_frame_that_cannot_be_written_leaves_nothing(video: Path, tmp_path: Path) -> None:
