@@ -1,0 +1,56 @@
+"""Which videos are trained on, and which are kept to evaluate on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from r2rt.files import replacing
+from training.data.annotation import Annotation
+from training.data.errors import AnnotationError
+from training.data.videos import VideoFolder
+
+__all__ = ["split_by_video", "write_annotations"]
+
+# One video in so many is kept.
+_SHARE = 5
+
+
+def split_by_video(
+    annotations: Sequence[Annotation], seed: int
+) -> tuple[list[Annotation], list[Annotation]]:
+    """Return what is trained on and what is kept, no video in both, one in five kept.
+
+    A video's place follows from its name and the seed, so other videos do not move it far.
+
+    Raises:
+        AnnotationError: there is one video alone.
+    """
+    vids = {annotation.vid for annotation in annotations}
+    if len(vids) < 2:
+        raise AnnotationError(
+            f"one video, {min(vids)!r}, cannot be split into videos to train on and to evaluate "
+            "on; annotate another one"
+        )
+    order = sorted(vids, key=lambda vid: hashlib.sha256(f"{seed}/{vid}".encode()).digest())
+    kept = set(order[: max(1, len(order) // _SHARE)])
+    train = [annotation for annotation in annotations if annotation.vid not in kept]
+    return train, [annotation for annotation in annotations if annotation.vid in kept]
+
+
+def write_annotations(path: Path, annotations: Sequence[Annotation], videos: VideoFolder) -> None:
+    """Write annotations of moments as jsonl lines, with each video's length."""
+    lines = []
+    for each in annotations:
+        row: dict[str, object] = {"qid": each.qid, "vid": each.vid, "query": each.query}
+        duration_s = each.duration_s or videos.duration_s(videos.candidates(each.vid)[0])
+        if duration_s is not None:
+            row["duration"] = round(duration_s, 3)
+        row["relevant_windows"] = each.moments_s
+        if each.saliency is not None:
+            row["saliency"] = [round(float(value), 6) for value in each.saliency]
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
