@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from r2rt.media.drawing import (
     wrapped,
 )
 from r2rt.media.indexed_video import IndexedVideo
+from r2rt.media.page import render_page
 from r2rt.media.report import address_of
 from r2rt.media.stills import stills
 from r2rt.printable import one_line
@@ -97,7 +97,6 @@ def write_hits_page(found: SearchResult, path: StrPath) -> None:
     """
     require_pillow()
     require_jinja()
-    import jinja2
 
     path = Path(path)
     hits = found.hits[:_MOST_IMAGES]
@@ -114,19 +113,10 @@ def write_hits_page(found: SearchResult, path: StrPath) -> None:
         }
         for number, hit in enumerate(hits)
     ]
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(
-        resources.files("r2rt.archive").joinpath("hits.html").read_text(encoding="utf-8")
-    )
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; media-src 'self' file:; "
-        "base-uri 'none'; form-action 'none'"
-    )
     facts = f"{len(hits)} moments · {found.videos} videos, {found.duration_s / 3600:.1f} h"
-    page = template.render(
-        policy=policy,
+    page = render_page(
+        "r2rt.archive",
+        "hits",
         title=one_line(_title(found)),
         facts=f"{facts} · model {one_line(found.model)}",
         cards=cards,

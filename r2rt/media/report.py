@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from collections.abc import Sequence
 from importlib import resources
@@ -18,6 +17,7 @@ from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.media.drawing import axis_clock, jpeg_bytes, nice_ticks, require_jinja, require_pillow
 from r2rt.media.indexed_video import IndexedVideo, Video, indexed, path_of
 from r2rt.media.lanes import lanes
+from r2rt.media.page import render_page
 from r2rt.media.peaks import peak_s
 from r2rt.media.stills import stills
 from r2rt.printable import one_line
@@ -102,10 +102,7 @@ def address_of(video: Path, page: Path) -> str:
 
 
 class _Page:
-    """What the template `report.html` is filled with: plain numbers and texts.
-
-    The template escapes all texts, so names and queries cannot become markup.
-    """
+    """What the template `report.html` is filled with: plain numbers and texts."""
 
     def __init__(
         self,
@@ -124,25 +121,11 @@ class _Page:
         self._low, self._high = (low, high) if high - low > 1e-6 else (low - 0.5, high + 0.5)
 
     def text(self) -> str:
-        import jinja2
-
-        environment = jinja2.Environment(
-            autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-        )
-        script = _asset("report.js")
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        # Nothing is loaded but the video, and no script runs but this one, whatever a query says.
-        policy = (
-            "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-            f"script-src 'sha256-{digest}'; media-src 'self' file:; base-uri 'none'; "
-            "form-action 'none'"
-        )
-        template = environment.from_string(_asset("report.html"))
-        return template.render(
-            policy=policy,
-            style=_asset("report.css"),
-            script=script,
-            name=one_line(Path(self._predictions[0].video).name),
+        return render_page(
+            "r2rt.media",
+            "report",
+            title=one_line(Path(self._predictions[0].video).name),
+            script=resources.files("r2rt.media").joinpath("report.js").read_text(encoding="utf-8"),
             facts=self._facts(),
             address=self._address,
             # Until it plays it shows the best moment; the first frame of many videos is black.
@@ -249,10 +232,6 @@ class _Page:
             (1000 * self._share(time_s), 97 - (level - self._low) * scale)
             for time_s, level in zip(times, levels, strict=True)
         ]
-
-
-def _asset(name: str) -> str:
-    return resources.files("r2rt.media").joinpath(name).read_text(encoding="utf-8")
 
 
 def _times(moment: Moment) -> str:
