@@ -7,7 +7,10 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints
 # `make test SLOW=1` runs the tests that take minutes as well.
 MARKERS := $(if $(SLOW),-m "",)
 # These measure time, or wait for it: they run one by one, after the others in two processes.
-SERIAL := tests/benchmarks tests/r2rt/live
+SERIAL := $(addprefix tests/benchmarks/test_,$(addsuffix .py,baseline decode harness live long_video roofline)) \
+	$(addprefix tests/r2rt/live/test_,$(addsuffix .py,backlog decoding rtsp source watcher webhook))
+# Two processes, each with a thread on either core, would wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1
 CODE := r2rt training export kernels benchmarks tests demo docs examples
 
 .PHONY: demo test format lint types pytest docs dist wheel clean help
@@ -34,7 +37,7 @@ types: $(VENV)/installed         ## check the types
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/installed        ## run the tests; SLOW=1 for all
-	$(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile --no-loadscope-reorder $(SERIAL:%=--ignore=%)
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile --no-loadscope-reorder $(SERIAL:%=--ignore=%)
 	$(VENV)/bin/python -m pytest $(MARKERS) $(SERIAL)
 
 docs: $(VENV)/installed          ## build the documentation site into build/docs/site
