@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,27 +109,36 @@ def test_modules_give_the_golden_answers(checkpoint: str, case: str) -> None:
     check_answers(arrays, answers, model.config.strides, EAGER)
 
 
+@cache
+def feature_sessions(
+    checkpoint: Path, patches: int
+) -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
+    """The graphs of `feature_graphs`, traced once for all goldens of a checkpoint."""
+    frame_graph, query_graph = feature_graphs(build_model(checkpoint), patches)
+    return session(frame_graph), session(query_graph)
+
+
 def check_features(
-    model: R2Tuning,
+    checkpoint: Path,
     arrays: dict[str, NDArray[Any]],
     grounder: onnxruntime.InferenceSession,
     finalizer: onnxruntime.InferenceSession | None,
 ) -> None:
     """Run a golden's features through the exported graphs and compare the answers."""
     video, query = hidden_states(arrays)
-    frame_graph, query_graph = feature_graphs(model, video.shape[2])
-    v = run(session(frame_graph), {"hidden": to_numpy(video)})["tokens"]
+    frame_session, query_session = feature_sessions(checkpoint, video.shape[2])
+    v = run(frame_session, {"hidden": to_numpy(video)})["tokens"]
     if finalizer is not None:
         v = run(finalizer, {"tokens": v, "endpoints": endpoints(len(v))})["v"]
     mask = np.ones((1, query.shape[2]), np.float32)
-    texts = run(session(query_graph), {"hidden": to_numpy(query), "query_mask": mask})
+    texts = run(query_session, {"hidden": to_numpy(query), "query_mask": mask})
     answers = run(grounder, {**unmerged(v), "query_mask": mask, **query_inputs(texts)})
-    check_answers(arrays, answers, model.config.strides, EXPORTED)
+    check_answers(arrays, answers, build_model(checkpoint).config.strides, EXPORTED)
 
 
 def check_moment(exported: Exported, case: Path) -> None:
     check_features(
-        build_model(MOMENT),
+        MOMENT,
         load_arrays(case),
         session(exported.path / "grounder.onnx"),
         session(exported.path / "video_finalizer.onnx"),
@@ -152,7 +162,7 @@ def test_moment_bundle_gives_the_golden_answers_of_a_long_video(
 
 def test_highlight_bundle_gives_the_golden_answers(highlight_bundle: Exported) -> None:
     check_features(
-        build_model(HIGHLIGHT),
+        HIGHLIGHT,
         load_arrays(GOLDEN / "highlight_t11.npz"),
         session(highlight_bundle.path / "grounder.onnx"),
         None,
@@ -160,7 +170,8 @@ def test_highlight_bundle_gives_the_golden_answers(highlight_bundle: Exported) -
 
 
 def test_many_patches_give_the_golden_answers() -> None:
-    model = build_model(GOLDEN / "patch16.pth")
+    checkpoint = GOLDEN / "patch16.pth"
+    model = build_model(checkpoint)
     dims = ModelDims(
         image_size=224,
         patches=197,
@@ -176,7 +187,7 @@ def test_many_patches_give_the_golden_answers() -> None:
     grounder = graph_to_onnx(Grounder(model), specs[GROUNDER], context_length=77)
     finalizer = graph_to_onnx(VideoFinalizer(model), specs[VIDEO_FINALIZER], context_length=77)
     arrays = load_arrays(GOLDEN / "patch16_t6.npz")
-    check_features(model, arrays, session(grounder), session(finalizer))
+    check_features(checkpoint, arrays, session(grounder), session(finalizer))
 
 
 @pytest.mark.shared("golden/mini")

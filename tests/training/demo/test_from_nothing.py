@@ -42,7 +42,7 @@ def clip(art: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny CLIP after so many steps from nothing, alike on every machine."""
     folder = tmp_path_factory.mktemp("clip")
     settings = Settings(
-        steps=200, batch=24, text_from=0.15, average=0.98, evaluate_s=1e9, half=False
+        steps=100, batch=24, text_from=0.15, average=0.98, evaluate_s=1e9, half=False
     )
     with one_thread():
         train_clip(art, folder, settings)
@@ -62,13 +62,13 @@ def test_from_nothing_to_above_chance(art: Path, clip: Path, tmp_path: Path) -> 
     sprites = Sprites(art)
     clip_file = clip / "checkpoint.pt"
     towers = load_tiny_clip(clip_file)
-    draw_pool(tmp_path / "scenes", sample_pool(0, 200, sprites), sprites, 64)
+    draw_pool(tmp_path / "scenes", sample_pool(0, 150, sprites), sprites, 64)
     encode_pool(tmp_path / "scenes", towers)
     train_block(
         Pool.open(tmp_path / "scenes"),
         towers,
         tmp_path / "r2",
-        Budget(steps=120, warmup_steps=10, average=0.98, half=False),
+        Budget(steps=50, warmup_steps=10, average=0.98, half=False),
         shape=Shape(videos=2, queries=4, absent=1, clips=(8, 16)),
         clip=clip_tensors(clip_file)[0],
     )
