@@ -133,7 +133,7 @@ def main(
                     every_s=total_s / _PARTS,
                 )
             )
-        _tell(report, name, watched, rate=_rate(video), interruptions=interruptions)
+        _add_result(report, name, watched, rate=_rate(video), interruptions=interruptions)
         if not servers:
             break
     if not report.rows:
@@ -158,7 +158,7 @@ def _rate(video: Path) -> Fraction:
     return rate
 
 
-def _tell(
+def _add_result(
     report: Report, name: str, watched: Watched, *, rate: Fraction, interruptions: int
 ) -> None:
     """Put down what was found, over time and in all, and what it must show."""

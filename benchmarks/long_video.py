@@ -203,7 +203,7 @@ def _quality(
         if not only_windows:
             _compare_saliency(grounder, video, texts, saliency)
     for name, tally in tallies.items():
-        _tell(report, minutes, name, tally)
+        _add_result(report, minutes, name, tally)
     for name, scores in saliency.items():
         if scores:
             precision, hit = np.mean(np.array(scores, float), axis=0).tolist()
@@ -227,7 +227,7 @@ def _videos(
         yield compose(rng, segments, order[start : start + count], fillers, 60.0 * minutes)
 
 
-def _tell(report: Report, minutes: int, name: str, tally: _Tally) -> None:
+def _add_result(report: Report, minutes: int, name: str, tally: _Tally) -> None:
     short, long = _percent(tally.first_short), _percent(tally.first_long)
     there = _percent(tally.first_there)
     values: dict[str, float | int | str] = {

@@ -1,10 +1,10 @@
-"""Draw the example pictures of the documentation: contact sheet, timeline and report.
+"""Draw the example images of the documentation: contact sheet, timeline and report.
 
 python demo/make_examples.py demo/emoji.mp4 "a penguin" "a red strawberry" "a panda"
     "a guitar next to a pumpkin" --model r2rt/demo
 
-The report's picture is taken by Chromium (Debian: apt-get install chromium); without one it is left
-out, and that is told.
+Chromium takes the screenshot of the report (Debian: apt-get install chromium); without it a note
+says that the screenshot was left out.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def _main() -> int:
     if not parsed:
         return _fail([*messages, *logger.errors])
     for message in messages:
-        _tell("say", message)
+        _send("say", message)
     config = builder.create_builder_config()
     if not job["reproducible"]:
         # It is called by other threads, whose memory comes between the builder's.
@@ -74,7 +74,7 @@ def _use_timings(config: Any, path: Path) -> None:
         # False: timings of another GPU are not taken.
         if timings is not None and config.set_timing_cache(timings, False):
             return
-        _tell("say", f"{path}: not a timing cache of this GPU and version; measuring again")
+        _send("say", f"{path}: not a timing cache of this GPU and version; measuring again")
 
 
 def _keep_timings(config: Any, path: Path) -> None:
@@ -100,13 +100,13 @@ def _start_at_fixed_addresses() -> None:
 _ADDR_NO_RANDOMIZE = 0x0040000
 
 
-def _tell(kind: str, what: object) -> None:
+def _send(kind: str, what: object) -> None:
     sys.stderr.write(json.dumps({kind: what}) + "\n")
     sys.stderr.flush()
 
 
 def _fail(messages: list[str]) -> int:
-    _tell("error", messages)
+    _send("error", messages)
     return 1
 
 
@@ -126,7 +126,7 @@ def _logger(trt: Any) -> Any:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(text)
             elif severity == trt.ILogger.Severity.WARNING:
-                _tell("say", text)
+                _send("say", text)
 
     return Logger()
 
@@ -141,7 +141,7 @@ def _monitor(trt: Any) -> Any:
             self.steps[phase] = steps
 
         def step_complete(self, phase: str, index: int) -> bool:
-            _tell("step", f"{phase} {index + 1}/{self.steps.get(phase, 0)}")
+            _send("step", f"{phase} {index + 1}/{self.steps.get(phase, 0)}")
             return True
 
         def phase_finish(self, phase: str) -> None:

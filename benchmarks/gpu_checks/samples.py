@@ -63,6 +63,10 @@ class BlockInputs:
     q_key: Tensor
     query_mask: Tensor
 
+    def to(self, dtype: torch.dtype) -> BlockInputs:
+        """Return the same with v and queries in another type."""
+        return replace(self, v=self.v.to(dtype), q=self.q.to(dtype), q_key=self.q_key.to(dtype))
+
 
 def block_inputs(
     sizes: Sizes, *, clips: int, queries: int, length: int, dtype: torch.dtype

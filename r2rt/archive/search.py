@@ -178,7 +178,7 @@ class _SecondStage:
         prediction: Prediction = self._grounder.ground(
             encoded, text, window=None, top_k=_MOMENTS_A_WINDOW
         )
-        self.statistics.append(prediction.evidence)
+        self.statistics.append(prediction.presence_statistics)
         self.grounded += 1
         return [
             self._hit(

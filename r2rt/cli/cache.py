@@ -33,7 +33,7 @@ def info() -> None:
     from r2rt.cache import cache_dir
 
     root = cache_dir()
-    rows = [(name, _told_size(root / name), what) for name, what in _PARTS.items()]
+    rows = [(name, _size_text(root / name), what) for name, what in _PARTS.items()]
     write_text(None, f"{root}\n")
     print_table(("part", "size", "what it keeps"), rows)
 
@@ -56,7 +56,7 @@ def clear(parts: tuple[str, ...]) -> None:
             raise OutputError(f"{folder}: cannot be removed ({error.strerror})") from error
 
 
-def _told_size(folder: Path) -> str:
+def _size_text(folder: Path) -> str:
     """Return the size of all files, or why the folder cannot be read."""
     try:
         os.scandir(folder).close()

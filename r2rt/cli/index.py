@@ -48,7 +48,7 @@ _EXAMPLES = """Examples:
     type=click.Choice(["tokens", "vectors"]),
     default="tokens",
     show_default=True,
-    help="What is kept of a video: vectors alone take less space, and searches encode the best "
+    help="What to keep of a video: vectors alone take less space, but searches encode the best "
     "windows again.",
 )
 @click.option(
@@ -59,7 +59,7 @@ _EXAMPLES = """Examples:
     help="Decode the exact frame of each clip, or the cheapest one near it.",
 )
 @click.option("--tag", "tags", multiple=True, help="A word for --where of searches; repeatable.")
-@click.option("--retry", is_flag=True, help="Try videos that failed before once more.")
+@click.option("--retry", is_flag=True, help="Retry videos that failed before.")
 @click.option("--quota", metavar="SIZE", help="The most that the library may take, e.g. 40G.")
 @click.option(
     "--ray",

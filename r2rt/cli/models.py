@@ -148,15 +148,15 @@ def pull(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="VIDEO|DIR",
-    help="A video, a folder of images, or a folder of videos, to take ranges from and to compare "
-    "on; best such as will be searched.  [may be repeated; default: frames made by a formula]",
+    help="A video, or a folder of images or videos, for calibration and comparison; best of the "
+    "kind that will be searched.  [may be repeated; default: generated frames]",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="The new bundle's folder.  [default: installed]",
 )
-@click.option("--name", help="What it is called.  [default: MODEL's name and -int8]")
+@click.option("--name", help="The new bundle's name.  [default: MODEL's name and -int8]")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @quiet_option
 def quantize(
@@ -266,17 +266,22 @@ def verify(
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE.jsonl",
-    help='Lines {"video": ..., "query": ..., "belongs": true or false}, 20 of each at least.',
+    help='A file of lines {"video": ..., "query": ..., "belongs": true or false}, at least '
+    "20 of each.",
 )
 @click.option(
     "--false-alarm",
     type=click.FloatRange(0, 0.5, min_open=True),
     default=0.05,
     show_default=True,
-    help="Accepted share of absent queries that are taken for present ones.",
+    help="The accepted false alarm rate: the share of absent queries that are reported as present.",
 )
 @click.option(
-    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Run on this."
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="The device to run on.",
 )
 @click.option("--cache/--no-cache", default=True, help="Keep the encoded videos.")
 @quiet_option

@@ -75,7 +75,7 @@ def model_options(command: F) -> F:
         type=click.Choice(DEVICES),
         default="auto",
         show_default=True,
-        help="What the model runs on.",
+        help="The device that the model runs on.",
     )(command)
     command = click.option(
         "--precision",
@@ -168,8 +168,8 @@ def encoding_options(command: F) -> F:
             default=0.0,
             metavar="LEVELS",
             help="Do not encode a frame that differs from the last one encoded by at most so many "
-            "levels of 255 in every 8 x 8 block; what was skipped is reported.  "
-            "[default: 0, equal frames alone]",
+            "levels of 255 in every 8 x 8 block; the number of skipped frames is reported.  "
+            "[default: 0, only equal frames]",
         ),
         click.option(
             "--compact",
@@ -188,7 +188,7 @@ def encoding_options(command: F) -> F:
             type=click.Choice(DECODERS),
             default="auto",
             show_default=True,
-            help="What decodes videos; `auto` measures whether hardware that is there is faster.",
+            help="The decoder of videos; `auto` measures whether the hardware's is faster.",
         ),
         click.option("--end", "end_s", type=TIME, help="Read up to this time, e.g. 5m."),
         click.option("--start", "start_s", type=TIME, help="Read from this time on, e.g. 1:15.5."),
@@ -249,7 +249,7 @@ def verbose_option(command: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=_start_logging,
-        help="Print what is decoded, what it costs, and what takes time.",
+        help="Print what is decoded, at what cost, and the time of each stage.",
     )(command)
 
 

@@ -96,8 +96,8 @@ _OPTIONS = (
         "formats",
         type=click.Choice(list(FORMATS)),
         multiple=True,
-        help="How to write the result; repeatable with --output-dir.  [default: by the "
-        "suffix of --output, else table]",
+        help="Format of the result; repeatable with --output-dir.  [default: by the suffix of "
+        "--output, else table]",
     ),
     click.option("--json", "json_", is_flag=True, help="Short for --format json."),
     click.option(
@@ -116,8 +116,8 @@ _OPTIONS = (
     click.option(
         "--skip-existing",
         is_flag=True,
-        help="Leave out videos of which all that is asked for is there and newer: files in "
-        "--output-dir, clips, images, pages.",
+        help="Skip videos whose outputs (files in --output-dir, clips, images, pages) all exist "
+        "and are newer than the video.",
     ),
     click.option("--rank", is_flag=True, help="One table of the best moments of all videos."),
     click.option(
@@ -130,7 +130,7 @@ _OPTIONS = (
     click.option(
         "--csv-raw",
         is_flag=True,
-        help="Leave CSV cells as they are, also those that spreadsheets take for formulas.",
+        help="Write CSV cells unchanged, even those that spreadsheets take for formulas.",
     ),
     click.option(
         "--frame-rate",

@@ -52,8 +52,9 @@ _EXAMPLES = """Examples:
 @click.option(
     "--where",
     metavar="SQL",
-    help="Search the videos alone that fit a condition on their columns: path, date, duration_s, "
-    "rate, codec, width, height, size, tags; e.g. \"array_has(tags, 'holiday')\".",
+    help="Search only the videos that match a condition on their columns: path, date, "
+    'duration_s, rate, codec, width, height, size, tags; e.g. "array_has(tags, '
+    "'holiday')\".",
 )
 @click.option(
     "--top", type=click.IntRange(min=1), default=10, show_default=True, help="The most hits."
@@ -67,14 +68,16 @@ _EXAMPLES = """Examples:
 )
 @click.option("--no-words", is_flag=True, help="Do not search subtitles.")
 @click.option(
-    "--anyway", is_flag=True, help="Write hits also where the query is not in the library."
+    "--anyway",
+    is_flag=True,
+    help="Write hits even of queries that the model says are not in the library.",
 )
 @click.option(
     "--format",
     "-f",
     "format_",
     type=click.Choice(_FORMATS),
-    help="How to write the hits.  [default: by the suffix of --output, else table]",
+    help="Format of the hits.  [default: by the suffix of --output, else table]",
 )
 @click.option("--json", "json_", is_flag=True, help="Short for --format json.")
 @click.option(

@@ -28,7 +28,7 @@ def sequence_options(command: F) -> F:
             "--sequence",
             "sequences",
             multiple=True,
-            help='The same in one text: "a dog then a cat within 10s"; repeatable.',
+            help='The whole sequence in one text: "a dog then a cat within 10s"; repeatable.',
         ),
         click.option("--within", "within_s", type=TIME, help="The longest gap before each --then."),
         click.option(

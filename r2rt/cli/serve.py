@@ -44,7 +44,11 @@ roots_option = click.option(
 @click.argument("library", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="The port; 0 takes a free one.",
 )
 @roots_option
 @click.option("--allow-host", "allowed_hosts", multiple=True, help="A further name of the service.")
@@ -69,7 +73,7 @@ roots_option = click.option(
     type=click.IntRange(1, 256),
     default=64,
     show_default=True,
-    help="Queries answered in one call of the model at most; 1 answers each request alone.",
+    help="The most queries that one call of the model answers; 1 answers each request alone.",
 )
 @click.option(
     "--allow-private",
@@ -89,7 +93,7 @@ roots_option = click.option(
     default="20G",
     show_default=True,
     metavar="SIZE",
-    help="Size of an uploaded or fetched video at most.",
+    help="The largest video that is accepted or fetched.",
 )
 @click.option(
     "--keep-results",

@@ -24,7 +24,7 @@ __all__ = ["summarize"]
     metavar="TIME|PERCENT",
     default="10%",
     show_default=True,
-    help="The longest that it may be, such as 60s, 1:30 or 10%.",
+    help="The greatest length of the summary, such as 60s, 1:30 or 10%.",
 )
 @selection_options
 def summarize(selection: Selection, length: str) -> None:

@@ -121,7 +121,7 @@ class Answer:
             windows_s=spans_s + encoded.start_s,
             present=present,
             presence_score=sure,
-            evidence=statistics,
+            presence_statistics=statistics,
         )
 
 

@@ -77,7 +77,7 @@ class Prediction:
             in any case.
         presence_score: confidence in that, in [0, 1]: the share of absent queries whose statistic
             would be lower; None if the model is not calibrated.
-        evidence: (W, S) float64, the presence statistics of every window, in the order of
+        presence_statistics: (W, S) float64, a row a window, in the order of
             `r2rt.grounding.presence.STATISTICS`.
     """
 
@@ -96,7 +96,9 @@ class Prediction:
     windows_s: NDArray[np.float64] = field(repr=False, default_factory=lambda: _no_rows(2))
     present: bool | None = None
     presence_score: float | None = None
-    evidence: NDArray[np.float64] = field(repr=False, default_factory=lambda: _no_rows(4))
+    presence_statistics: NDArray[np.float64] = field(
+        repr=False, default_factory=lambda: _no_rows(4)
+    )
     departures: Departures = field(default_factory=Departures)
 
     def best(self, top_k: int | None = None, min_score: float = 0.0) -> Prediction:

@@ -29,7 +29,7 @@ _DEPTH = 16
 _WINDOW_CLIPS = 75
 # Models never saw a shorter video in training, so none is asked about but at the very end.
 _SHORTEST_S = 5.0
-_TELL_DROPS_EVERY_S = 10.0
+_REPORT_DROPS_EVERY_S = 10.0
 _POLL_S = 0.2
 _LET_READER_END_S = 1.0
 
@@ -110,7 +110,7 @@ class Watcher:
         self._every_s = every_s or 0.0
         self._rules = rules or TrackerRules()
         self._top_k = top_k
-        self._tells_changes = changes
+        self._reports_changes = changes
         self._until = until
         self._backlog = Backlog(depth)
         self._reader = Reader(
@@ -135,8 +135,8 @@ class Watcher:
         self._last: list[Prediction] = []
         self._latencies = Latencies()
         self._clips = self._answers = self._skipped = self._opened = self._closed = 0
-        self._told: dict[DroppedKind, int] = {"clips": 0, "frames": 0, "answers": 0}
-        self._told_at_s = float("-inf")
+        self._reported: dict[DroppedKind, int] = {"clips": 0, "frames": 0, "answers": 0}
+        self._reported_at_s = float("-inf")
 
     @property
     def source(self) -> LiveSource:
@@ -336,12 +336,12 @@ class Watcher:
             assert change.reason is not None
             self._closed += 1
             yield Closed(**fields, reason=change.reason)
-        elif self._tells_changes:
+        elif self._reports_changes:
             yield Changed(**fields)
 
     def _report_drops(self, *, now: bool = False) -> Iterator[Event]:
         """Report what was left out, now and then."""
-        if not now and time.monotonic() - self._told_at_s < _TELL_DROPS_EVERY_S:
+        if not now and time.monotonic() - self._reported_at_s < _REPORT_DROPS_EVERY_S:
             return
         totals: dict[DroppedKind, int] = {
             "clips": self._backlog.dropped,
@@ -349,9 +349,9 @@ class Watcher:
             "answers": self._skipped,
         }
         for what, total in totals.items():
-            if total > self._told[what]:
-                self._told_at_s = time.monotonic()
+            if total > self._reported[what]:
+                self._reported_at_s = time.monotonic()
                 yield Dropped(
-                    what=what, count=total - self._told[what], total=total, at=time.time()
+                    what=what, count=total - self._reported[what], total=total, at=time.time()
                 )
-                self._told[what] = total
+                self._reported[what] = total

@@ -75,12 +75,12 @@ def calibrate(
             f"{len(positives)} queries that belong and {len(negatives)} that do not: give at least "
             f"{FEWEST} of each"
         )
-    if any(not len(answer.evidence) for answer in (*positives, *negatives)):
+    if any(not len(answer.presence_statistics) for answer in (*positives, *negatives)):
         raise QueryError(
             "answers without presence statistics; calibrate on answers of Grounder.ground"
         )
-    inside = np.stack([answer.evidence.max(axis=0) for answer in positives])
-    outside = np.stack([answer.evidence.max(axis=0) for answer in negatives])
+    inside = np.stack([answer.presence_statistics.max(axis=0) for answer in positives])
+    outside = np.stack([answer.presence_statistics.max(axis=0) for answer in negatives])
     areas: dict[str, float] = {
         name: roc_area(inside[:, column], outside[:, column])
         for column, name in enumerate(STATISTICS)
@@ -88,8 +88,8 @@ def calibrate(
     statistic = max(STATISTICS, key=lambda name: areas[name])
     column = STATISTICS.index(statistic)
     found = inside[:, column]
-    windows = np.array([len(answer.evidence) for answer in positives])
-    empty = np.concatenate([answer.evidence[:, column] for answer in negatives])
+    windows = np.array([len(answer.presence_statistics) for answer in positives])
+    empty = np.concatenate([answer.presence_statistics[:, column] for answer in negatives])
 
     presence = Presence(
         statistic=statistic,

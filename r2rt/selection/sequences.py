@@ -151,7 +151,7 @@ def find_sequences(
         query_truncated=any(p.query_truncated for p in predictions),
         present=_all_present([p.present for p in predictions]),
         presence_score=min(sure) if len(sure) == len(predictions) else None,
-        evidence=np.empty((0, first.evidence.shape[1])),
+        presence_statistics=np.empty((0, first.presence_statistics.shape[1])),
     )
 
 

@@ -41,13 +41,13 @@ class TimeGuesser:
 
     def guess(self, frame: VideoFrame) -> int:
         """Return the time of the frame that comes out next."""
-        time = self._told(frame)
+        time = self._stored_time(frame)
         if time is None:
             time = self._expected
         self._expected = time + (frame.duration or self._duration)
         return time
 
-    def _told(self, frame: VideoFrame) -> int | None:
+    def _stored_time(self, frame: VideoFrame) -> int | None:
         if self._timing == "order":
             return next(self._times, None)
         pts = frame.pts if self._timing == "presentation" else None

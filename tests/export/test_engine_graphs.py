@@ -164,7 +164,7 @@ class TestHalf:
         assert np.isneginf(numpy_helper.to_array(weight)[0, 1])
 
     def test_positions_beyond_2048_stay_whole(self, bundle: Bundle, single: Graphs) -> None:
-        """A long video's clips are told apart: indices are not rounded to fp16."""
+        """A long video's clips stay distinct: indices are not rounded to fp16."""
         dims, clips = bundle.dims, 2060
         random = np.random.default_rng(1)
 

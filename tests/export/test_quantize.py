@@ -1,4 +1,4 @@
-"""int8 bundles: outlier channels break the plain form and not ours, and the gate tells."""
+"""int8 bundles: outlier channels break the plain form and not ours, and the gate notices."""
 
 from __future__ import annotations
 

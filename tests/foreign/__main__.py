@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
 
 def line(verdict: Verdict) -> str:
     """Return a verdict as one line."""
-    told = f" (reported: {'; '.join(verdict.told)})" if verdict.told else ""
-    return f"{verdict.kind:9s} {verdict.path} at {verdict.fps}: {verdict.detail}{told}"
+    reported = f" (reported: {'; '.join(verdict.reported)})" if verdict.reported else ""
+    return f"{verdict.kind:9s} {verdict.path} at {verdict.fps}: {verdict.detail}{reported}"
 
 
 if __name__ == "__main__":

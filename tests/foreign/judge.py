@@ -56,21 +56,21 @@ class Verdict:
         path: the file.
         fps: clips a second.
         kind: how the two readings compare.
-        told: what was reported of the reading here; a difference without is a silent one.
+        reported: what was reported of the reading here; a difference without is a silent one.
         detail: counts, or the error.
     """
 
     path: Path
     fps: Fraction
     kind: Kind
-    told: tuple[str, ...]
+    reported: tuple[str, ...]
     detail: str
 
     @property
     def is_silent(self) -> bool:
-        """Whether the reading differs and nobody was told why."""
+        """Whether the reading differs and nothing was reported."""
         differs = self.kind not in {"same", "neither", "close", "refused"}
-        return self.kind == "crash" or (differs and not self.told)
+        return self.kind == "crash" or (differs and not self.reported)
 
 
 def media_files(folder: Path) -> list[Path]:
@@ -83,21 +83,21 @@ def media_files(folder: Path) -> list[Path]:
 def judge(path: Path, fps: Fraction) -> Verdict:
     """Read a file here and by the ffmpeg program, and compare."""
     theirs = _read_by_ffmpeg(path, fps)
-    told: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
     ours: list[NDArray[np.uint8]] = []
     try:
         with open_source(path, fps=fps, image_size=SIZE) as source:
             for frame in source:
                 ours += [frame.pixels] * frame.count
-            told = source.report.departures.warnings
+            reported = source.report.departures.warnings
     except R2rtError as error:
         kind: Kind = "refused" if theirs else "neither"
-        return Verdict(path=path, fps=fps, kind=kind, told=(), detail=str(error))
+        return Verdict(path=path, fps=fps, kind=kind, reported=(), detail=str(error))
     except Exception as error:  # what this is looking for
         detail = f"{type(error).__name__}: {error}"
-        return Verdict(path=path, fps=fps, kind="crash", told=(), detail=detail)
+        return Verdict(path=path, fps=fps, kind="crash", reported=(), detail=detail)
     kind, detail = _compare(ours, theirs)
-    return Verdict(path=path, fps=fps, kind=kind, told=told, detail=detail)
+    return Verdict(path=path, fps=fps, kind=kind, reported=reported, detail=detail)
 
 
 def _compare(ours: list[NDArray[np.uint8]], theirs: list[NDArray[np.uint8]]) -> tuple[Kind, str]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
-
 import torch
-from torch import Tensor
 
+from benchmarks.gpu_checks.samples import BlockInputs
 from training.model import R2Config, R2Tuning
-
-W = TypeVar("W")
 
 
 def random_model(width: int, *, heads: int = 8, seed: int = 0) -> R2Tuning:
@@ -27,17 +22,6 @@ def random_model(width: int, *, heads: int = 8, seed: int = 0) -> R2Tuning:
     return model
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockInputs:
-    v: Tensor
-    q: Tensor
-    q_key: Tensor
-    query_mask: Tensor
-
-    def to(self, dtype: torch.dtype) -> BlockInputs:
-        return replace(self, v=self.v.to(dtype), q=self.q.to(dtype), q_key=self.q_key.to(dtype))
-
-
 def random_inputs(
     *, clips: int, patches: int, queries: int, length: int, width: int, layers: int = 4
 ) -> BlockInputs:
@@ -51,14 +35,3 @@ def random_inputs(
         q_key=2 * torch.randn(queries, layers, length, width) / width**0.5,
         query_mask=mask,
     )
-
-
-def as_double(weights: W) -> W:
-    """A dataclass of weights with its tensors in fp64."""
-    tensors = {
-        f.name: x.double()
-        for f in fields(weights)  # type: ignore[arg-type]
-        for x in (getattr(weights, f.name),)
-        if isinstance(x, Tensor)
-    }
-    return replace(weights, **tensors)  # type: ignore[type-var]

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_checks.samples import in_double
 from kernels import finalize as kernel
 from kernels.reference.finalize import finalize as reference
 from kernels.tolerances import assert_close
 from kernels.weights import pack_finalize
-from tests.kernels.block_inputs import as_double, random_model
+from tests.kernels.block_inputs import random_model
 from tests.kernels.mutants import load_mutant
 from training.model import R2Tuning
 
@@ -46,7 +47,7 @@ def check(
     model, _, stored, endpoints = make(shape)
     weights = pack_finalize(model.state_dict(), dtype=dtype, device="cpu")
     actual = (kernel.finalize if run is None else run)(stored, endpoints, weights)  # type: ignore[operator]
-    expected = reference(stored.double(), endpoints.double(), as_double(weights))
+    expected = reference(stored.double(), endpoints.double(), in_double(weights))
     assert actual.dtype is dtype
     assert_close(actual, expected, dtype, "v")
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu_checks.samples import in_double
 from kernels import frame_step as kernel
 from kernels.reference.frame_step import frame_step as reference
 from kernels.tolerances import assert_close
 from kernels.weights import pack_r2_block
-from tests.kernels.block_inputs import as_double, random_inputs, random_model
+from tests.kernels.block_inputs import random_inputs, random_model
 from tests.kernels.mutants import load_mutant
 
 # clips, queries, length, width, heads
@@ -51,7 +52,7 @@ def check(
             inputs.q[:, 1].double(),
             inputs.query_mask,
             None if last is None else last.double(),
-            as_double(weights),
+            in_double(weights),
             gate=0.3,
             heads=heads,
         )

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu_checks.samples import in_double
 from kernels import frame_step, layer_pool, time_step
 from kernels.r2_block import r2_block
 from kernels.reference.r2_block import r2_block as reference
 from kernels.tolerances import assert_close
 from kernels.weights import R2BlockWeights, pack_finalize, pack_r2_block
 from tests.golden_data import assert_inference, load_arrays
-from tests.kernels.block_inputs import as_double, random_inputs, random_model
+from tests.kernels.block_inputs import random_inputs, random_model
 from training.checkpoint import build_model
 from training.model import R2Tuning
 from training.model.adapter import AdapterOutput, temporal_endpoints
@@ -62,8 +63,8 @@ def test_padded_queries_equal_fp64(dtype: torch.dtype) -> None:
     exact = replace(
         weights,
         scales=weights.scales.double(),
-        frame=as_double(weights.frame),
-        time=as_double(weights.time),
+        frame=in_double(weights.frame),
+        time=in_double(weights.time),
     )
     actual = r2_block(inputs.v, inputs.q, inputs.q_key, inputs.query_mask, weights)
     wide = inputs.to(torch.float64)

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu_checks.samples import in_double
 from kernels import time_step as kernel
 from kernels.reference.time_step import time_step as reference
 from kernels.tolerances import assert_close
 from kernels.weights import pack_r2_block
-from tests.kernels.block_inputs import as_double, random_model
+from tests.kernels.block_inputs import random_model
 from tests.kernels.mutants import load_mutant
 
 # clips, queries, width, heads
@@ -33,7 +34,7 @@ def check(
     qkv = torch.randn(queries, clips, 3 * width).to(dtype)
     run = kernel.time_step if step is None else step
     actual = run(mixed, qkv, weights, heads=heads)  # type: ignore[operator]
-    expected = reference(mixed.double(), qkv.double(), as_double(weights), heads=heads)
+    expected = reference(mixed.double(), qkv.double(), in_double(weights), heads=heads)
     assert_close(actual, expected, dtype, "last")
 
 

@@ -1,4 +1,4 @@
-"""A model without weights: small graphs in numpy whose every number can be told in advance.
+"""A model without weights: small graphs in NumPy whose numbers are known in advance.
 
 A token holds the mean of its frame's red channel, so that what reaches the grounder shows which
 frame stood for which clip, in which order, whatever the batches were.

@@ -80,9 +80,9 @@ def test_a_recipe_is_trained_validated_and_resumed(
     out = tmp_path / "run"
     command = ["charades", "--data", charades, "--out", out, *small()]
     assert run(*command) == 0
-    told = capsys.readouterr().err
-    assert "charades: 4 samples, 2 steps an epoch, 3 in all, 1 process on cpu, fp32" in told
-    assert "MR-full-mAP" in told
+    printed = capsys.readouterr().err
+    assert "charades: 4 samples, 2 steps an epoch, 3 in all, 1 process on cpu, fp32" in printed
+    assert "MR-full-mAP" in printed
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     # After the first epoch, and at the end in the middle of the second.
     assert [line["step"] for line in lines if "validation" in line] == [2, 3]
@@ -106,8 +106,8 @@ def test_a_figure_to_monitor_is_checked_before_training(
     out = tmp_path / "run"
     command = ["charades", "--data", charades, "--out", out]
     assert run(*command, *small("monitor=MR-full-map")) == 62
-    told = capsys.readouterr().err
-    assert "no figure 'MR-full-map'; monitor one of MR-full-mAP, MR-full-R1@0.3" in told
+    printed = capsys.readouterr().err
+    assert "no figure 'MR-full-map'; monitor one of MR-full-mAP, MR-full-R1@0.3" in printed
     assert not out.exists()
     assert run(*command, *small("monitor=MR-full-R1@0.7", "max_steps=2")) == 0
     assert (out / "best.pth").exists()

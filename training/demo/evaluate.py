@@ -60,8 +60,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         hd_map: mean average precision of saliency (a clip that shows what was asked is right).
         hd_hit1: queries whose most salient clip shows what was asked.
         by_kind: R1@0.5 by kind of query.
-        told_apart: chance that a true sentence's best score is above an untrue one's; see
-            `sample_absent`.
+        roc_auc: area under the ROC curve, in per cent, of the best score as a sign that a sentence
+            is true; untrue ones are those of `sample_absent`.
         kept: true sentences whose best score is above those of all but one untrue one in twenty.
     """
 
@@ -73,7 +73,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     hd_map: float
     hd_hit1: float
     by_kind: dict[str, float]
-    told_apart: float
+    roc_auc: float
     kept: float
 
 
@@ -131,7 +131,7 @@ def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
             for kind, rows in kinds.items()
             if rows
         },
-        told_apart=_told_apart(np.array(present), np.array(absent)),
+        roc_auc=_roc_auc(np.array(present), np.array(absent)),
         kept=_kept(np.array(present), np.array(absent)),
     )
 
@@ -160,7 +160,7 @@ def _best(answer: Answer) -> float:
     return float(answer.moments[0, 2]) if len(answer.moments) else 0.0
 
 
-def _told_apart(present: NDArray[np.float64], absent: NDArray[np.float64]) -> float:
+def _roc_auc(present: NDArray[np.float64], absent: NDArray[np.float64]) -> float:
     """Return the area under the ROC curve, in percent."""
     above = (present[:, None] > absent).mean() + (present[:, None] == absent).mean() / 2
     return 100 * float(above)
@@ -183,7 +183,7 @@ def table(rows: Mapping[str, Mapping[str, Figures]]) -> str:
         for name, x in by_name.items():
             values = [x.r1_50, x.r1_70, x.mean_ap, x.mean_iou, x.hd_map, x.hd_hit1]
             values += [x.by_kind.get(kind, float("nan")) for kind in _KINDS]
-            values += [x.told_apart, x.kept]
+            values += [x.roc_auc, x.kept]
             cells = " | ".join(f"{value:.1f}" for value in values)
             lines.append(f"| {style} | {name} | {cells} |")
     return "\n".join(lines)

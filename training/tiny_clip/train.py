@@ -141,7 +141,7 @@ def _grid(patches: int) -> Tensor:
     return torch.stack((ramp.repeat(side), ramp.repeat_interleave(side)), dim=1)
 
 
-def _tell_sides(table: Tensor) -> None:
+def _separate_sides(table: Tensor) -> None:
     """Make a table of positions (1 + P, C) distinguish left from right as clearly as up from down.
 
     What a frame is called stays the same when it is mirrored, so training for names alone leaves
@@ -232,7 +232,7 @@ class _Run:
             self.model.classes[:-1] = class_embeddings(self.model)
             self.model.class_scale.fill_(float(self.model.logit_scale))
             self.model.patch_scale.fill_(float(self.model.logit_scale))
-            _tell_sides(self.model.vision.positional_embedding)
+            _separate_sides(self.model.vision.positional_embedding)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = _optimizer(self.model, self.settings)
 

@@ -177,7 +177,7 @@ class ColourGrounder:
             sampling=video.sampling,
             model="colours",
             timings=Timings(encode_s=0, text_s=0, ground_s=0),
-            evidence=np.array([[1.0, 1.0, 1.0, 1.0]]),
+            presence_statistics=np.array([[1.0, 1.0, 1.0, 1.0]]),
         )
 
 

@@ -1,4 +1,4 @@
-"""What reading departed from exact: told on stderr, and in the JSON."""
+"""Where reading was not exact: reported on stderr and in the JSON."""
 
 from __future__ import annotations
 

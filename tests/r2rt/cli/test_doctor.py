@@ -1,4 +1,4 @@
-"""`r2rt doctor`: it tells what is there, and never fails because something is not."""
+"""`r2rt doctor`: it lists what is there, and never fails because something is missing."""
 
 from __future__ import annotations
 

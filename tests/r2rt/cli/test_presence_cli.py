@@ -134,7 +134,7 @@ def test_calibrate_measures_and_writes(
 ) -> None:
     queries = [f"sentence number {number} of all" for number in range(60)]
     video = tiny_grounder.encode(DEMO_VIDEO)
-    scores = [answer.evidence[0, 0] for answer in tiny_grounder.ground(video, queries)]
+    scores = [answer.presence_statistics[0, 0] for answer in tiny_grounder.ground(video, queries)]
     middle = sorted(scores)[30]
     pairs = tmp_path / "pairs.jsonl"
     lines = [
@@ -153,8 +153,8 @@ def test_calibrate_measures_and_writes(
     assert presence.kept == 1.0
     assert "not in this video" in result.stdout
     assert "area under ROC" in result.stdout
-    told = CliRunner().invoke(cli, ["models", "info", str(model)])
-    assert "by score, above" in told.stdout
+    reported = CliRunner().invoke(cli, ["models", "info", str(model)])
+    assert "by score, above" in reported.stdout
 
 
 @pytest.mark.parametrize("by_path", [False, True])
@@ -179,9 +179,9 @@ def test_the_packages_own_model_stays_as_it_is(
     own = tmp_path / "home" / "models" / "demo"
     assert f"this is a copy: {own}" in " ".join(result.stderr.split())
     assert (packaged.path / "bundle.json").read_bytes() == before
-    told = read_manifest(own).presence
-    assert told is not None
-    assert (told.positives, told.negatives) == (30, 30)
+    reported = read_manifest(own).presence
+    assert reported is not None
+    assert (reported.positives, reported.negatives) == (30, 30)
     # From now on, the copy is what is meant by the name.
     assert resolve("demo") == own
 

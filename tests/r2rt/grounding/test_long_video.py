@@ -1,4 +1,4 @@
-"""Videos longer than a window: the cuts' own answers, told together, in bounded memory."""
+"""Videos longer than a window: the merged answers of its parts, in bounded memory."""
 
 from __future__ import annotations
 

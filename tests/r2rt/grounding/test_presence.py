@@ -1,4 +1,4 @@
-"""The honest no: what speaks for a query, the threshold, and what calibration promises."""
+"""Whether a query is in the video: the statistics, the threshold, the calibration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def answers(values: NDArray[np.float64], column: str = "score") -> list[Predicti
     """Answers whose windows (N, W) differ in one statistic alone."""
     statistics = np.zeros((*values.reshape(len(values), -1).shape, len(STATISTICS)))
     statistics[..., STATISTICS.index(column)] = values.reshape(len(values), -1)
-    return [prediction(evidence=rows) for rows in statistics]
+    return [prediction(presence_statistics=rows) for rows in statistics]
 
 
 def normal(seed: int, count: int, mean: float = 0.0, windows: int = 1) -> NDArray[np.float64]:
@@ -91,7 +91,7 @@ def test_the_similarity_undoes_what_the_model_multiplied(tiny_grounder: Grounder
     """σ(class) · cos over σ(class) is a cosine: in -1..1, and near 1 for no random model."""
     frames = np.random.default_rng(0).integers(0, 255, (7, 40, 40, 3), np.uint8)
     for found in tiny_grounder.ground(tiny_grounder.encode_frames(frames, 0.5), ["a", "b c"]):
-        (row,) = found.evidence
+        (row,) = found.presence_statistics
         assert row[SCORE] == pytest.approx(
             np.log(found.boundaries[0, 2] / (1 - found.boundaries[0, 2])), abs=1e-5
         )
@@ -134,11 +134,11 @@ def test_many_windows_let_no_more_through(windows: int) -> None:
 def test_the_statistic_that_separates_best_is_taken() -> None:
     positives, negatives = answers(normal(1, 100, 1)), answers(normal(2, 100))
     better = [
-        prediction(evidence=x.evidence + y.evidence)
+        prediction(presence_statistics=x.presence_statistics + y.presence_statistics)
         for x, y in zip(positives, answers(normal(3, 100, 4), "contrast"), strict=True)
     ]
     worse = [
-        prediction(evidence=x.evidence + y.evidence)
+        prediction(presence_statistics=x.presence_statistics + y.presence_statistics)
         for x, y in zip(negatives, answers(normal(5, 100), "contrast"), strict=True)
     ]
     presence = calibrate(better, worse)
@@ -183,8 +183,8 @@ def test_a_constant_statistic_lets_nothing_through() -> None:
     presence = calibrate(answers(np.ones(30)), answers(np.ones(30)))
     assert presence.kept == 0.0
     assert presence.tail == 0.0
-    assert confidence(presence, answers(np.ones(1))[0].evidence)[0] is False
-    assert confidence(presence, answers(np.full(1, 1.01))[0].evidence) == (True, 1.0)
+    assert confidence(presence, answers(np.ones(1))[0].presence_statistics)[0] is False
+    assert confidence(presence, answers(np.full(1, 1.01))[0].presence_statistics) == (True, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ def test_a_calibrated_model_says_no_and_still_gives_its_moments(
     video = grounder.encode_frames(frames_with_red([0, 50, 200, 0]), 0.5)
     first = grounder.ground(video, "a dog")
     assert (first.present, first.presence_score) == (None, None)
-    value = first.evidence.max()
+    value = first.presence_statistics.max()
     for edge, present in ((value - 1, True), (value + 1, False)):
         presence = msgspec.structs.replace(
             calibrated(count=50), quantiles=tuple((LEVELS + edge - LEVELS[-1]).tolist())
         )
-        column = STATISTICS[int(first.evidence.argmax(axis=1)[0])]
+        column = STATISTICS[int(first.presence_statistics.argmax(axis=1)[0])]
         presence = msgspec.structs.replace(presence, statistic=column)
         manifest = msgspec.structs.replace(fake_bundle(tmp_path).manifest, presence=presence)
         grounder.bundle.manifest = manifest
@@ -253,10 +253,10 @@ def test_every_window_has_its_own_statistics(tmp_path: Path, tokenizer_file: Pat
     grounder = fake_grounder(tmp_path, tokenizer_file)
     video = grounder.encode_frames(frames_with_red(list(range(0, 120, 10))), 0.5)
     whole = grounder.ground(video, "a dog", window=8, overlap=4)
-    assert whole.evidence.shape == (5, len(STATISTICS))
+    assert whole.presence_statistics.shape == (5, len(STATISTICS))
     for index in range(5):
         cut = grounder.ground(video.part(2 * index, 2 * index + 4), "a dog")
-        np.testing.assert_allclose(whole.evidence[index], cut.evidence[0])
+        np.testing.assert_allclose(whole.presence_statistics[index], cut.presence_statistics[0])
 
 
 def test_pairs_are_read_and_their_faults_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ START, END = 49406, 49407
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("open_clip", reason="the tokenizer's file is written by the workbench")
+    pytest.importorskip("open_clip", reason="open_clip writes the tokenizer's file")
     from export.tokenizer import write_tokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""Windows and their merging, against moments that are known and rules told in the slow way."""
+"""Windows and their merging, against known moments and a slow implementation of the rules."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def seen(
     found = spans.clip(start_s, end_s)
     found = found[found[:, 1] - found[:, 0] > least_s]
     wrong = rng.uniform(-jitter_s, jitter_s, found.shape)
-    # It cannot tell that something goes on outside.
+    # It does not show that the event goes on outside.
     wrong[(found == start_s) | (found == end_s)] = 0
     scores = rng.uniform(0.5, 1.0, len(found))
     order = np.argsort(-scores)
@@ -327,7 +327,7 @@ def test_near_moments_stay_two() -> None:
     first, second = (100.0, 112.0, 0.9), (113.0, 125.0, 0.8)
     found = [rows(first, second), rows(second, first), EMPTY, EMPTY]
     np.testing.assert_array_equal(merge(found, WINDOWS), [first, second])
-    # Neither does one inside the other that a single window tells apart go.
+    # Of two moments, one inside the other, both stay if a single window found both.
     outer, inner = (10.0, 60.0, 0.9), (20.0, 50.0, 0.8)
     np.testing.assert_array_equal(
         merge([rows(outer, inner), EMPTY, EMPTY, EMPTY], WINDOWS), [outer, inner]

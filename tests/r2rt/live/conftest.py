@@ -20,7 +20,7 @@ RATE = 12
 
 
 def quick_grounder() -> Grounder:
-    """The demo's random model, told that its clips last a quarter of a second and it knows 5 s."""
+    """The demo's random model, with clips of a quarter of a second and windows of 5 s."""
     bundle = Bundle.open(DEMO_BUNDLE, verify="never")
     manifest = msgspec.structs.replace(
         bundle.manifest, fps=str(FPS), window_s=WINDOW_S, unit_s=None

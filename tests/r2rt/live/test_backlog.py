@@ -102,4 +102,4 @@ def test_one_may_wait_for_room() -> None:
     thread.join()
     assert len(taken) == 1
     assert backlog.dropped == 0
-    backlog.wait_for_room(lambda: True)  # told to stop: there is no room, nor any waiting
+    backlog.wait_for_room(lambda: True)  # stopped: there is no room, nor any waiting

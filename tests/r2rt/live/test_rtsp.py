@@ -70,7 +70,7 @@ def test_a_server_that_dies_and_comes_back(
     for event in watcher:
         events.append(event)
         if isinstance(event, Closed) and event.reason == "gap":
-            # What was on is told to be over long before the server is back.
+            # Open moments are reported as closed long before the server is back.
             assert not any(isinstance(item, Reconnected) for item in events)
         elif isinstance(event, Reconnected):
             threading.Timer(4.0, watcher.stop).start()

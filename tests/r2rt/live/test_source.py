@@ -1,4 +1,4 @@
-"""What can be watched is told from its address, and what cannot is refused in one line."""
+"""The address shows what can be watched; anything else is refused in one line."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def answer(
     return list(subject.update(moments, start_s=start_s, edge_s=edge_s))
 
 
-def told(changes: Sequence[Change], *kinds: str) -> list[tuple[str, int, float, float]]:
+def reported(changes: Sequence[Change], *kinds: str) -> list[tuple[str, int, float, float]]:
     kinds = kinds or ("opened", "closed")
     return [
         (item.kind, item.moment_id, item.start_s, item.end_s)
@@ -40,15 +40,15 @@ def told(changes: Sequence[Change], *kinds: str) -> list[tuple[str, int, float, 
 
 def test_a_moment_opens_at_the_edge_and_closes_when_its_end_stays_behind() -> None:
     subject = tracker(close_after=3)
-    assert told(answer(subject, (10, 12, 0.6), edge_s=12)) == [("opened", 1, 10, 12)]
+    assert reported(answer(subject, (10, 12, 0.6), edge_s=12)) == [("opened", 1, 10, 12)]
     for edge_s in range(14, 22, 2):
-        assert told(answer(subject, (10, edge_s, 0.7), edge_s=edge_s)) == []
+        assert reported(answer(subject, (10, edge_s, 0.7), edge_s=edge_s)) == []
     # It ended at 20: the edge moves on without it.
-    assert told(answer(subject, (10, 20, 0.9), edge_s=22)) == []
-    assert told(answer(subject, (10, 20, 0.9), edge_s=24)) == []
-    assert told(answer(subject, (10, 21, 0.9), edge_s=26)) == []
+    assert reported(answer(subject, (10, 20, 0.9), edge_s=22)) == []
+    assert reported(answer(subject, (10, 20, 0.9), edge_s=24)) == []
+    assert reported(answer(subject, (10, 21, 0.9), edge_s=26)) == []
     closing = answer(subject, (10, 21, 0.8), edge_s=28)
-    assert told(closing) == [("closed", 1, 10, 21)]
+    assert reported(closing) == [("closed", 1, 10, 21)]
     assert (closing[0].reason, closing[0].score, closing[0].best_score) == ("ended", 0.8, 0.9)
     assert list(subject.close_all("stopped")) == []  # none is open
 
@@ -57,22 +57,22 @@ def test_an_end_that_still_moves_keeps_a_moment_open() -> None:
     subject = tracker(close_after=2)
     answer(subject, (10, 14, 0.6), edge_s=30)
     for step in range(5):
-        assert told(answer(subject, (10, 17 + 3 * step, 0.6), edge_s=40 + 2 * step)) == []
-    assert told(answer(subject, (10, 29, 0.6), edge_s=50)) == []
-    assert told(answer(subject, (10, 29, 0.6), edge_s=52)) == [("closed", 1, 10, 29)]
+        assert reported(answer(subject, (10, 17 + 3 * step, 0.6), edge_s=40 + 2 * step)) == []
+    assert reported(answer(subject, (10, 29, 0.6), edge_s=50)) == []
+    assert reported(answer(subject, (10, 29, 0.6), edge_s=52)) == [("closed", 1, 10, 29)]
 
 
 def test_what_was_closed_is_not_reported_again_while_the_window_holds_it() -> None:
     subject = tracker(close_after=1)
     answer(subject, (10, 20, 0.9), edge_s=40)
-    assert told(answer(subject, (10, 20, 0.9), edge_s=42)) == [("closed", 1, 10, 20)]
+    assert reported(answer(subject, (10, 20, 0.9), edge_s=42)) == [("closed", 1, 10, 20)]
     for step in range(6):
         start_s = 2.0 * step
         spans = [(max(10 + step / 5, start_s), 20 - step / 5, 0.9)]
         assert answer(subject, *spans, start_s=start_s, edge_s=44 + 2 * step) == []
     # A part of it is nothing new, what only touches it is.
     assert answer(subject, (12, 15, 0.9), edge_s=60) == []
-    assert told(answer(subject, (19, 27, 0.9), edge_s=60)) == [("opened", 2, 19, 27)]
+    assert reported(answer(subject, (19, 27, 0.9), edge_s=60)) == [("opened", 2, 19, 27)]
 
 
 def test_what_left_the_window_is_forgotten() -> None:
@@ -86,24 +86,26 @@ def test_what_left_the_window_is_forgotten() -> None:
 
 def test_a_moment_longer_than_the_window_keeps_its_beginning_and_its_number() -> None:
     subject = tracker()
-    assert told(answer(subject, (4, 10, 0.9), edge_s=10)) == [("opened", 1, 4, 10)]
+    assert reported(answer(subject, (4, 10, 0.9), edge_s=10)) == [("opened", 1, 4, 10)]
     for edge_s in range(12, 200, 2):
         start_s = max(edge_s - 30, 0)
         assert (
-            told(answer(subject, (max(start_s, 4), edge_s, 0.9), start_s=start_s, edge_s=edge_s))
+            reported(
+                answer(subject, (max(start_s, 4), edge_s, 0.9), start_s=start_s, edge_s=edge_s)
+            )
             == []
         )
     closing = list(subject.close_all("stopped"))
-    assert told(closing) == [("closed", 1, 4, 198)]
+    assert reported(closing) == [("closed", 1, 4, 198)]
 
 
 def test_scores_between_keeping_and_opening_neither_open_nor_close() -> None:
     subject = tracker(min_score=0.5, keep_score=0.3, close_after=2)
     assert answer(subject, (10, 20, 0.45), edge_s=20) == []
-    assert told(answer(subject, (10, 22, 0.5), edge_s=22)) == [("opened", 1, 10, 22)]
+    assert reported(answer(subject, (10, 22, 0.5), edge_s=22)) == [("opened", 1, 10, 22)]
     for edge_s in (24, 26, 28, 30):
-        assert told(answer(subject, (10, edge_s, 0.31), edge_s=edge_s)) == []
-    assert told(answer(subject, (10, 32, 0.29), edge_s=32)) == []
+        assert reported(answer(subject, (10, edge_s, 0.31), edge_s=edge_s)) == []
+    assert reported(answer(subject, (10, 32, 0.29), edge_s=32)) == []
     fading = answer(subject, (10, 34, 0.29), edge_s=34)
     assert [(item.kind, item.reason, item.end_s) for item in fading] == [("closed", "faded", 30)]
 
@@ -112,21 +114,21 @@ def test_one_answer_without_it_does_not_close_a_moment() -> None:
     subject = tracker(close_after=2)
     answer(subject, (10, 20, 0.9), edge_s=20)
     for edge_s in range(22, 40, 4):
-        assert told(answer(subject, edge_s=edge_s)) == []
-        assert told(answer(subject, (10, edge_s + 2, 0.9), edge_s=edge_s + 2)) == []
+        assert reported(answer(subject, edge_s=edge_s)) == []
+        assert reported(answer(subject, (10, edge_s + 2, 0.9), edge_s=edge_s + 2)) == []
 
 
 def test_open_after_asks_for_answers_in_a_row() -> None:
     subject = tracker(open_after=3)
     for edge_s, score in ((20, 0.9), (22, 0.9), (24, 0.1), (26, 0.9), (28, 0.9)):
         assert answer(subject, (10, edge_s, score), edge_s=edge_s) == []
-    assert told(answer(subject, (10, 30, 0.9), edge_s=30)) == [("opened", 1, 10, 30)]
+    assert reported(answer(subject, (10, 30, 0.9), edge_s=30)) == [("opened", 1, 10, 30)]
 
 
 def test_spans_that_overlap_in_one_answer_are_one_moment_and_apart_are_several() -> None:
     subject = tracker()
     changes = answer(subject, (10, 20, 0.9), (11, 20, 0.8), (30, 36, 0.7), (18, 26, 0.6), edge_s=40)
-    assert told(changes) == [
+    assert reported(changes) == [
         ("opened", 1, 10, 20),
         ("opened", 2, 18, 26),
         ("opened", 3, 30, 36),
@@ -137,32 +139,36 @@ def test_the_span_that_fits_best_takes_the_moment() -> None:
     subject = tracker(change_s=1)
     answer(subject, (10, 20, 0.9), edge_s=40)
     changes = answer(subject, (14, 26, 0.95), (10, 21, 0.6), edge_s=42)
-    assert told(changes, "opened", "changed") == [("changed", 1, 10, 21), ("opened", 2, 14, 26)]
+    assert reported(changes, "opened", "changed") == [("changed", 1, 10, 21), ("opened", 2, 14, 26)]
 
 
 def test_changes_are_reported_when_they_are_worth_it() -> None:
     subject = tracker(change_s=4)
     answer(subject, (10, 20, 0.9), edge_s=20)
     assert answer(subject, (10, 22, 0.9), edge_s=22) == []
-    assert told(answer(subject, (10, 24, 0.9), edge_s=24), "changed") == [("changed", 1, 10, 24)]
+    assert reported(answer(subject, (10, 24, 0.9), edge_s=24), "changed") == [
+        ("changed", 1, 10, 24)
+    ]
     assert answer(subject, (12, 24, 0.9), edge_s=26) == []
 
 
 def test_closing_all_reports_only_what_is_open_and_forgets_everything() -> None:
     subject = tracker(close_after=1)
     answer(subject, (10, 20, 0.9), (30, 40, 0.9), edge_s=40)
-    assert told(answer(subject, (10, 20, 0.9), (30, 42, 0.9), edge_s=42)) == [("closed", 1, 10, 20)]
+    assert reported(answer(subject, (10, 20, 0.9), (30, 42, 0.9), edge_s=42)) == [
+        ("closed", 1, 10, 20)
+    ]
     closing = list(subject.close_all("gap"))
     assert [(item.moment_id, item.reason) for item in closing] == [(2, "gap")]
     assert subject.remembered == 0
-    assert told(answer(subject, (10, 20, 0.9), edge_s=44)) == [("opened", 3, 10, 20)]
+    assert reported(answer(subject, (10, 20, 0.9), edge_s=44)) == [("opened", 3, 10, 20)]
 
 
 def test_several_queries_share_their_numbers() -> None:
     ids = itertools.count(1)
     one, two = (MomentTracker(TrackerRules(), clip_s=CLIP_S, ids=ids) for _ in range(2))
-    assert told(answer(one, (0, 9, 0.9), edge_s=9)) == [("opened", 1, 0, 9)]
-    assert told(answer(two, (0, 9, 0.9), edge_s=9)) == [("opened", 2, 0, 9)]
+    assert reported(answer(one, (0, 9, 0.9), edge_s=9)) == [("opened", 1, 0, 9)]
+    assert reported(answer(two, (0, 9, 0.9), edge_s=9)) == [("opened", 2, 0, 9)]
 
 
 spans = st.builds(

@@ -281,12 +281,12 @@ def test_who_is_too_slow_is_reported_what_was_left_out(video: Path) -> None:
     summary = watcher.summary
     assert summary.clips_dropped > 5
     assert summary.answers_skipped > 0
-    told = dict.fromkeys(("clips", "answers"), 0)
+    reported = dict.fromkeys(("clips", "answers"), 0)
     for item in events:
         if isinstance(item, Dropped):
-            told[item.what] += item.count
-            assert item.total == told[item.what]
-    assert told == {"clips": summary.clips_dropped, "answers": summary.answers_skipped}
+            reported[item.what] += item.count
+            assert item.total == reported[item.what]
+    assert reported == {"clips": summary.clips_dropped, "answers": summary.answers_skipped}
     # What was left out keeps its place in time.
     assert summary.clips == 8 * FPS
     assert watcher.predictions[0].clip_starts_s[0] == pytest.approx(8 - WINDOW_S)
@@ -307,13 +307,13 @@ def test_decoding_that_falls_behind_skips_to_keyframes_and_recovers(
     watcher = Watcher(
         grounder, str(video), QUERIES[0], options=REALTIME, rules=ANYTHING, duration_s=5.5
     )
-    told = sum(
+    reported = sum(
         item.count for item in watcher if isinstance(item, Dropped) and item.what == "frames"
     )
     summary = watcher.summary
     # Of two to three seconds at 12 pictures a second, the keyframes remain, one a second.
     assert 18 <= summary.frames_skipped <= 33
-    assert told == summary.frames_skipped
+    assert reported == summary.frames_skipped
     assert summary.frames + summary.frames_skipped == pytest.approx(5.5 * 12, abs=3)
     # Clips keep their number, and nothing is damaged: decoding goes on at a keyframe.
     assert summary.packets_lost == 0

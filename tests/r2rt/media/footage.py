@@ -1,4 +1,4 @@
-"""Videos whose pictures carry their number and whose sound clicks, and what reading them tells."""
+"""Videos whose frames show their number and whose sound clicks, and readers of both."""
 
 from __future__ import annotations
 

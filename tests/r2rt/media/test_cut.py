@@ -355,7 +355,7 @@ def test_clips_are_there_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("copy", [False, True])
 def test_all_audio_tracks_are_kept(copy: bool, tmp_path: Path) -> None:
-    """Two tracks of different pitch and language, told apart by ffmpeg's decoder."""
+    """Two tracks of different pitch and language, decoded by ffmpeg."""
     video = tmp_path / "two.mp4"
     write_tones(video, {"eng": 440, "deu": 1000})
     made = cut(video, tmp_path / "out", 1.0, 3.0, copy=copy)

@@ -50,19 +50,19 @@ def left_in(target: Path) -> list[str]:
 
 class TestWell:
     def test_lands_alone_and_reports_progress(self, hub: Hub, target: Path) -> None:
-        told: list[tuple[int, int | None]] = []
+        reported: list[tuple[int, int | None]] = []
         path = download(
             f"{hub.url}/{PATH}",
             target,
             sha256=SHA256,
             size=len(BODY),
-            progress=lambda done, total: told.append((done, total)),
+            progress=lambda done, total: reported.append((done, total)),
         )
         assert path == target
         assert target.read_bytes() == BODY
         assert left_in(target) == ["model.pth"]
-        assert [done for done, _ in told] == sorted(done for done, _ in told)
-        assert told[-1] == (len(BODY), len(BODY))
+        assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+        assert reported[-1] == (len(BODY), len(BODY))
 
     @pytest.mark.parametrize("length", [8, 20, 64])
     def test_the_hash_may_be_a_prefix_in_any_case(
@@ -145,13 +145,16 @@ class TestResume:
             download(f"{hub.url}/{PATH}", target, sha256=SHA256)
         assert not target.exists()
         hub.always.clear()
-        told: list[int] = []
+        reported: list[int] = []
         download(
-            f"{hub.url}/{PATH}", target, sha256=SHA256, progress=lambda done, _: told.append(done)
+            f"{hub.url}/{PATH}",
+            target,
+            sha256=SHA256,
+            progress=lambda done, _: reported.append(done),
         )
         assert target.read_bytes() == BODY
         assert hub.sent(PATH)[-1] == 100_001
-        assert told[0] == 600_000
+        assert reported[0] == 600_000
         assert left_in(target) == ["model.pth"]
 
     @pytest.mark.parametrize("known", [True, False], ids=["hash", "no-hash"])

@@ -1,4 +1,4 @@
-"""What files tell of their rate, timecode, size and sound."""
+"""What files say of their rate, timecode, size and sound."""
 
 from __future__ import annotations
 

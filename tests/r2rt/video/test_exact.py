@@ -93,7 +93,7 @@ KINDS = [
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_encoders() -> None:
-    """SVT-AV1 writes its settings to the terminal unless told not to before it is loaded."""
+    """SVT-AV1 prints its settings unless the environment forbids it when it is loaded."""
     os.environ.setdefault("SVT_LOG", "1")
 
 
@@ -243,7 +243,7 @@ def test_frames_that_an_edit_list_hides_are_decoded_and_not_shown(
 def test_frames_behind_the_end_of_an_edit_list_are_left_out(
     make_video: VideoMaker, tmp_path: Path
 ) -> None:
-    whole = make_video("told.mp4", frames=100, options=x264(keyint=25, bframes=3))
+    whole = make_video("reported.mp4", frames=100, options=x264(keyint=25, bframes=3))
     data = bytearray(whole.read_bytes())
     # Box size and type, version and flags, number of entries; then the first entry's duration.
     duration = slice(data.index(b"elst") + 12, data.index(b"elst") + 16)

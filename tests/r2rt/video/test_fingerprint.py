@@ -74,6 +74,6 @@ def test_arrays_by_shape_and_content() -> None:
 
 
 def test_sources_carry_it(make_video: VideoMaker) -> None:
-    path = make_video("told.mp4")
+    path = make_video("reported.mp4")
     with open_source(path, fps=Fraction(1), image_size=32) as source:
         assert source.info.fingerprint == fingerprint_file(path)

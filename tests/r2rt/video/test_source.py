@@ -1,4 +1,4 @@
-"""Opening sources: what they tell, parts, folders, arrays, and errors that say what is wrong."""
+"""Opening sources: what they report, parts, folders, arrays, and errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_public_names() -> None:
 
 
 def test_what_a_video_reports(make_video: VideoMaker) -> None:
-    path = make_video("told.mp4", frames=100, options=GOPS)
+    path = make_video("reported.mp4", frames=100, options=GOPS)
     with open_source(str(path), fps=Fraction(1, 2), image_size=32) as source:
         info = source.info
         assert (info.name, info.kind, info.codec) == (str(path), "video", "h264")
@@ -59,7 +59,7 @@ def test_what_a_video_reports(make_video: VideoMaker) -> None:
 
 
 def test_iterating_again_reads_again(make_video: VideoMaker) -> None:
-    path = make_video("told.mp4", frames=100, options=GOPS)
+    path = make_video("reported.mp4", frames=100, options=GOPS)
     with open_source(path, fps=Fraction(1), image_size=32) as source:
         first, second = list(source), list(source)
         assert source.report.clips == 4
@@ -68,7 +68,7 @@ def test_iterating_again_reads_again(make_video: VideoMaker) -> None:
 
 
 def test_closing_ends_an_iteration(make_video: VideoMaker) -> None:
-    source = open_source(make_video("told.mp4"), fps=Fraction(25), image_size=32)
+    source = open_source(make_video("reported.mp4"), fps=Fraction(25), image_size=32)
     iterator = iter(source)
     next(iterator)
     source.close()
@@ -78,7 +78,7 @@ def test_closing_ends_an_iteration(make_video: VideoMaker) -> None:
 
 @pytest.mark.parametrize("sampling", ["exact", "nearest"])
 def test_a_part_is_what_the_cut_would_be(sampling: str, make_video: VideoMaker) -> None:
-    path = make_video("told.mp4", frames=100, options=GOPS)
+    path = make_video("reported.mp4", frames=100, options=GOPS)
     with open_source(
         path,
         fps=Fraction(2),
@@ -102,14 +102,14 @@ def test_a_part_is_what_the_cut_would_be(sampling: str, make_video: VideoMaker) 
 
 
 def test_an_end_beyond_the_end_is_the_end(make_video: VideoMaker) -> None:
-    path = make_video("told.mp4", frames=100, options=GOPS)
+    path = make_video("reported.mp4", frames=100, options=GOPS)
     with open_source(path, fps=Fraction(1), image_size=32, end_s=99.0) as source:
         assert source.info.duration_s == 4.0
         assert source.num_clips == 4
 
 
 def test_a_start_beyond_the_end_holds_nothing(make_video: VideoMaker) -> None:
-    path = make_video("told.mp4", frames=100, options=GOPS)
+    path = make_video("reported.mp4", frames=100, options=GOPS)
     with pytest.raises(NoFramesError, match=r"lasts 4\.000 s"):
         read(path, start_s=4.0)
 
@@ -128,7 +128,7 @@ def test_a_start_beyond_the_end_holds_nothing(make_video: VideoMaker) -> None:
 )
 def test_parts_that_make_no_sense(part: dict[str, Any], make_video: VideoMaker) -> None:
     with pytest.raises(QueryError, match="expected"):
-        read(make_video("told.mp4", frames=100, options=GOPS), **part)
+        read(make_video("reported.mp4", frames=100, options=GOPS), **part)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_parts_that_make_no_sense(part: dict[str, Any], make_video: VideoMaker) 
 def test_arguments_that_make_no_sense(wrong: dict[str, Any], make_video: VideoMaker) -> None:
     arguments: dict[str, Any] = {"fps": Fraction(1), "image_size": 32, **wrong}
     with pytest.raises(QueryError):
-        open_source(make_video("told.mp4"), **arguments)
+        open_source(make_video("reported.mp4"), **arguments)
 
 
 def test_missing(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_empty(tmp_path: Path) -> None:
     "name", ["notes.txt", "notes.mp4", "page.html", "list.m3u8", "cut.ffconcat"]
 )
 def test_text(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("ffconcat version 1.0\nfile told.mp4\n" * 40)
+    (tmp_path / name).write_text("ffconcat version 1.0\nfile reported.mp4\n" * 40)
     with pytest.raises(NotAVideoError):
         read(tmp_path / name)
 
@@ -189,7 +189,7 @@ def test_sound_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_unreadable(make_video: VideoMaker, tmp_path: Path) -> None:
     path = tmp_path / "locked.mp4"
-    path.write_bytes(make_video("told.mp4").read_bytes())
+    path.write_bytes(make_video("reported.mp4").read_bytes())
     path.chmod(0)
     with pytest.raises(SourceNotFoundError, match="cannot be read"):
         read(path)
@@ -197,7 +197,7 @@ def test_unreadable(make_video: VideoMaker, tmp_path: Path) -> None:
 
 def test_names_that_look_like_protocols(make_video: VideoMaker, tmp_path: Path) -> None:
     path = tmp_path / "http:a%03d.mp4"
-    path.write_bytes(make_video("told.mp4", frames=100, options=GOPS).read_bytes())
+    path.write_bytes(make_video("reported.mp4", frames=100, options=GOPS).read_bytes())
     assert len(read(path)) == 4
 
 

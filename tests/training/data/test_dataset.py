@@ -91,7 +91,7 @@ def test_charades_text_and_moments_without_ratings(tmp_path: Path) -> None:
     for qid in (1, 2, 3):
         write_features(tmp_path / "clip_b32_txt_k4", str(qid), (4, K, CT))
     data = open_data(RECIPES["charades"], tmp_path, "train")
-    # Without a duration in the file, features tell it: 9 clips of 1 s.
+    # Without a duration in the file, the features give it: 9 clips of 1 s.
     assert data.durations_s == (9.0, 9.0, 9.0)
     first, second, third = (data[index] for index in range(3))
     assert first.saliency.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]

@@ -54,7 +54,7 @@ def test_the_truth_is_right(material: list[Material]) -> None:
         assert value == pytest.approx(100)
     assert figures.hd_map == pytest.approx(100)
     assert figures.hd_hit1 == pytest.approx(100)
-    assert figures.told_apart == pytest.approx(100)
+    assert figures.roc_auc == pytest.approx(100)
     assert figures.kept == pytest.approx(100)
     assert set(figures.by_kind.values()) == {100.0}
 

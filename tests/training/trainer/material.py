@@ -22,7 +22,7 @@ OPTIONS = TrainOptions(workers=0, tensorboard=False, accelerator="cpu")
 
 
 class RandomSamples:
-    """Videos of unequal lengths with a moment each; what a sample holds is told by its index.
+    """Videos of unequal lengths with a moment each; the index determines a sample.
 
     With `drawing`, as with data augmentation, the values come from the global generators instead.
     """
@@ -43,7 +43,7 @@ class RandomSamples:
         video = torch.randn(clips, 2, 5, 16, generator=generator)
         if self._drawing:
             video += float(np.random.normal())  # noqa: NPY002
-        # The moment can be told from the frames.
+        # The frames show where the moment is.
         video[relevant] += 2.0
         return Sample(
             video=video.half(),

@@ -105,7 +105,7 @@ class _WithDurations(RandomSamples):
     durations_s = (4.9, 5.0, 60.0)
 
     def __getitem__(self, index: int) -> Sample:
-        raise AssertionError("lengths are told, nothing need be read")
+        raise AssertionError("lengths are reported, nothing need be read")
 
 
 def test_short_videos_are_found_without_reading_where_lengths_are_reported() -> None:

@@ -1,4 +1,4 @@
-"""Runs that are killed or told to end, and runs of several processes."""
+"""Runs that are killed or asked to end, and runs of several processes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class _Signalling(RandomSamples):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
-    out, handler = tmp_path / "told", signal.getsignal(number)
+    out, handler = tmp_path / "reported", signal.getsignal(number)
     # Of samples loaded before training, for their lengths, there are 10; then 4 a step.
     with pytest.raises(TrainingInterruptedError) as caught:
         train(out, _Signalling(number, 10 + 4 + 4 + 1))

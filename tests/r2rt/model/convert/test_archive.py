@@ -325,7 +325,7 @@ def test_a_compressed_storage_is_refused(archive: Path, tmp_path: Path) -> None:
 
 
 def patched(archive: Path, folder: Path, change: Callable[[bytearray, int], None]) -> Path:
-    """A copy of the archive; `change` gets its bytes and where the directory tells of data/0."""
+    """A copy of the archive; `change` gets its bytes and the place of data/0 in the directory."""
     data = bytearray(archive.read_bytes())
     name = next(x for x in zipfile.ZipFile(archive).namelist() if x.endswith("/data/0"))
     change(data, data.rindex(name.encode()) - 46)
