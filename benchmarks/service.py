@@ -1,9 +1,10 @@
 """The service under load: requests a second, latencies, memory; against the command line a request.
 
-    python -m benchmarks.service [--seconds 30] [--clients 64]
+    python -m benchmarks.service [--seconds 30] [--clients 64] [--only NAME ...]
 
-Starts `r2rt serve` over the demo's video and model, with batching and without, and lets clients ask
-one query after another. The last line is JSON.
+Starts `r2rt serve` over the demo's videos and model, and lets clients ask one query after another:
+`alone` without batching and `batched` with it about one encoded video, `library` a search over two.
+`idle` is memory after the model was unloaded. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,10 @@ class Server:
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
         assert found is not None
         return int(found[1]) / 1024
+
+
+# Sends one query, and returns the response.
+Ask = Callable[[httpx2.AsyncClient, str], Awaitable[httpx2.Response]]
 
 
 @contextlib.contextmanager
@@ -91,7 +96,22 @@ def prepare(server: Server) -> str:
         return id_
 
 
-async def load(address: str, video: str, clients: int, seconds: float) -> list[float]:
+def ground(video: str) -> Ask:
+    """Return what asks about an encoded video."""
+
+    def ask(client: httpx2.AsyncClient, query: str) -> Awaitable[httpx2.Response]:
+        body = {"queries": [query], "top_k": 3, "saliency": False}
+        return client.post(f"/api/v1/videos/{video}/ground", json=body)
+
+    return ask
+
+
+def search(client: httpx2.AsyncClient, query: str) -> Awaitable[httpx2.Response]:
+    """Search the library."""
+    return client.get("/api/v1/search", params={"q": query, "top": 3})
+
+
+async def load(address: str, send: Ask, clients: int, seconds: float) -> list[float]:
     """Ask from many clients, and return the seconds of each request; none may fail."""
     took: list[float] = []
     limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -101,8 +121,7 @@ async def load(address: str, video: str, clients: int, seconds: float) -> list[f
         async def ask(number: int) -> None:
             while (began := time.perf_counter()) < end:
                 query = f"{QUERIES[number % len(QUERIES)]} {len(took) % 50}"
-                body = {"queries": [query], "top_k": 3, "saliency": False}
-                response = await client.post(f"/api/v1/videos/{video}/ground", json=body)
+                response = await send(client, query)
                 assert response.status_code == 200, response.text
                 took.append(time.perf_counter() - began)
                 number += 1
@@ -111,10 +130,9 @@ async def load(address: str, video: str, clients: int, seconds: float) -> list[f
     return took
 
 
-def command_line_s() -> float:
-    """Return the median seconds of `r2rt ground` on the encoded video."""
-    command = [sys.executable, "-m", "r2rt", "ground", str(VIDEO), "a panda", "--quiet", "--json"]
-    command += ["--model", "demo", "--device", "cpu"]
+def command_line_s(*arguments: str) -> float:
+    """Return the median seconds of a command of r2rt."""
+    command = [sys.executable, "-m", "r2rt", *arguments, "--quiet", "--json", "--device", "cpu"]
     took = []
     for _ in range(_CLI_RUNS):
         began = time.perf_counter()
@@ -123,14 +141,17 @@ def command_line_s() -> float:
     return statistics.median(took)
 
 
-def measured(clients: int, seconds: float, *options: str) -> dict[str, float]:
-    """Return the figures of one service under load."""
+def measured(clients: int, seconds: float, *options: str, send: Ask | None) -> dict[str, float]:
+    """Return the figures of one service under load.
+
+    Without `send`, clients ask about the demo's video.
+    """
     with served(*options) as server:
         idle_mb = server.resident_mb
-        video = prepare(server)
-        asyncio.run(load(server.address, video, clients, min(3.0, seconds)))
+        send = send or ground(prepare(server))
+        asyncio.run(load(server.address, send, clients, min(3.0, seconds)))
         before_mb = server.memory_mb
-        took = sorted(asyncio.run(load(server.address, video, clients, seconds)))
+        took = sorted(asyncio.run(load(server.address, send, clients, seconds)))
         return {
             "start_s": round(server.started_s, 2),
             "fresh_resident_mb": round(idle_mb, 1),
@@ -141,6 +162,17 @@ def measured(clients: int, seconds: float, *options: str) -> dict[str, float]:
             "memory_before_mb": round(before_mb, 1),
             "memory_after_mb": round(server.memory_mb, 1),
         }
+
+
+def searched(clients: int, seconds: float) -> dict[str, float]:
+    """Return the figures of a service of a library of the demo's videos."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = str(Path(folder) / "library")
+        command = [sys.executable, "-m", "r2rt", "index", library, str(VIDEO.parent)]
+        subprocess.run([*command, "--model", "demo", "--device", "cpu", "--quiet"], check=True)
+        figures = measured(clients, seconds, library, send=search)
+        cli_s = command_line_s("search", library, "a panda")
+        return figures | {"command_line_s": round(cli_s, 3)}
 
 
 def idle_mb(unload_s: float = 1.0) -> tuple[float, float]:
@@ -157,14 +189,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--clients", type=int, default=64)
+    names = ("alone", "batched", "library", "idle")
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     arguments = parser.parse_args()
-    cli_s = command_line_s()
-    results: dict[str, object] = {"command_line_s": round(cli_s, 3), "load": os.getloadavg()[0]}
-    for name, most in (("alone", "1"), ("batched", "64")):
-        figures = measured(arguments.clients, arguments.seconds, "--batch", most)
-        results[name] = figures
-        print(name, figures, flush=True)
-    results["loaded_mb"], results["unloaded_mb"] = idle_mb()
+    results: dict[str, object] = {"load": os.getloadavg()[0]}
+    for name in arguments.only:
+        if name == "idle":
+            results["loaded_mb"], results["unloaded_mb"] = idle_mb()
+        elif name == "library":
+            results[name] = searched(arguments.clients, arguments.seconds)
+        else:
+            most = "1" if name == "alone" else "64"
+            figures = measured(arguments.clients, arguments.seconds, "--batch", most, send=None)
+            cli_s = command_line_s("ground", str(VIDEO), "a panda", "--model", "demo")
+            results[name] = figures | {"command_line_s": round(cli_s, 3)}
+        print(name, results.get(name), flush=True)
     print(json.dumps(results))
 
 
