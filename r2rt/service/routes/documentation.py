@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
-__all__ = ["router"]
+__all__ = ["describe_problems", "router"]
 
 router = APIRouter(tags=["operation"])
 
@@ -28,6 +28,17 @@ def documentation(request: Request) -> HTMLResponse:
         "<h1>r2rt: the interface</h1><p><a href=/openapi.json>OpenAPI document</a></p>"
         + "".join(sections)
     )
+
+
+def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """Give problem documents their own type, which FastAPI documents as `application/json`."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for response in operation["responses"].values():
+                content = response.get("content", {})
+                if "application/problem+json" in content:
+                    content["application/problem+json"] = content.pop("application/json")
+    return document
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx2
 import pytest
 
@@ -93,3 +94,23 @@ def served(settings: Settings) -> Run:
         return asyncio.run(main())
 
     return run
+
+
+@pytest.fixture
+def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo's video as a file that grows no more, which is read as fast as it can be."""
+    from r2rt.live import SourceOptions
+
+    def options(**_: Any) -> SourceOptions:
+        return SourceOptions(follow=True, timeout_s=0.5, no_drop=True)
+
+    monkeypatch.setattr("r2rt.live.SourceOptions", options)
+    path = tmp_path / "emoji.ts"
+    with av.open(str(DEMO_FOLDER / "emoji.mp4")) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    return path

@@ -12,15 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 
 from r2rt.live import Webhook
 from r2rt.service.outbound import PublicTransport
 from r2rt.service.settings import Settings
-from tests.r2rt.service.conftest import API, DEMO_FOLDER, Run, Served, serving
-
-EMOJI = DEMO_FOLDER / "emoji.mp4"
+from tests.r2rt.service.conftest import API, Run, Served, serving
 
 
 @pytest.fixture
@@ -42,26 +39,6 @@ def posted() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/hook", found
         server.shutdown()
-
-
-@pytest.fixture
-def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The demo's video as a file that grows no more, which is read as fast as it can be."""
-    from r2rt.live import SourceOptions
-
-    def options(**_: Any) -> SourceOptions:
-        return SourceOptions(follow=True, timeout_s=0.5, no_drop=True)
-
-    monkeypatch.setattr("r2rt.live.SourceOptions", options)
-    path = tmp_path / "emoji.ts"
-    with av.open(str(EMOJI)) as source, av.open(str(path), "w") as out:
-        stream = source.streams.video[0]
-        copy = out.add_stream_from_template(stream)
-        for packet in source.demux(stream):
-            if packet.size:
-                packet.stream = copy
-                out.mux(packet)
-    return path
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import sys
@@ -20,8 +21,10 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
 from r2rt.service.mcp.server import mcp_server
+from r2rt.service.settings import Settings
 from tests.conftest import CHECKOUT
 from tests.r2rt.service.conftest import Served, serving
+from tests.r2rt.service.live_server import live_server
 
 T = TypeVar("T")
 EMOJI = CHECKOUT / "demo" / "emoji.mp4"
@@ -29,12 +32,12 @@ PANDA_S = (53.3, 63.1)  # by the generator of the video, demo/emoji.json
 
 
 @pytest.fixture
-def asked(settings: Any, tmp_path: Path) -> Callable[[Callable[[Client, Served], Awaitable[T]]], T]:
+def asked(settings: Settings, tmp_path: Path) -> Callable[..., Any]:
     """Run a coroutine function with a client of the tools; its result is returned."""
 
-    def run(test: Callable[[Client, Served], Awaitable[T]]) -> T:
+    def run(test: Callable[[Client, Served], Awaitable[T]], changed: Settings = settings) -> T:
         async def main() -> T:
-            async with serving(settings) as served:
+            async with serving(changed) as served:
                 server = mcp_server(served.client._transport.app, tmp_path)  # type: ignore[attr-defined]
                 async with Client(server) as client:
                     return await test(client, served)
@@ -171,6 +174,49 @@ def test_errors_say_what_to_do(asked: Any) -> None:
             await client.read_resource(f"r2rt://videos/{'0' * 16}")
 
     asked(test)
+
+
+def test_live_video_is_watched_to_its_end(asked: Any, settings: Settings, recording: Path) -> None:
+    async def test(client: Client, served: Served) -> None:
+        seen: list[str] = []
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            seen.append(message or "")
+
+        options = {"source": str(recording), "queries": ["a panda"], "seconds": 120}
+        result = await client.call_tool("watch", options, progress_callback=note)
+        watched = result.structured_content
+        assert watched is not None, result.content
+        assert (watched["source"], watched["ended"]) == ("emoji.ts", True)
+        opened = [event for event in watched["events"] if event["event"] == "opened"]
+        assert any(48 <= event["start_s"] <= 60 for event in opened)  # where the panda is
+        assert "opened: a panda" in seen
+        assert (await served.get("/watches")).json() == []  # it left nothing behind
+        outside = await client.call_tool("watch", options | {"source": "/etc/passwd"})
+        assert "may be added from" in line(outside)
+
+    served_roots = dataclasses.replace(settings, roots=(recording.parent,))
+    asked(test, served_roots)
+
+
+@pytest.mark.slow  # a process that loads everything
+def test_over_http(tmp_path: Path) -> None:
+    async def ask(address: str) -> Any:
+        async with Client(f"{address}mcp") as client:
+            assert len((await client.list_tools()).tools) == 8
+            await client.call_tool("add_video", {"path": str(EMOJI)})
+            options = {"video": "emoji", "queries": ["a panda"], "keyframes": True}
+            result = await client.call_tool("ground", options)
+            assert isinstance(result.content[1], ImageContent)
+            video = result.structured_content["video"]
+            (content,) = (await client.read_resource(f"r2rt://videos/{video}")).contents
+            assert json.loads(content.text)["name"] == "emoji.mp4"  # type: ignore[union-attr]
+            return result.structured_content
+
+    with live_server(tmp_path / "state") as server:
+        answer = asyncio.run(ask(str(server.client.base_url)))
+    best = answer["answers"][0]["moments"][0]
+    assert PANDA_S[0] < (best["start_s"] + best["end_s"]) / 2 < PANDA_S[1]
 
 
 @pytest.mark.slow  # a process that loads everything
