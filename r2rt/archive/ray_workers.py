@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from r2rt.video import Sampling
 
-__all__ = ["RayOptions", "encode_on_ray"]
+__all__ = ["RayOptions", "encode_on_ray", "start_ray"]
 
 _TRIES = 5  # of a video whose worker dies
 _OBJECT_STORE_BYTES = 96 << 20  # what comes back is small; Ray would take a third of the memory
@@ -118,7 +118,7 @@ def encode_on_ray(
         BackendUnavailableError: Ray did not start, or ended early.
     """
     before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
-    ray = _start(options)
+    ray = start_ray(options.address, options.workers)
     try:
         settings = msgspec.json.encode(tables.settings)
         remote = ray.remote(max_restarts=-1, max_task_retries=_TRIES)(_Worker)
@@ -144,7 +144,17 @@ def encode_on_ray(
             signal.signal(signal.SIGTERM, before)
 
 
-def _start(options: RayOptions) -> Any:
+def start_ray(address: str, cpus: int) -> Any:
+    """Connect to Ray, and return its module.
+
+    Args:
+        address: of a cluster, or `local` to start Ray on this machine.
+        cpus: how many processors a local Ray counts with.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        BackendUnavailableError: Ray did not start.
+    """
     # Before the import, which reads them: no reports to Ray's makers, no chatter on stderr.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -158,11 +168,11 @@ def _start(options: RayOptions) -> Any:
     import ray.exceptions
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if options.address == "local":
+    if address == "local":
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        quiet |= {"num_cpus": options.workers, **local}
+        quiet |= {"num_cpus": cpus, **local}
     try:
-        ray.init(address=options.address, **quiet)
+        ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises bare Exceptions here
         ray.shutdown()
         raise BackendUnavailableError(

@@ -60,6 +60,18 @@ roots_option = click.option(
     help="Jobs at the same time.  [default: one a core, 2 to 8]",
 )
 @click.option(
+    "--ray",
+    metavar="ADDRESS|local",
+    help="Run on Ray Serve, on a cluster or on this machine.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="With --ray: processes that encode, and as many that answer.",
+)
+@click.option(
     "--unload-after",
     "model_idle_s",
     type=click.FloatRange(0),
@@ -120,6 +132,8 @@ def serve(
     allowed_hosts: tuple[str, ...],
     folder: Path | None,
     workers: int,
+    ray: str | None,
+    replicas: int,
     model_idle_s: float,
     batch_most: int,
     private_addresses: bool,
@@ -146,7 +160,8 @@ def serve(
         port=port,
         allowed_hosts=allowed_hosts,
         workers=workers,
-        encoders=max(1, usable_cores() // 2),
+        encoders=max(1, usable_cores() // 2) if ray is None else replicas,
+        answerers=1 if ray is None else replicas,
         model_idle_s=model_idle_s,
         batch_most=batch_most,
         private_addresses=private_addresses,
@@ -155,21 +170,45 @@ def serve(
         results_expiry_s=results_days * 86400,
     )
     require_serve()
+    if ray is not None:
+        _check_tokens(settings)
+        try:
+            from r2rt.service.ray_serve import run as run_on_ray
+        except ImportError as error:
+            raise MissingExtraError(
+                f"--ray needs {error.name}; pip install 'r2rt[ray-serve]'"
+            ) from error
+        run_on_ray(settings, ray, on_ready=functools.partial(note, quiet=quiet))
+        return
     from r2rt.service.app import create_app
     from r2rt.service.logs import start_logging
     from r2rt.service.server import run
 
+    _check_tokens(settings)
     app = create_app(settings)
-    if not is_loopback(host) and not app.state.service.tokens.any():
-        app.state.service.release()
-        raise ServiceStateError(
-            f"{host} is reached from other machines, and there is no token; "
-            "r2rt tokens add NAME makes one"
-        )
     start_logging(log_format, logging.WARNING if quiet else logging.INFO)
     # The service has ended in order when a signal comes out of it.
     with contextlib.suppress(KeyboardInterrupt):
         run(app, on_ready=functools.partial(note, quiet=quiet))
+
+
+def _check_tokens(settings: Settings) -> None:
+    """Raise `ServiceStateError` if strangers could ask."""
+    if is_loopback(settings.host):
+        return
+    from r2rt.service.database import Database
+    from r2rt.service.tokens import Tokens
+
+    database = Database(settings.folder / "service.db")
+    try:
+        if Tokens(database).any():
+            return
+    finally:
+        database.close()
+    raise ServiceStateError(
+        f"{settings.host} is reached from other machines, and there is no token; "
+        "r2rt tokens add NAME makes one"
+    )
 
 
 def require_serve() -> None:

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from r2rt.grounding.prediction import Prediction
 
-__all__ = ["Answerer", "Asked", "Batch", "NotEncodedError"]
-
-
-class NotEncodedError(Exception):
-    """The video is not encoded by this model, so it cannot be answered about at once."""
+__all__ = ["Answerer", "Asked", "Batch"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,10 @@ class Answerer:
     A first query waits `wait_s` for others; while a group is answered, the next one gathers.
 
     Args:
-        ask: answers in a thread; raises `NotEncodedError`.
+        ask: answers in a thread; raises `NotEncodedError` for a video that is not encoded.
         wait_s: how long a first query waits.
         most: distinct queries in a group at most; 1 answers each request alone.
+        together: groups answered at the same time, where several processes answer.
         observe: called with the number of requests of each group.
     """
 
@@ -64,6 +61,7 @@ class Answerer:
         *,
         wait_s: float,
         most: int,
+        together: int = 1,
         observe: Callable[[int], None] | None = None,
     ) -> None:
         self._ask = ask
@@ -72,10 +70,11 @@ class Answerer:
         self._observe = observe
         self._batches: dict[Asked, list[Batch]] = {}
         self._arrived = asyncio.Event()
-        # One thread: the engine uses all cores, and the thread keeps what it computed of the video
-        # that it was asked about last.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="r2rt-answers")
-        self._task: asyncio.Task[None] | None = None
+        # One thread in one process: the engine uses all cores, and the thread keeps what it
+        # computed of the video that it was asked about last.
+        self._threads = ThreadPoolExecutor(together, thread_name_prefix="r2rt-answers")
+        self._together = together
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def waiting(self) -> int:
@@ -84,26 +83,28 @@ class Answerer:
 
     def start(self) -> None:
         """Answer from now on, in the running event loop."""
-        self._task = asyncio.create_task(self._run(), name="r2rt-answers")
+        for number in range(self._together):
+            task = asyncio.create_task(self._run(), name=f"r2rt-answers-{number}")
+            self._tasks.append(task)
 
     async def close(self) -> None:
         """Answer nothing more; requests that wait are cancelled."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for batches in self._batches.values():
             for batch in batches:
                 for _, future in batch.waiting:
                     future.cancel()
         self._batches.clear()
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def ask(self, asked: Asked, queries: Sequence[str]) -> list[Prediction]:
         """Return one prediction a query, with all its moments.
 
         Raises:
             NotEncodedError: the video is not encoded by the model.
-            R2rtError: a query cannot be used, or the model cannot be loaded.
+            R2rtError: see `Computing.answer`.
         """
         future: asyncio.Future[list[Prediction]] = asyncio.get_running_loop().create_future()
         batches = self._batches.setdefault(asked, [])
@@ -139,7 +140,7 @@ class Answerer:
             return
         loop = asyncio.get_running_loop()
         try:
-            answers = await loop.run_in_executor(self._thread, self._ask, asked, batch.queries)
+            answers = await loop.run_in_executor(self._threads, self._ask, asked, batch.queries)
         except Exception as error:
             if len(waiting) == 1:
                 _fail(waiting[0][1], error)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from r2rt.errors import R2rtError
+from r2rt.retry import TransientError
+from r2rt.service.computing import Computing
 from r2rt.service.guard import Guard
 from r2rt.service.mcp.server import http_app, mcp_server, running
 from r2rt.service.problems import ProblemError, problem_response
@@ -40,13 +43,17 @@ _PREFIX = "/api/v1"
 _CODES = {404: "no-such-address", 405: "method-not-allowed", 408: "too-slow", 413: "too-large"}
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, computing: Computing | None = None) -> FastAPI:
     """Return the application; its lifespan opens and closes the service.
+
+    Args:
+        settings: how the service is set up.
+        computing: what computes; this process if None.
 
     Raises:
         ServiceStateError: see `Service`.
     """
-    service = Service(settings)
+    service = Service(settings, computing)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await service.close()
 
-    app = FastAPI(
+    app = _Application(
         title="r2rt",
         version=importlib.metadata.version("r2rt"),
         summary="Finds moments in videos from a sentence.",
@@ -69,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(R2rtError, _runtime_error)
+    app.add_exception_handler(TransientError, _transient)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
@@ -88,6 +96,14 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self.openapi_schema is None:
+            documentation.describe_problems(super().openapi())
+        return super().openapi()
+
+
 def _problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
     return error.response()
@@ -96,6 +112,10 @@ def _problem(_: Request, error: Exception) -> Response:
 def _runtime_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, R2rtError)
     return ProblemError.of(error).response()
+
+
+def _transient(_: Request, error: Exception) -> Response:
+    return problem_response(503, "try-again", str(error), headers={"Retry-After": "5"})
 
 
 def _invalid(_: Request, error: Exception) -> Response:

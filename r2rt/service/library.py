@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r2rt.files import as_text
 from r2rt.service.models import Models
 from r2rt.service.problems import ProblemError
-from r2rt.service.videos import Videos
 
 if TYPE_CHECKING:
     from r2rt.archive.library import Archive
+    from r2rt.archive.result import SearchResult
     from r2rt.grounding.grounder import Grounder
     from r2rt.progress import Update
 
@@ -25,74 +25,39 @@ class Library:
     Args:
         path: its folder or address; None where none is served.
         models: where its model is loaded.
-        videos: where the videos of hits become known, so that they can be played.
     """
 
-    def __init__(self, path: str | None, models: Models, videos: Videos) -> None:
+    def __init__(self, path: str | None, models: Models) -> None:
         self._path = path
         self._models = models
-        self._videos = videos
         self._lock = threading.Lock()
         self._open: tuple[Grounder, Archive] | None = None
 
-    @property
-    def is_served(self) -> bool:
-        """Whether there is one."""
-        return self._path is not None
-
-    def search(self, text: str, *, top: int, where: str | None) -> dict[str, Any]:
-        """Return what `GET /search` answers.
+    def search(self, text: str, top: int, where: str | None) -> SearchResult:
+        """Return the best moments of all videos; see `Archive.search`.
 
         Raises:
             ProblemError: no library is served.
-            QueryError: the filter cannot be used.
-            LibraryError: the library cannot be read.
+            R2rtError: the filter cannot be used, or the library cannot be read.
         """
         with self._models.use(folder=self._model()) as grounder:
-            found = self._archive(grounder).search(text, top=top, where=where)
-        results = []
-        for hit in found:
-            video = self._videos.add_known(Path(hit.path).absolute())
-            time_s = (hit.start_s + hit.end_s) / 2
-            results.append(
-                {
-                    "video": video.id,
-                    "name": video.name,
-                    "start_s": hit.start_s,
-                    "end_s": hit.end_s,
-                    "score": hit.score,
-                    "words": hit.words,
-                    "date": hit.date,
-                    "tags": list(hit.tags),
-                    "duration_s": hit.duration_s,
-                    "thumbnail": f"/api/v1/videos/{video.id}/frame?time_s={time_s:.3f}&height=180",
-                }
-            )
-        return {
-            "query": text,
-            "present": found.present,
-            "presence_score": found.presence_score,
-            "videos": found.videos,
-            "duration_s": found.duration_s,
-            "results": results,
-        }
+            return self._archive(grounder).search(text, top=top, where=where)
 
-    def add(self, path: Path, update: Update) -> dict[str, Any]:
-        """Index a video, and return how it went.
+    def add(self, path: Path, update: Update) -> str | None:
+        """Index a video; return why it cannot be indexed, None if it was.
 
         Raises:
-            ProblemError: no library is served, or the video cannot be indexed.
+            ProblemError: no library is served.
+            R2rtError: see `Archive.add`.
         """
         reasons: list[str] = []
 
         def failed(_: str, reason: str) -> None:
-            reasons.append(reason)
+            reasons.append(as_text(reason))
 
         with self._models.use(folder=self._model()) as grounder:
             self._archive(grounder).add([path], update=update, failed=failed)
-        if reasons:
-            raise ProblemError(422, "not-indexed", as_text(reasons[0]))
-        return {"indexed": True}
+        return reasons[0] if reasons else None
 
     def forget(self) -> None:
         """Drop the encodings in memory, such as when models were unloaded."""

@@ -87,7 +87,7 @@ class _Looked(Collector):
         caches = CounterMetricFamily(
             "r2rt_cache", "What was found in a cache and what was not.", labels=["cache", "outcome"]
         )
-        for name, cache in (("encodings", service.encodings), ("media", service.media)):
+        for name, cache in (("encodings", service.computing.encodings), ("media", service.media)):
             caches.add_metric([name, "hit"], cache.hits)
             caches.add_metric([name, "miss"], cache.misses)
         yield caches

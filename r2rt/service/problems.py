@@ -47,10 +47,14 @@ class ProblemError(Exception):
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(status, code, detail)  # so that it can be pickled
         self.status, self.code, self.detail = status, code, detail
         self.headers = dict(headers or {})
         self.more = more
+
+    def __str__(self) -> str:
+        """Return the detail."""
+        return self.detail
 
     @classmethod
     def of(cls, error: errors.R2rtError) -> ProblemError:

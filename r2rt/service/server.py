@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from r2rt.service.connections import timely
 from r2rt.service.service import Service
 
 __all__ = ["run"]
@@ -52,6 +54,7 @@ def run(app: FastAPI, *, on_ready: Callable[[str], object]) -> None:
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
+        http=timely(AutoHTTPProtocol, service.settings.header_timeout_s),
         host=service.settings.host,
         port=service.settings.port,
         log_config=None,

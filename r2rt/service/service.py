@@ -16,18 +16,17 @@ import filelock
 from r2rt.errors import ServiceStateError
 from r2rt.files import remove_orphans
 from r2rt.service.annotations import Annotations
-from r2rt.service.answers import Answerer, Asked, NotEncodedError
+from r2rt.service.answers import Answerer, Asked
+from r2rt.service.computing import Computing
 from r2rt.service.database import Database
-from r2rt.service.encodings import Encodings
 from r2rt.service.guard import Limiter
 from r2rt.service.hub import Hub
 from r2rt.service.jobs.runner import Progress, Runner
 from r2rt.service.jobs.store import Job, JobKind, JobStore
 from r2rt.service.jobs.work import do_job
-from r2rt.service.library import Library
 from r2rt.service.media import Media
 from r2rt.service.metrics import Metrics
-from r2rt.service.models import Models, give_back_memory
+from r2rt.service.models import give_back_memory
 from r2rt.service.settings import Settings, is_loopback, usable_cores
 from r2rt.service.tokens import Tokens
 from r2rt.service.uploads import Uploads
@@ -46,11 +45,15 @@ _TIDY_S = 10.0
 class Service:
     """Everything that requests share.
 
+    Args:
+        settings: how it is set up.
+        computing: what computes, see `Computing`; this process if None.
+
     Raises:
         ServiceStateError: the folder cannot be used, or another service uses it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, computing: Computing | None = None) -> None:
         self.settings = settings
         folder = settings.folder
         try:
@@ -62,7 +65,7 @@ class Service:
             ) from error
         self._lock = filelock.FileLock(folder / ".lock")
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=settings.lock_wait_s)
         except filelock.Timeout:
             raise ServiceStateError(
                 f"{folder}: another r2rt serve uses it; stop that one or give another --state"
@@ -74,12 +77,9 @@ class Service:
         self.metrics = Metrics(self)
         roots = [root.resolve() for root in settings.roots]
         self.videos = Videos(self.database, folder / "videos", roots)
-        self.models = Models(
-            settings.model, settings.device, settings.model_idle_s, precision=settings.precision
-        )
-        self.encodings = Encodings(settings.encoders)
+        self.computing = computing or Computing(settings)
+        self.models = self.computing.models
         self.media = Media(folder / "media", usable_cores())
-        self.library = Library(settings.library, self.models, self.videos)
         self.annotations = Annotations(self.database)
         self.watches = Watches(self.database, self.hub, self.models, self.videos, settings)
         self.tokens = Tokens(self.database)
@@ -96,11 +96,11 @@ class Service:
             self._answer,
             wait_s=settings.batch_wait_s,
             most=settings.batch_most,
+            together=self.computing.answering,
             observe=self.metrics.batch,
         )
         self._tries = Limiter(rate=1 / 60, burst=10)
         self._tidying: asyncio.Task[None] | None = None
-        self._answers = False
 
     async def open(self) -> None:
         """Begin to work, in the running event loop."""
@@ -120,8 +120,7 @@ class Service:
         await asyncio.to_thread(self.runner.close)
         await self.answerer.close()
         self.media.close()
-        self.encodings.close()
-        self.models.close()
+        self.computing.close()
         self.release()
 
     def release(self) -> None:
@@ -187,23 +186,8 @@ class Service:
 
         return self.videos.add_url(*checked_url(url))
 
-    def check(self) -> None:
-        """Answer a query about a made-up video, unless that worked before.
-
-        Raises:
-            R2rtError: there is no usable model.
-        """
-        if not self._answers:
-            with self.models.use() as grounder:
-                grounder.warm_up()
-            self._answers = True
-
     def _answer(self, asked: Asked, queries: Sequence[str]) -> list[Prediction]:
-        with self.models.use(asked.model) as grounder:
-            encoded = self.encodings.find(asked.path, grounder.bundle.fingerprint)
-            if encoded is None:
-                raise NotEncodedError
-            predictions = grounder.ground(encoded, list(queries))
+        predictions = self.computing.answer(asked.path, asked.model, queries)
         self.metrics.stage("text", predictions[0].timings.text_s)
         self.metrics.stage("ground", predictions[0].timings.ground_s)
         return predictions
@@ -222,9 +206,7 @@ class Service:
                 await asyncio.to_thread(self._tidy_once)
 
     def _tidy_once(self) -> None:
-        if self.models.unload_idle():
-            self.encodings.close()
-            self.library.forget()
+        if self.computing.unload_idle():
             give_back_memory()
         for id_ in self.jobs.expire(time.time() - self.settings.results_expiry_s):
             _remove(self.results / id_)

@@ -27,18 +27,19 @@ class Settings:
         model: name or folder of the model that answers; None takes the default one.
         device: what it runs on.
         precision: which form of it.
-        precision: which form of a model runs.
         host: address to listen at.
         port: port to listen at; 0 takes a free one.
         allowed_hosts: further names that a request's `Host` may have.
         workers: jobs that run at the same time.
-        encoders: videos that are encoded at the same time.
+        encoders: videos that are encoded at the same time; on Ray, processes that encode.
+        answerers: processes that answer, on Ray.
         model_idle_s: a model that was not used for so long is unloaded.
         batch_wait_s: how long a first query waits for others to be answered with.
         batch_most: queries answered in one call at most; 1 answers each alone.
         rate: requests a second of one client, on average; 0 for no limit.
         burst: requests of one client at once.
         max_body_bytes: size of a request's body at most, uploads excepted.
+        header_timeout_s: how long the headers of a request may take.
         body_timeout_s: how long a request's body may pause.
         max_upload_bytes: size of an uploaded or fetched video at most.
         upload_expiry_s: how long an unfinished upload is kept.
@@ -48,6 +49,7 @@ class Settings:
         max_attempts: how often a job that ends with the process is begun.
         max_waiting: jobs that may wait at most.
         max_watches: live sources watched at the same time.
+        lock_wait_s: how long to wait for a service that still uses the folder.
         private_addresses: whether videos are fetched from private networks, and webhooks go there.
     """
 
@@ -62,12 +64,14 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     workers: int = 2
     encoders: int = 1
+    answerers: int = 1
     model_idle_s: float = 300.0
     batch_wait_s: float = 0.003
     batch_most: int = 64
     rate: float = 100.0
     burst: int = 400
     max_body_bytes: int = 1 << 20
+    header_timeout_s: float = 15.0
     body_timeout_s: float = 30.0
     max_upload_bytes: int = 20 << 30
     upload_expiry_s: float = _DAY_S
@@ -77,6 +81,7 @@ class Settings:
     max_attempts: int = 3
     max_waiting: int = 10_000
     max_watches: int = 8
+    lock_wait_s: float = 0.0
     private_addresses: bool = False
 
 

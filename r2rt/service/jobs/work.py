@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from r2rt.errors import R2rtError
 from r2rt.files import as_text, temporary_beside
 from r2rt.portable import replace
+from r2rt.retry import TransientError
+from r2rt.service.computing import NotEncodedError
 from r2rt.service.exports import as_predictions, export
 from r2rt.service.jobs.runner import Progress
 from r2rt.service.jobs.store import Job
@@ -16,8 +18,8 @@ from r2rt.service.problems import ProblemError
 from r2rt.service.videos import Video
 
 if TYPE_CHECKING:
-    from r2rt.grounding.encoded import EncodedVideo
-    from r2rt.grounding.grounder import Grounder
+    from r2rt.grounding.prediction import Prediction
+    from r2rt.progress import Update
     from r2rt.selection.highlights import HighlightLength
     from r2rt.service.service import Service
 
@@ -31,7 +33,10 @@ def do_job(service: Service, job: Job, progress: Progress) -> Any:
         R2rtError, ProblemError: it cannot be done.
         TransientError: it may work the next time.
     """
-    return _KINDS[job.kind](service, job, progress)
+    try:
+        return _KINDS[job.kind](service, job, progress)
+    except NotEncodedError:
+        raise TransientError("the cache made room for others; encode it again") from None
 
 
 def as_document(
@@ -67,8 +72,7 @@ def _encode(service: Service, job: Job, progress: Progress) -> Any:
             service.fetch(video, progress)
         if not video.facts:
             video = service.videos.looked_at(video)
-        with service.models.use(job.request.get("model")) as grounder:
-            encoded = service.encodings.encode(grounder, video.path, progress)
+        clips, duration_s = service.computing.encode(video.path, job.request.get("model"), progress)
     except R2rtError as error:
         _set_state(service, job, video, "failed", as_text(str(error)))
         raise
@@ -79,7 +83,7 @@ def _encode(service: Service, job: Job, progress: Progress) -> Any:
         _set_state(service, job, video, "new")
         raise
     _set_state(service, job, video, "ready")
-    return {"clips": encoded.num_clips, "duration_s": encoded.duration_s}
+    return {"clips": clips, "duration_s": duration_s}
 
 
 def _ground(service: Service, job: Job, progress: Progress) -> Any:
@@ -88,10 +92,8 @@ def _ground(service: Service, job: Job, progress: Progress) -> Any:
     results = []
     for number, video in enumerate(videos):
         part = _Part(progress, number, len(videos))
-        with service.models.use(request.get("model")) as grounder:
-            encoded = _encoded(service, grounder, video, part)
-            predictions = grounder.ground(encoded, request["queries"])
-            model = grounder.bundle.manifest.name
+        asked = _encoded(service, job, video, part)
+        predictions = service.computing.answer(*asked, request["queries"])
         documents = [
             as_document(
                 prediction,
@@ -101,45 +103,33 @@ def _ground(service: Service, job: Job, progress: Progress) -> Any:
             )
             for prediction in predictions
         ]
+        model = predictions[0].model
         results.append({"video": video.id, "model": model, "predictions": documents})
     progress(1, 1)
     return {"videos": results}
 
 
 def _highlights(service: Service, job: Job, progress: Progress) -> Any:
-    from r2rt.selection.highlights import find_highlights
-
     request = job.request
-
-    def choose(grounder: Grounder, encoded: EncodedVideo) -> Any:
-        length: HighlightLength = request.get("length_s") or "auto"
-        return find_highlights(
-            grounder, encoded, request.get("query"), top=request["top"], length_s=length
-        )
-
-    return _selected(service, job, progress, choose)
+    video = service.videos.get(request["video"])
+    asked = *_encoded(service, job, video, progress), request.get("query")
+    length: HighlightLength = request.get("length_s") or "auto"
+    return _selected(video, service.computing.highlights(*asked, request["top"], length))
 
 
 def _summarize(service: Service, job: Job, progress: Progress) -> Any:
-    from r2rt.selection.summary import parse_length, summarize
+    from r2rt.selection.summary import parse_length
 
     request = job.request
     parse_length(request["length"])
-
-    def choose(grounder: Grounder, encoded: EncodedVideo) -> Any:
-        return summarize(grounder, encoded, request.get("query"), length=request["length"])
-
-    return _selected(service, job, progress, choose)
+    video = service.videos.get(request["video"])
+    asked = *_encoded(service, job, video, progress), request.get("query")
+    return _selected(video, service.computing.summarize(*asked, request["length"]))
 
 
-def _selected(service: Service, job: Job, progress: Progress, choose: Any) -> Any:
-    video = service.videos.get(job.request["video"])
-    with service.models.use(job.request.get("model")) as grounder:
-        encoded = _encoded(service, grounder, video, progress)
-        prediction = choose(grounder, encoded)
-        model = grounder.bundle.manifest.name
+def _selected(video: Video, prediction: Prediction) -> dict[str, Any]:
     document = as_document(prediction, top_k=None, threshold=0.0, saliency=True)
-    return {"video": video.id, "model": model, "predictions": [document]}
+    return {"video": video.id, "model": prediction.model, "predictions": [document]}
 
 
 def _clips(service: Service, job: Job, progress: Progress) -> Any:
@@ -184,7 +174,10 @@ def _export(service: Service, job: Job, progress: Progress) -> Any:
 
 def _index(service: Service, job: Job, progress: Progress) -> Any:
     video = service.videos.get(job.request["video"])
-    return {"video": video.id} | service.library.add(video.path, progress)
+    reason = service.computing.index(video.path, progress)
+    if reason is not None:
+        raise ProblemError(422, "not-indexed", reason)
+    return {"video": video.id, "indexed": True}
 
 
 def _files(service: Service, job: Job, write: Any) -> Any:
@@ -211,10 +204,13 @@ def _files(service: Service, job: Job, write: Any) -> Any:
     }
 
 
-def _encoded(service: Service, grounder: Grounder, video: Video, progress: Any) -> EncodedVideo:
+def _encoded(service: Service, job: Job, video: Video, progress: Update) -> tuple[Path, str | None]:
+    """Encode a video if it is not encoded, and return what asks about it."""
     if not video.path.exists() and video.url is not None:
         raise ProblemError(409, "not-fetched", f"{video.name} is not fetched yet; wait for its job")
-    return service.encodings.encode(grounder, video.path, progress)
+    model = job.request.get("model")
+    service.computing.encode(video.path, model, progress)
+    return video.path, model
 
 
 def _set_state(
@@ -232,8 +228,9 @@ class _Part:
     def __init__(self, progress: Progress, number: int, count: int) -> None:
         self._progress, self._number, self._count = progress, number, count
 
-    def __call__(self, done: int, total: int) -> None:
-        self._progress(self._number * total + done, self._count * total)
+    def __call__(self, done: int, total: int | None) -> None:
+        if total:
+            self._progress(self._number * total + done, self._count * total)
 
 
 _KINDS: dict[str, Any] = {

@@ -23,7 +23,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(service: ServiceOf) -> dict[str, str] | Response:
     """Answer a query about a made-up video; 503 where that does not work."""
     try:
-        await asyncio.to_thread(service.check)
+        await asyncio.to_thread(service.computing.check)
     except Exception as error:
         return problem_response(503, "not-ready", f"{type(error).__name__}: {error}")
     return {"status": "ready"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter
 from fastapi import Query as Parameter
@@ -10,6 +11,10 @@ from pydantic import BaseModel
 
 from r2rt.service.routes.common import PROBLEMS, ServiceOf
 from r2rt.service.schemas import Id
+from r2rt.service.service import Service
+
+if TYPE_CHECKING:
+    from r2rt.archive.result import Hit
 
 router = APIRouter(prefix="/search", tags=["search"], responses=PROBLEMS)
 
@@ -53,4 +58,29 @@ def search_library(
     where: Where = None,
 ) -> SearchDocument:
     """Find moments in all videos of the library."""
-    return SearchDocument(**service.library.search(q, top=top, where=where))
+    found = service.computing.search(q, top, where)
+    return SearchDocument(
+        query=q,
+        present=found.present,
+        presence_score=found.presence_score,
+        videos=found.videos,
+        duration_s=found.duration_s,
+        results=[_document(service, hit) for hit in found],
+    )
+
+
+def _document(service: Service, hit: Hit) -> HitDocument:
+    video = service.videos.add_known(Path(hit.path).absolute())
+    time_s = (hit.start_s + hit.end_s) / 2
+    return HitDocument(
+        video=video.id,
+        name=video.name,
+        start_s=hit.start_s,
+        end_s=hit.end_s,
+        score=hit.score,
+        words=hit.words,
+        date=hit.date,
+        tags=list(hit.tags),
+        duration_s=hit.duration_s,
+        thumbnail=f"/api/v1/videos/{video.id}/frame?time_s={time_s:.3f}&height=180",
+    )

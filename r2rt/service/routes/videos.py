@@ -9,7 +9,8 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from starlette.responses import FileResponse
 
-from r2rt.service.answers import Asked, NotEncodedError
+from r2rt.service.answers import Asked
+from r2rt.service.computing import NotEncodedError
 from r2rt.service.containers import media_type, why_not_playable
 from r2rt.service.jobs.work import as_document
 from r2rt.service.media import MOST_FRAMES

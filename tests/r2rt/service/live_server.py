@@ -31,7 +31,9 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(state: Path, *options: str) -> Iterator[LiveServer]:
+def live_server(
+    state: Path, *options: str, starts_within_s: float = _STARTS_WITHIN_S
+) -> Iterator[LiveServer]:
     """Start a service over the demo's folder, and kill it in the end if it still runs."""
     command = [sys.executable, "-m", "r2rt", "serve", "--state", str(state), "--port", "0"]
     command += ["--model", "demo", "--device", "cpu", "--rate", "0", "--log-format", "json"]
@@ -53,7 +55,7 @@ def live_server(state: Path, *options: str) -> Iterator[LiveServer]:
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        assert ready.wait(_STARTS_WITHIN_S), lines
+        assert ready.wait(starts_within_s), lines
         found = re.search(r"http://\S+/", "".join(lines))
         assert found is not None, lines
         with httpx2.Client(base_url=found[0], timeout=60.0) as client:
