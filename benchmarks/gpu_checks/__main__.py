@@ -17,6 +17,7 @@ STEPS = {
     "small": ("kernels", "check_small"),
     "launches": ("launches", "check_launches"),
     "sanitized": ("launches", "run_for_the_sanitizer"),
+    "sanitized-pool": ("kernels", "run_pool_for_the_sanitizer"),
     "compile": ("times", "compile_for_times"),
     "times": ("times", "time_kernels"),
     "training": ("times", "time_pool_in_training"),

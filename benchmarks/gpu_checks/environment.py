@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import shutil
 import subprocess
 from importlib import metadata
@@ -41,6 +42,7 @@ def _gpu() -> dict[str, object]:
         "multiprocessors": found.multi_processor_count,
         "capability": f"{found.major}.{found.minor}",
         "memory_bytes": found.total_memory,
+        "nvdec": bool(ctypes.util.find_library("nvcuvid")),
     }
     if shutil.which("nvidia-smi"):
         query = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_checks.rows import attempt
+from benchmarks.gpu_checks.rows import attempt, put
 from benchmarks.gpu_checks.samples import (
     DTYPES,
     SIZES,
@@ -22,7 +22,13 @@ from benchmarks.gpu_checks.samples import (
     relative_error,
 )
 
-__all__ = ["check_block", "check_pool", "check_small", "stored_tokens"]
+__all__ = [
+    "check_block",
+    "check_pool",
+    "check_small",
+    "run_pool_for_the_sanitizer",
+    "stored_tokens",
+]
 
 # Limits of the error of a whole result, relative to its norm. The types have 24, 11 and 8 bits, and
 # a result has passed through up to 8 kernels.
@@ -136,6 +142,17 @@ def _check_pool(kind: str, shape: tuple[int, int, int, int], gated: bool) -> dic
         for (name, got), (_, expected) in pairs
     ]
     return {"error": max(errors)}
+
+
+def run_pool_for_the_sanitizer() -> None:
+    """Run `frame_pool` and its backward small, each allocation by itself, for compute-sanitizer."""
+    import os
+
+    if not torch.cuda.is_available():
+        put("frame_pool", "skipped", reason="no GPU")
+        return
+    os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"  # read with the first allocation
+    attempt("frame_pool", partial(_check_pool, "bf16", (1, 3, 2, 5), True))
 
 
 def check_small(kind: str) -> None:

@@ -27,6 +27,8 @@ from benchmarks.gpu_checks.samples import (
 __all__ = ["compile_for_times", "replay", "time_kernels", "time_pool_in_training"]
 
 _TOKENS = 16
+# v in fp32 and fp16, stored tokens, and what eager PyTorch makes of them.
+_BYTES_A_CLIP = 2 << 20
 
 
 def compile_for_times(kind: str, clips: str) -> None:
@@ -46,8 +48,11 @@ def time_kernels(kind: str, clips: str) -> None:
         return
     from benchmarks.gpu_checks.environment import ceilings
 
-    measured = ceilings()
     count = int(clips)
+    if torch.cuda.get_device_properties(0).total_memory < count * _BYTES_A_CLIP:
+        put("times", "skipped", reason=f"not enough memory for {clips} clips")
+        return
+    measured = ceilings()
     with torch.inference_mode():
         cases = _cases(kind, count)
         attempt(f"the block and PyTorch's agree, {kind}, {clips} clips", partial(_agree, cases))

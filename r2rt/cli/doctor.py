@@ -51,6 +51,11 @@ _DECODERS = {
     "vp9": ("vp9", "libvpx-vp9"),
     "av1": ("libdav1d", "libaom-av1"),
 }
+# Not yet run on a GPU: nobody knows which of the two is faster there.
+_R2_BLOCK = (
+    "by TensorRT's engine; models built with `to_trt.py --kernels` use compiled kernels instead, "
+    "which were not yet measured on a GPU"
+)
 # Instruction sets that decide how fast ONNX Runtime's kernels and libswscale are.
 _RELEVANT_FLAGS = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
@@ -255,6 +260,8 @@ def _gpu() -> list[Finding]:
             f"compute capability {major.value}.{minor.value}"
         )
         findings.append(Finding(section="gpu", name=f"device {index}", value=value))
+    if count.value:
+        findings.append(Finding(section="gpu", name="R² block", value=_R2_BLOCK))
     return findings
 
 

@@ -66,6 +66,16 @@ def test_every_step_has_a_function(tmp_path: Path) -> None:
         assert f"def {name}(" in (CHECKOUT / f"benchmarks/gpu_checks/{module}.py").read_text()
 
 
+def test_a_session_runs_every_step_within_ten_minutes() -> None:
+    script = (CHECKOUT / "benchmarks" / "gpu_session.sh").read_text()
+    parts = [line.split()[1:] for line in script.splitlines() if line.startswith("part ")]
+    steps = [name for _, _, *names in parts for name in names]
+    assert {x.partition("-")[0] for x in STEPS} == set(steps)
+    assert len(steps) == len(set(steps))
+    assert sum(int(seconds) + 20 for _, seconds, *_ in parts) <= 600
+    assert steps[0] == "environment"  # the ceilings
+
+
 def test_a_step_that_hangs_is_ended_and_reported() -> None:
     began = time.monotonic()
     rows = run_step(Step(arguments=("pool", "fp32"), limit_s=0.3), deadline=later())

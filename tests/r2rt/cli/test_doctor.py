@@ -126,6 +126,8 @@ def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> No
     found = document["gpu"]
     assert found["driver"]["value"] == "for CUDA 12.8"
     assert found["device 0"]["value"] == "A GPU, 80 GiB, compute capability 9.0"
+    assert found["R² block"]["value"].startswith("by TensorRT's engine")
+    assert "not yet measured" in found["R² block"]["value"]
 
 
 def test_no_gpu_is_reported_and_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
