@@ -48,6 +48,12 @@ class Server:
         return (found["RssAnon"] + found.get("RssShmem", 0)) / 1024
 
     @property
+    def cpu_s(self) -> float:
+        """Processor time that the process has taken."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def resident_mb(self) -> float:
         """Memory that the process takes, with pages of libraries and of mapped files."""
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
@@ -150,13 +156,14 @@ def measured(clients: int, seconds: float, *options: str, send: Ask | None) -> d
         idle_mb = server.resident_mb
         send = send or ground(prepare(server))
         asyncio.run(load(server.address, send, clients, min(3.0, seconds)))
-        before_mb = server.memory_mb
+        before_mb, before_s = server.memory_mb, server.cpu_s
         took = sorted(asyncio.run(load(server.address, send, clients, seconds)))
         return {
             "start_s": round(server.started_s, 2),
             "fresh_resident_mb": round(idle_mb, 1),
             "requests": len(took),
             "requests_per_s": round(len(took) / seconds, 1),
+            "cpu_ms": round(1000 * (server.cpu_s - before_s) / len(took), 2),
             "p50_ms": round(1000 * statistics.median(took), 1),
             "p95_ms": round(1000 * took[int(0.95 * len(took))], 1),
             "memory_before_mb": round(before_mb, 1),

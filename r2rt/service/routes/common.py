@@ -20,12 +20,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _service(request: Request) -> Service:
+# Asynchronous, or each request would go through two further threads.
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _owner(request: Request) -> str:
+async def _owner(request: Request) -> str:
     owner: str = getattr(request.state, "owner", "local")
     return owner
 
