@@ -20,6 +20,7 @@ from r2rt.service.logs import request_id
 from r2rt.service.problems import ProblemError
 from r2rt.service.settings import Settings, is_loopback
 from r2rt.service.tokens import SCOPES, Client, Tokens, needed_scope
+from r2rt.service.tracing import ended, request_span
 
 __all__ = ["COOKIE", "Guard", "Limiter"]
 
@@ -123,15 +124,18 @@ class Guard:
             await send(message)
 
         try:
-            try:
-                self._admit(scope, headers)
-            except ProblemError as problem:
-                await problem.response()(scope, receive, send_marked)
-            else:
-                await self._app(scope, self._limited(scope, receive), send_marked)
+            with request_span(scope["method"], scope["path"], headers) as span:
+                try:
+                    try:
+                        self._admit(scope, headers)
+                    except ProblemError as problem:
+                        await problem.response()(scope, receive, send_marked)
+                    else:
+                        await self._app(scope, self._limited(scope, receive), send_marked)
+                finally:
+                    ended(span, scope["method"], _route(scope), status)
         finally:
-            took_s = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", "other")
+            took_s, route = time.perf_counter() - began, _route(scope)
             self._observe(scope["method"], route, status, took_s)
             client = scope.get("state", {}).get("owner")
             _log.info(
@@ -218,6 +222,11 @@ class Guard:
             return message
 
         return limited
+
+
+def _route(scope: Scope) -> str:
+    path: str = getattr(scope.get("route"), "path", "other")
+    return path
 
 
 def _token(headers: Headers) -> str | None:

@@ -29,6 +29,7 @@ from r2rt.service.metrics import Metrics
 from r2rt.service.models import give_back_memory
 from r2rt.service.settings import Settings, is_loopback, usable_cores
 from r2rt.service.tokens import Tokens
+from r2rt.service.tracing import span
 from r2rt.service.uploads import Uploads
 from r2rt.service.videos import Video, Videos
 from r2rt.service.watches import Watches
@@ -187,14 +188,16 @@ class Service:
         return self.videos.add_url(*checked_url(url))
 
     def _answer(self, asked: Asked, queries: Sequence[str]) -> list[Prediction]:
-        predictions = self.computing.answer(asked.path, asked.model, queries)
+        with span("answer", **{"r2rt.queries": len(queries)}):
+            predictions = self.computing.answer(asked.path, asked.model, queries)
         self.metrics.stage("text", predictions[0].timings.text_s)
         self.metrics.stage("ground", predictions[0].timings.ground_s)
         return predictions
 
     def _do_job(self, job: Job, progress: Progress) -> Any:
         began = time.perf_counter()
-        result = do_job(self, job, progress)
+        with span(f"job {job.kind}", **{"r2rt.job": job.id}):
+            result = do_job(self, job, progress)
         self.metrics.stage(job.kind, time.perf_counter() - began)
         return result
 
