@@ -12,7 +12,7 @@ const posters = new Map(); // images by the video's id
 let watched = null; // the video whose job is listened to, and how to stop
 
 const chooser = el("input", { type: "file", multiple: true, accept: MEDIA, class: "hidden", tabindex: "-1", "aria-label": "Choose videos", on: { change: chosen } });
-const where = el("input", { type: "text", id: "where", placeholder: "/videos/talk.mp4 or https://…", autocomplete: "off", spellcheck: "false", required: true });
+const where = el("input", { type: "text", id: "where", placeholder: "/videos/talk.mp4", autocomplete: "off", spellcheck: "false", required: true });
 const list = el("ul", { class: "videos" });
 const sending = el("ul", { class: "uploads" });
 const note = el("p", { class: "quiet", role: "status" });
