@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from r2rt.cli.console import print_table, progress, write_text
+from r2rt.cli.console import note, print_table, progress, write_text
 from r2rt.cli.options import model_options, quiet_option
-from r2rt.cli.session import note, open_model
 from training._command import run
 from training.evaluation.benchmarks import BENCHMARKS, Benchmark, Evaluation
 from training.evaluation.benchmarks import evaluate as evaluate_lines
@@ -164,6 +163,7 @@ def _ask(
     encoded: bool,
     quiet: bool,
 ) -> tuple[str, PredictionFile]:
+    from r2rt.cli.session import open_model
     from training.evaluation.answering import answer, find_sources
 
     for line in annotations.lines:

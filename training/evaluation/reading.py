@@ -143,10 +143,13 @@ def _read(path: Path, kind: type[Line]) -> _File[Line]:
 
 
 def _decode(raw: bytes, kind: type[Line], number: int) -> Line:
-    if kind is Annotation and msgspec.json.decode(raw, type=_Numbered).qid is None:
-        record = msgspec.json.decode(raw, type=dict[str, object])
-        return msgspec.convert(record | {"qid": number}, kind)
-    return msgspec.json.decode(raw, type=kind)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError:
+        if kind is not Annotation or msgspec.json.decode(raw, type=_Numbered).qid is not None:
+            raise
+    record = msgspec.json.decode(raw, type=dict[str, object])
+    return msgspec.convert(record | {"qid": number}, kind)
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -63,22 +63,23 @@ def highlight_metrics(
     saliency = np.full(truth.shape[:2], -np.inf)
     first = np.zeros(len(pairs), dtype=np.int64)
     for row, (prediction, annotation) in enumerate(pairs):
-        if not (given := prediction.pred_saliency_scores):
+        if not prediction.pred_saliency_scores:
             raise EvaluationInputError(f"qid {prediction.qid!r}: no `pred_saliency_scores`")
+        given = np.array(prediction.pred_saliency_scores)
         if not np.isfinite(given).all():
             raise EvaluationInputError(f"qid {prediction.qid!r}: saliency that is not finite")
         length = num_clips(annotation, clip_s)
         saliency[row, :length] = 0.0
         saliency[row, : min(length, len(given))] = given[:length]
-        first[row] = np.argmax(given)
+        first[row] = given.argmax()
+    ranked = _Ranked.of(truth, saliency)
     figures = {}
     inside = first < truth.shape[1]
     top = truth[np.arange(len(pairs)), np.where(inside, first, 0)]  # (N, annotators)
     for name, lowest in _POSITIVE_FROM.items():
         hits = ((top >= lowest) & inside[:, None]).any(axis=1)
         figures[name] = HighlightFigures(
-            mean_average_precision=100
-            * float(_average_precision(truth >= lowest, saliency).mean()),
+            mean_average_precision=100 * float(ranked.average_precision(lowest).mean()),
             hit_at_1=100 * float(hits.mean()),
         )
     return figures
@@ -113,22 +114,39 @@ def _annotated(pairs: Sequence[tuple[Prediction, Annotation]], clip_s: float) ->
     return truth
 
 
-def _average_precision(positive: NDArray[np.bool_], saliency: Floats) -> Floats:
-    """Average precision (N, A) of positives (N, T, A) by saliency (N, T).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ranked:
+    """Clips from the most salient one on.
 
-    Clips of the same saliency are found together. The mean of the interpolated precision is over
-    the saliencies at which recall rises, each counted once however many clips share it.
+    Attributes:
+        truth: annotated scores (N, T, annotators).
+        last: whether a clip is the last one of its saliency, (N, T).
     """
-    order = np.argsort(-saliency, axis=1, kind="stable")
-    ranked = np.take_along_axis(saliency, order, axis=1)
-    found = np.take_along_axis(positive, order[..., None], axis=1).cumsum(axis=1)
-    last = np.ones(ranked.shape, dtype=bool)
-    last[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
-    found_there = np.where(last[..., None], found, 0)
-    before = np.zeros_like(found_there)
-    before[:, 1:] = np.maximum.accumulate(found_there, axis=1)[:, :-1]
-    precision = found_there / np.arange(1, ranked.shape[1] + 1)[:, None]
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    rises = found_there > before
-    mean: Floats = np.where(rises, envelope, 0.0).sum(axis=1) / np.maximum(rises.sum(axis=1), 1)
-    return mean
+
+    truth: Floats
+    last: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, truth: Floats, saliency: Floats) -> _Ranked:
+        """Rank clips of annotated scores (N, T, annotators) by saliency (N, T)."""
+        order = np.argsort(-saliency, axis=1, kind="stable")
+        ranked = np.take_along_axis(saliency, order, axis=1)
+        last = np.ones(ranked.shape, dtype=bool)
+        last[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
+        return cls(truth=np.take_along_axis(truth, order[..., None], axis=1), last=last)
+
+    def average_precision(self, lowest: int) -> Floats:
+        """Average precision (N, annotators) where clips from this annotated score on are positive.
+
+        Clips of the same saliency are found together. The mean of the interpolated precision is
+        over the saliencies at which recall rises, each counted once however many clips share it.
+        """
+        found = (self.truth >= lowest).cumsum(axis=1)
+        found_there = np.where(self.last[..., None], found, 0)
+        before = np.zeros_like(found_there)
+        before[:, 1:] = np.maximum.accumulate(found_there, axis=1)[:, :-1]
+        precision = found_there / np.arange(1, found.shape[1] + 1)[:, None]
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        rises = found_there > before
+        mean: Floats = np.where(rises, envelope, 0.0).sum(axis=1) / np.maximum(rises.sum(axis=1), 1)
+        return mean
