@@ -54,9 +54,10 @@ def random_model() -> R2Tuning:
         )
     )
     with torch.no_grad():
-        # Gates, scales and strides' factors start at constants that would hide a mistake.
-        for parameter in (model.adapter.gate, model.adapter.scale, model.coef):
-            parameter.add_(torch.rand_like(parameter) - 0.5)
+        # Gates, scales, biases and norms start at constants that would hide a mistake.
+        for parameter in model.parameters():
+            if bool((parameter == parameter.flatten()[0]).all()):
+                parameter.add_(torch.rand_like(parameter) - 0.5)
     return model.eval()
 
 
