@@ -17,6 +17,8 @@ PUBLISHED = dataclasses.replace(DIMS, patches=50, width=256, layers=4)
 
 def compiling(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    # What Triton has compiled is compiled once for all processes and runs.
+    variables["R2RT_CACHE"] = str(CHECKOUT / "build" / "cache")
     return subprocess.run(
         [sys.executable, *command],
         capture_output=True,
