@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 # What is lost at most when the process is killed; a commit takes some 50 ms.
 _BATCH_CLIPS, _BATCH_S = 4096, 10.0
 _BATCH_VIDEOS = 256
+# Commits after which small files are joined and indices extended, in a run that goes on.
+_COMMITS_A_CLEANING = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +233,7 @@ class Writer:
         self._claims: dict[str, contextlib.ExitStack] = {}
         self.deferred: list[File] = []
         self._last_s = time.monotonic()
+        self._commits = 0
         self.report = IndexReport()
 
     def check_quota(self) -> None:
@@ -355,6 +358,9 @@ class Writer:
         for piece in pieces:
             if piece.row["content"] in self._claims:
                 self._claims.pop(piece.row["content"]).close()
+        self._commits += 1
+        if self._commits % _COMMITS_A_CLEANING == 0:
+            update_indices(tables)
         self._last_s = time.monotonic()
 
     def close(self) -> None:
