@@ -20,7 +20,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.harness import Options, Report, common_options
-from benchmarks.process import NOTHING_KEPT, Child, run_child
+from benchmarks.process import Child, run_child
 from benchmarks.results import Row, Value
 from r2rt.archive.library import Archive
 from training.demo.testset import AskedVideo, sample_test_videos
@@ -54,9 +54,9 @@ def main(options: Options, bundle: Path, art: Path, folder: Path, count: int) ->
     videos.mkdir(parents=True)
     for number, video in enumerate(asked[:count]):
         _write(folder, number, video, sprites, videos / f"{number:05d}.mp4")
-    index = ["index", library, videos, "--model", bundle.resolve(), "--quiet"]
+    index: list[str | Path] = ["index", library, videos, "--model", bundle.resolve(), "--quiet"]
     _add(report, "index all", _r2rt(*index), library)
-    _search(report, library, asked[:count])
+    _search(report, library, asked[:count], 1 if options.quick else _QUERIES)
     _write(folder, count, asked[count], sprites, videos / "00000.mp4")
     (videos / "moved").mkdir()
     (videos / "00001.mp4").rename(videos / "moved" / "renamed.mp4")
@@ -82,7 +82,7 @@ def _write(folder: Path, number: int, video: AskedVideo, sprites: Sprites, path:
 
 
 def _r2rt(*arguments: str | Path) -> Child:
-    return run_child([sys.executable, "-m", "r2rt", *arguments], env=NOTHING_KEPT)
+    return run_child([sys.executable, "-m", "r2rt", *arguments])
 
 
 def _add(report: Report, name: str, child: Child, library: Path) -> None:
@@ -102,9 +102,9 @@ def _add(report: Report, name: str, child: Child, library: Path) -> None:
     report.add(Row(group="commands", name=name, values=values))
 
 
-def _search(report: Report, library: Path, asked: list[AskedVideo]) -> None:
-    """Ask ten sentences, each true in few videos, in a process each."""
-    chosen = _queries(asked)
+def _search(report: Report, library: Path, asked: list[AskedVideo], most: int) -> None:
+    """Ask some sentences, each true in few videos, in a process each."""
+    chosen = _queries(asked, most)
     seconds, ranks = [], []
     for query, truth in chosen:
         child = _r2rt(
@@ -124,7 +124,7 @@ def _search(report: Report, library: Path, asked: list[AskedVideo]) -> None:
     report.add(Row(group="searches", name="a process each", values=values))
 
 
-def _queries(asked: list[AskedVideo]) -> list[tuple[Query, set[str]]]:
+def _queries(asked: list[AskedVideo], most: int) -> list[tuple[Query, set[str]]]:
     """Return sentences and the names of all videos that they are true in, few each."""
     found: list[tuple[Query, set[str]]] = []
     for video in asked[3:]:  # the first three are changed, moved and deleted
@@ -136,7 +136,7 @@ def _queries(asked: list[AskedVideo]) -> list[tuple[Query, set[str]]]:
             }
             if len(truth) <= max(3, len(asked) // 100):
                 found.append((query, truth))
-        if len(found) == _QUERIES:
+        if len(found) == most:
             break
     return found
 

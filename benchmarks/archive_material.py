@@ -36,7 +36,7 @@ from training.demo.testset import AskedVideo, sample_test_videos
 from training.world.claims import spans_of
 from training.world.sprites import Sprites
 
-__all__ = ["Corpus", "CorpusQuery", "Plan", "distractors", "encode_corpus"]
+__all__ = ["DISTRACTOR", "Corpus", "CorpusQuery", "Plan", "distractors", "encode_corpus"]
 
 Floats = NDArray[np.float32]
 
@@ -49,6 +49,7 @@ _ASKED_S, _OTHERS_S = (60.0, 180.0), (300.0, 900.0)
 # Asked videos are this share of the hours.
 _ASKED_SHARE = 0.2
 # Distractors: clips of a run, and how much of another row is mixed into its rows.
+DISTRACTOR = "distractor-"
 _RUN_CLIPS = (8, 75)
 _MIXED = 0.1
 _DISTRACTOR_CLIPS = 300
@@ -153,6 +154,17 @@ class Corpus:
                 found.append(CorpusQuery(text=query.text, kind=kind, source=name, spans_s=spans))
         return found
 
+    def absent(self, most: int) -> list[str]:
+        """Return sentences of the kinds of `queries` that are true in no video of the corpus."""
+        every = [describe(name, self._sprites) for name in self.plan.names()]
+        drawn = [query for video in self.asked.values() for query in video.absent]
+        order = np.random.default_rng(_SEED + 1).permutation(len(drawn))
+        found: dict[str, None] = {}
+        for query in (drawn[index] for index in order):
+            if len(found) < most and not any(spans_of(query.claim, x.video.timed) for x in every):
+                found[query.text] = None
+        return list(found)
+
 
 def describe(name: str, sprites: Sprites) -> AskedVideo:
     """Return the description of a video: the same for the same name, in any process."""
@@ -198,21 +210,22 @@ def encode_corpus(
         yield name, encoded.duration_s
 
 
-def distractors(corpus: Corpus, hours: float, *, seed: int = 0) -> Iterator[EncodedVideo]:
+def distractors(corpus: Corpus, hours: float, *, first: int = 0) -> Iterator[EncodedVideo]:
     """Yield compact videos of ten minutes whose rows have the distribution of the others'.
 
     A video is made of runs of consecutive clips, each of another video. Into the embeddings of a
     run one other row is mixed, about the mean and with the variance kept, so that no two runs are
-    the same; tokens are those of the run's clips.
+    the same; tokens are those of the run's clips. The first one has the number `first`; a number
+    is the same video each time.
     """
-    rng = np.random.default_rng([_SEED, seed])
     names = [name for name in corpus.plan.names() if name.startswith("other")]
     videos = [EncodedVideo.load(corpus.path(name)) for name in names]
     rows = np.concatenate([video.embeddings for video in videos if video.embeddings is not None])
     mean = rows.mean(axis=0)
     scale = np.float32(1 / np.hypot(1 - _MIXED, _MIXED))
     fps = float(videos[0].fps)
-    for number in range(round(3600 * fps * hours / _DISTRACTOR_CLIPS)):
+    for number in range(first, first + round(3600 * fps * hours / _DISTRACTOR_CLIPS)):
+        rng = np.random.default_rng([_SEED, number])
         parts: list[CompactTokens] = []
         embeddings: list[Floats] = []
         left = _DISTRACTOR_CLIPS
@@ -230,7 +243,7 @@ def distractors(corpus: Corpus, hours: float, *, seed: int = 0) -> Iterator[Enco
             left -= length
         yield dataclasses.replace(
             videos[0],
-            source=f"distractor-{seed:03d}-{number:06d}",
+            source=f"{DISTRACTOR}{number:07d}",
             start_s=0.0,
             duration_s=_DISTRACTOR_CLIPS / fps,
             embeddings=np.concatenate(embeddings),

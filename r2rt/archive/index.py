@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.archive.indices import update_indices
@@ -20,10 +19,10 @@ from r2rt.archive.piece import (
     failed_piece,
     make_piece,
     new_id,
+    words_of,
     words_table,
 )
 from r2rt.archive.scan import FAILED, MISSING, READY, File, known_videos, scan
-from r2rt.archive.subtitles import lines_of
 from r2rt.archive.tables import Row, Tables, is_remote, quoted, write_lock
 from r2rt.errors import OutputError, R2rtError
 from r2rt.grounding.many import attempt, kind_of
@@ -55,6 +54,8 @@ class IndexOptions:
         tags: words for `--where`, given to every video that is read.
         retry: read videos that failed once more although they have not changed.
         quota_bytes: the most that the library may take on disk.
+        speech: name or folder of faster-whisper's weights, which transcribe videos without
+            subtitles; None transcribes none.
         ray: encode by workers of Ray; None encodes in this process.
     """
 
@@ -63,6 +64,7 @@ class IndexOptions:
     tags: tuple[str, ...] = ()
     retry: bool = False
     quota_bytes: int | None = None
+    speech: str | None = None
     ray: RayOptions | None = None
 
 
@@ -142,6 +144,7 @@ def index(
                 keep=options.keep,
                 sampling=options.sampling,
                 tags=options.tags,
+                speech=options.speech,
             )
 
         way = here if options.ray is None else on_ray
@@ -287,6 +290,7 @@ class Writer:
                 keep=options.keep,
                 sampling=options.sampling,
                 tags=options.tags,
+                speech=options.speech,
                 progress=progress,
             ),
         )
@@ -317,7 +321,7 @@ class Writer:
 
     def replace_words(self, row: Row, file: File) -> None:
         """Read the subtitles of a video again, which have changed."""
-        lines = list(lines_of(Path(file.path)))
+        lines = words_of(file.path, self._options.speech)
         new = {
             **self._whole(row["path"]),
             "words": new_id() if lines else None,

@@ -114,6 +114,7 @@ class Archive:
         sampling: Sampling = "nearest",
         retry: bool = False,
         quota_bytes: int | None = None,
+        speech: str | None = None,
         ray: str | None = None,
         workers: int = 2,
         update: Update | None = None,
@@ -129,18 +130,25 @@ class Archive:
             sampling: how frames are chosen, see `Grounder.encode`.
             retry: read videos that failed once more.
             quota_bytes: the most that the library may take on disk.
+            speech: name or folder of faster-whisper's weights (extra `[speech]`): videos without
+                subtitles are transcribed.
             ray: encode by workers of Ray, on the cluster of that address or `local`, this machine.
             workers: how many.
             update: called with bytes of video done and their total.
             failed: called with the path of a video that cannot be indexed, and the reason.
 
         Raises:
+            MissingExtraError, ModelNotFoundError: speech cannot be transcribed.
             SourceNotFoundError: a folder or glob leads to no video.
             LibraryFullError: the quota is reached; what was indexed before is kept.
             OutputError: the library cannot be written.
             BundleSchemaError: the model gives no embeddings.
             BackendUnavailableError: Ray did not start, or ended early.
         """
+        if speech is not None:
+            from r2rt.archive.speech import load_speech_model
+
+            load_speech_model(speech)  # before any video is read
         several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         grounder = self.grounder
         cluster = None
@@ -155,6 +163,7 @@ class Archive:
             tags=tuple(tags),
             retry=retry,
             quota_bytes=quota_bytes,
+            speech=speech,
             ray=cluster,
         )
         with self._lock:

@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from r2rt.model.contract import ModelDims
     from r2rt.video import Sampling
 
-__all__ = ["Keep", "Piece", "copied_piece", "failed_piece", "make_piece", "new_id", "words_table"]
+__all__ = [
+    "Keep",
+    "Piece",
+    "copied_piece",
+    "failed_piece",
+    "make_piece",
+    "new_id",
+    "words_of",
+    "words_table",
+]
 
 # `tokens` keeps both stages, `vectors` the first alone; windows are then encoded again when asked.
 Keep: TypeAlias = Literal["tokens", "vectors"]
@@ -74,9 +83,12 @@ def make_piece(
     keep: Keep,
     sampling: Sampling,
     tags: Sequence[str],
+    speech: str | None = None,
     progress: Progress | None = None,
 ) -> Piece:
     """Encode a video and return its rows.
+
+    Where it has no subtitles, `speech` transcribes it; see `words_of`.
 
     Raises:
         R2rtError: it cannot be read; see `Grounder.encode`.
@@ -89,7 +101,7 @@ def make_piece(
         )
     entry = new_id()
     vectors = pooled(encoded.embeddings, settings.clips_per_vector)
-    lines = [] if is_remote(file.path) else list(lines_of(Path(file.path)))
+    lines = words_of(file.path, speech)
     row: Row = {
         **_row_of(file, content, tags),
         **_facts(file.path),
@@ -118,11 +130,14 @@ def copied_piece(file: File, known: Row, *, tags: Sequence[str]) -> Piece:
         known: the row of the same content, with all columns.
         tags: given to the file; without any it has those of the other one.
     """
-    lines = list(lines_of(Path(file.path)))
+    lines, words = [], known["words"]
+    if known["words_key"] or file.words_key:  # else its words are inside of it
+        lines = list(lines_of(Path(file.path)))
+        words = new_id() if lines else None
     row = {
         **known,
         **_row_of(file, known["content"], tags or known["tags"] or ()),
-        "words": new_id() if lines else None,
+        "words": words,
         "state": READY,
         "error": None,
     }
@@ -135,6 +150,26 @@ def failed_piece(
     """Return the row of a file that could not be indexed, with the reason."""
     text = str(error)[:_MOST_ERROR_CHARACTERS]
     return Piece(row={**_row_of(file, content, tags), "state": FAILED, "error": text})
+
+
+def words_of(path: str, speech: str | None) -> list[Line]:
+    """Return a video's subtitles, or what is spoken where it has none.
+
+    Args:
+        path: the video.
+        speech: the model that transcribes it; None leaves it without words.
+
+    Raises:
+        MissingExtraError, ModelNotFoundError: see `r2rt.archive.speech`.
+    """
+    if is_remote(path):
+        return []
+    lines = list(lines_of(Path(path)))
+    if not lines and speech is not None and Path(path).is_file():
+        from r2rt.archive.speech import spoken_lines
+
+        lines = list(spoken_lines(Path(path), speech))
+    return lines
 
 
 def words_table(pieces: Sequence[Piece]) -> list[Row]:

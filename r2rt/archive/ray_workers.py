@@ -68,7 +68,13 @@ class _Worker:
         self._settings = msgspec.json.decode(settings, type=Settings)
 
     def work(
-        self, file: File, content: str, keep: Keep, sampling: Sampling, tags: tuple[str, ...]
+        self,
+        file: File,
+        content: str,
+        keep: Keep,
+        sampling: Sampling,
+        tags: tuple[str, ...],
+        speech: str | None,
     ) -> Piece:
         """Return the rows of a video, whose clips and tokens lie in fragments."""
         made = attempt(
@@ -81,6 +87,7 @@ class _Worker:
                 keep=keep,
                 sampling=sampling,
                 tags=tags,
+                speech=speech,
             ),
         )
         if isinstance(made, R2rtError):
@@ -102,6 +109,7 @@ def encode_on_ray(
     keep: Keep,
     sampling: Sampling,
     tags: tuple[str, ...],
+    speech: str | None,
 ) -> Iterator[Piece]:
     """Yield the rows of videos, in the order in which they are done.
 
@@ -112,6 +120,7 @@ def encode_on_ray(
         keep: what to keep of a video.
         sampling: how frames are chosen.
         tags: given to the videos.
+        speech: what transcribes them, see `IndexOptions`.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -128,7 +137,7 @@ def encode_on_ray(
         while True:
             while idle and (job := next(jobs, None)) is not None:
                 worker = idle.pop()
-                busy[worker.work.remote(*job, keep, sampling, tags)] = worker
+                busy[worker.work.remote(*job, keep, sampling, tags, speech)] = worker
             if not busy:
                 return
             (done,), _ = ray.wait(list(busy), num_returns=1)

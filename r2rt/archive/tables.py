@@ -77,7 +77,7 @@ def require_package(name: str, what: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError as error:
-        extra = "ray" if name == "ray" else "archive"
+        extra = {"ray": "ray", "faster_whisper": "speech"}.get(name, "archive")
         raise MissingExtraError(
             f"{what} needs {name}; install it: pip install 'r2rt[{extra}]'"
         ) from error

@@ -62,6 +62,11 @@ _EXAMPLES = """Examples:
 @click.option("--retry", is_flag=True, help="Retry videos that failed before.")
 @click.option("--quota", metavar="SIZE", help="The most that the library may take, e.g. 40G.")
 @click.option(
+    "--speech",
+    metavar="MODEL",
+    help="Transcribe videos without subtitles by faster-whisper; MODEL is a name or folder of it.",
+)
+@click.option(
     "--ray",
     metavar="ADDRESS|local",
     help="Encode by workers of Ray, on a cluster or on this machine.",
@@ -82,6 +87,7 @@ def index(
     tags: tuple[str, ...],
     retry: bool,
     quota: str | None,
+    speech: str | None,
     ray: str | None,
     workers: int,
     watch: bool,
@@ -120,6 +126,7 @@ def index(
                     sampling=sampling,
                     retry=retry,
                     quota_bytes=quota_bytes,
+                    speech=speech,
                     ray=ray,
                     workers=workers,
                     update=update,

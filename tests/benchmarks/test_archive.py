@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.archive_cosine import best_spans
 from benchmarks.archive_material import Corpus, Plan, describe, distractors, encode_corpus
 from r2rt import EncodedVideo, Grounder
 from tests.r2rt.conftest import DEMO_BUNDLE
@@ -89,12 +90,59 @@ def test_the_benchmark_reports_searches_and_baselines(corpus: Corpus, tmp_path: 
     write_toy_sprites(art / "sprites.npz")
     arguments = ["--bundle", str(DEMO_BUNDLE), "--art", str(art), "--corpus", str(corpus.folder)]
     arguments += ["--library", str(tmp_path / "library"), "--hours", str(_HOURS), "--grow", "0.5"]
-    arguments += ["--queries", "3", "--exhaustive", "2", "--out", str(tmp_path), "--no-plot"]
+    arguments += ["--queries", "3", "--quick", "--out", str(tmp_path), "--no-plot"]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    record = json.loads((tmp_path / "archive.json").read_text())
-    rows = {row["name"]: row["values"] for row in record["rows"] if row["group"] == "search"}
-    assert len(rows) == 5
-    assert rows["0.5 h, 20 windows"]["tokens MB"] > rows[f"{_HOURS:g} h, 20 windows"]["tokens MB"]
-    for values in rows.values():
+    record = json.loads((tmp_path / "archive.quick.json").read_text())
+    rows = {(row["group"], row["name"]): row["values"] for row in record["rows"]}
+    small, large = (rows["search", f"{hours:g} h, 20 windows"] for hours in (_HOURS, 0.5))
+    assert large["tokens MB"] > small["tokens MB"]
+    assert small["resident memory MB"] > 0
+    exhaustive = rows[f"windows grounded, {_HOURS:g} h", "every window"]
+    # The corpus has fewer than 100 windows.
+    assert exhaustive["R@10"] == rows[f"windows grounded, {_HOURS:g} h", "100 windows"]["R@10"]
+    ranked = [values for values in rows.values() if "R@1" in values]
+    assert len(ranked) == 2 * 3 + 2 + 3
+    for values in ranked:
         assert 0 <= values["R@1"] <= values["R@5"] <= values["R@10"] <= 100
+
+
+@pytest.mark.slow
+def test_a_folder_of_short_videos_is_brought_up_to_date(tmp_path: Path) -> None:
+    pytest.importorskip("lance", reason="pylance is not installed")
+    from benchmarks.archive_folder import main
+
+    write_toy_sprites(tmp_path / "sprites.npz")
+    arguments = ["--bundle", str(DEMO_BUNDLE), "--art", str(tmp_path), "--videos", "20"]
+    arguments += ["--folder", str(tmp_path / "folder"), "--out", str(tmp_path), "--no-plot"]
+    arguments += ["--quick"]
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    record = json.loads((tmp_path / "archive_folder.quick.json").read_text())
+    rows = {row["name"]: row["values"] for row in record["rows"]}
+    counts = {
+        name: (values["ready"], values["missing"], values["tokens rows"])
+        for name, values in rows.items()
+        if "ready" in values
+    }
+    assert counts == {
+        "index all": (20, 0, 20),
+        # The changed one has new rows beside its old ones, which `compact` removes.
+        "one changed, one moved, one deleted": (19, 1, 21),
+        "nothing changed": (19, 1, 21),
+        "compact": (19, 0, 19),
+    }
+
+
+def test_cosine_alone_ranks_peaks_and_chunks() -> None:
+    rows = np.zeros((40, 2), np.float32)
+    rows[:, 1] = 1
+    rows[10:14] = (1, 0.1)
+    other = np.tile(np.array([[0.3, 1]], np.float32), (20, 1))
+    query = np.array([[1, 0]], np.float32)
+    videos = [("a", other), ("b", rows)]
+    (frames,) = best_spans(videos, query, unit="frames", row_s=2.0, top=5)
+    assert frames == [("b", 20.0, 28.0), ("a", 0.0, 40.0)]
+    (chunks,) = best_spans(videos, query, unit="chunks", row_s=2.0, top=2)
+    # Ten of fifteen rows are others: the mean of a chunk is lower than its peak.
+    assert [name for name, *_ in chunks] == ["a", "a"]
+    assert {chunk[1:] for chunk in chunks} == {(0.0, 30.0), (30.0, 40.0)}
