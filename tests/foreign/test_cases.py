@@ -29,7 +29,7 @@ def test_every_pixel_is_that_of_ffmpeg(name: str, shared: Path) -> None:
     for fps in RATES:
         verdict = judge(shared / name, fps)
         assert verdict.kind == "same", line(verdict)
-        assert any(CASES[name] in text for text in verdict.told or ("",)), line(verdict)
+        assert any(CASES[name] in text for text in verdict.reported or ("",)), line(verdict)
 
 
 @pytest.mark.shared("cases/inputs")

@@ -26,7 +26,7 @@ def figures(r1_50: float) -> Figures:
         hd_map=0.0,
         hd_hit1=0.0,
         by_kind={"object": 50.0},
-        told_apart=50.0,
+        roc_auc=50.0,
         kept=0.0,
     )
 
