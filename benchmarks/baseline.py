@@ -81,7 +81,7 @@ class Baseline:
         self._model = R2Tuning(config).eval()
         self._model.load_state_dict(weights)
         self._towers = load_towers(clip)
-        self._tokenizer = Tokenizer.load(self._bundle.file("tokenizer.json"), dims.context_length)
+        self._tokenizer = Tokenizer.of(self._bundle)
         self._hidden: dict[str, tuple[Tensor, float]] = {}
         self._pictures: dict[str, Tensor] = {}
         self.load_s = time.perf_counter() - began

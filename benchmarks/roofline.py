@@ -228,7 +228,7 @@ def _measure(
 
 
 def _clip_config(bundle: Bundle, workload: Workload) -> Any:
-    from training.clip_config import arch_config
+    from training.clip_arch import arch_config
 
     if workload.clip is not None:
         return load_towers(workload.clip).config

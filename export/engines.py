@@ -41,7 +41,7 @@ from r2rt.model.contract import (
     GraphSpec,
     ModelDims,
 )
-from r2rt.model.manifest import TOKENIZER_NAME, Check
+from r2rt.model.manifest import Check
 
 __all__ = ["UNFUSED", "BuiltEngine", "build_engines", "check_sample", "default_ranges", "lower"]
 
@@ -267,7 +267,7 @@ def check_sample(bundle: Bundle, frames: NDArray[np.uint8] | None = None) -> Sam
 
     if frames is None:
         frames = sample_frames(_FRAMES, bundle.dims.image_size)
-    tokenizer = Tokenizer.load(bundle.file(TOKENIZER_NAME), bundle.dims.context_length)
+    tokenizer = Tokenizer.of(bundle)
     token_ids, query_mask = tokenizer.encode_batch(_SENTENCES)
     return Sample(frames=frames, token_ids=token_ids, query_mask=query_mask)
 

@@ -86,6 +86,7 @@ def export_bundle(
     *,
     clip: str | Path | ClipTowers | None = None,
     clip_arch: str | None = None,
+    tokenizer: str | Path | None = None,
     name: str | None = None,
     recipe: str | Recipe | None = None,
     fps: Fraction | None = None,
@@ -105,6 +106,8 @@ def export_bundle(
         clip: the towers, or what `training.clip.load_clip` takes; by default the CLIP with the
             checkpoint's widths.
         clip_arch: architecture of a file of CLIP weights, if its shapes are ambiguous.
+        tokenizer: the tokenizer.json of a CLIP that has another than OpenAI's; by default it is
+            looked for on disk, else fetched.
         name: the bundle's name; by default the published name, else the file's.
         recipe: see `export.settings.choose_settings`; by default, and where it has the same name,
             what the checkpoint says that it was trained by, with all its changed settings.
@@ -134,6 +137,7 @@ def export_bundle(
         heads=8 if trained is None else trained.model.heads,
         use_tef=settings.use_tef,
         merge_cls_sal=settings.merge_cls_sal,
+        read_layers=None if trained is None else trained.model.read,
     ).requires_grad_(False)
     towers = clip if isinstance(clip, ClipTowers) else _load_clip(clip, clip_arch, model, say)
     known_words = _known_words(towers) if known_words is None else known_words
@@ -142,7 +146,7 @@ def export_bundle(
 
     with staged_folder(destination, force=force) as folder:
         files = _write_graphs(folder, model, towers, say)
-        write_tokenizer(folder / TOKENIZER_NAME)
+        write_tokenizer(folder / TOKENIZER_NAME, towers.config, tokenizer)
         say("comparing with PyTorch")
         verification = _verified(files, model, towers, dims, video)
         manifest = Manifest(
@@ -161,6 +165,7 @@ def export_bundle(
             max_moments=MAX_MOMENTS,
             nms=settings.nms,
             preprocessing=Preprocessing(mean=towers.config.mean, std=towers.config.std),
+            text_cleaning=towers.config.text.cleaning,
             precision="fp32",
             files=list_files(folder),
             provenance=_provenance(checkpoint, weights, settings, towers),

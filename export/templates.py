@@ -89,9 +89,10 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
                 f"the checkpoint reads {what} states {wanted} wide, {towers.name} has {found}; "
                 "name the CLIP that it was trained on with --clip"
             )
-    if config.layers > min(towers.vision_layers, towers.text_layers):
+    depth = -min(config.read)
+    if depth > min(towers.vision_layers, towers.text_layers):
         raise ExportError(
-            f"the checkpoint reads {config.layers} CLIP layers, {towers.name} has "
+            f"the checkpoint reads {depth} CLIP layers, {towers.name} has "
             f"{towers.vision_layers} and {towers.text_layers}; name another --clip"
         )
     return ModelDims(
@@ -99,12 +100,13 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
         patches=towers.patches,
         layers=config.layers,
         width=config.width,
-        context_length=towers.context_length,
+        context_length=towers.query_length,
         strides=config.strides,
         use_tef=config.use_tef,
         has_offsets=config.has_offsets,
         embedding_width=towers.embed_width,
         patch_bias=True,
+        read_layers=config.read_layers,
     )
 
 
@@ -126,7 +128,8 @@ def template_of(graph: str, module: nn.Module, model: R2Tuning, towers: ClipTowe
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
     config, clip = model.config, towers.config
     heads = (config.heads, clip.vision_heads, clip.text_heads)
-    key = repr((graph, dims, heads, config.merge_cls_sal, clip.quick_gelu, clip.patch_size, shapes))
+    kinds = (clip.quick_gelu, clip.patch_size, clip.vision, clip.text, config.read)
+    key = repr((graph, dims, heads, config.merge_cls_sal, kinds, shapes))
     if key not in _templates:
         folder = os.environ.get(TEMPLATES_VARIABLE)
         _templates[key] = (

@@ -58,6 +58,12 @@ class _Rate(click.ParamType[Fraction]):
 )
 @click.option("--clip-arch", metavar="NAME", help="Architecture of a file of CLIP weights.")
 @click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="The tokenizer.json of a CLIP that has another than OpenAI's.  [default: on disk, else "
+    "fetched]",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="The bundle's folder.  [default: NAME in the models folder]",
@@ -81,6 +87,7 @@ def to_onnx(
     checkpoint: Path,
     clip: str | None,
     clip_arch: str | None,
+    tokenizer: Path | None,
     output: Path | None,
     name: str | None,
     recipe: str | None,
@@ -113,6 +120,7 @@ def to_onnx(
                 output,
                 clip=clip,
                 clip_arch=clip_arch,
+                tokenizer=tokenizer,
                 name=name,
                 recipe=recipe,
                 fps=fps,

@@ -1,8 +1,8 @@
-"""Writes CLIP's byte-pair encoding as a `tokenizers` JSON file.
+"""Writes a bundle's tokenizer: CLIP's byte-pair encoding, or the file of another one.
 
-The vocabulary is the one that open_clip ships. The pattern that splits text into words is written
-with explicit ranges of letters and numbers, as the `regex` package of open_clip's tokenizer knows
-them: the regular expressions of `tokenizers` follow another version of Unicode.
+CLIP's vocabulary is the one that open_clip ships. The pattern that splits text into words is
+written with explicit ranges of letters and numbers, as the `regex` package of open_clip's tokenizer
+knows them: the regular expressions of `tokenizers` follow another version of Unicode.
 """
 
 from __future__ import annotations
@@ -10,13 +10,37 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from r2rt.grounding.tokenizer import END_TOKEN, START_TOKEN
+from r2rt.grounding.tokenizer import END_TOKEN, START_TOKEN, Tokenizer
+from training.clip_config import ClipConfig
+from training.clip_tokenizer import tokenizer_json
 
 __all__ = ["write_tokenizer"]
 
 
-def write_tokenizer(path: Path) -> None:
+def write_tokenizer(
+    path: Path, config: ClipConfig | None = None, source: str | Path | None = None
+) -> None:
     """Write `tokenizer.json`, the same bytes each time for the same versions of the libraries.
+
+    Args:
+        path: the file.
+        config: the encoder; None for one that has CLIP's tokenizer.
+        source: the file of another tokenizer; None looks for it on disk, else fetches it.
+
+    Raises:
+        ClipError: the source is no tokenizer of this encoder.
+        r2rt.errors.DownloadError: it could not be fetched.
+    """
+    if config is None or config.text.tokenizer is None:
+        _write_clip_tokenizer(path)
+        return
+    path.write_text(tokenizer_json(config, source), encoding="utf-8")
+    # What the runtime refuses is found out here.
+    Tokenizer.load(path, config.query_length, cleaning=config.text.cleaning)
+
+
+def _write_clip_tokenizer(path: Path) -> None:
+    """Write CLIP's own.
 
     The file lowers case, joins white space and adds the start and end token, so that it is of use
     by itself; `r2rt.grounding.tokenizer` does what a JSON file cannot say.

@@ -104,11 +104,12 @@ class _Checker:
     ) -> None:
         self.run_graph = runner
         self.model, self.clip, self.dims = model, clip, dims
+        self.read = model.config.read
         self.frame_tokens = FrameTokens(model)
         self.frames = {name: torch.from_numpy(x) for name, x in sources.items()}
         # Computed once: the towers are what takes time.
         self.hidden = {
-            name: clip.encode_video(frames, dims.layers) for name, frames in self.frames.items()
+            name: clip.encode_video(frames, self.read) for name, frames in self.frames.items()
         }
         self.random = torch.Generator().manual_seed(_SEED)
 
@@ -126,8 +127,10 @@ class _Checker:
         found = [Comparison(f"video_encoder {x}", TOLERANCES[VIDEO_ENCODER]) for x in parts]
         embedding = Comparison("video_encoder embedding", TOLERANCES[VIDEO_ENCODER])
 
-        def compare(frames: Tensor, hidden: Tensor) -> None:
-            got, want = self._encode(frames), self.frame_tokens(hidden)
+        def compare(frames: Tensor) -> None:
+            # With the last block's states, which the embedding is of.
+            hidden = self.clip.encode_video(frames, (*self.read, -1))
+            got, want = self._encode(frames), self.frame_tokens(hidden[:, :-1])
             for comparison, x, y in zip(
                 found,
                 torch.split(got["tokens"], sizes, -1),
@@ -138,13 +141,13 @@ class _Checker:
             if self.dims.embedding_width is not None:
                 embedding.add(got["embedding"], self.clip.embed_frames(hidden))
 
-        for name, frames in self.frames.items():
-            compare(frames, self.hidden[name])
+        for frames in self.frames.values():
+            compare(frames)
         side = self.dims.image_size
         for batch in _FRAME_BATCHES:
             shape = (batch, side, side, 3)
             frames = torch.randint(0, 256, shape, generator=self.random).to(torch.uint8)
-            compare(frames, self.clip.encode_video(frames, self.dims.layers))
+            compare(frames)
         return found + [embedding] * (self.dims.embedding_width is not None)
 
     def video_finalizer(self) -> list[Comparison]:
@@ -207,7 +210,7 @@ class _Checker:
                     query_mask=mask,
                     **query_inputs(query),
                 )
-                text = self.clip.encode_text(ids, self.dims.layers)
+                text = self.clip.encode_text(ids, self.read, mask.sum(dim=1).long())
                 self._compare_answers(found, got, self.hidden[name], text, mask)
         return list(found.values())
 
@@ -253,10 +256,13 @@ class _Checker:
         return torch.stack(layers, dim=1)
 
     def _encoded_text(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        hidden = self.clip.encode_text(ids, self.dims.layers)
-        found = self._query_tokens(hidden, mask)
+        lengths, most = mask.sum(dim=1).long(), self.clip.config.context_length
+        # At full length, as the embedding may be of the last position.
+        padded = torch.nn.functional.pad(ids, (0, most - ids.shape[1]))
+        hidden = self.clip.encode_text(padded, (*self.read, -1), lengths)
+        found = self._query_tokens(hidden[:, :-1, : ids.shape[1]], mask)
         if self.dims.embedding_width is not None:
-            found["embedding"] = self.clip.embed_texts(hidden, mask.sum(dim=1).long())
+            found["embedding"] = self.clip.embed_texts(hidden, lengths)
         return found
 
     def _query_tokens(self, text: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -91,6 +91,7 @@ def build_model(
     dropout: float = 0.5,
     drop_path: float = 0.1,
     padding: Padding = Padding.EXACT,
+    read_layers: tuple[int, ...] | None = None,
 ) -> R2Tuning:
     """Build the model that a checkpoint was made from, with its weights, in evaluation mode.
 
@@ -102,6 +103,7 @@ def build_model(
         dropout: for further training.
         drop_path: for further training.
         padding: for further training.
+        read_layers: see `R2Config.from_state_dict`.
 
     Raises:
         SourceNotFoundError: the file does not exist or cannot be read.
@@ -118,6 +120,7 @@ def build_model(
             dropout=dropout,
             drop_path=drop_path,
             padding=padding,
+            read_layers=read_layers,
         )
     except KeyError as error:
         raise CheckpointError(

@@ -1,12 +1,7 @@
-"""The frozen CLIP towers whose hidden states the R² block reads.
+"""Loads the frozen towers of an image-text encoder, `training.clip_towers`.
 
-Both towers are pre-LN transformers (Radford et al., "Learning Transferable Visual Models From
-Natural Language Supervision", 2021). The modules here are written for export: attention is one
-`scaled_dot_product_attention` on (B, heads, tokens, head_dim) between plain `Linear` layers. Their
-weights come from open_clip or OpenAI state dicts, matched by name and shape, all of them or none.
-
-The projections to CLIP's embedding (ln_post and proj, ln_final and text_projection) are kept where
-the weights have them; the logit scale is not.
+Their weights come from open_clip or OpenAI state dicts, matched by name and shape, all of them or
+none.
 """
 
 from __future__ import annotations
@@ -20,18 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from training.clip_config import (
-    DEFAULT_ARCH,
-    OPENAI_MEAN,
-    OPENAI_STD,
-    ClipConfig,
-    ClipError,
-    arch_config,
-    infer_config,
-)
+from training.clip_arch import arch_config, infer_config
+from training.clip_config import DEFAULT_ARCH, OPENAI_MEAN, OPENAI_STD, ClipConfig, ClipError
+from training.clip_names import PROJECTIONS, openai_name, openai_tensors
+from training.clip_towers import Block, ClipTowers, TextTower, VisionTower
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +29,12 @@ __all__ = [
     "DEFAULT_ARCH",
     "OPENAI_MEAN",
     "OPENAI_STD",
+    "Block",
     "ClipConfig",
     "ClipError",
     "ClipTowers",
+    "TextTower",
+    "VisionTower",
     "arch_config",
     "infer_config",
     "load_clip",
@@ -60,204 +52,6 @@ _NOT_READ = re.compile(
     r"visual\.(ln_post\.(weight|bias)|proj|input_resolution)|ln_final\.(weight|bias)|text_projection"
     r"|logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size"
 )
-_PROJECTIONS = {
-    "vision_projection.norm.": "visual.ln_post.",
-    "vision_projection.weight": "visual.proj",
-    "text_projection.norm.": "ln_final.",
-    "text_projection.weight": "text_projection",
-}
-
-
-class ClipTowers(nn.Module):
-    """The vision and the text tower: frozen, in eval mode, fp32."""
-
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.vision = VisionTower(config)
-        self.text = TextTower(config)
-        if config.embed_width is not None:
-            self.vision_projection = Projection(config.vision_width, config.embed_width)
-            self.text_projection = Projection(config.text_width, config.embed_width)
-        self.requires_grad_(False)
-        self.eval()
-
-    def encode_video(self, frames: Tensor, layers: int) -> Tensor:
-        """Return what the last blocks of the vision tower put out, without ln_post.
-
-        Args:
-            frames: (B, S, S, 3) RGB; uint8 is normalised here, float is taken as normalised.
-            layers: number K of last blocks whose outputs are returned.
-
-        Returns:
-            (B, K, P, Cv) fp32 in the order of the blocks: the last entry is the last block's.
-        """
-        _check_layers(layers, self.config.vision_layers, "vision")
-        return self.vision(frames, layers)  # type: ignore[no-any-return]
-
-    def encode_text(self, token_ids: Tensor, layers: int) -> Tensor:
-        """Return what the last blocks of the causal text tower put out, without ln_final.
-
-        Args:
-            token_ids: (N, L) int64, 1 <= L <= context_length, from the start token on. The tower is
-                causal: what stands behind the end token changes nothing before it.
-            layers: number K of last blocks whose outputs are returned.
-
-        Returns:
-            (N, K, L, Ct) fp32 in the order of the blocks: the last entry is the last block's.
-        """
-        _check_layers(layers, self.config.text_layers, "text")
-        return self.text(token_ids, layers)  # type: ignore[no-any-return]
-
-    def embed_frames(self, hidden: Tensor) -> Tensor:
-        """Return CLIP's embedding of frames (B, E), not normalised, of what `encode_video` returns.
-
-        Raises:
-            ClipError: the weights have no projection.
-        """
-        self._check_projected()
-        return self.vision_projection(hidden[:, -1, 0])  # type: ignore[no-any-return]
-
-    def embed_texts(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """Return CLIP's embedding of texts (N, E), not normalised, of what `encode_text` returns.
-
-        Args:
-            hidden: (N, K, L, Ct).
-            lengths: (N,) int64, tokens of each text; the last one is the end token.
-
-        Raises:
-            ClipError: the weights have no projection.
-        """
-        self._check_projected()
-        ends = hidden[torch.arange(len(hidden)), -1, lengths - 1]
-        return self.text_projection(ends)  # type: ignore[no-any-return]
-
-    def _check_projected(self) -> None:
-        if self.config.embed_width is None:
-            raise ClipError(f"the weights of {self.config.name} have no projection to an embedding")
-
-
-class Projection(nn.Module):
-    """LN(x)·W, from a tower's last state to the embedding that images and texts share."""
-
-    def __init__(self, width: int, embed_width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.weight = nn.Parameter(torch.zeros(width, embed_width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        embedding: Tensor = self.norm(x) @ self.weight
-        return embedding
-
-
-class VisionTower(nn.Module):
-    """A vision transformer up to its last block."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        width, patch = config.vision_width, config.patch_size
-        self.image_size = config.image_size
-        self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
-        self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.positional_embedding = nn.Parameter(torch.zeros(config.patches, width))
-        self.ln_pre = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(
-            Block(
-                width=width,
-                heads=config.vision_heads,
-                mlp_width=config.vision_mlp_width,
-                quick_gelu=config.quick_gelu,
-                causal=False,
-            )
-            for _ in range(config.vision_layers)
-        )
-        # In units of a byte, so that uint8 frames need no division first.
-        self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
-
-    def forward(self, frames: Tensor, layers: int) -> Tensor:
-        size = self.image_size
-        if frames.ndim != 4 or tuple(frames.shape[1:]) != (size, size, 3):
-            raise ClipError(f"frames have shape {tuple(frames.shape)}, not (B, {size}, {size}, 3)")
-        if frames.dtype == torch.uint8:
-            frames = (frames.to(self.mean.dtype) - self.mean) / self.std
-        x = self.conv1(frames.permute(0, 3, 1, 2))  # (B, Cv, S/patch, S/patch)
-        x = x.flatten(2).transpose(1, 2)  # (B, P - 1, Cv)
-        cls = self.class_embedding.expand(x.shape[0], 1, -1)
-        x = torch.cat([cls, x], dim=1) + self.positional_embedding  # (B, P, Cv)
-        return _last_outputs(self.ln_pre(x), self.blocks, layers)
-
-
-class TextTower(nn.Module):
-    """A causal text transformer up to its last block."""
-
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        width = config.text_width
-        self.token_embedding = nn.Embedding(config.vocab_size, width)
-        self.positional_embedding = nn.Parameter(torch.zeros(config.context_length, width))
-        self.blocks = nn.ModuleList(
-            Block(
-                width=width,
-                heads=config.text_heads,
-                mlp_width=config.text_mlp_width,
-                quick_gelu=config.quick_gelu,
-                causal=True,
-            )
-            for _ in range(config.text_layers)
-        )
-
-    def forward(self, token_ids: Tensor, layers: int) -> Tensor:
-        most = self.positional_embedding.shape[0]
-        if token_ids.shape[1] > most:
-            raise ClipError(
-                f"a query of {token_ids.shape[1]} tokens; the tower takes at most {most}"
-            )
-        positions = self.positional_embedding[: token_ids.shape[1]]  # (L, Ct)
-        return _last_outputs(self.token_embedding(token_ids) + positions, self.blocks, layers)
-
-
-class Block(nn.Module):
-    """A pre-LN transformer block: x + attention(LN(x)), then x + MLP(LN(x))."""
-
-    def __init__(
-        self, *, width: int, heads: int, mlp_width: int, quick_gelu: bool, causal: bool
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.causal = causal
-        self.ln_1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.ln_2 = nn.LayerNorm(width)
-        self.fc = nn.Linear(width, mlp_width)
-        self.act = QuickGELU() if quick_gelu else nn.GELU()
-        self.proj = nn.Linear(mlp_width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.out(self._attend(self.ln_1(x)))
-        return x + self.proj(self.act(self.fc(self.ln_2(x))))  # type: ignore[no-any-return]
-
-    def _attend(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, tokens, head_dim)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
-        return (
-            F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-            .transpose(1, 2)
-            .flatten(2)
-        )
-
-
-class QuickGELU(nn.Module):
-    """x·σ(1.702x), OpenAI's approximation of GELU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
 
 
 def load_clip(
@@ -345,14 +139,15 @@ def _packaged_rows() -> int:
 
 
 def towers_from_state_dict(config: ClipConfig, tensors: Mapping[str, Tensor]) -> ClipTowers:
-    """Build towers from a state dict in OpenAI's key names, every tensor of it accounted for.
+    """Build towers from a state dict of open_clip or OpenAI, every tensor of it accounted for.
 
     Weights without any of the projections make towers without an embedding.
 
     Raises:
         ClipError: tensors are missing, of another shape, not floats, or belong nowhere; named.
     """
-    if not any(key.startswith(tuple(_PROJECTIONS.values())) for key in tensors):
+    tensors = openai_tensors(tensors)
+    if not any(key.startswith(tuple(PROJECTIONS.values())) for key in tensors):
         config = replace(config, embed_width=None)
     with torch.device("meta"):
         towers = ClipTowers(config)
@@ -384,8 +179,7 @@ def towers_from_state_dict(config: ClipConfig, tensors: Mapping[str, Tensor]) ->
     }
     towers.load_state_dict(state, strict=True, assign=True)
     # Buffers stay on the meta device when only parameters are assigned.
-    towers.vision.mean = torch.tensor(config.mean) * 255
-    towers.vision.std = torch.tensor(config.std) * 255
+    towers.vision.set_constants(config)
     towers.requires_grad_(False)
     return towers.eval()
 
@@ -426,48 +220,6 @@ def _random_scale(name: str, shape: Sequence[int], config: ClipConfig) -> tuple[
         layers = config.vision_layers if name.startswith("vision.") else config.text_layers
         std *= (2 * layers) ** -0.5
     return 0.0, std
-
-
-def _last_outputs(x: Tensor, blocks: nn.ModuleList, layers: int) -> Tensor:
-    """Run all blocks on x (B, tokens, C); return (B, K, tokens, C) of the last K."""
-    outputs = []
-    for index, block in enumerate(blocks):
-        x = block(x)
-        if index >= len(blocks) - layers:
-            outputs.append(x)
-    return torch.stack(outputs, dim=1)
-
-
-def _check_layers(layers: int, depth: int, tower: str) -> None:
-    if not 1 <= layers <= depth:
-        raise ClipError(f"{layers} layers asked of a {tower} tower that has {depth}")
-
-
-_TO_OPENAI = {
-    "qkv.weight": "attn.in_proj_weight",
-    "qkv.bias": "attn.in_proj_bias",
-    "out.": "attn.out_proj.",
-    "fc.": "mlp.c_fc.",
-    "proj.": "mlp.c_proj.",
-}
-
-
-def openai_name(name: str) -> str:
-    """The key in OpenAI's state dicts of a parameter of `ClipTowers`."""
-    for ours, theirs in _PROJECTIONS.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    name = name.removeprefix("text.")
-    name = re.sub(r"^vision\.", "visual.", name)
-    block = re.fullmatch(r"(visual\.)?blocks\.(\d+)\.(.+)", name)
-    if block is None:
-        return name
-    part = block[3]
-    for ours, theirs in _TO_OPENAI.items():
-        if part.startswith(ours):
-            part = theirs + part.removeprefix(ours)
-            break
-    return f"{block[1] or ''}transformer.resblocks.{block[2]}.{part}"
 
 
 def _some(keys: Sequence[str], most: int = 4) -> str:

@@ -1,17 +1,11 @@
-"""The sizes of a CLIP: named by open_clip, or read off the shapes of its weights."""
+"""What defines an image-text encoder: its sizes, and how its two towers differ from OpenAI's."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Literal
 
 from training.checkpoint import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 __all__ = [
     "DEFAULT_ARCH",
@@ -19,8 +13,9 @@ __all__ = [
     "OPENAI_STD",
     "ClipConfig",
     "ClipError",
-    "arch_config",
-    "infer_config",
+    "ProjectionKind",
+    "TextKind",
+    "VisionKind",
 ]
 
 DEFAULT_ARCH = "ViT-B-32-quickgelu"
@@ -28,17 +23,74 @@ DEFAULT_ARCH = "ViT-B-32-quickgelu"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
-_HEAD_WIDTH = 64
-_QUICKGELU_ARCHS = (
-    "ViT-B-32-quickgelu",
-    "ViT-B-16-quickgelu",
-    "ViT-L-14-quickgelu",
-    "ViT-L-14-336-quickgelu",
-)
-
 
 class ClipError(CheckpointError):
     """CLIP weights that cannot be had, read, or fitted to their architecture."""
+
+
+# How a tower's pooled state becomes the embedding: as it is, W·x, or W·x + b.
+ProjectionKind = Literal["none", "matrix", "affine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionKind:
+    """How a vision tower is built; the defaults are OpenAI's.
+
+    Attributes:
+        class_token: whether a learned token stands before the patches.
+        pre_norm: whether a LayerNorm stands before the first block.
+        rotary: first coordinate of the patches in rotary positions (x, then y, in patches); None
+            where attention has no rotary positions.
+        tanh_gelu: whether the activation is GELU's approximation by tanh.
+        eps: ε of every LayerNorm.
+        frame_token: first of the tokens that the R² block reads, `class` or `mean`, the mean of the
+            block's patches, which replaces the class token where the encoder's own embedding does
+            not come from it.
+        pool_heads: heads of the attention that pools the last block's tokens to the embedding; 0
+            where the embedding is of the first token.
+        pool_mlp_width: hidden width of the MLP behind that attention.
+        projection: how the pooled state becomes the embedding.
+    """
+
+    class_token: bool = True
+    pre_norm: bool = True
+    rotary: float | None = None
+    tanh_gelu: bool = False
+    eps: float = 1e-5
+    frame_token: Literal["class", "mean"] = "class"
+    pool_heads: int = 0
+    pool_mlp_width: int = 0
+    projection: ProjectionKind = "matrix"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextKind:
+    """How a text tower and its tokenizer are built; the defaults are OpenAI's.
+
+    Attributes:
+        causal: whether a token attends to those before it alone. Otherwise all tokens attend to
+            all, padding included, so that a query is always run at its full context length.
+        pad_id: id of the padding.
+        tanh_gelu: whether the activation is GELU's approximation by tanh.
+        eps: ε of every LayerNorm.
+        pooling: the embedding is of the `end` of the text, its last real token, or of the `last`
+            position, padding or not.
+        projection: how the pooled state becomes the embedding.
+        cleaning: what is done to a text before it is split into tokens; see
+            `r2rt.grounding.tokenizer`.
+        tokenizer: repository of the tokenizer's file on the hub; None for CLIP's own.
+        unended: whether the tokenizer's end token is replaced by padding.
+    """
+
+    causal: bool = True
+    pad_id: int = 0
+    tanh_gelu: bool = False
+    eps: float = 1e-5
+    pooling: Literal["end", "last"] = "end"
+    projection: ProjectionKind = "matrix"
+    cleaning: Literal["clip", "canonicalize", "whitespace"] = "clip"
+    tokenizer: str | None = None
+    unended: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +111,13 @@ class ClipConfig:
         text_mlp_width: hidden width of a text block's MLP.
         context_length: the most tokens of a query, start and end included.
         vocab_size: number of token ids.
-        quick_gelu: whether the activation is x·σ(1.702x) (else the exact GELU).
+        quick_gelu: whether the activation is x·σ(1.702x), else GELU.
         embed_width: numbers E of the embedding that both towers project to; None where the weights
             have no projections.
         mean: mean of RGB in 0..1 that a frame is normalised with.
         std: standard deviation of RGB in 0..1 that a frame is normalised with.
+        vision: how the vision tower is built.
+        text: how the text tower and its tokenizer are built.
         weights_source: where the weights came from, for people.
         weights_sha256: sha256 of the weights' file; None where they came from no file.
     """
@@ -85,113 +139,17 @@ class ClipConfig:
     embed_width: int | None = None
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+    vision: VisionKind = VisionKind()
+    text: TextKind = TextKind()
     weights_source: str = ""
     weights_sha256: str | None = None
 
     @property
     def patches(self) -> int:
-        """Tokens a frame P: the CLS token and the grid of patches."""
+        """Tokens a frame P: the class token, or what replaces it, and the grid of patches."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
-
-def arch_config(name: str) -> ClipConfig:
-    """Return the sizes of open_clip's architecture `name`.
-
-    Raises:
-        ClipError: open_clip has no such architecture, or its towers are not plain CLIP ones (a
-            model of timm or of transformers, layer scale, pooled or unmasked text).
-    """
-    import open_clip
-
-    found = open_clip.get_model_config(name)
-    if found is None:
-        raise ClipError(f"open_clip has no architecture {name!r}; {DEFAULT_ARCH} is the usual one")
-    vision, text = found["vision_cfg"], found["text_cfg"]
-    unknown = (
-        (found.keys() - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
-        | (
-            vision.keys()
-            - {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
-        )
-        | (text.keys() - {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"})
-    )
-    if unknown or not isinstance(vision["layers"], int):
-        reason = ", ".join(sorted(unknown)) or "a convolutional vision tower"
-        raise ClipError(f"{name} is not a plain CLIP of two transformers: it has {reason}")
-    return ClipConfig(
-        name=name,
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        vision_width=vision["width"],
-        vision_layers=vision["layers"],
-        vision_heads=vision["width"] // vision.get("head_width", _HEAD_WIDTH),
-        vision_mlp_width=int(vision["width"] * vision.get("mlp_ratio", 4.0)),
-        text_width=text["width"],
-        text_layers=text["layers"],
-        text_heads=text["heads"],
-        text_mlp_width=int(text["width"] * text.get("mlp_ratio", 4.0)),
-        context_length=text["context_length"],
-        vocab_size=text["vocab_size"],
-        quick_gelu=found.get("quick_gelu", False),
-        embed_width=found["embed_dim"],
-    )
-
-
-def infer_config(tensors: Mapping[str, Tensor]) -> ClipConfig:
-    """Return the sizes that a state dict in OpenAI's key names has.
-
-    Heads are 64 wide and the activation is QuickGELU, as in all of OpenAI's models: a file cannot
-    show. A model that differs needs its architecture named.
-    """
-
-    def shape(key: str, ndim: int) -> torch.Size:
-        if key not in tensors:
-            raise ClipError(f"CLIP weights lack {key}; expected a ViT CLIP in OpenAI's key names")
-        if tensors[key].ndim != ndim:
-            raise ClipError(
-                f"{key} has shape {tuple(tensors[key].shape)}, expected {ndim} dimensions"
-            )
-        if 0 in tensors[key].shape:
-            raise ClipError(f"{key} is empty: its shape is {tuple(tensors[key].shape)}")
-        return tensors[key].shape
-
-    def heads(width: int) -> int:
-        if width % _HEAD_WIDTH:
-            raise ClipError(
-                f"a width of {width} is no multiple of {_HEAD_WIDTH}, the width of CLIP's heads; "
-                "name the architecture"
-            )
-        return width // _HEAD_WIDTH
-
-    def depth(prefix: str) -> int:
-        blocks = (re.match(rf"{re.escape(prefix)}\.resblocks\.(\d+)\.", key) for key in tensors)
-        return len({block[1] for block in blocks if block})
-
-    vision_width, _, _, patch = shape("visual.conv1.weight", 4)
-    grid = round((shape("visual.positional_embedding", 2)[0] - 1) ** 0.5)
-    vocab_size, text_width = shape("token_embedding.weight", 2)
-    config = ClipConfig(
-        name="",
-        image_size=grid * patch,
-        patch_size=patch,
-        vision_width=vision_width,
-        vision_layers=depth("visual.transformer"),
-        vision_heads=heads(vision_width),
-        vision_mlp_width=shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
-        text_width=text_width,
-        text_layers=depth("transformer"),
-        text_heads=heads(text_width),
-        text_mlp_width=shape("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
-        context_length=shape("positional_embedding", 2)[0],
-        vocab_size=vocab_size,
-        embed_width=shape("visual.proj", 2)[1] if "visual.proj" in tensors else None,
-    )
-    for name in _QUICKGELU_ARCHS:
-        known = replace(arch_config(name), embed_width=config.embed_width)
-        if replace(config, name=name) == known:
-            return known
-    return replace(
-        config,
-        name=f"ViT {vision_width}x{config.vision_layers} / {patch} at {config.image_size} px, "
-        f"text {text_width}x{config.text_layers}",
-    )
+    @property
+    def query_length(self) -> int:
+        """The most tokens of a query that are kept: the context length, less a removed end."""
+        return self.context_length - self.text.unended

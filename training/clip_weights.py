@@ -18,7 +18,14 @@ from r2rt.model.convert.archive import is_archive, read_module_tensors
 from training.checkpoint import first_line, is_web_page
 from training.clip_config import ClipError
 
-__all__ = ["DEFAULT_TAG", "SUFFIXES", "fetch_clip", "pixel_statistics", "read_weights"]
+__all__ = [
+    "DEFAULT_TAG",
+    "SUFFIXES",
+    "fetch_clip",
+    "fetch_tokenizer",
+    "pixel_statistics",
+    "read_weights",
+]
 
 DEFAULT_TAG = "openai"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -96,6 +103,28 @@ def fetch_clip(
     return download(_source(url, filename, mirror), folder / filename, sha256=sha256)
 
 
+def fetch_tokenizer(
+    repository: str, *, mirror: str | Path | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """Return the `tokenizer.json` of a hub repository; fetch it if it is not kept yet.
+
+    Raises:
+        r2rt.errors.DownloadError: the file could not be fetched.
+    """
+    from r2rt.model.download import download
+
+    folder = _default_cache() if cache_dir is None else Path(cache_dir)
+    target = folder / f"{repository.replace('/', '--')}--tokenizer.json"
+    if target.is_file():
+        return target
+    url = f"{_hub(repository)}/tokenizer.json"
+    return download(_source(url, target.name, mirror), target, sha256=None)
+
+
+def _hub(repository: str) -> str:
+    return f"https://huggingface.co/{repository}/resolve/main"
+
+
 def _source(url: str, filename: str, mirror: str | Path | None) -> str:
     return url if mirror is None else f"{str(mirror).rstrip('/')}/{filename}"
 
@@ -122,7 +151,7 @@ def _origins(name: str, tag: str) -> list[tuple[str, str, str | None]]:
         promised = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.\w+$", url)
         return [(url, filename, (promised[1] or promised[2]) if promised else None)]
     repository = found["hf_hub"].strip("/")
-    place, stem = f"https://huggingface.co/{repository}/resolve/main", repository.replace("/", "--")
+    place, stem = _hub(repository), repository.replace("/", "--")
     return [(f"{place}/{file}", f"{stem}{Path(file).suffix}", None) for file in _HUB_FILES]
 
 

@@ -56,6 +56,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         width: width D of the R² block.
         layers: CLIP layers K that are read, the last ones.
+        read: the layers that are read, in place of the last ones: counted from the last, -1, in
+            any order, repeated or not. The block begins with the last one listed, so that the
+            default of K = 4 is -4, -3, -2, -1.
         heads: attention heads of its temporal layer; 8 in every published model. Weights do not
             show it, the settings beside them do.
         padding: what padding in a batch means; see `training.model.Padding`. The published weights
@@ -64,8 +67,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     width: _Whole = 256
     layers: _Whole = 4
+    read: Annotated[tuple[Annotated[int, Meta(le=-1)], ...], Meta(min_length=1)] | None = None
     heads: _Whole = 8
     padding: Padding = Padding.SHARED
+
+    @property
+    def read_layers(self) -> tuple[int, ...]:
+        """The layers that are read, counted from the last, -1."""
+        return tuple(range(-self.layers, 0)) if self.read is None else self.read
 
 
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -48,8 +48,9 @@ _FAILURES_SHOWN = 20
 @click.option(
     "--fps", help="Clips a second, such as 1/2.  [default: the recipe's, the bundle's or 1/2]"
 )
-@click.option("--layers", default=4, show_default=True, help="CLIP layers to keep (authors).")
+@click.option("--layers", default=4, show_default=True, help="Last CLIP layers to keep (authors).")
 @click.option("--clip-arch", help="open_clip's name of the architecture of a file of weights.")
+@click.option("--tokenizer", help="The tokenizer.json of a CLIP that has another than OpenAI's.")
 @click.option("--only", type=click.Choice(["videos", "queries"]), help="Leave out the others.")
 @click.option("--sampling", type=click.Choice(["exact", "nearest"]), default="exact")
 @click.option("--batch", default=32, show_default=True, help="Frames that CLIP takes at once.")
@@ -79,6 +80,7 @@ def extract(
     fps: str | None,
     layers: int,
     clip_arch: str | None,
+    tokenizer: str | None,
     only: str | None,
     sampling: Literal["exact", "nearest"],
     batch: int,
@@ -113,6 +115,7 @@ def extract(
         format=format_,
         model=_absolute(model),
         clip_arch=clip_arch,
+        tokenizer=None if tokenizer is None else str(Path(tokenizer).resolve()),
         layers=layers,
         fps=str(rate),
         sampling=sampling,

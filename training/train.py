@@ -95,7 +95,7 @@ def train(
         data,
         "train",
         annotations=annotations,
-        layers=config.model.layers,
+        layers=config.model.read_layers,
         skip_missing=skip_missing,
     )
     val = None
@@ -140,6 +140,7 @@ def new_model(config: RunConfig, train_set: GroundingDataset, *, init: Path | No
             dropout=recipe.dropout,
             drop_path=recipe.drop_path,
             padding=config.model.padding,
+            read_layers=config.model.read,
         )
         has = (model.config.layers, model.config.vision_width, model.config.text_width)
         if has != (layers, vision_width, text_width):
@@ -165,6 +166,7 @@ def new_model(config: RunConfig, train_set: GroundingDataset, *, init: Path | No
                 dropout=recipe.dropout,
                 drop_path=recipe.drop_path,
                 padding=config.model.padding,
+                read_layers=config.model.read,
             )
         )
     except ValueError as error:
@@ -195,7 +197,12 @@ def build_validation(
         except AnnotationError:
             return None
     samples = open_data(
-        recipe, data, "val", annotations=annotations, layers=config.model.layers, skip_missing=skip
+        recipe,
+        data,
+        "val",
+        annotations=annotations,
+        layers=config.model.read_layers,
+        skip_missing=skip,
     )
     if recipe.dataset == "tvsum":
         if path.suffix != ".jsonl":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from training.clip import openai_name
 
 if TYPE_CHECKING:
     from training.clip import Block, ClipTowers
+    from training.clip_towers import Projection as TowerProjection
     from training.model import R2Tuning
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "key_bias",
     "load_weights",
     "model_tensors",
+    "norm_like",
     "run_tower",
     "weight",
 ]
@@ -68,16 +70,23 @@ class Linear(nn.Module):
 
 
 class Projection(nn.Module):
-    """LN(x)·W: from a tower's last state to CLIP's embedding."""
+    """LN(x)·W + b: from a tower's last state to CLIP's embedding."""
 
-    def __init__(self, width: int, embed_width: int) -> None:
+    def __init__(self, like: TowerProjection) -> None:
         super().__init__()
-        self.norm, self.weight = nn.LayerNorm(width), weight(width, embed_width)
+        self.norm = norm_like(like.norm)
+        self.weight = None if like.weight is None else weight(*like.weight.shape)
+        self.bias = None if like.bias is None else weight(*like.bias.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width) to (..., E)."""
-        embedding: Tensor = self.norm(x) @ self.weight
-        return embedding
+        return self.project(self.norm(x))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return x·W + b."""
+        if self.weight is not None:
+            x = x @ self.weight
+        return x if self.bias is None else x + self.bias
 
 
 def input_map(inputs: int, width: int) -> nn.Sequential:
@@ -95,7 +104,19 @@ def key_bias(mask: Tensor) -> Tensor:
     return torch.where(mask > 0.5, 0.0, -math.inf)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+def norm_like(norm: nn.LayerNorm) -> nn.LayerNorm:
+    """Return a norm of the same width and ε, which `load_weights` gives its weights."""
+    return nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    bias: Tensor | None = None,
+    rotary: Tensor | None = None,
+) -> Tensor:
     """Multi-head attention, the factor 1/√d being part of q already.
 
     Args:
@@ -104,17 +125,30 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
         v: (B, S, D).
         heads: number of heads H.
         bias: added to the scores, broadcast to (B, H, N, S).
+        rotary: cos and sin (2, N, d / 2) that channel n of a head of q and k is rotated by,
+            together with channel n + d / 2.
 
     Returns:
         (B, N, D).
     """
     queries = torch.unflatten(q, -1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
-    keys = torch.unflatten(k, -1, (heads, -1)).permute(0, 2, 3, 1)  # (B, H, d, S)
+    if rotary is None:
+        keys = torch.unflatten(k, -1, (heads, -1)).permute(0, 2, 3, 1)  # (B, H, d, S)
+    else:
+        queries = _rotated(queries, rotary)
+        keys = torch.unflatten(k, -1, (heads, -1)).transpose(1, 2)
+        keys = _rotated(keys, rotary).transpose(-1, -2)
     values = torch.unflatten(v, -1, (heads, -1)).transpose(1, 2)  # (B, H, S, d)
     scores = queries @ keys  # (B, H, N, S)
     if bias is not None:
         scores = scores + bias
     return (scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
+
+
+def _rotated(x: Tensor, rotary: Tensor) -> Tensor:
+    cos, sin = rotary[0], rotary[1]
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class TowerBlock(nn.Module):
@@ -124,24 +158,35 @@ class TowerBlock(nn.Module):
         super().__init__()
         width, inner = block.qkv.in_features, block.fc.out_features
         self.heads = block.heads
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ln_1, self.ln_2 = norm_like(block.ln_1), norm_like(block.ln_2)
         self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
         self.fc, self.act, self.proj = Linear(width, inner), block.act, Linear(inner, width)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Map tokens (B, N, C) to (B, N, C); bias is added to the attention's scores."""
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, rotary: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens (B, N, C) to (B, N, C); see `attend` for bias and rotary."""
         q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
-        x = x + self.out(attend(q, k, v, self.heads, bias))
+        x = x + self.out(attend(q, k, v, self.heads, bias, rotary))
         out: Tensor = x + self.proj(self.act(self.fc(self.ln_2(x))))
         return out
 
 
 def run_tower(
-    x: Tensor, blocks: Iterable[nn.Module], layers: int, bias: Tensor | None = None
-) -> Tensor:
-    """Run tokens (B, N, C) through all blocks; return the last ones' outputs, (B, K, N, C)."""
+    x: Tensor,
+    blocks: Iterable[nn.Module],
+    read: Sequence[int],
+    bias: Tensor | None = None,
+    rotary: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run tokens (B, N, C) through all blocks.
+
+    Returns:
+        The outputs of the blocks that are read, counted from the last, -1: (B, K, N, C); and of
+        the last block (B, N, C).
+    """
     outputs = []
     for block in blocks:
-        x = block(x, bias)
+        x = block(x, bias, rotary)
         outputs.append(x)
-    return torch.stack(outputs[-layers:], dim=1)
+    return torch.stack([outputs[place] for place in read], dim=1), x

@@ -101,20 +101,24 @@ def embedding_of(table: Tensor) -> nn.Module:
 class TextEncoder(nn.Module):
     """Token ids to q, q_key and the pooled query."""
 
-    causal: Tensor
+    causal: Tensor | None
+    padding: Tensor | None
 
     def __init__(self, model: R2Tuning, clip: ClipTowers) -> None:
         super().__init__()
-        config = clip.config
-        self.layers = model.config.layers
-        self.positions = weight(config.context_length, config.text_width)
+        config, most = clip.config, clip.config.context_length
+        self.read = model.config.read
+        self.pad_id, self.pooling = config.text.pad_id, config.text.pooling
+        self.positions = weight(most, config.text_width)
         self.blocks = nn.ModuleList(TowerBlock(cast("Block", x)) for x in clip.text.blocks)
         self.tokens = QueryTokens(model)
         self.projection: Projection | None = None
         if config.embed_width is not None:
-            self.projection = Projection(config.text_width, config.embed_width)
-        causal = torch.full((config.context_length, config.context_length), -math.inf).triu(1)
+            self.projection = Projection(clip.text_projection)
+        causal = torch.full((most, most), -math.inf).triu(1) if config.text.causal else None
         self.register_buffer("causal", causal, persistent=False)
+        padding = None if config.text.causal else torch.full((1, most), self.pad_id)
+        self.register_buffer("padding", padding, persistent=False)
         found = folds.text_encoder(
             model_tensors(model), clip_tensors(clip), heads=config.text_heads
         )
@@ -125,15 +129,33 @@ class TextEncoder(nn.Module):
     def forward(self, token_ids: Tensor, query_mask: Tensor) -> tuple[Tensor, ...]:
         """Map token ids (N, L) int64 and a mask (N, L), as `QueryTokens`, and give the embedding.
 
-        The embedding (N, E) is the projected state of the last real token, the end of the text.
+        The embedding (N, E) is the projected state of the last real token, the end of the text, or
+        of the last position. A tower that is not causal is run at its full context length, padded
+        as it was trained, whatever the ids behind a query's end are.
         """
         length = token_ids.shape[1]
-        x = self.embedding(token_ids) + self.positions[:length]
-        hidden = run_tower(x, self.blocks, self.layers, self.causal[:length, :length])
+        if self.padding is not None:
+            token_ids = torch.where(query_mask > 0.5, token_ids, self.pad_id)
+            padding = self.padding.expand(token_ids.shape[0], -1)
+            # All of it and then a cut: a part could be empty.
+            token_ids = torch.cat([token_ids, padding], dim=1)[:, : self.padding.shape[1]]
+        positions = self.positions[:length] if self.padding is None else self.positions
+        x = self.embedding(token_ids) + positions
+        bias = None if self.causal is None else self.causal[:length, :length]
+        hidden, last = run_tower(x, self.blocks, self.read, bias)
+        if self.padding is not None:
+            hidden = hidden[:, :, :length]
         found: tuple[Tensor, ...] = self.tokens(hidden, query_mask)
         if self.projection is None:
             return found
+        if self.pooling == "last":
+            return *found, self.projection(last[:, -1])
         # 1 at the last real token and 0 elsewhere: a product in place of an indexed read.
         following = nn.functional.pad(query_mask[:, 1:], (0, 1))
-        end = ((query_mask - following)[:, None] @ hidden[:, -1]).squeeze(1)  # (N, Ct)
+        at_end = (query_mask - following)[:, None]
+        if self.padding is not None:
+            last = last[:, :length]
+        elif self.read[-1] == -1:
+            last = hidden[:, -1]
+        end = (at_end @ last).squeeze(1)  # (N, Ct)
         return *found, self.projection(end)

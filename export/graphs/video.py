@@ -23,6 +23,7 @@ from export.graphs.layers import (
     input_map,
     load_weights,
     model_tensors,
+    norm_like,
     run_tower,
     weight,
 )
@@ -30,6 +31,8 @@ from r2rt.model.convert import folds
 
 if TYPE_CHECKING:
     from training.clip import Block, ClipTowers
+    from training.clip_towers import AttentionPool as TowerPool
+    from training.clip_towers import FrameEmbedding
     from training.model import R2Tuning
 
 __all__ = ["FrameTokens", "VideoEncoder", "VideoFinalizer"]
@@ -59,24 +62,64 @@ class FrameTokens(nn.Module):
         return torch.cat([centred @ self.weight, mean, square], dim=-1)
 
 
+class FrameProjection(Projection):
+    """CLIP's embedding of a frame: of its first token, or of all tokens pooled by attention."""
+
+    def __init__(self, like: FrameEmbedding) -> None:
+        super().__init__(like)
+        self.pool = None if like.pool is None else AttentionPool(like.pool)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map the last block's tokens (B, N, Cv) to (B, E)."""
+        if self.pool is None:
+            return self.project(self.norm(tokens[:, 0]))
+        return self.project(self.pool(self.norm(tokens)))
+
+
+class AttentionPool(nn.Module):
+    """A learned query attends to all tokens; `folds` computes the query and keys once."""
+
+    def __init__(self, like: TowerPool) -> None:
+        super().__init__()
+        width, inner = like.out.in_features, like.fc.out_features
+        self.keys = weight(width, like.heads)
+        self.values = weight(like.heads, width, width // like.heads)
+        self.values_bias = weight(width)
+        self.out, self.norm = Linear(width, width), norm_like(like.norm)
+        self.fc, self.act, self.proj = Linear(width, inner), like.act, Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool tokens (B, N, C) to (B, C)."""
+        attention = (x @ self.keys).transpose(1, 2).softmax(dim=-1)  # (B, H, N)
+        pooled = (attention @ x)[:, :, None] @ self.values  # (B, H, 1, C / H)
+        pooled = self.out(pooled.flatten(1) + self.values_bias)
+        out: Tensor = pooled + self.proj(self.act(self.fc(self.norm(pooled))))
+        return out
+
+
 class VideoEncoder(nn.Module):
     """Frames to stored tokens: normalisation, vision tower, the frame's half of the video map."""
+
+    rotary: Tensor | None
 
     def __init__(self, model: R2Tuning, clip: ClipTowers) -> None:
         super().__init__()
         config, width = clip.config, clip.config.vision_width
-        self.layers = model.config.layers
+        kind = config.vision
+        self.read = model.config.read
         self.patch = config.patch_size
         self.grid = config.image_size // self.patch
         self.patch_weight = weight(self.patch**2 * 3, width)
-        self.cls = weight(1, 1, width)
+        self.cls = weight(1, 1, width) if kind.class_token else None
+        self.mean_first = kind.frame_token == "mean"
         self.positions = weight(self.grid**2, width)
-        self.ln_pre = nn.LayerNorm(width)
+        self.ln_pre = None if clip.vision.ln_pre is None else norm_like(clip.vision.ln_pre)
         self.blocks = nn.ModuleList(TowerBlock(cast("Block", x)) for x in clip.vision.blocks)
+        self.register_buffer("rotary", clip.vision.rotary, persistent=False)
         self.tokens = FrameTokens(model)
-        self.projection: Projection | None = None
+        self.projection: FrameProjection | None = None
         if config.embed_width is not None:
-            self.projection = Projection(width, config.embed_width)
+            self.projection = FrameProjection(clip.vision_projection)
         found = folds.video_encoder(
             model_tensors(model),
             clip_tensors(clip),
@@ -84,6 +127,8 @@ class VideoEncoder(nn.Module):
             use_tef=model.config.use_tef,
             mean=config.mean,
             std=config.std,
+            rotary=kind.rotary is not None,
+            pool_heads=kind.pool_heads if self.projection else 0,
         )
         load_weights(self, found)
 
@@ -93,13 +138,28 @@ class VideoEncoder(nn.Module):
         x = frames[:, :side, :side].to(torch.float32)
         x = x.view(-1, self.grid, self.patch, self.grid, self.patch * 3)
         x = x.transpose(2, 3).reshape(-1, self.grid**2, self.patch**2 * 3)
-        x = x @ self.patch_weight + self.positions  # (B, P - 1, Cv)
-        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1)
-        hidden = run_tower(self.ln_pre(x), self.blocks, self.layers)
+        x = x @ self.patch_weight + self.positions  # (B, patches, Cv)
+        if self.cls is not None:
+            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1)
+        if self.ln_pre is not None:
+            x = self.ln_pre(x)
+        hidden, last = run_tower(x, self.blocks, self.read, rotary=self.rotary)
+        if self.mean_first:
+            hidden, last = self._mean_first(hidden), self._mean_first(last)
         tokens: Tensor = self.tokens(hidden)
         if self.projection is None:
             return (tokens,)
-        return tokens, self.projection(hidden[:, -1, 0])
+        if self.read[-1] == -1:
+            last = hidden[:, -1]
+        # A mean that stands first is not one of the tokens that are pooled.
+        if self.mean_first and self.projection.pool is not None:
+            last = last[:, 1:]
+        return tokens, self.projection(last)
+
+    def _mean_first(self, hidden: Tensor) -> Tensor:
+        """Put the mean of the patches of (..., N, Cv) first, in place of a class token."""
+        patches = hidden if self.cls is None else hidden[..., 1:, :]
+        return torch.cat([patches.mean(dim=-2, keepdim=True), patches], dim=-2)
 
 
 class VideoFinalizer(nn.Module):

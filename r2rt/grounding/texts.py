@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from r2rt.errors import QueryError
 from r2rt.model.contract import TEXT_ENCODER
-from r2rt.model.manifest import TOKENIZER_NAME
 
 if TYPE_CHECKING:
     from r2rt.engines import Engine
@@ -119,7 +118,7 @@ class TextEncoder:
     def _tokenizer(self) -> Tokenizer:
         from r2rt.grounding.tokenizer import Tokenizer
 
-        return Tokenizer.load(self._bundle.file(TOKENIZER_NAME), self._bundle.dims.context_length)
+        return Tokenizer.of(self._bundle)
 
 
 def batches(texts: Sequence[TextFeatures], at_once: int) -> list[dict[str, Floats]]:

@@ -1,30 +1,42 @@
-"""From a sentence to the token ids that CLIP's text tower takes.
+"""From a sentence to the token ids that a text tower takes.
 
 The vocabulary, the merges and the splitting into words are in the bundle's `tokenizer.json`. The
-cleaning that comes before them in CLIP (Unicode repair by ftfy, HTML entities, white space, lower
-case) is not something that file can say, so it stands here.
+cleaning that comes before them (Unicode repair by ftfy, HTML entities, white space, lower case,
+punctuation) is not something that file can say, so it stands here, and the bundle names it:
+
+| cleaning | of | what |
+|---|---|---|
+| `clip` | CLIP | repair, white space, lower case; start and end token are CLIP's |
+| `canonicalize` | SigLIP | repair, no ASCII punctuation, lower case, white space |
+| `whitespace` | BERT, XLM-R | repair, white space |
 """
 
 from __future__ import annotations
 
 import html
 import re
+import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import BundleDamagedError, QueryError
+from r2rt.model.manifest import TOKENIZER_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import tokenizers
 
-__all__ = ["END_TOKEN", "START_TOKEN", "EncodedQuery", "Tokenizer", "clean"]
+    from r2rt.model.bundle import Bundle
+
+__all__ = ["END_TOKEN", "START_TOKEN", "Cleaning", "EncodedQuery", "Tokenizer", "clean"]
+
+Cleaning = Literal["clip", "canonicalize", "whitespace"]
 
 START_TOKEN = "<start_of_text>"
 END_TOKEN = "<end_of_text>"
@@ -37,7 +49,9 @@ _PLAIN = re.compile(r"[\t\n\f\r -%'-~]*")
 # Of a regular expression: an escaped character or property, and a class of characters.
 _ESCAPE = r"\\(?:x\{[0-9a-fA-F]+\}|[pP]\{\^?\w+\}|[^0-9gk])"
 _UNIT = re.compile(rf"{_ESCAPE}|\[(?:{_ESCAPE}|[^\[\]\\])*\]")
-_REPEATED_ONCE = re.compile(r"[^()*+?{}\[\]\\]*[*+?]?")
+_REPEATED_ONCE = re.compile(r"[^()*+?{}\[\]\\]*([*+?]|\{\d,\})?")
+# big_vision's canonical text: these are removed, but for the underscore, which becomes a space.
+_NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,32 +68,48 @@ class EncodedQuery:
 
 
 class Tokenizer:
-    """CLIP's byte-pair encoding of queries."""
+    """Sentences to token ids, by CLIP's byte-pair encoding or any other tokenizer's file."""
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, special: dict[str, int], context_length: int
+        self,
+        inner: tokenizers.Tokenizer,
+        special: dict[str, int],
+        context_length: int,
+        cleaning: Cleaning,
     ) -> None:
         self.context_length = context_length
         self._inner = inner
         self._special = special
+        self._cleaning: Cleaning = cleaning
 
     @classmethod
-    def load(cls, path: Path, context_length: int) -> Tokenizer:
+    def of(cls, bundle: Bundle) -> Tokenizer:
+        """Read a bundle's tokenizer; see `load` for the errors."""
+        return cls.load(
+            bundle.file(TOKENIZER_NAME),
+            bundle.dims.context_length,
+            cleaning=bundle.manifest.text_cleaning,
+        )
+
+    @classmethod
+    def load(cls, path: Path, context_length: int, *, cleaning: Cleaning = "clip") -> Tokenizer:
         """Read a `tokenizer.json`.
 
         Args:
             path: the file.
-            context_length: the most tokens of a query, start and end included.
+            context_length: the most tokens of a query, those that the tokenizer adds included.
+            cleaning: what is done to a text first, and `clip` for CLIP's tokenizer, of which this
+                class adds start and end.
 
         Raises:
-            BundleDamagedError: the file is missing, or is not a CLIP tokenizer.
+            BundleDamagedError: the file is missing, or is not a tokenizer of that kind.
         """
         import tokenizers
 
         if not path.is_file():
             raise BundleDamagedError(f"{path} is missing; fetch or export the bundle again")
         try:
-            _check_patterns(path)
+            _check_patterns(path, normalizer=cleaning != "clip")
             inner = tokenizers.Tokenizer.from_file(str(path))
         except BaseException as error:
             # The library raises bare Exceptions, and where it panics a class above Exception.
@@ -88,6 +118,12 @@ class Tokenizer:
             raise BundleDamagedError(
                 f"{path} is not a tokenizer ({str(error)[:200]}); fetch or export the bundle again"
             ) from error
+        inner.no_padding()
+        if cleaning != "clip":
+            inner.enable_truncation(context_length)
+            added = inner.get_added_tokens_decoder().items()
+            special = {token.content: id_ for id_, token in added if token.special}
+            return cls(inner, special, context_length, cleaning)
         ids = {token: inner.token_to_id(token) for token in (START_TOKEN, END_TOKEN)}
         special = {token: id_ for token, id_ in ids.items() if id_ is not None}
         if len(special) < len(ids) or inner.pre_tokenizer is None:
@@ -96,24 +132,35 @@ class Tokenizer:
         # `clean` has done it all, by this Python's Unicode; limits and padding are set below.
         inner.normalizer = None
         inner.no_truncation()
-        inner.no_padding()
-        return cls(inner, special, context_length)
+        return cls(inner, special, context_length, cleaning)
 
     def encode(self, text: str) -> EncodedQuery:
         """Tokenize a query: start token, words, end token; at most `context_length` in all.
 
-        A query that is too long keeps its beginning, and the end token stands last. A written-out
-        `<end_of_text>` ends the query, since the model finds the end by that token.
+        Tokenizers other than CLIP's add what their file says. A query that is too long keeps its
+        beginning, and the end token stands last. A written-out `<end_of_text>` ends CLIP's query,
+        since the model finds the end by that token.
 
         Raises:
             QueryError: the query is empty, or nothing of it is left after cleaning.
         """
-        words = self._encode_words(clean(text))
+        cleaned = clean(text, self._cleaning)
+        if self._cleaning != "clip":
+            # A special token that is written out is no word, and would end the text early.
+            for token in self._special:
+                cleaned = " ".join(cleaned.replace(token, " ").split())
+            if not cleaned:
+                raise _no_words(text)
+            found = self._inner.encode(cleaned)
+            return EncodedQuery(
+                ids=np.array(found.ids, np.int64), truncated=bool(found.overflowing)
+            )
+        words = self._encode_words(cleaned)
         end = self._special[END_TOKEN]
         if end in words:
             words = words[: words.index(end)]
         if not words:
-            raise QueryError(f"the query {text[:40]!r} has no words; describe what to look for")
+            raise _no_words(text)
         room = self.context_length - 2
         ids = [self._special[START_TOKEN], *words[:room], end]
         return EncodedQuery(ids=np.array(ids, np.int64), truncated=len(words) > room)
@@ -154,13 +201,18 @@ class Tokenizer:
         return ids
 
 
-def _check_patterns(path: Path) -> None:
-    """Raise `ValueError` if a regular expression that splits words could take for ever.
+def _no_words(text: str) -> QueryError:
+    return QueryError(f"the query {text[:40]!r} has no words; describe what to look for")
+
+
+def _check_patterns(path: Path, *, normalizer: bool) -> None:
+    """Raise `ValueError` if a regular expression of the tokenizer could take for ever.
 
     A pattern without groups, each alternative of which repeats at most its end, is matched in
     linear time. CLIP's is one: literals, classes of characters, and repeated classes.
     """
-    pending = [msgspec.json.decode(path.read_bytes(), type=_File).pre_tokenizer]
+    file = msgspec.json.decode(path.read_bytes(), type=_File)
+    pending = [file.pre_tokenizer, *([file.normalizer] if normalizer else [])]
     while pending:
         value = pending.pop()
         pattern = value.get("Regex") if isinstance(value, dict) else None
@@ -179,17 +231,21 @@ def _check_patterns(path: Path) -> None:
 
 class _File(msgspec.Struct):
     pre_tokenizer: Any = None
+    normalizer: Any = None
 
 
-def clean(text: str) -> str:
-    """Return the text as CLIP's vocabulary was made for it.
+def clean(text: str, cleaning: Cleaning = "clip") -> str:
+    """Return the text as the model's vocabulary was made for it.
 
     Unicode is repaired by ftfy (broken encodings, curly quotes, ligatures, full-width letters,
-    control characters, NFC), HTML entities are resolved twice, white space becomes single spaces,
-    and letters become lower case.
+    control characters, NFC), HTML entities are resolved twice, white space becomes single spaces.
+    But for `whitespace`, letters become lower case; `canonicalize` removes ASCII punctuation.
     """
     if not _PLAIN.fullmatch(text):
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    if cleaning == "canonicalize":
+        text = text.translate(_NO_PUNCTUATION)
+    text = " ".join(text.split())
+    return text if cleaning == "whitespace" else text.lower()

@@ -34,7 +34,7 @@ __all__ = ["Bundle", "file_entry"]
 _PREPARED = ("engines/", "kernels/")
 # The graph revision since which saliency is the authors'.
 _SALIENCY_MENDED = 2
-_NEWER_SIZES = ("embedding_width", "patch_bias")
+_NEWER_SIZES = ("embedding_width", "patch_bias", "read_layers")
 
 
 class Bundle:
@@ -163,7 +163,9 @@ class Bundle:
             "graph_revision",
         ):
             del decisive[name]
-        # Older bundles keep the fingerprint that they had before there were these sizes.
+        # Older bundles keep the fingerprint that they had before there were these.
+        if self.manifest.text_cleaning == "clip":
+            del decisive["text_cleaning"]
         sizes = dataclasses.asdict(self.dims)
         sizes = {name: size for name, size in sizes.items() if size or name not in _NEWER_SIZES}
         decisive["dims"] = msgspec.Raw(msgspec.json.encode(sizes))

@@ -52,7 +52,7 @@ class ModelDims:
 
     Attributes:
         image_size: side S of the square frame that the vision tower takes, in pixels.
-        patches: tokens a frame P, the CLS token included.
+        patches: tokens a frame P, the CLS token, or the mean that replaces it, included.
         layers: CLIP layers K that the R² block reads.
         width: width D of the R² block.
         context_length: the most query tokens that the text tower takes, start and end included.
@@ -61,6 +61,8 @@ class ModelDims:
         has_offsets: whether a coordinate head predicts moments (saliency alone otherwise).
         embedding_width: numbers E of CLIP's embedding of a frame or sentence; None where the
             encoders do not give it.
+        read_layers: the CLIP layers that are read, counted from the last, -1, in order; None for
+            the last K.
         patch_bias: whether the grounder takes any number of rows a frame and a bias for each, as
             merged patches have them (see `r2rt.grounding.compact`).
     """
@@ -75,6 +77,7 @@ class ModelDims:
     has_offsets: bool
     embedding_width: int | None = None
     patch_bias: bool = False
+    read_layers: tuple[int, ...] | None = None
 
     @property
     def token_width(self) -> int:
@@ -133,8 +136,8 @@ def graph_specs(dims: ModelDims) -> dict[str, GraphSpec]:
             inputs=(f32("tokens", "T", k, rows, c), f32("endpoints", "T", 2)),
             outputs=(f32("v", "T", k, rows, d),),
         ),
-        # Queries of a batch are padded with any id behind their end token: the tower is causal, so
-        # padding changes nothing before it, and `query_mask` (1 real, 0 padded) does the rest.
+        # Queries of a batch are padded with any id behind their end token. `query_mask` (1 real, 0
+        # padded) says where: a causal tower is not changed by what follows, others pad by the mask.
         GraphSpec(
             name=TEXT_ENCODER,
             inputs=(

@@ -34,8 +34,9 @@ __all__ = [
     "read_manifest",
 ]
 
-# Bundles of schema 1 are read, too: their encoders give no embeddings.
-SCHEMA_VERSION, OLDEST_SCHEMA_VERSION = 2, 1
+# Bundles of older schemas are read, too. The encoders of schema 1 give no embeddings; 2 has CLIP's
+# tokenizer alone.
+SCHEMA_VERSION, OLDEST_SCHEMA_VERSION = 3, 1
 # Counts changes of what a graph computes from the same weights. Revision 1 repeated the scores of a
 # pyramid level by its stride; 2 repeats them T // length times, as the authors do; 3 gives CLIP's
 # embeddings, too.
@@ -195,7 +196,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Manifest(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """`bundle.json`, schema 2.
+    """`bundle.json`, schema 3.
 
     Attributes:
         schema: version of this layout.
@@ -222,6 +223,8 @@ class Manifest(
             that has read of everything.
         presence: how the model decides that what is asked for is not in the video; null where it
             was not calibrated.
+        text_cleaning: what is done to a sentence before it is split into tokens; see
+            `r2rt.grounding.tokenizer`.
         graph_revision: `GRAPH_REVISION` of the exporter that made the graphs.
     """
 
@@ -246,6 +249,7 @@ class Manifest(
     quantization: QuantizationReport | None = None
     known_words: tuple[str, ...] | None = None
     presence: Presence | None = None
+    text_cleaning: Literal["clip", "canonicalize", "whitespace"] = "clip"
     graph_revision: int = 1
 
 

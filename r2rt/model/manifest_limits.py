@@ -54,6 +54,11 @@ def _impossible_sizes(manifest: Manifest) -> str | None:
     for name, (size, most) in sizes.items():
         if not 1 <= size <= most:
             return f"sizes must be positive and {name} at most {most}, got {size}"
+    read = dims.read_layers
+    if read is not None and [x for x in read if -_MAX_SIZES["layers"] <= x <= -1] != list(read):
+        return f"read_layers must be null or numbers from -{_MAX_SIZES['layers']} to -1, got {read}"
+    if read is not None and len(read) != dims.layers:
+        return f"read_layers must be null or {dims.layers} numbers, got {len(read)}"
     embedding_width = dims.embedding_width
     if embedding_width is not None and not 1 <= embedding_width <= _MAX_TOWER_WIDTH:
         return f"embedding_width must be 1 to {_MAX_TOWER_WIDTH} or null, got {embedding_width}"

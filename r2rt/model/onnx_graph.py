@@ -88,19 +88,25 @@ class OnnxGraph:
 
     @classmethod
     def read(cls, path: Path) -> OnnxGraph:
-        """Read a file.
+        """Read a file, and the one beside it that holds a large graph's numbers.
 
         Raises:
             ValueError: it is no ONNX model, or one with constants of other kinds than arrays of
-                numbers in the file itself.
+                numbers in the file itself or in `NAME.onnx.data`.
             OSError: it cannot be read.
         """
+        beside = path.with_name(f"{path.name}.data")
         with path.open("rb") as file:
-            return cls.parse(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if not beside.is_file():
+            return cls.parse(data)
+        with beside.open("rb") as file:
+            outside = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return cls.parse(data, outside=(beside.name, outside))
 
     @classmethod
-    def parse(cls, data: Buffer) -> OnnxGraph:
-        """Read a model that is in memory; see `read`."""
+    def parse(cls, data: Buffer, *, outside: tuple[str, Buffer] | None = None) -> OnnxGraph:
+        """Read a model that is in memory, and the file that it refers to by name; see `read`."""
         model, graph_at = [], None
         for part in fields(data):
             if part.number == _GRAPH:
@@ -123,7 +129,7 @@ class OnnxGraph:
                 graph.nodes.append(_node(data, part))
                 continue
             if part.number == _INITIALIZER:
-                name, array = _constant(data, part)
+                name, array = _constant(data, part, outside)
                 graph.constants[name] = array
                 continue
             if part.number == _OUTPUT:
@@ -275,9 +281,10 @@ def _encoded_node(node: Node) -> bytes:
     return b"".join([*names, frame(_OP_TYPE, node.op_type.encode()), node.rest])
 
 
-def _constant(data: Buffer, at: Field) -> tuple[str, Array]:
+def _constant(data: Buffer, at: Field, outside: tuple[str, Buffer] | None) -> tuple[str, Array]:
     shape: list[int] = []
     name, kind, raw = "", 0, None
+    place: dict[str, str] = {}
     for part in fields(data, at.start, at.end):
         if part.number == _DIMS:
             shape += numbers(data, part)
@@ -287,12 +294,18 @@ def _constant(data: Buffer, at: Field) -> tuple[str, Array]:
             name = _text(data, part)
         elif part.number == _RAW_DATA:
             raw = part
-    dtype = _DTYPES.get(kind)
-    if dtype is None or raw is None or raw.end - raw.start != math.prod(shape) * dtype.itemsize:
+        elif part.number == _EXTERNAL:
+            key, value = fields(data, part.start, part.end)
+            place[_text(data, key)] = _text(data, value)
+    dtype, source = _DTYPES.get(kind), data
+    first, length = (0, -1) if raw is None else (raw.start, raw.end - raw.start)
+    if place and outside is not None and place["location"] == outside[0]:
+        source, first, length = outside[1], int(place["offset"]), int(place["length"])
+    if dtype is None or length != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"constant {name}: expected numbers in the file itself (raw_data)")
     if not math.prod(shape):
         return name, np.empty(shape, dtype)
-    return name, np.frombuffer(data, dtype, math.prod(shape), raw.start).reshape(shape)
+    return name, np.frombuffer(source, dtype, math.prod(shape), first).reshape(shape)
 
 
 def _encoded_head(name: str, array: Array, *, outer: bool) -> bytes:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from r2rt.errors import ModelMismatchError, QueryError
 from r2rt.grounding.moments import interval_iou
 from r2rt.model.contract import TEXT_ENCODER
-from r2rt.model.manifest import TOKENIZER_NAME, Figure
+from r2rt.model.manifest import Figure
 
 if TYPE_CHECKING:
     from r2rt.grounding.encoded import EncodedVideo
@@ -256,7 +256,7 @@ def _query_tokens(grounder: Grounder, queries: Sequence[str]) -> list[Floats]:
     from r2rt.grounding.tokenizer import Tokenizer
 
     bundle = grounder.bundle
-    tokenizer = Tokenizer.load(bundle.file(TOKENIZER_NAME), bundle.dims.context_length)
+    tokenizer = Tokenizer.of(bundle)
     found = []
     for query in queries:
         ids = tokenizer.encode(query).ids[None]

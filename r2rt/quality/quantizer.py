@@ -20,7 +20,7 @@ from r2rt.model.bundle import Bundle
 from r2rt.model.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.model.installed import INT8_SUFFIX, checked_name, locked, models_dir, resolve
-from r2rt.model.manifest import TOKENIZER_NAME, Manifest, QuantizationReport
+from r2rt.model.manifest import Manifest, QuantizationReport
 from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import LIMITS, QUERIES, Agreement, Limits, compare, failures
 from r2rt.quality.int8 import Selection, select
@@ -270,7 +270,7 @@ def _calibration_frames(videos: Sequence[Path], bundle: Bundle) -> NDArray[np.ui
 
 def _query_runs(bundle: Bundle, queries: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
     """Return the calibration queries, those of one length together: none is padded."""
-    tokenizer = Tokenizer.load(bundle.file(TOKENIZER_NAME), bundle.dims.context_length)
+    tokenizer = Tokenizer.of(bundle)
     by_length: dict[int, list[NDArray[np.int64]]] = {}
     for query in queries:
         ids = tokenizer.encode(query).ids
@@ -282,7 +282,9 @@ def _query_runs(bundle: Bundle, queries: Sequence[str]) -> list[dict[str, NDArra
 
 
 def _write_files(folder: Path, bundle: Bundle, selections: dict[str, Selection]) -> None:
-    for file in bundle.manifest.files:
+    # Numbers beside a large graph are in its int8 form itself.
+    beside = {f"{graph}.onnx.data" for graph in selections}
+    for file in bundle.manifest.files.keys() - beside:
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         selection = selections.get(file.removesuffix(".onnx"))

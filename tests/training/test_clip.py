@@ -155,6 +155,7 @@ def test_towers_are_frozen_fp32_and_share_no_memory_with_their_state_dict() -> N
     assert not towers.training
     assert not any(parameter.requires_grad for parameter in towers.parameters())
     assert {tensor.dtype for tensor in (*towers.parameters(), *towers.buffers())} == {torch.float32}
+    assert towers.vision.class_embedding is not None
     before = towers.vision.class_embedding.clone()
     state["visual.class_embedding"].add_(1)
     torch.testing.assert_close(towers.vision.class_embedding.data, before)
@@ -191,6 +192,7 @@ def test_random_towers_depend_on_the_seed_alone_and_neither_explode_nor_vanish()
         assert scales.min() > 0.3
         assert scales.max() < 3
     # A fixed number, so that another process or version that draws otherwise shows.
+    assert first.vision.class_embedding is not None
     assert first.vision.class_embedding[0].item() == pytest.approx(0.118869044, abs=1e-8)
 
 
@@ -228,9 +230,8 @@ def test_architectures_of_open_clip(
     ("name", "message"),
     [
         ("ViT-Z-99", "has no architecture 'ViT-Z-99'"),
-        ("RN50", "convolutional"),
-        ("ViT-SO400M-14-SigLIP", "custom_text"),
-        ("convnext_base", "timm_model_name"),
+        ("RN50", "convolutions"),
+        ("convnext_base", "convolutions"),
     ],
 )
 def test_architectures_that_are_no_plain_clip_are_refused(name: str, message: str) -> None:
@@ -296,7 +297,6 @@ BLOCK = "visual.transformer.resblocks.3."
         (drop("positional_embedding"), "missing positional_embedding"),
         (drop("visual.proj"), "missing visual.proj"),
         (put("visual.extra.weight", torch.zeros(1)), "unexpected visual.extra.weight"),
-        (put(BLOCK + "ls_1.gamma", torch.zeros(128)), "unexpected .*ls_1.gamma"),
         (
             put("visual.ln_pre.bias", torch.zeros(64)),
             r"visual.ln_pre.bias \(64,\) instead of \(128,\)",

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 import training.train
 from training.checkpoint import build_model, load_checkpoint
+from training.config import recorded_config
+from training.data.layouts import open_data
 from training.recipes import RECIPES
 from training.trainer import read_progress
 
@@ -98,6 +100,33 @@ def test_a_recipe_is_trained_validated_and_resumed(
     progress = read_progress(out)
     assert progress is not None
     assert (progress.step, progress.finished) == (5, True)
+
+
+def test_which_layers_are_read_is_a_setting_that_is_kept(
+    charades: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["charades", "--data", charades, "--out", tmp_path / "run", "--no-val"]
+    assert run(*command, *small("read=[-1,-3,-1]")) == 0
+    config = recorded_config(load_checkpoint(tmp_path / "run" / "last.pth").meta)
+    assert config is not None
+    assert config.model.read == (-1, -3, -1)
+    model = build_model(tmp_path / "run" / "last.pth", heads=2, read_layers=config.model.read)
+    assert (model.config.layers, model.config.read) == (3, (-1, -3, -1))
+
+    recipe, stored = RECIPES["charades"], np.load(charades / "clip_b32_vid_k4" / "video10.npy")
+    sample = open_data(recipe, charades, "train", layers=(-1, -3, -1))[0]
+    np.testing.assert_array_equal(sample.video.numpy(), stored[:, [3, 1, 3]])
+    assert sample.query.shape[1] == 3
+
+    capsys.readouterr()
+    for impossible, message in (
+        ("[]", "read is []"),
+        ("[0]", "read is [0]"),
+        ("[-5]", "the model reads 5"),
+    ):
+        out = ["--out", tmp_path / impossible]
+        assert run(*command[:3], *out, *small(f"read={impossible}")) != 0
+        assert message in capsys.readouterr().err
 
 
 def test_a_figure_to_monitor_is_checked_before_training(

@@ -9,6 +9,7 @@ sentence, so that another sentence of the same qid is missing and not mistaken.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,7 +39,8 @@ class FeatureFolder:
     Args:
         folder: where the files are.
         dims: dimensions of a file: 4 for videos, 3 for queries.
-        layers: layers K to keep, the last ones of a file that has more; None keeps all.
+        layers: layers K to keep, the last ones of a file that has more, or which, counted from the
+            last, -1; None keeps all.
         flat_width: numbers a token, of files whose tokens are flattened; None where none are.
 
     Raises:
@@ -46,13 +48,22 @@ class FeatureFolder:
     """
 
     def __init__(
-        self, folder: Path, *, dims: int, layers: int | None = None, flat_width: int | None = None
+        self,
+        folder: Path,
+        *,
+        dims: int,
+        layers: int | Sequence[int] | None = None,
+        flat_width: int | None = None,
     ) -> None:
         if not folder.is_dir():
             raise FeatureError(f"{folder}: no such folder of features; {_HOW}")
         self.folder = folder
         self._dims = dims
-        self._layers = layers
+        read = range(-layers, 0) if isinstance(layers, int) else layers
+        self._layers = None if read is None else -min(read)
+        # A slice where it will do: what it gives is not copied.
+        last = read is None or list(read) == list(range(min(read), 0))
+        self._read = slice(-(self._layers or 0), None) if last or read is None else list(read)
         self._flat_width = flat_width
         self._made = _read_made(folder.parent / MANIFEST)
 
@@ -121,7 +132,7 @@ class FeatureFolder:
                 f"{path}: {array.shape[1]} CLIP layers, the model reads {self._layers}; {_HOW} "
                 f"--layers {self._layers}"
             )
-        return array if self._layers is None else array[:, -self._layers :]
+        return array if self._layers is None else array[:, self._read]
 
     def _unflattened(self, array: NDArray[np.floating], path: Path) -> NDArray[np.floating]:
         """Give tokens back their dimensions where a file holds (T, K·P·Cv) or (L, K·Ct)."""

@@ -64,7 +64,7 @@ def open_data(
     annotations: Path | str | None = None,
     videos: Path | str | None = None,
     queries: Path | str | None = None,
-    layers: int = 4,
+    layers: int | Sequence[int] = 4,
     fps: Fraction | None = None,
     skip_missing: bool = False,
 ) -> GroundingDataset:
@@ -78,7 +78,8 @@ def open_data(
         annotations: an annotation file of one's own, in place of the data set's.
         videos: the folder of the videos' features, if it does not follow from its name.
         queries: the folder of the queries' features.
-        layers: CLIP layers K that the model reads.
+        layers: the last CLIP layers K that the model reads, or which it reads, counted from the
+            last, -1.
         fps: clips a second, in place of the recipe's.
         skip_missing: leave out annotations without features, in place of refusing them.
 
@@ -92,8 +93,9 @@ def open_data(
     """
     root = _root(Path(folder), recipe)
     fps = recipe.fps if fps is None else fps
-    video_folder = find_feature_folder(root, "vid", layers) if videos is None else Path(videos)
-    query_folder = find_feature_folder(root, "txt", layers) if queries is None else Path(queries)
+    depth = layers if isinstance(layers, int) else -min(layers)
+    video_folder = find_feature_folder(root, "vid", depth) if videos is None else Path(videos)
+    query_folder = find_feature_folder(root, "txt", depth) if queries is None else Path(queries)
     features = FeatureFolder(video_folder, dims=4, layers=layers)
     if annotations is None:
         found = load_annotations(

@@ -7,7 +7,8 @@ encoded one at a time, and the frames of a video in batches of its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,10 +26,10 @@ from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import TEXT_ENCODER
 from r2rt.model.installed import resolve
-from r2rt.model.manifest import TOKENIZER_NAME
 from r2rt.video import Sampling, open_source
 from training.clip import load_clip
-from training.clip_config import ClipConfig
+from training.clip_config import ClipConfig, TextKind, VisionKind
+from training.clip_tokenizer import tokenizer_json
 from training.extraction.errors import ExtractionError
 from training.extraction.store import FeatureManifest, save_npy
 
@@ -46,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         format: see `FeatureManifest`.
         model: a bundle, for `tokens`; a CLIP as `training.clip.load_clip` names it, for `authors`.
         clip_arch: open_clip's name of the architecture of a file of CLIP weights.
+        tokenizer: the tokenizer.json of a CLIP that has another than OpenAI's; None looks for it on
+            disk, else fetches it.
         layers: CLIP layers K; a bundle has its own.
         fps: clips a second, as a fraction.
         sampling: see `r2rt.video`.
@@ -57,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal["tokens", "authors"]
     model: str
     clip_arch: str | None = None
+    tokenizer: str | None = None
     layers: int = 4
     fps: str = "1/2"
     sampling: Sampling = "exact"
@@ -88,7 +92,7 @@ def make_manifest(settings: Settings) -> FeatureManifest:
     else:
         config = load_clip(settings.model, arch=settings.clip_arch).config
         model, layers = f"{config.name} ({config.weights_source})", settings.layers
-        fingerprint, prefix = _clip_fingerprint(config), _clip_prefix(config)
+        fingerprint, prefix = _clip_fingerprint(config, settings.tokenizer), _clip_prefix(config)
     return FeatureManifest(
         format=settings.format,
         model=model,
@@ -113,18 +117,16 @@ class _HiddenEncoder:
     """Hidden states of CLIP's last K layers in fp16, as the R²-Tuning authors keep them."""
 
     def __init__(self, settings: Settings) -> None:
-        from open_clip.tokenizer import SimpleTokenizer
-
         torch.set_num_threads(settings.threads)
         self._settings = settings
         self._towers = load_clip(settings.model, arch=settings.clip_arch).to(settings.device)
         config = self._towers.config
-        if config.vocab_size < _CLIP_VOCABULARY:
+        if config.text.tokenizer is None and config.vocab_size < _CLIP_VOCABULARY:
             raise ExtractionError(
                 f"{settings.model}: a vocabulary of {config.vocab_size} tokens; expected CLIP's "
                 f"{_CLIP_VOCABULARY}"
             )
-        self._tokenizer = SimpleTokenizer(context_length=config.context_length)
+        self._ids = _token_ids(config, settings.tokenizer)
 
     def video(self, source: Path, name: str, fps: Fraction, destination: Path) -> None:
         hidden = [self._frames(batch) for batch in self._batches(source, fps)]
@@ -135,12 +137,9 @@ class _HiddenEncoder:
     def query(self, text: str, destination: Path) -> None:
         if not text.strip():
             raise QueryError("the query has no words; describe what to look for")
-        ids = self._tokenizer([text])[0]
-        end = int((ids == self._tokenizer.eot_token_id).nonzero()[0, 0])
+        ids = self._ids(text)[None]
         with torch.inference_mode():
-            hidden = self._towers.encode_text(
-                ids[None, : end + 1].to(self._settings.device), self._settings.layers
-            )
+            hidden = self._towers.encode_text(ids.to(self._settings.device), self._settings.layers)
         # (K, L, Ct) to (L, K, Ct)
         save_npy(destination, _half(hidden[0].transpose(0, 1), text))
 
@@ -183,7 +182,7 @@ class _TokenEncoder:
             settings.model, device=settings.device, threads=settings.threads
         )
         bundle = self._grounder.bundle
-        self._tokenizer = Tokenizer.load(bundle.file(TOKENIZER_NAME), bundle.dims.context_length)
+        self._tokenizer = Tokenizer.of(bundle)
 
     def video(self, source: Path, name: str, fps: Fraction, destination: Path) -> None:
         bundle = self._grounder.bundle
@@ -219,11 +218,35 @@ def _half(hidden: torch.Tensor, what: str) -> NDArray[np.float16]:
     return array
 
 
-def _clip_fingerprint(config: ClipConfig) -> str:
+def _token_ids(config: ClipConfig, tokenizer: str | None) -> Callable[[str], torch.Tensor]:
+    """Return what turns a sentence into its real tokens (L,), int64."""
+    if config.text.tokenizer is None:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        clip = SimpleTokenizer(context_length=config.context_length)
+
+        def clip_ids(text: str) -> torch.Tensor:
+            ids: torch.Tensor = clip([text])[0]
+            return ids[: int((ids == clip.eot_token_id).nonzero()[0, 0]) + 1]
+
+        return clip_ids
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        path.write_text(tokenizer_json(config, tokenizer), encoding="utf-8")
+        other = Tokenizer.load(path, config.query_length, cleaning=config.text.cleaning)
+    return lambda text: torch.from_numpy(other.encode(text).ids)
+
+
+def _clip_fingerprint(config: ClipConfig, tokenizer: str | None) -> str:
     values = asdict(config)
     # Two files of the same weights make the same features.
     if config.weights_sha256 is not None:
         del values["weights_source"]
+    # Features of plain CLIPs keep the fingerprint that they have always had.
+    if config.vision == VisionKind() and config.text == TextKind():
+        del values["vision"], values["text"]
+    if config.text.tokenizer is not None:
+        values["tokenizer"] = hashlib.sha256(tokenizer_json(config, tokenizer).encode()).hexdigest()
     return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
 
 

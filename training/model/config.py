@@ -43,6 +43,8 @@ class R2Config:
         dropout: dropout before each Linear of the two maps, in training.
         drop_path: probability of skipping a branch of the temporal layer, in training.
         padding: what padding in a batch means.
+        read_layers: the K layers that are read, counted from the last, -1, in CLIP's order or any
+            other, repeated or not; None for the last K. The block begins with the last one listed.
 
     Raises:
         ValueError: the sizes contradict one another.
@@ -60,6 +62,7 @@ class R2Config:
     dropout: float = 0.5
     drop_path: float = 0.1
     padding: Padding = Padding.EXACT
+    read_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.layers, self.vision_width, self.text_width, self.heads)
@@ -72,6 +75,16 @@ class R2Config:
             or not self.strides
         ):
             raise ValueError(f"strides must be 1, 2, 4, ... without a gap, got {self.strides}")
+        if len(self.read) != self.layers or max(self.read) > -1:
+            raise ValueError(
+                f"layers that are read must be {self.layers} negative numbers, -1 for the last, "
+                f"got {self.read}"
+            )
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The layers that are read, counted from the last, -1."""
+        return tuple(range(-self.layers, 0)) if self.read_layers is None else self.read_layers
 
     @classmethod
     def from_state_dict(
@@ -84,10 +97,11 @@ class R2Config:
         dropout: float = 0.5,
         drop_path: float = 0.1,
         padding: Padding = Padding.EXACT,
+        read_layers: tuple[int, ...] | None = None,
     ) -> R2Config:
         """Read every size from the shapes in a checkpoint.
 
-        Three choices leave no trace in the shapes. The number of `heads` is 8 in every published
+        Four choices leave no trace in the shapes. The number of `heads` is 8 in every published
         model. `use_tef` and `merge_cls_sal` go with moment retrieval, so where they are None they
         follow the coordinate head; YouTube's and TVSum's models have none of the three.
 
@@ -99,6 +113,7 @@ class R2Config:
             dropout: kept in the configuration, without influence on inference.
             drop_path: kept in the configuration, without influence on inference.
             padding: what padding in a batch means.
+            read_layers: the layers that are read; weights do not show them.
 
         Raises:
             KeyError: a tensor that a size is read from is missing.
@@ -127,4 +142,5 @@ class R2Config:
             dropout=dropout,
             drop_path=drop_path,
             padding=padding,
+            read_layers=read_layers,
         )

@@ -94,6 +94,8 @@ class TinyClip(nn.Module):
     def see(self, frames: Tensor) -> Seen:
         """Look at (B, S, S, 3) uint8 frames, S any multiple of the patch size."""
         vision = self.vision
+        assert vision.class_embedding is not None
+        assert vision.ln_pre is not None
         pixels = (frames.float() - vision.mean) / vision.std
         x = vision.conv1(pixels.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B, P, C)
         cls = vision.class_embedding.expand(len(x), 1, -1).to(x.dtype)
@@ -163,6 +165,7 @@ class TinyClip(nn.Module):
                 for linear in (block.qkv, block.out, block.fc, block.proj):
                     nn.init.zeros_(linear.bias)
         nn.init.normal_(self.vision.conv1.weight, std=(3 * self.config.patch_size**2) ** -0.5)
+        assert self.vision.class_embedding is not None
         nn.init.normal_(self.vision.class_embedding, std=self.config.vision_width**-0.5)
         nn.init.normal_(self.vision.positional_embedding, std=0.1)
         nn.init.normal_(self.text.token_embedding.weight, std=0.02)

@@ -114,6 +114,7 @@ def fit(
         layers=model.config.layers,
         heads=model.config.heads,
         padding=model.config.padding,
+        read=model.config.read_layers,
     )
     config = RunConfig(recipe=recipe, model=settings, options=options)
     return _Run(model, config, train_set, RunFolder(Path(out)), val, resume, quiet).train()

@@ -36,7 +36,15 @@ Triple = tuple[float, float, float]
 
 
 def video_encoder(
-    checkpoint: Weights, clip: Weights, *, heads: int, use_tef: bool, mean: Triple, std: Triple
+    checkpoint: Weights,
+    clip: Weights,
+    *,
+    heads: int,
+    use_tef: bool,
+    mean: Triple,
+    std: Triple,
+    rotary: bool = False,
+    pool_heads: int = 0,
 ) -> dict[str, Array]:
     """Weights of `video_encoder`.
 
@@ -47,19 +55,26 @@ def video_encoder(
         use_tef: whether the model has temporal endpoint features.
         mean: of RGB in 0..1, with which frames are normalised.
         std: of RGB in 0..1.
+        rotary: whether the blocks' queries and keys are rotated by their positions.
+        pool_heads: heads of the attention that pools the tokens to the embedding; 0 without it.
     """
     # Σ w·(x - mean)/std over a patch = Σ (w/std)·x - Σ (w/std)·mean, x in 0..255.
     centre, scale = (255 * np.reshape(x, (1, 3, 1, 1)) for x in (mean, std))
     scaled = _double(clip["visual.conv1.weight"]) / scale  # (Cv, 3, p, p)
     positions = _double(clip["visual.positional_embedding"])  # (P, Cv)
+    weights = {"patch_weight": _single(scaled.transpose(2, 3, 1, 0).reshape(-1, len(scaled)))}
+    if "visual.class_embedding" in clip:
+        token, positions = _double(clip["visual.class_embedding"]) + positions[0], positions[1:]
+        weights["cls"] = _single(token)[None, None]
+    if "visual.ln_pre.weight" in clip:
+        weights |= _norm("ln_pre", clip, "visual.ln_pre")
     return {
-        "patch_weight": _single(scaled.transpose(2, 3, 1, 0).reshape(-1, len(scaled))),
-        "cls": _single(_double(clip["visual.class_embedding"]) + positions[0])[None, None],
-        "positions": _single(positions[1:] - (scaled * centre).sum(axis=(1, 2, 3))),
-        **_norm("ln_pre", clip, "visual.ln_pre"),
-        **_tower(clip, "visual.transformer", heads),
+        **weights,
+        "positions": _single(positions - (scaled * centre).sum(axis=(1, 2, 3))),
+        **_tower(clip, "visual.transformer", heads, rotary=rotary),
         **_inside("tokens", frame_tokens(checkpoint, use_tef=use_tef)),
         **_projection(clip, "visual.ln_post", "visual.proj"),
+        **(_inside("projection.pool", _attention_pool(clip, pool_heads)) if pool_heads else {}),
     }
 
 
@@ -188,29 +203,62 @@ def _heads(checkpoint: Weights) -> dict[str, Array]:
 
 
 def _projection(clip: Weights, norm: str, matrix: str) -> dict[str, Array]:
-    """From a tower to CLIP's embedding; nothing where the weights have no such matrix."""
-    if matrix not in clip:
-        return {}
+    """From a tower to CLIP's embedding: what of it the weights have."""
+    parts = {"projection.weight": matrix, "projection.bias": f"{matrix}_bias"}
+    weights = {name: _single(clip[theirs]) for name, theirs in parts.items() if theirs in clip}
+    if f"{norm}.weight" in clip:
+        weights |= _norm("projection.norm", clip, norm)
+    return weights
+
+
+def _attention_pool(clip: Weights, heads: int) -> dict[str, Array]:
+    """A learned query attends to tokens x: softmax((x·W_k)·q)·x·W_v + b_v, a head at a time.
+
+    q does not depend on x, so W_k·q is one column a head; b_k adds the same to all tokens. Tokens
+    are pooled before W_v, which is then applied to one row a head.
+    """
+    prefix = "visual.attn_pool"
+    width = len(clip[f"{prefix}.q.bias"])
+    query = _double(clip[f"{prefix}.q.weight"]) @ _double(clip[f"{prefix}.latent"]).ravel()
+    query = (query + _double(clip[f"{prefix}.q.bias"])).reshape(heads, 1, -1)
+    keys, values = (
+        half.reshape(heads, -1, width) for half in np.split(_double(clip[f"{prefix}.kv.weight"]), 2)
+    )
+    scores = (query @ keys)[:, 0] * (width // heads) ** -0.5  # (heads, C)
     return {
-        **_norm("projection.norm", clip, norm),
-        "projection.weight": _single(clip[matrix]),
+        "keys": _single(scores.T),
+        "values": _single(values.transpose(0, 2, 1)),  # (heads, C, d)
+        "values_bias": _single(clip[f"{prefix}.kv.bias"])[width:],
+        **_linear("out", clip, f"{prefix}.out"),
+        **_norm("norm", clip, f"{prefix}.norm"),
+        **_linear("fc", clip, f"{prefix}.fc"),
+        **_linear("proj", clip, f"{prefix}.proj"),
     }
 
 
-def _tower(clip: Weights, prefix: str, heads: int) -> dict[str, Array]:
-    """Blocks of a CLIP tower, 1/√d of the attention in the queries' part of qkv."""
+def _tower(clip: Weights, prefix: str, heads: int, *, rotary: bool = False) -> dict[str, Array]:
+    """Blocks of a CLIP tower, 1/√d of the attention in the queries' part of qkv.
+
+    Where queries and keys are rotated, their channels (0, 1), (2, 3), ... turn together: those of
+    a head are reordered to 0, 2, ..., 1, 3, ..., which leaves q·k as it is.
+    """
     found = (re.match(rf"{re.escape(prefix)}\.resblocks\.(\d+)\.", key) for key in clip)
     weights: dict[str, Array] = {}
     for index in sorted({int(match[1]) for match in found if match}):
         theirs, ours = f"{prefix}.resblocks.{index}", f"blocks.{index}"
         qkv = _double(clip[f"{theirs}.attn.in_proj_weight"])  # (3C, C)
         width = qkv.shape[1]
+        bias = _double(clip[f"{theirs}.attn.in_proj_bias"])
         factors = np.ones(3 * width)
         factors[:width] = (width // heads) ** -0.5
+        rows = np.arange(3 * width)
+        if rotary:
+            turned = rows[: 2 * width].reshape(2 * heads, -1, 2)
+            rows[: 2 * width] = turned.transpose(0, 2, 1).ravel()
         weights |= {
             **_norm(f"{ours}.ln_1", clip, f"{theirs}.ln_1"),
-            f"{ours}.qkv.weight": _single(qkv * factors[:, None]).T,
-            f"{ours}.qkv.bias": _single(_double(clip[f"{theirs}.attn.in_proj_bias"]) * factors),
+            f"{ours}.qkv.weight": _single(qkv * factors[:, None])[rows].T,
+            f"{ours}.qkv.bias": _single(bias * factors)[rows],
             **_linear(f"{ours}.out", clip, f"{theirs}.attn.out_proj"),
             **_norm(f"{ours}.ln_2", clip, f"{theirs}.ln_2"),
             **_linear(f"{ours}.fc", clip, f"{theirs}.mlp.c_fc"),

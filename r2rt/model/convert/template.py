@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import ConversionError
-from r2rt.model.protobuf import fields, head, numbers
+from r2rt.model.protobuf import fields, frame, head, number_field, numbers
 
 __all__ = ["Slot", "slots", "write_graph"]
 
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 # Numbers of fields in onnx.proto: ModelProto, GraphProto, TensorProto.
 _GRAPH = 7
 _INITIALIZER = 5
-_DIMS, _TYPE, _NAME, _RAW_DATA = 1, 2, 8, 9
+_DIMS, _TYPE, _NAME, _RAW_DATA, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 _TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     5: np.dtype("<i2"),
@@ -35,6 +35,8 @@ _TYPES: dict[int, np.dtype[Any]] = {
 }
 # Protocol buffers' limit.
 _LARGEST_FILE = 2**31 - 1
+# Arrays from this size on are written beside a graph that would exceed it.
+_OUTER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +61,26 @@ def slots(template: bytes) -> dict[str, Slot]:
 def write_graph(template: bytes, weights: Mapping[str, Array], path: Path) -> None:
     """Write the ONNX file that a template and its weights make.
 
+    Where it would exceed the 2 GB of one file, the arrays are ONNX's external data, in a file
+    beside it, `NAME.onnx.data`.
+
     Args:
         template: the model without numbers.
         weights: an array for each of its slots, of the slot's shape and type, and no others.
         path: the file, which is written in one pass.
 
     Raises:
-        ConversionError: the weights do not fit the template, or make more than 2 GB.
-        OSError: the file cannot be written.
+        ConversionError: the weights do not fit the template.
+        OSError: a file cannot be written.
     """
     before, parts, after = _parts(template)
     _check(weights, {slot.name: slot for _, slot in parts if slot is not None})
     lengths = [_framed_length(data, slot) for data, slot in parts]
     graph = sum(lengths)
     if len(before) + graph + len(after) > _LARGEST_FILE:
-        raise ConversionError(
-            f"{path.name} takes {graph / 1e9:.1f} GB, one ONNX file holds 2 GB at most; "
-            "take a smaller CLIP"
-        )
+        parts = _written_outside(parts, weights, path.with_name(f"{path.name}.data"))
+        lengths = [_framed_length(data, slot) for data, slot in parts]
+        graph = sum(lengths)
     with path.open("wb") as file:
         file.write(before + head(_GRAPH, graph))
         for data, slot in parts:
@@ -85,6 +89,29 @@ def write_graph(template: bytes, weights: Mapping[str, Array], path: Path) -> No
             else:
                 _write_tensor(file, data, slot, weights[slot.name])
         file.write(after)
+
+
+def _written_outside(
+    parts: list[tuple[bytes, Slot | None]], weights: Mapping[str, Array], path: Path
+) -> list[tuple[bytes, Slot | None]]:
+    """Write the large arrays to a file; return the graph's fields, which say where they are."""
+    found: list[tuple[bytes, Slot | None]] = []
+    offset = 0
+    with path.open("wb") as file:
+        for data, slot in parts:
+            if slot is None or slot.size < _OUTER_BYTES:
+                found.append((data, slot))
+                continue
+            file.write(np.ascontiguousarray(weights[slot.name]).data)
+            place = {"location": path.name, "offset": str(offset), "length": str(slot.size)}
+            offset += slot.size
+            entries = [
+                frame(_EXTERNAL, frame(1, key.encode()) + frame(2, value.encode()))
+                for key, value in place.items()
+            ]
+            tensor = data + b"".join(entries) + number_field(_LOCATION, 1)
+            found.append((frame(_INITIALIZER, tensor), None))
+    return found
 
 
 def _check(weights: Mapping[str, Array], wanted: Mapping[str, Slot]) -> None:

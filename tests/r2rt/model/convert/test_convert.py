@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from r2rt.model.convert.clip_files import clip_folder, fetch_clip
 from r2rt.model.convert.convert import published_templates
 from r2rt.model.convert.template import slots, write_graph
 from r2rt.model.convert.weights import read_checkpoint, read_clip
+from r2rt.model.graph_files import external_locations
+from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.model.registry import FAMILIES, PUBLISHED, ClipSource
 from tests.golden_data import GOLDEN, load_arrays
 from tests.r2rt.hub import Hub, Step, running_hub
@@ -119,6 +122,25 @@ class TestTemplates:
             with pytest.raises(ConversionError, match=message):
                 write_graph(template, wrong, tmp_path / "wrong.onnx")
             assert not (tmp_path / "wrong.onnx").exists()
+
+    def test_a_graph_that_is_too_large_for_one_file_has_its_numbers_beside_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        graph = published_templates("highlights")["grounder"]
+        random = np.random.default_rng(0)
+        weights: dict[str, NDArray[Any]] = {
+            name: random.standard_normal(slot.shape).astype(slot.dtype)
+            for name, slot in slots(graph).items()
+        }
+        monkeypatch.setattr("r2rt.model.convert.template._LARGEST_FILE", 1 << 20)
+        write_graph(graph, weights, tmp_path / "split.onnx")
+        assert (tmp_path / "split.onnx").stat().st_size < 1 << 20
+        assert external_locations(tmp_path / "split.onnx") == {"split.onnx.data"}
+        ours = OnnxGraph.read(tmp_path / "split.onnx").constants
+        onnxs = {x.name: x for x in onnx.load_model(tmp_path / "split.onnx").graph.initializer}
+        for name, array in weights.items():
+            np.testing.assert_array_equal(ours[name], array)
+            np.testing.assert_array_equal(onnx.numpy_helper.to_array(onnxs[name]), array)
 
 
 class TestFiles:

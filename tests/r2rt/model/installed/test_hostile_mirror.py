@@ -99,8 +99,8 @@ def test_a_manifest_that_is_none(hub: Hub, text: bytes) -> None:
 
 
 def test_a_bundle_of_another_schema(hub: Hub) -> None:
-    hub.add("mirror/mine/bundle.json", b'{"schema": 3}')
-    with pytest.raises(BundleSchemaError, match="schema 3"):
+    hub.add("mirror/mine/bundle.json", b'{"schema": 4}')
+    with pytest.raises(BundleSchemaError, match="schema 4"):
         pull("mine", source=f"{hub.url}/mirror")
 
 
