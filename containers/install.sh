@@ -9,7 +9,7 @@ constraints=$(dirname "$0")/../constraints.txt
 
 python3 -m venv "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check --no-cache-dir --quiet"
-$pip install -c "$constraints" "${wheel}[media]"
+$pip install -c "$constraints" "${wheel}[serve]"
 if [ "$kind" = gpu ]; then
     # onnxruntime and onnxruntime-gpu are one module, and the runtime asks for the first.
     $pip uninstall --yes onnxruntime onnxruntime-gpu

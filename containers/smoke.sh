@@ -11,4 +11,5 @@ video=$2
 best = json.load(sys.stdin)["results"][0]["moments"][0]
 assert 52 < best["start_s"] < 56 and 60 < best["end_s"] < 65, best
 print("a panda:", best)'
+"$bin/python" -c 'import r2rt.service.app'
 "$bin/python" -c 'import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ["torch", "pip"])))'
