@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from r2rt.files import remove_orphans, temporary_beside
 from r2rt.portable import locked, replace
+from r2rt.user_folders import user_cache
 
 __all__ = ["CacheFolder", "Entry", "cache_dir", "report_unusable"]
 
@@ -33,9 +34,7 @@ def cache_dir() -> Path:
     """Return `$R2RT_CACHE`, or r2rt's folder among the user's caches."""
     if folder := os.environ.get("R2RT_CACHE"):
         return Path(folder)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("r2rt", appauthor=False))
+    return user_cache()
 
 
 def report_unusable(error: OSError) -> None:

@@ -24,6 +24,7 @@ import click
 
 from r2rt.errors import QueryError
 from r2rt.files import as_text
+from r2rt.user_folders import user_config
 
 __all__ = ["VARIABLE", "config_path", "defaults_of", "read_config"]
 
@@ -36,9 +37,7 @@ def config_path() -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("r2rt", appauthor=False)) / "config.toml"
+    return user_config() / "config.toml"
 
 
 def read_config() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from r2rt.errors import ModelNotFoundError, OutputError, QueryError, R2rtError
 from r2rt.files import remove_orphans, temporary_beside
 from r2rt.model.manifest import MANIFEST_NAME, Manifest, read_manifest
 from r2rt.model.registry import DEFAULT_NAME, PUBLISHED, canonical_name
+from r2rt.user_folders import user_data, user_path
 
 __all__ = [
     "INT8_SUFFIX",
@@ -34,7 +35,6 @@ __all__ = [
     "remove",
     "resolve",
     "staging_dir",
-    "user_path",
 ]
 
 # Of the name of a model's int8 form, which is installed beside it.
@@ -83,9 +83,7 @@ def models_dir() -> Path:
     home = os.environ.get("R2RT_HOME")
     if home:
         return user_path(home) / "models"
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("r2rt", appauthor=False)) / "models"
+    return user_data() / "models"
 
 
 def installed() -> tuple[InstalledModel, ...]:
@@ -289,11 +287,6 @@ def changeable(folder: Path) -> Path:
         except OSError as error:
             raise OutputError(f"{staged}: cannot be written ({error})") from error
         return install_folder(staged, _DEMO.name)
-
-
-def user_path(text: str) -> Path:
-    """Return a path in which a leading `~` is the user's home, where there is such a user."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111  Path's raises where there is none
 
 
 @contextlib.contextmanager

@@ -32,11 +32,11 @@ from r2rt.model.installed import (
     locked,
     models_dir,
     staging_dir,
-    user_path,
 )
 from r2rt.model.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from r2rt.model.registry import CLIP_ARCHITECTURE, PUBLISHED, canonical_name
 from r2rt.progress import Update
+from r2rt.user_folders import user_path
 
 __all__ = ["how_to_carry", "manifest_sha256", "pull"]
 

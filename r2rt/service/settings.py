@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from r2rt.user_folders import user_data, user_path
+
 if TYPE_CHECKING:
     from r2rt.engines import Device, Precision
 
@@ -88,10 +90,8 @@ class Settings:
 def default_folder() -> Path:
     """Return `service` in `$R2RT_HOME` or in the user's data."""
     if home := os.environ.get("R2RT_HOME"):
-        return Path(home).expanduser() / "service"
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("r2rt", appauthor=False)) / "service"
+        return user_path(home) / "service"
+    return user_data() / "service"
 
 
 def is_loopback(host: str) -> bool:

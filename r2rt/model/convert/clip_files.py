@@ -15,6 +15,7 @@ from r2rt.model import registry
 from r2rt.model.download import download, is_remote, shown_url
 from r2rt.model.registry import ClipSource, hub_endpoint
 from r2rt.progress import Update
+from r2rt.user_folders import user_cache, user_path
 
 __all__ = ["clip_folder", "fetch_clip", "hub_is_offline"]
 
@@ -40,7 +41,7 @@ def fetch_clip(
     """
     place = place or os.environ.get("R2RT_CLIP")
     if place and not is_remote(place):
-        return _named(Path(place).expanduser())
+        return _named(user_path(place))
     failures = []
     if not place:
         for source in registry.CLIP_SOURCES:
@@ -76,10 +77,8 @@ def hub_is_offline() -> bool:
 
 def clip_folder() -> Path:
     """Return the folder of fetched weights: `clip` in `$R2RT_HOME` or in the user's cache."""
-    import platformdirs
-
-    home = os.environ.get("R2RT_HOME") or platformdirs.user_cache_dir("r2rt", appauthor=False)
-    return Path(home).expanduser() / "clip"
+    home = os.environ.get("R2RT_HOME")
+    return (user_path(home) if home else user_cache()) / "clip"
 
 
 def _named(path: Path) -> Path:
@@ -105,10 +104,10 @@ def _named(path: Path) -> Path:
 def _here(source: ClipSource) -> Iterator[Path]:
     """Yield files of that name that are on this machine."""
     hub = os.environ.get("HF_HUB_CACHE") or (
-        Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub"
+        user_path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     )
     candidates = [clip_folder() / source.filename]
-    candidates.append(Path("~/.cache/clip").expanduser() / source.filename)
+    candidates.append(user_path("~/.cache/clip") / source.filename)
     candidates += sorted(Path(hub).glob(f"models--timm--*/snapshots/*/{source.filename}"))
     yield from (path for path in candidates if path.is_file())
 
