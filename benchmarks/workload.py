@@ -6,12 +6,12 @@ weights, which cost the same to run. Both are made once and kept.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from r2rt.files import replacing
 
@@ -125,11 +125,9 @@ def load_towers(path: Path) -> ClipTowers:
     from training.clip import ClipConfig, ClipTowers
 
     with safe_open(str(path), framework="pt") as file:
-        sizes = json.loads(file.metadata()["config"])
+        config = msgspec.json.decode(file.metadata()["config"], type=ClipConfig)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name in ("mean", "std"):
-        sizes[name] = tuple(sizes[name])
-    towers = ClipTowers(ClipConfig(**sizes))
+    towers = ClipTowers(config)
     towers.load_state_dict(state)
     return towers
 
@@ -140,7 +138,8 @@ def save_towers(towers: ClipTowers, path: Path) -> None:
 
     with replacing(path) as temporary:
         state = {name: tensor.contiguous() for name, tensor in towers.state_dict().items()}
-        save_file(state, temporary, metadata={"config": json.dumps(asdict(towers.config))})
+        config = msgspec.json.encode(towers.config).decode()
+        save_file(state, temporary, metadata={"config": config})
 
 
 def queries(count: int, *, start: int = 0) -> list[str]:

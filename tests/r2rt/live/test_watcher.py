@@ -50,8 +50,12 @@ def assert_is_offline_answer(
     want = grounder.ground(recording, got.query, start_s=start_s, end_s=end_s)
     shift = got.clip_starts_s[0] - want.clip_starts_s[0]
     np.testing.assert_allclose(got.saliency, want.saliency, atol=1e-5)
-    np.testing.assert_allclose(moments(got) - [shift, shift, 0], moments(want), atol=1e-5)
-    assert got.duration_s == pytest.approx(want.duration_s, abs=1e-3)  # a tick of the time base
+    times, scores = np.split(moments(got) - [shift, shift, 0], [2], axis=1)
+    expected_times, expected_scores = np.split(moments(want), [2], axis=1)
+    # Ticks of the time base: a moment may end where the recording does.
+    np.testing.assert_allclose(times, expected_times, atol=1e-3)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+    assert got.duration_s == pytest.approx(want.duration_s, abs=1e-3)
 
 
 def test_the_last_window_of_a_file_played_is_that_cut_grounded(
