@@ -204,13 +204,12 @@ def _facts(path: str) -> Row:
     """Return size, rate, codec and date of a video; the date is when it was recorded, if known."""
     if Path(path).is_dir() or is_remote(path):
         return {"date": _date_of(path)}
-    import av
-
+    from r2rt.video.container import metadata_text, open_input
     from r2rt.video.inspection import inspect_file
 
     facts = inspect_file(Path(path))
-    with av.open(path, metadata_errors="replace") as container:
-        recorded = container.metadata.get("creation_time", "")
+    with open_input(path) as container:
+        recorded = metadata_text(container.metadata.get("creation_time", ""))
     width, height = facts.display_size
     return {
         "date": recorded[:19] if recorded[:4].isdigit() else _date_of(path),

@@ -47,9 +47,11 @@ def spoken_lines(video: Path, model: str) -> Iterator[Line]:
     """
     import av
 
+    from r2rt.video.container import open_input
+
     whisper = load_speech_model(model)
     try:
-        with av.open(str(video), metadata_errors="replace") as container:
+        with open_input(str(video)) as container:
             if not container.streams.audio:
                 return
             sound = container.streams.audio[0]

@@ -117,11 +117,13 @@ def _decoded(content: bytes) -> str:
 def _stream_lines(video: Path) -> Iterator[Line]:
     import av
 
+    from r2rt.video.container import metadata_text, open_input
+
     try:
-        with av.open(str(video), metadata_errors="replace") as container:
+        with open_input(str(video)) as container:
             begins_s = (container.start_time or 0) / av.time_base
             for stream in container.streams.subtitles:
-                language = stream.metadata.get("language", "")
+                language = metadata_text(stream.metadata.get("language", ""))
                 container.seek(0, backward=True)
                 for packet in container.demux(stream):
                     yield from _packet_lines(packet, begins_s, language)

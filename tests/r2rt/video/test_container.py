@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+import r2rt
 from r2rt.video.container import exact, metadata_text, open_input
 
 
@@ -49,3 +50,15 @@ def test_rates_are_fractions(odd_title: Path) -> None:
 def test_what_is_not_known_is_none() -> None:
     assert exact(None) is None
     assert exact(Fraction(0)) is None
+
+
+def test_files_are_opened_here_alone() -> None:
+    """What `av.open` takes differs between versions of PyAV; writing is the same in all."""
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted(Path(r2rt.__file__).parent.rglob("*.py"))
+        if path.name != "container.py"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "av.open(" in line and '"w"' not in line
+    ]
+    assert not found
