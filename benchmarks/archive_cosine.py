@@ -1,4 +1,4 @@
-"""What is used instead of grounding: frames, or chunks of 30 s, ranked by their cosine alone."""
+"""Search without grounding: frames, or chunks of 30 s, ranked by their cosine alone."""
 
 from __future__ import annotations
 

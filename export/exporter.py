@@ -30,6 +30,7 @@ from r2rt.model.manifest import (
     GRAPH_REVISION,
     SCHEMA_VERSION,
     TOKENIZER_NAME,
+    FileEntry,
     Manifest,
     Preprocessing,
     Provenance,
@@ -149,32 +150,57 @@ def export_bundle(
         write_tokenizer(folder / TOKENIZER_NAME, towers.config, tokenizer)
         say("comparing with PyTorch")
         verification = _verified(files, model, towers, dims, video)
-        manifest = Manifest(
-            schema=SCHEMA_VERSION,
-            graph_revision=GRAPH_REVISION,
-            name=name,
+        manifest = _manifest(
+            name,
+            settings,
+            model,
+            towers,
             dims=dims,
-            clip=towers.config.name,
-            vision_width=model.config.vision_width,
-            text_width=model.config.text_width,
-            heads=model.config.heads,
-            merge_cls_sal=model.config.merge_cls_sal,
-            fps=str(settings.fps),
-            unit_s=settings.unit_s,
-            window_s=settings.window_s,
-            max_moments=MAX_MOMENTS,
-            nms=settings.nms,
-            preprocessing=Preprocessing(mean=towers.config.mean, std=towers.config.std),
-            text_cleaning=towers.config.text.cleaning,
-            precision="fp32",
             files=list_files(folder),
             provenance=_provenance(checkpoint, weights, settings, towers),
             verification=verification,
-            known_words=None if known_words is None else tuple(sorted(known_words)),
+            known_words=known_words,
         )
         write_manifest(folder, manifest)
     say(f"wrote {destination}")
     return Exported(path=destination, manifest=manifest, settings=settings)
+
+
+def _manifest(
+    name: str,
+    settings: Settings,
+    model: R2Tuning,
+    towers: ClipTowers,
+    *,
+    dims: ModelDims,
+    files: dict[str, FileEntry],
+    provenance: Provenance,
+    verification: Verification,
+    known_words: Sequence[str] | None,
+) -> Manifest:
+    return Manifest(
+        schema=SCHEMA_VERSION,
+        graph_revision=GRAPH_REVISION,
+        name=name,
+        dims=dims,
+        clip=towers.config.name,
+        vision_width=model.config.vision_width,
+        text_width=model.config.text_width,
+        heads=model.config.heads,
+        merge_cls_sal=model.config.merge_cls_sal,
+        fps=str(settings.fps),
+        unit_s=settings.unit_s,
+        window_s=settings.window_s,
+        max_moments=MAX_MOMENTS,
+        nms=settings.nms,
+        preprocessing=Preprocessing(mean=towers.config.mean, std=towers.config.std),
+        text_cleaning=towers.config.text.cleaning,
+        precision="fp32",
+        files=files,
+        provenance=provenance,
+        verification=verification,
+        known_words=None if known_words is None else tuple(sorted(known_words)),
+    )
 
 
 def _settings(

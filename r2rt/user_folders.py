@@ -21,7 +21,9 @@ def user_cache() -> Path:
 
 
 def user_data() -> Path:
-    """Return r2rt's folder among the user's data."""
+    """Return `$R2RT_HOME`, or r2rt's folder among the user's data."""
+    if home := os.environ.get("R2RT_HOME"):
+        return user_path(home)
     import platformdirs
 
     return _folder(platformdirs.user_data_dir)

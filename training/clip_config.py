@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from r2rt.model.manifest import TextCleaning
 from training.checkpoint import CheckpointError
 
 __all__ = [
@@ -76,7 +77,7 @@ class TextKind:
         pooling: the embedding is of the `end` of the text, its last real token, or of the `last`
             position, padding or not.
         projection: how the pooled state becomes the embedding.
-        cleaning: what is done to a text before it is split into tokens; see
+        cleaning: how a text is cleaned before it is split into tokens; see
             `r2rt.grounding.tokenizer`.
         tokenizer: repository of the tokenizer's file on the hub; None for CLIP's own.
         unended: whether the tokenizer's end token is replaced by padding.
@@ -88,7 +89,7 @@ class TextKind:
     eps: float = 1e-5
     pooling: Literal["end", "last"] = "end"
     projection: ProjectionKind = "matrix"
-    cleaning: Literal["clip", "canonicalize", "whitespace"] = "clip"
+    cleaning: TextCleaning = "clip"
     tokenizer: str | None = None
     unended: bool = False
 

@@ -36,7 +36,7 @@ def tokenizer_json(config: ClipConfig, source: str | Path | None = None) -> str:
         found = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
         raise ClipError(
-            f"{path} is not a tokenizer.json ({error}); give that of {config.text.tokenizer}"
+            f"{path} is not a tokenizer.json ({error}); give the file of {config.text.tokenizer}"
         ) from error
     highest = max(found.get_vocab(with_added_tokens=True).values())
     if highest >= config.vocab_size:

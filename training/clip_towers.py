@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.clip_config import ClipConfig, ClipError, ProjectionKind, VisionKind
+from training.clip_config import ClipConfig, ClipError, ProjectionKind, TextKind, VisionKind
 
 __all__ = ["Block", "ClipTowers", "TextTower", "VisionTower", "blocks_read", "rotary_table"]
 
@@ -201,17 +201,14 @@ class VisionTower(nn.Module):
         tokens = grid**2 + kind.class_token
         self.positional_embedding = nn.Parameter(torch.zeros(tokens, width))
         self.ln_pre = nn.LayerNorm(width, eps=kind.eps) if kind.pre_norm else None
-        self.blocks = nn.ModuleList(
-            Block(
-                width=width,
-                heads=config.vision_heads,
-                mlp_width=config.vision_mlp_width,
-                quick_gelu=config.quick_gelu,
-                tanh_gelu=kind.tanh_gelu,
-                causal=False,
-                eps=kind.eps,
-            )
-            for _ in range(config.vision_layers)
+        self.blocks = _blocks(
+            config.vision_layers,
+            kind,
+            width=width,
+            heads=config.vision_heads,
+            mlp_width=config.vision_mlp_width,
+            quick_gelu=config.quick_gelu,
+            causal=False,
         )
         self.register_buffer("mean", None, persistent=False)
         self.register_buffer("std", None, persistent=False)
@@ -260,17 +257,14 @@ class TextTower(nn.Module):
         self.causal, self.pad_id = kind.causal, kind.pad_id
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.zeros(config.context_length, width))
-        self.blocks = nn.ModuleList(
-            Block(
-                width=width,
-                heads=config.text_heads,
-                mlp_width=config.text_mlp_width,
-                quick_gelu=config.quick_gelu,
-                tanh_gelu=kind.tanh_gelu,
-                causal=kind.causal,
-                eps=kind.eps,
-            )
-            for _ in range(config.text_layers)
+        self.blocks = _blocks(
+            config.text_layers,
+            kind,
+            width=width,
+            heads=config.text_heads,
+            mlp_width=config.text_mlp_width,
+            quick_gelu=config.quick_gelu,
+            causal=kind.causal,
         )
 
     def forward(
@@ -369,6 +363,30 @@ def _activation(*, quick: bool, tanh: bool) -> nn.Module:
     return nn.GELU(approximate="tanh" if tanh else "none")
 
 
+def _blocks(
+    count: int,
+    kind: VisionKind | TextKind,
+    *,
+    width: int,
+    heads: int,
+    mlp_width: int,
+    quick_gelu: bool,
+    causal: bool,
+) -> nn.ModuleList:
+    return nn.ModuleList(
+        Block(
+            width=width,
+            heads=heads,
+            mlp_width=mlp_width,
+            quick_gelu=quick_gelu,
+            causal=causal,
+            tanh_gelu=kind.tanh_gelu,
+            eps=kind.eps,
+        )
+        for _ in range(count)
+    )
+
+
 def _outputs(
     x: Tensor, blocks: nn.ModuleList, read: Sequence[int], rotary: Tensor | None = None
 ) -> Tensor:
@@ -376,7 +394,7 @@ def _outputs(
     wanted = {len(blocks) + place for place in read}
     outputs: dict[int, Tensor] = {}
     for index, block in enumerate(blocks):
-        x = block(x) if rotary is None else block(x, rotary)
+        x = block(x, rotary)
         if index in wanted:
             outputs[index] = x
     return torch.stack([outputs[len(blocks) + place] for place in read], dim=1)

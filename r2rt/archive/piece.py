@@ -153,7 +153,7 @@ def failed_piece(
 
 
 def words_of(path: str, speech: str | None) -> list[Line]:
-    """Return a video's subtitles, or what is spoken where it has none.
+    """Return a video's subtitles, or its spoken lines where it has none.
 
     Args:
         path: the video.

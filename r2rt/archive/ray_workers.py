@@ -10,6 +10,7 @@ and goes with old versions.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from r2rt.video import Sampling
 
-__all__ = ["RayOptions", "encode_on_ray", "start_ray"]
+__all__ = ["RayOptions", "encode_on_ray", "running_ray"]
 
 _TRIES = 5  # of a video whose worker dies
 _OBJECT_STORE_BYTES = 96 << 20  # what comes back is small; Ray would take a third of the memory
@@ -126,35 +127,31 @@ def encode_on_ray(
         MissingExtraError: Ray is not installed.
         BackendUnavailableError: Ray did not start, or ended early.
     """
-    before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
-    ray = start_ray(options.address, options.workers)
-    try:
-        settings = msgspec.json.encode(tables.settings)
-        remote = ray.remote(max_restarts=-1, max_task_retries=_TRIES)(_Worker)
-        root = tables.root if "://" in tables.root else str(Path(tables.root).absolute())
-        idle = [remote.remote(options, root, settings) for _ in range(options.workers)]
-        busy: dict[Any, Any] = {}
-        while True:
-            while idle and (job := next(jobs, None)) is not None:
-                worker = idle.pop()
-                busy[worker.work.remote(*job, keep, sampling, tags, speech)] = worker
-            if not busy:
-                return
-            (done,), _ = ray.wait(list(busy), num_returns=1)
-            idle.append(busy.pop(done))
-            yield ray.get(done)
-    except (ray.exceptions.RayError, ConnectionError) as error:
-        raise BackendUnavailableError(
-            f"Ray ended early ({_last_line(error)}); what was committed is kept: run the same again"
-        ) from error
-    finally:
-        ray.shutdown()
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+    with running_ray(options.address, options.workers) as ray:
+        try:
+            settings = msgspec.json.encode(tables.settings)
+            remote = ray.remote(max_restarts=-1, max_task_retries=_TRIES)(_Worker)
+            root = tables.root if "://" in tables.root else str(Path(tables.root).absolute())
+            idle = [remote.remote(options, root, settings) for _ in range(options.workers)]
+            busy: dict[Any, Any] = {}
+            while True:
+                while idle and (job := next(jobs, None)) is not None:
+                    worker = idle.pop()
+                    busy[worker.work.remote(*job, keep, sampling, tags, speech)] = worker
+                if not busy:
+                    return
+                (done,), _ = ray.wait(list(busy), num_returns=1)
+                idle.append(busy.pop(done))
+                yield ray.get(done)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise BackendUnavailableError(
+                f"Ray ended early ({_last_line(error)}); committed videos stay; run it again"
+            ) from error
 
 
-def start_ray(address: str, cpus: int) -> Any:
-    """Connect to Ray, and return its module.
+@contextlib.contextmanager
+def running_ray(address: str, cpus: int) -> Iterator[Any]:
+    """Connect to Ray, give its module, and leave it and its signal handlers at the end.
 
     Args:
         address: of a cluster, or `local` to start Ray on this machine.
@@ -180,14 +177,19 @@ def start_ray(address: str, cpus: int) -> Any:
     if address == "local":
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         quiet |= {"num_cpus": cpus, **local}
+    before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
     try:
-        ray.init(address=address, **quiet)
-    except Exception as error:  # Ray raises bare Exceptions here
+        try:
+            ray.init(address=address, **quiet)
+        except Exception as error:  # Ray raises bare Exceptions here
+            raise BackendUnavailableError(
+                f"Ray did not start ({_last_line(error)}); correct --ray, or free the machine"
+            ) from error
+        yield ray
+    finally:
         ray.shutdown()
-        raise BackendUnavailableError(
-            f"Ray did not start ({_last_line(error)}); correct --ray, or free the machine"
-        ) from error
-    return ray
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _write(uri: str, rows: pa.Table | None) -> tuple[str, ...]:

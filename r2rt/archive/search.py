@@ -83,7 +83,7 @@ def search(
         catalog: of its videos.
         stage: finds windows.
         grounder: the library's model.
-        request: what is searched.
+        request: the search.
         query_s: seconds that its vectors took.
 
     Raises:
@@ -321,17 +321,21 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
         limit=_MOST_LINES,
     ).to_pylist()
     lines = [line for line in found if line["words"] in videos.words]
+    rows = [videos.row(videos.words[line["words"]]) for line in lines]
     ranked: list[tuple[float, Hit]] = []
     taken: set[int] = set()
     for rank, hit in enumerate(hits, start=1):
-        near = [n for n, line in enumerate(lines) if _is_near(line, hit, videos)]
+        near = [
+            number
+            for number, (line, row) in enumerate(zip(lines, rows, strict=True))
+            if row["path"] == hit.path and _is_near(line, hit)
+        ]
         taken |= set(near)
         words = lines[near[0]]["text"] if near else None
         score = reciprocal_rank(rank, near[0] + 1 if near else None)
         ranked.append((score, dataclasses.replace(hit, words=words)))
-    for number, line in enumerate(lines):
+    for number, (line, row) in enumerate(zip(lines, rows, strict=True)):
         if number not in taken:
-            row = videos.row(videos.words[line["words"]])
             hit = dataclasses.replace(
                 hit_of(row, videos),
                 start_s=line["start_s"],
@@ -343,7 +347,5 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
     return [hit for _, hit in ranked]
 
 
-def _is_near(line: Row, hit: Hit, videos: Snapshot) -> bool:
-    row = videos.row(videos.words[line["words"]])
-    apart = line["start_s"] > hit.end_s + _NEAR_S or line["end_s"] < hit.start_s - _NEAR_S
-    return row["path"] == hit.path and not apart
+def _is_near(line: Row, hit: Hit) -> bool:
+    return line["start_s"] <= hit.end_s + _NEAR_S and line["end_s"] >= hit.start_s - _NEAR_S  # type: ignore[no-any-return]

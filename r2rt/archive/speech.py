@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from r2rt.archive.subtitles import Line
 from r2rt.archive.tables import require_package
 from r2rt.errors import ModelNotFoundError
+from r2rt.user_folders import user_path
 
 __all__ = ["load_speech_model", "spoken_lines"]
 
@@ -27,7 +27,7 @@ def load_speech_model(name: str) -> Any:
     from faster_whisper import WhisperModel
 
     try:
-        return WhisperModel(os.path.expanduser(name))  # noqa: PTH111  may be a name
+        return WhisperModel(str(user_path(name)))
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise ModelNotFoundError(
@@ -36,7 +36,7 @@ def load_speech_model(name: str) -> Any:
 
 
 def spoken_lines(video: Path, model: str) -> Iterator[Line]:
-    """Yield what is spoken in a video, in order; nothing where it has no sound.
+    """Yield the spoken lines of a video, in order; none where it has no sound.
 
     Args:
         video: a file.

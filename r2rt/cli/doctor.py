@@ -51,7 +51,7 @@ _DECODERS = {
     "vp9": ("vp9", "libvpx-vp9"),
     "av1": ("libdav1d", "libaom-av1"),
 }
-# Not yet run on a GPU: nobody knows which of the two is faster there.
+# Neither was timed on a GPU yet.
 _R2_BLOCK = (
     "by TensorRT's engine; models built with `to_trt.py --kernels` use compiled kernels instead, "
     "which were not yet measured on a GPU"

@@ -249,7 +249,7 @@ def verbose_option(command: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=_start_logging,
-        help="Print what is decoded, at what cost, and the time of each stage.",
+        help="Print the frames decoded, their cost, and the time of each stage.",
     )(command)
 
 

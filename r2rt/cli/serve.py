@@ -170,8 +170,8 @@ def serve(
         results_expiry_s=results_days * 86400,
     )
     require_serve()
+    _check_tokens(settings)
     if ray is not None:
-        _check_tokens(settings)
         try:
             from r2rt.service.ray_serve import run as run_on_ray
         except ImportError as error:
@@ -184,7 +184,6 @@ def serve(
     from r2rt.service.logs import start_logging
     from r2rt.service.server import run
 
-    _check_tokens(settings)
     app = create_app(settings)
     start_logging(log_format, logging.WARNING if quiet else logging.INFO)
     # The service has ended in order when a signal comes out of it.

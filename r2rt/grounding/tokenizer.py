@@ -18,14 +18,14 @@ import re
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import BundleDamagedError, QueryError
-from r2rt.model.manifest import TOKENIZER_NAME
+from r2rt.model.manifest import TOKENIZER_NAME, TextCleaning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
     from r2rt.model.bundle import Bundle
 
-__all__ = ["END_TOKEN", "START_TOKEN", "Cleaning", "EncodedQuery", "Tokenizer", "clean"]
-
-Cleaning = Literal["clip", "canonicalize", "whitespace"]
+__all__ = ["END_TOKEN", "START_TOKEN", "EncodedQuery", "Tokenizer", "clean"]
 
 START_TOKEN = "<start_of_text>"
 END_TOKEN = "<end_of_text>"
@@ -75,12 +73,12 @@ class Tokenizer:
         inner: tokenizers.Tokenizer,
         special: dict[str, int],
         context_length: int,
-        cleaning: Cleaning,
+        cleaning: TextCleaning,
     ) -> None:
         self.context_length = context_length
         self._inner = inner
         self._special = special
-        self._cleaning: Cleaning = cleaning
+        self._cleaning: TextCleaning = cleaning
 
     @classmethod
     def of(cls, bundle: Bundle) -> Tokenizer:
@@ -92,14 +90,13 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, path: Path, context_length: int, *, cleaning: Cleaning = "clip") -> Tokenizer:
+    def load(cls, path: Path, context_length: int, *, cleaning: TextCleaning = "clip") -> Tokenizer:
         """Read a `tokenizer.json`.
 
         Args:
             path: the file.
             context_length: the most tokens of a query, those that the tokenizer adds included.
-            cleaning: what is done to a text first, and `clip` for CLIP's tokenizer, of which this
-                class adds start and end.
+            cleaning: how a text is cleaned first; with `clip` this class adds start and end token.
 
         Raises:
             BundleDamagedError: the file is missing, or is not a tokenizer of that kind.
@@ -234,7 +231,7 @@ class _File(msgspec.Struct):
     normalizer: Any = None
 
 
-def clean(text: str, cleaning: Cleaning = "clip") -> str:
+def clean(text: str, cleaning: TextCleaning = "clip") -> str:
     """Return the text as the model's vocabulary was made for it.
 
     Unicode is repaired by ftfy (broken encodings, curly quotes, ligatures, full-width letters,

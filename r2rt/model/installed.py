@@ -80,9 +80,6 @@ class DefaultModel:
 
 def models_dir() -> Path:
     """Return the folder of installed models: `models` in `$R2RT_HOME` or in the user's data."""
-    home = os.environ.get("R2RT_HOME")
-    if home:
-        return user_path(home) / "models"
     return user_data() / "models"
 
 

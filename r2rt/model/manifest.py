@@ -6,7 +6,7 @@ What it may say is limited by `r2rt.model.manifest_limits`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -28,11 +28,15 @@ __all__ = [
     "Presence",
     "Provenance",
     "QuantizationReport",
+    "TextCleaning",
     "Verification",
     "manifest_bytes",
     "parse_manifest",
     "read_manifest",
 ]
+
+TextCleaning: TypeAlias = Literal["clip", "canonicalize", "whitespace"]
+"""How a sentence is cleaned before it is split into tokens; see `r2rt.grounding.tokenizer`."""
 
 # Bundles of older schemas are read, too. The encoders of schema 1 give no embeddings; 2 has CLIP's
 # tokenizer alone.
@@ -223,7 +227,7 @@ class Manifest(
             that has read of everything.
         presence: how the model decides that what is asked for is not in the video; null where it
             was not calibrated.
-        text_cleaning: what is done to a sentence before it is split into tokens; see
+        text_cleaning: how a sentence is cleaned before it is split into tokens; see
             `r2rt.grounding.tokenizer`.
         graph_revision: `GRAPH_REVISION` of the exporter that made the graphs.
     """
@@ -249,7 +253,7 @@ class Manifest(
     quantization: QuantizationReport | None = None
     known_words: tuple[str, ...] | None = None
     presence: Presence | None = None
-    text_cleaning: Literal["clip", "canonicalize", "whitespace"] = "clip"
+    text_cleaning: TextCleaning = "clip"
     graph_revision: int = 1
 
 

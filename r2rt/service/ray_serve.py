@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from r2rt.archive.ray_workers import start_ray
+from r2rt.archive.ray_workers import running_ray
 from r2rt.engines import Device, Precision
 from r2rt.errors import BackendUnavailableError, R2rtError
 from r2rt.retry import TransientError
@@ -204,11 +204,26 @@ def run(settings: Settings, address: str, *, on_ready: Callable[[str], object]) 
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    start_ray(address, settings.encoders + settings.answerers + 1)
     try:
-        for number in before:  # Ray has set its own
-            signal.signal(number, lambda *_: ended.set())
-        port = settings.port or _free_port(settings.host)
+        with running_ray(address, settings.encoders + settings.answerers + 1):
+            for number in before:  # Ray has set its own
+                signal.signal(number, lambda *_: ended.set())
+            _serve(settings, ended, on_ready, alone=address == "local")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _serve(
+    settings: Settings,
+    ended: threading.Event,
+    on_ready: Callable[[str], object],
+    *,
+    alone: bool,
+) -> None:
+    """Serve on the Ray that runs; `alone` says that nothing else is served there."""
+    port = settings.port or _free_port(settings.host)
+    try:
         serve.start(
             http_options={"host": settings.host, "port": port},
             logging_config={"log_level": "WARNING", "enable_access_log": False},
@@ -222,11 +237,8 @@ def run(settings: Settings, address: str, *, on_ready: Callable[[str], object]) 
             f"Ray Serve did not start ({str(error)[:200]}); its log is in /tmp/ray"
         ) from error
     finally:
-        if address == "local":
+        if alone:
             serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _application(settings: Settings) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.user_folders import user_data, user_path
+from r2rt.user_folders import user_data
 
 if TYPE_CHECKING:
     from r2rt.engines import Device, Precision
@@ -89,8 +89,6 @@ class Settings:
 
 def default_folder() -> Path:
     """Return `service` in `$R2RT_HOME` or in the user's data."""
-    if home := os.environ.get("R2RT_HOME"):
-        return user_path(home) / "service"
     return user_data() / "service"
 
 

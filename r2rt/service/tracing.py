@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from opentelemetry import trace
 from opentelemetry.propagate import extract
@@ -13,18 +13,18 @@ __all__ = ["ended", "request_span", "span"]
 _tracer = trace.get_tracer("r2rt")
 
 
-@contextlib.contextmanager
-def request_span(method: str, path: str, headers: Mapping[str, str]) -> Iterator[trace.Span]:
+def request_span(
+    method: str, path: str, headers: Mapping[str, str]
+) -> AbstractContextManager[trace.Span]:
     """Trace a request, as part of the caller's trace if its headers name one.
 
     Attributes are those of OpenTelemetry's conventions for HTTP; the block adds the route and the
     status by `ended`.
     """
     attributes = {"http.request.method": method, "url.path": path}
-    with _tracer.start_as_current_span(
+    return _tracer.start_as_current_span(
         method, context=extract(headers), kind=trace.SpanKind.SERVER, attributes=attributes
-    ) as current:
-        yield current
+    )
 
 
 def ended(current: trace.Span, method: str, route: str, status: int) -> None:
@@ -36,8 +36,6 @@ def ended(current: trace.Span, method: str, route: str, status: int) -> None:
             current.set_status(trace.StatusCode.ERROR)
 
 
-@contextlib.contextmanager
-def span(name: str, **attributes: str | int) -> Iterator[None]:
+def span(name: str, **attributes: str | int) -> AbstractContextManager[trace.Span]:
     """Trace a part of the work."""
-    with _tracer.start_as_current_span(name, attributes=attributes):
-        yield
+    return _tracer.start_as_current_span(name, attributes=attributes)

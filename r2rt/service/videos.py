@@ -17,6 +17,7 @@ from r2rt.files import as_text
 from r2rt.service.database import Database
 from r2rt.service.names import stored_name
 from r2rt.service.problems import ProblemError
+from r2rt.user_folders import user_path
 
 __all__ = ["Origin", "State", "Video", "Videos"]
 
@@ -107,7 +108,7 @@ class Videos:
             ProblemError: it lies in none of the roots; one outside is answered as one absent.
         """
         try:
-            path = Path(text).expanduser().resolve(strict=True)
+            path = user_path(text).resolve(strict=True)
             inside = any(path.is_relative_to(root) for root in self.roots)
         except (OSError, ValueError, RuntimeError):
             inside = False

@@ -15,7 +15,7 @@ from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
 __all__ = ["JOBS", "PRELOADED", "Job", "leftovers"]
 
-# What the commands import; what is not installed is left out.
+# Modules that the commands import, if they are installed.
 PRELOADED = ("av", "onnxruntime", "tokenizers", "r2rt.cli.main", "r2rt.media", "export.exporter")
 _SHORT_S = 3
 

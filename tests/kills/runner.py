@@ -1,4 +1,4 @@
-"""Kills a command again and again, looks at what is there, and lets it finish.
+"""Kills a command again and again, looks at the files it left, and lets it finish.
 
 The commands are forks of a server that has imported what they need: imports take most of a short
 command's time and write nothing, so kills during them would find nothing.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from r2rt.errors import DownloadError, HashMismatchError
+from tests.training.encoders import hidden_states
 from training import clip_weights
 from training.clip import (
     ClipConfig,
@@ -75,19 +76,6 @@ def open_clip_model(config: ClipConfig, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def hidden_states(model: nn.Module, run: Callable[[], object], blocks: nn.ModuleList) -> Tensor:
-    """Outputs of all blocks (B, layers, tokens, C) while open_clip's model runs."""
-    outputs: list[Tensor] = []
-    hooks = [
-        block.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for block in blocks
-    ]
-    with torch.no_grad():
-        run()
-    for hook in hooks:
-        hook.remove()
-    return torch.stack(outputs, dim=1)
-
-
 def openai_state(config: ClipConfig = TINY) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in open_clip_model(config).state_dict().items()}
 
@@ -111,7 +99,6 @@ def test_hidden_states_are_those_of_open_clip(changes: dict[str, Any], layers: i
     mean, std = torch.tensor(config.mean), torch.tensor(config.std)
     pixels = (frames / 255 - mean) / std
     expected = hidden_states(
-        model,
         lambda: model.encode_image(pixels.permute(0, 3, 1, 2)),  # type: ignore[operator]
         model.visual.transformer.resblocks,  # type: ignore[union-attr,arg-type]
     )[:, -layers:]
@@ -122,7 +109,6 @@ def test_hidden_states_are_those_of_open_clip(changes: dict[str, Any], layers: i
 
     token_ids = torch.randint(0, config.vocab_size, (2, config.context_length))
     expected = hidden_states(
-        model,
         lambda: model.encode_text(token_ids),  # type: ignore[operator]
         model.transformer.resblocks,  # type: ignore[union-attr,arg-type]
     )[:, -layers:]

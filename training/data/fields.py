@@ -15,7 +15,7 @@ __all__ = ["Fields", "shown"]
 
 
 class Fields:
-    """Reads the fields of a record and collects what is wrong with them.
+    """Reads the fields of a record and collects their problems.
 
     Args:
         path: the file, as problems name it.

@@ -41,7 +41,7 @@ class SaliencyCheck:
         """Return the labels of the clips (T,), 0 to 1, and clips a second where the labels fix it.
 
         Args:
-            labels: of which files the record's labels are.
+            labels: the kind of file that the record's labels come from.
             duration_s: length of the video as the record gives it; None where it does not.
             end_s: the same, or else as the video itself gives it.
         """

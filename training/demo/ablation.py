@@ -3,7 +3,7 @@
 `python -m training.demo.ablation --scenes DIR --art DIR --clip FILE --out DIR --steps 400`
 
 Every variant is trained with every seed from the same warm start for the same number of steps, and
-answers the same test videos. What is done is not repeated; a training that was cut off goes on.
+answers the same test videos. Finished trainings are not repeated; one that was cut off goes on.
 """
 
 from __future__ import annotations

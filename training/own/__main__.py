@@ -98,7 +98,7 @@ def own(
         # `validate` takes a moment, and decides whether the others have to run again.
         if step is None and name != "validate":
             done = _read_done(out).get(name)
-            if done is not None and done.key == asked.key():
+            if done is not None and done.key == asked.key:
                 say(f"{name}: done before, in {done.seconds:.1f} s; {done.said}")
                 continue
         elif name != "validate":
@@ -106,7 +106,7 @@ def own(
         began, cpu = time.perf_counter(), _cpu_s()
         said = STEPS[name](asked)
         seconds, cpu = time.perf_counter() - began, _cpu_s() - cpu
-        _write_done(out, name, _Done(asked.key(), round(seconds, 1), round(cpu, 1), said))
+        _write_done(out, name, _Done(asked.key, round(seconds, 1), round(cpu, 1), said))
         say(f"{name}: {seconds:.1f} s ({cpu:.1f} s of processor); {said}")
     if step is None:
         click.echo(last_line(asked))

@@ -21,7 +21,7 @@ _SHARE = 5
 def split_by_video(
     annotations: Sequence[Annotation], seed: int
 ) -> tuple[list[Annotation], list[Annotation]]:
-    """Return what is trained on and what is kept, no video in both, one in five kept.
+    """Return annotations to train on and, of one video in five, to evaluate on.
 
     A video's place follows from its name and the seed, so other videos do not move it far.
 

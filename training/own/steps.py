@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -27,14 +28,12 @@ from training.own.split import split_by_video, write_annotations
 
 __all__ = ["STEPS", "Own", "last_line"]
 
-# As many answers of each kind as a calibration needs.
-_CALIBRATED_FROM = 20
 _FALSE_ALARM = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """What is asked for.
+    """The inputs and settings of a run.
 
     Attributes:
         annotations: the file of annotations.
@@ -80,7 +79,7 @@ class Own:
     @property
     def run(self) -> Path:
         """The training's folder; other annotations, videos or settings have another one."""
-        return self.out / f"training-{self.key()[:8]}"
+        return self.out / f"training-{self.key[:8]}"
 
     @property
     def exact(self) -> Path:
@@ -92,8 +91,9 @@ class Own:
         """The bundle to use."""
         return self.out / "bundle"
 
+    @cached_property
     def key(self) -> str:
-        """Return a digest of all that the steps after `validate` depend on: hex digits."""
+        """A digest of all inputs of the steps after `validate`, hex digits; read it after that."""
         digest = hashlib.sha256(repr((self.clip, self.fps, self.settings, self.seed)).encode())
         if self.init is not None and self.init.is_file():
             digest.update(self.init.read_bytes())
@@ -267,17 +267,17 @@ def calibrate(own: Own) -> str:
     """
     from r2rt.grounding.grounder import Grounder
     from r2rt.grounding.prediction import Prediction
+    from r2rt.quality.calibration import FEWEST, store_presence
     from r2rt.quality.calibration import calibrate as fit_presence
-    from r2rt.quality.calibration import store_presence
 
     asked = load_annotations(own.val_file)
     true = {(a.vid, a.query) for a in asked}
     vids, texts = sorted({a.vid for a in asked}), sorted({a.query for a in asked})
     absent = len(vids) * len(texts) - len(true)
-    if min(len(true), absent) < _CALIBRATED_FROM:
+    if min(len(true), absent) < FEWEST:
         return (
             f"not calibrated: {len(true)} queries that belong to their video and {absent} that do "
-            f"not, expected {_CALIBRATED_FROM} of each; annotate more videos"
+            f"not, expected {FEWEST} of each; annotate more videos"
         )
     videos = VideoFolder(own.videos)
     belong: list[Prediction] = []
@@ -289,7 +289,7 @@ def calibrate(own: Own) -> str:
                 (belong if (vid, text) in true else others).append(found)
     presence = fit_presence(belong, others, _FALSE_ALARM)
     store_presence(own.bundle, presence)
-    return f"{presence.kept:.0%} of what is there is kept at {_FALSE_ALARM:.0%} false alarms"
+    return f"{presence.kept:.0%} of present queries are kept at {_FALSE_ALARM:.0%} false alarms"
 
 
 STEPS: dict[str, Callable[[Own], str]] = {

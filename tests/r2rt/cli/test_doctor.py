@@ -1,4 +1,4 @@
-"""`r2rt doctor`: it lists what is there, and never fails because something is missing."""
+"""`r2rt doctor`: it lists the installed parts, and never fails because something is missing."""
 
 from __future__ import annotations
 

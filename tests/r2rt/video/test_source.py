@@ -1,4 +1,4 @@
-"""Opening sources: what they report, parts, folders, arrays, and errors that say what is wrong."""
+"""Opening sources: what they report, parts, folders, arrays, and errors that name the problem."""
 
 from __future__ import annotations
 
