@@ -23,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -147,17 +148,22 @@ def command_line_s(*arguments: str) -> float:
     return statistics.median(took)
 
 
-def measured(clients: int, seconds: float, *options: str, send: Ask | None) -> dict[str, float]:
+def measured(clients: int, seconds: float, *options: str, send: Ask | None) -> dict[str, Any]:
     """Return the figures of one service under load.
 
-    Without `send`, clients ask about the demo's video.
+    Without `send`, clients ask about the demo's video. `memory_mb` is memory at the start and after
+    each quarter of the time.
     """
     with served(*options) as server:
         idle_mb = server.resident_mb
         send = send or ground(prepare(server))
         asyncio.run(load(server.address, send, clients, min(3.0, seconds)))
-        before_mb, before_s = server.memory_mb, server.cpu_s
-        took = sorted(asyncio.run(load(server.address, send, clients, seconds)))
+        memory_mb, before_s = [server.memory_mb], server.cpu_s
+        took: list[float] = []
+        for _ in range(4):
+            took += asyncio.run(load(server.address, send, clients, seconds / 4))
+            memory_mb.append(server.memory_mb)
+        took.sort()
         return {
             "start_s": round(server.started_s, 2),
             "fresh_resident_mb": round(idle_mb, 1),
@@ -166,12 +172,11 @@ def measured(clients: int, seconds: float, *options: str, send: Ask | None) -> d
             "cpu_ms": round(1000 * (server.cpu_s - before_s) / len(took), 2),
             "p50_ms": round(1000 * statistics.median(took), 1),
             "p95_ms": round(1000 * took[int(0.95 * len(took))], 1),
-            "memory_before_mb": round(before_mb, 1),
-            "memory_after_mb": round(server.memory_mb, 1),
+            "memory_mb": [round(value) for value in memory_mb],
         }
 
 
-def searched(clients: int, seconds: float) -> dict[str, float]:
+def searched(clients: int, seconds: float) -> dict[str, Any]:
     """Return the figures of a service of a library of the demo's videos."""
     with tempfile.TemporaryDirectory() as folder:
         library = str(Path(folder) / "library")

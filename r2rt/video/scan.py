@@ -81,6 +81,8 @@ def scan_packets(
         discarded.append(packet.is_discard)
         flags.append(reader(memoryview(packet), packet.is_keyframe) if reader else 0)
         damaged += packet.is_corrupt
+        if next(packet.iter_sidedata(), None) is None:  # which is quicker than to ask for a kind
+            continue
         if packet.has_sidedata("new_extradata") and len(pts) > 1:
             parameters_change = True
         if packet.has_sidedata("encryption_info"):
