@@ -91,7 +91,7 @@ class LiveClock:
 
     def interrupt(self) -> None:
         """The source was lost: the timestamps of the next frame have nothing to do with these."""
-        self._broken = self._last is not None
+        self._broken = True
 
     def place(
         self,
@@ -168,7 +168,7 @@ class LiveClock:
         step_s = max(waited_s, usual_s)
         gap_s = step_s - usual_s
         if time_base == last.time_base and step_s <= self._bridge_s:
-            place = last.pts + max(round(Fraction(step_s) / time_base), 1)
+            place = last.pts + round(Fraction(step_s) / time_base)
             if pts is not None:
                 self._shift = place - pts
             return Placed(

@@ -162,7 +162,7 @@ def _frames(
     packets = np.flatnonzero(inside)
     if not len(packets):
         return None
-    packets = packets[np.argsort(index.pts[packets], kind="stable")]
+    packets = packets[np.argsort(index.pts[packets])]
     pts = index.pts[packets]
     exact = select_offline(clock.ticks(pts), clock.num_clips(min(end_pts, index.end_pts)))
     return _Frames(packets=packets, pts=pts, exact=exact)

@@ -125,6 +125,186 @@ def test_by_arrival_the_timestamps_mean_nothing() -> None:
     assert times == pytest.approx([0.0, 0.5, 3.0, 3.1])
 
 
+# Eighths of a second are exact in binary, so that times can be compared as they are.
+EIGHTH = Fraction(1, 8)
+
+
+def going_on(pts: int, **changes: object) -> Placed:
+    """A frame of the segment that began at 1000, as its own timestamp says, of unknown duration."""
+    usual: dict[str, object] = {
+        "pts": pts,
+        "duration": 0,
+        "time_base": EIGHTH,
+        "origin_pts": 1000,
+        "segment_s": 0.0,
+        "is_new": False,
+        "gap_s": 0.0,
+        "leapt": False,
+    }
+    return Placed(**usual | changes)  # type: ignore[arg-type]
+
+
+def begun(*, live: bool = True) -> LiveClock:
+    """A clock that has placed frames at 0 and 0.25 s; the last one arrived at 10.25 s."""
+    subject = clock(live=live)
+    assert subject.place(1000, 0, EIGHTH, 10.0) == going_on(1000, is_new=True)
+    assert subject.place(1002, 0, EIGHTH, 10.25) == going_on(1002)
+    return subject
+
+
+def test_the_first_frame_begins_a_segment_at_the_given_origin() -> None:
+    placed = clock().place(1000, 3, EIGHTH, 7.0, origin_pts=992)
+    assert placed == going_on(1000, duration=3, origin_pts=992, is_new=True)
+    assert placed.time_s == 1.0
+    assert clock().place(None, 3, EIGHTH, 7.0) == going_on(0, duration=3, origin_pts=0, is_new=True)
+    assert clock().place(None, 0, EIGHTH, 7.0, origin_pts=-8).time_s == 1.0
+
+
+def test_a_step_back_of_a_second_is_disorder_and_a_longer_one_a_leap() -> None:
+    subject = begun()
+    assert subject.place(994, 0, EIGHTH, 10.5) == going_on(994)
+    assert subject.time_s == 0.25  # the latest, not the last
+    assert subject.place(1004, 0, EIGHTH, 10.75) == going_on(1004)
+    leapt = going_on(1006, gap_s=0.0, leapt=True, duration=1)
+    subject = begun()
+    assert subject.place(1004, 0, EIGHTH, 10.5) == going_on(1004)
+    assert subject.place(995, 1, EIGHTH, 10.75) == leapt  # 0.25 s later, as usual
+    assert subject.place(996, 0, EIGHTH, 10.875) == going_on(1007)
+
+
+def test_a_step_forward_is_believed_up_to_the_trusted_length() -> None:
+    assert begun().place(1002 + 150 * 8, 5, EIGHTH, 10.5) == going_on(2202, duration=5)
+    subject = begun()
+    # One unit more is not, and 0.5 s have passed, 0.25 more than usual.
+    placed = subject.place(1003 + 150 * 8, 0, EIGHTH, 10.75)
+    assert placed == going_on(1006, gap_s=0.25, leapt=True)
+    assert subject.place(1005 + 150 * 8, 0, EIGHTH, 11.0) == going_on(1008)
+    # In a recording the hole is as long as its timestamps say, whenever the frame arrives.
+    placed = begun(live=False).place(1003 + 150 * 8, 2, EIGHTH, 10.75)
+    assert placed == going_on(
+        2203, duration=2, origin_pts=2203, segment_s=150.375, is_new=True, gap_s=149.875, leapt=True
+    )
+
+
+@pytest.mark.parametrize("bits", [32, 33])
+def test_a_wrapped_counter_is_believed_up_to_the_trusted_length(bits: int) -> None:
+    first = 2**bits - 4
+    for step, believed in ((0, False), (1, True), (150 * 8, True), (150 * 8 + 1, False)):
+        subject = clock()
+        subject.place(first, 0, EIGHTH, 0.0)
+        placed = subject.place(first + step - 2**bits, 0, EIGHTH, 1.0)
+        assert placed.pts == first + (step if believed else 8)
+        assert placed.leapt is not believed
+        assert placed.origin_pts == first
+
+
+def test_a_counter_may_wrap_again_and_again() -> None:
+    subject = clock()
+    for index in range(300):
+        pts = index * 2**25  # 93 s of a clock of 360 kHz
+        placed = subject.place(pts % 2**32, 7, Fraction(1, 360_000), 0.0)
+        assert (placed.pts, placed.duration, placed.leapt) == (pts, 7, False)
+
+
+def test_a_loss_is_bridged_up_to_the_given_length() -> None:
+    # A frame usually lasts for 0.25 s here, so of 4 s 3.75 are missing.
+    subject = begun()
+    subject.interrupt()
+    placed = subject.place(5, 3, EIGHTH, 14.25)
+    assert placed == going_on(1034, duration=3, gap_s=3.75, leapt=True)
+    assert subject.time_s == 4.25
+    subject = begun()
+    subject.interrupt()
+    placed = subject.place(5, 3, EIGHTH, 14.375)
+    assert placed == going_on(
+        5, duration=3, origin_pts=5, segment_s=4.375, is_new=True, gap_s=3.875, leapt=True
+    )
+    assert placed.time_s == subject.time_s == 4.375
+    assert subject.place(6, 0, EIGHTH, 14.5) == going_on(6, origin_pts=5, segment_s=4.375)
+
+
+def test_a_loss_takes_no_less_than_a_frame_does() -> None:
+    for arrival_s in (10.375, 10.25, 3.0):  # an eighth later, at once, before the last one
+        subject = begun()
+        subject.interrupt()
+        placed = subject.place(5, 0, EIGHTH, arrival_s)
+        assert placed == going_on(1004, leapt=True)
+    # The last frame says how long it takes; without any other frame it is one unit.
+    for duration, pts in ((5, 1005), (0, 1001)):
+        subject = clock()
+        subject.place(1000, duration, EIGHTH, 10.0)
+        subject.interrupt()
+        assert subject.place(5, 0, EIGHTH, 10.0) == going_on(pts, leapt=True)
+
+
+def test_only_the_frame_after_a_loss_is_placed_by_arrival() -> None:
+    subject = clock()
+    subject.interrupt()  # before any frame nothing is lost
+    subject.place(1000, 0, EIGHTH, 10.0)
+    assert subject.place(1002, 0, EIGHTH, 12.0) == going_on(1002)
+    subject.interrupt()
+    # Without a timestamp of its own; those behind it go on as before.
+    assert subject.place(None, 0, EIGHTH, 12.5) == going_on(1006, gap_s=0.25, leapt=True)
+    assert subject.place(1008, 0, EIGHTH, 13.5) == going_on(1008)
+
+
+def test_a_frame_without_a_timestamp_follows_after_the_usual_step() -> None:
+    subject = begun()
+    assert subject.place(None, 4, EIGHTH, 10.25) == going_on(1004, duration=4)
+    assert subject.place(None, 0, EIGHTH, 10.25) == going_on(1008)  # the last one lasts for four
+    subject = clock()
+    subject.place(1000, 0, EIGHTH, 10.0)
+    assert subject.place(None, 0, EIGHTH, 10.5) == going_on(1001)
+
+
+def test_another_time_base_begins_a_segment_where_the_last_one_was_left() -> None:
+    subject = clock()
+    subject.place(2**32 - 2, 0, EIGHTH, 10.0)
+    assert subject.place(2, 0, EIGHTH, 10.5).time_s == 0.5
+    quarter = Fraction(1, 4)
+    # A second has passed, in place of the usual half.
+    placed = subject.place(None, 1, quarter, 11.5)
+    assert placed == going_on(
+        0,
+        duration=1,
+        time_base=quarter,
+        origin_pts=0,
+        segment_s=1.5,
+        is_new=True,
+        gap_s=0.5,
+        leapt=True,
+    )
+    assert subject.end_pts == 1
+    # The counter's wrap was that of the segment before.
+    placed = subject.place(2, 0, quarter, 12.0)
+    assert (placed.pts, placed.time_s, placed.time_base) == (2, 2.0, quarter)
+
+
+def test_the_end_of_a_frame_of_unknown_duration_is_a_step_away() -> None:
+    subject = begun()
+    assert subject.end_pts == 1004
+    subject.place(1001, 0, EIGHTH, 10.5)  # disorder is no step
+    assert subject.end_pts == 1003
+    subject.place(1010, 3, EIGHTH, 11.0)
+    assert subject.end_pts == 1013
+    subject.place(5, 0, Fraction(1, 4), 11.0)  # of a new segment nothing is known
+    assert subject.end_pts == 5
+
+
+def test_silence_is_counted_from_the_last_arrival() -> None:
+    assert clock().silent_s(99.0) == 0
+    assert begun().silent_s(11.0) == 0.75
+    assert clock().time_s == 0
+
+
+def test_by_arrival_a_frame_lasts_until_the_next() -> None:
+    subject = clock(by_arrival=True)
+    placed = subject.place(77, 9, EIGHTH, 125.0)
+    assert placed == going_on(1000, is_new=True)
+    assert subject.place(None, 9, EIGHTH, 125.5) == going_on(1004)
+    assert subject.end_pts == 1008
+
+
 @given(
     pictures=st.lists(
         st.tuples(

@@ -89,6 +89,9 @@ class StubDriver:
         self.calls: list[str] = []
         self.ran: list[str] = []
         self.images: list[bytes] = []  # code of the modules that were loaded
+        self.blocks: list[
+            tuple[int, int]
+        ] = []  # of every launch, threads and shared bytes of a block
         self.faults: list[str] = []  # misuse that a real driver might forgive or punish
         self.failed: str | None = None
         self._random = random.Random(seed)
@@ -117,6 +120,10 @@ class StubDriver:
             return result
 
         return call
+
+    def sizes(self, kind: str) -> list[int]:
+        """Bytes of all memory of a kind that is still there, in the order of its making."""
+        return [size for found, size in self._live.values() if found == kind]
 
     def leaks(self) -> list[str]:
         """Kinds of all handles that are still alive."""
@@ -296,6 +303,7 @@ class StubDriver:
         assert len(values) == len(types)
         if min(grid) < 1 or block_x % 32:
             return (Status.CUDA_ERROR_INVALID_VALUE,)
+        self.blocks.append((block_x * block_y * block_z, shared))
         self.enqueue(stream, Op(function, lambda: self._kernels[function](grid, values)))
         return (Status.CUDA_SUCCESS,)
 

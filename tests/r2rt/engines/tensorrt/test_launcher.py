@@ -255,6 +255,7 @@ def test_scratch_is_allocated_by_block_and_passed_last() -> None:
     stand.driver._within(scratch, 2 * 3 * 100, "device memory")
     assert profile == 0
     assert "cuFuncSetAttribute" in stand.driver.calls
+    assert stand.driver.blocks == [(4 * 32, 64 << 10)]  # 4 warps
     step.close()
     assert "device memory" not in stand.driver.leaks()
     # The driver aligns its memory to 256 bytes.
@@ -317,4 +318,47 @@ def test_argument_types_are_those_of_c() -> None:
     step = stand.step()
     pointer = ctypes.c_void_p
     assert step._types == [pointer, pointer, pointer, ctypes.c_int32, pointer, pointer]
+    stand.gpu.close()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nbytes"),
+    [("float32", 4), ("float16", 2), ("bfloat16", 2), ("int32", 4), ("int16", 2), ("uint8", 1)],
+)
+def test_scratch_of_a_sequence_is_as_large_as_its_shape(dtype: Any, nbytes: int) -> None:
+    stand = Stand()
+    step = SequenceStep(
+        stand.gpu,
+        LaunchSequence(
+            schema=SCHEMA_VERSION,
+            graph="grounder",
+            buffers={"s": ScratchBuffer(dtype=dtype, shape=("* T 2", 3))},
+            weights=None,
+            steps=(),
+        ),
+        {"T": 5},
+        {},
+        kernels=stand.kernels,
+        make_call=None,  # type: ignore[arg-type]
+    )
+    assert stand.driver.sizes("device memory") == [5 * 2 * 3 * nbytes]
+    step.close()
+    assert stand.driver.sizes("device memory") == []
+    stand.gpu.close()
+
+
+@pytest.mark.parametrize(
+    ("type_", "bits", "signed"),
+    [("i32", 32, True), ("i64", 64, True), ("u32", 32, False), ("u64", 64, False)],
+)
+def test_integers_have_the_width_and_the_sign_of_their_type(
+    type_: Any, bits: int, signed: bool
+) -> None:
+    stand = Stand(arguments=(CubinArgument(name="count", type=type_),))
+    step = stand.kernels.step(
+        Launch(cubin="scale", grid=(1, 1, 1), arguments={"count": 7}), {}, stand.places
+    )
+    made = step._types[0]
+    assert 8 * ctypes.sizeof(made) == bits
+    assert made(-1).value == (-1 if signed else 2**bits - 1)
     stand.gpu.close()
