@@ -38,7 +38,7 @@ from r2rt.archive import index
 from r2rt.archive.index import IndexOptions, Writer
 from r2rt.archive.indices import update_indices
 from r2rt.archive.library import Archive
-from r2rt.archive.piece import Piece, _clips_table, _tokens_table, new_id
+from r2rt.archive.piece import Piece, clips_table, new_id, tokens_table
 from r2rt.archive.scan import READY
 from r2rt.archive.settings import Settings
 from r2rt.archive.tables import Tables, is_library
@@ -206,8 +206,8 @@ def _piece(settings: Settings, grounder: Grounder, video: EncodedVideo) -> Piece
     }
     return Piece(
         row=row,
-        clips=_clips_table(entry, pooled(video.embeddings, settings.clips_per_vector)),
-        tokens=_tokens_table(entry, video, grounder.bundle.dims),
+        clips=clips_table(entry, pooled(video.embeddings, settings.clips_per_vector)),
+        tokens=tokens_table(entry, video, grounder.bundle.dims),
     )
 
 

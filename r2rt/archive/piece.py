@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from r2rt.archive.packed import pack
-from r2rt.archive.scan import FAILED, READY, File
+from r2rt.archive.scan import FAILED, READY, File, video_at
 from r2rt.archive.subtitles import Line, lines_of
 from r2rt.archive.tables import Row, is_remote
 from r2rt.archive.vectors import Floats, as_column, pooled
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Keep",
     "Piece",
+    "clips_table",
     "copied_piece",
     "failed_piece",
     "make_piece",
     "new_id",
+    "tokens_table",
     "words_of",
     "words_table",
 ]
@@ -93,7 +95,7 @@ def make_piece(
     Raises:
         R2rtError: it cannot be read; see `Grounder.encode`.
     """
-    encoded = grounder.encode(file.path, progress, sampling=sampling)
+    encoded = grounder.encode(video_at(file.path), progress, sampling=sampling)
     if encoded.embeddings is None:
         raise BundleSchemaError(
             f"{encoded.model} gives no embeddings, since it was exported by an older r2rt; "
@@ -116,8 +118,8 @@ def make_piece(
     }
     return Piece(
         row=row,
-        clips=_clips_table(entry, vectors),
-        tokens=_tokens_table(entry, encoded, grounder.bundle.dims) if keep == "tokens" else None,
+        clips=clips_table(entry, vectors),
+        tokens=tokens_table(entry, encoded, grounder.bundle.dims) if keep == "tokens" else None,
         lines=lines,
     )
 
@@ -202,14 +204,17 @@ def _row_of(file: File, content: str | None, tags: Sequence[str]) -> Row:
 
 def _facts(path: str) -> Row:
     """Return size, rate, codec and date of a video; the date is when it was recorded, if known."""
-    if Path(path).is_dir() or is_remote(path):
+    video = video_at(path)
+    if isinstance(video, Path) and video.is_dir():
         return {"date": _date_of(path)}
     from r2rt.video.container import metadata_text, open_input
     from r2rt.video.inspection import inspect_file
 
-    facts = inspect_file(Path(path))
-    with open_input(path) as container:
-        recorded = metadata_text(container.metadata.get("creation_time", ""))
+    facts = inspect_file(video)
+    recorded = ""
+    if isinstance(video, Path):
+        with open_input(path) as container:
+            recorded = metadata_text(container.metadata.get("creation_time", ""))
     width, height = facts.display_size
     return {
         "date": recorded[:19] if recorded[:4].isdigit() else _date_of(path),
@@ -229,7 +234,8 @@ def _date_of(path: str) -> str | None:
     return changed.isoformat(timespec="seconds")[:19]
 
 
-def _clips_table(entry: str, vectors: Floats) -> pa.Table:
+def clips_table(entry: str, vectors: Floats) -> pa.Table:
+    """Return the rows of `clips` of an entry with vectors (N, E)."""
     import pyarrow as pa
 
     count = len(vectors)
@@ -242,7 +248,8 @@ def _clips_table(entry: str, vectors: Floats) -> pa.Table:
     )
 
 
-def _tokens_table(entry: str, encoded: EncodedVideo, dims: ModelDims) -> pa.Table:
+def tokens_table(entry: str, encoded: EncodedVideo, dims: ModelDims) -> pa.Table:
+    """Return the rows of `tokens` of an entry."""
     import pyarrow as pa
 
     packs = list(pack(encoded, dims))

@@ -19,11 +19,13 @@ from r2rt.archive.tables import is_remote
 from r2rt.errors import SourceNotFoundError
 from r2rt.grounding.many import find_videos, kind_of
 from r2rt.video.fingerprint import fingerprint_file, fingerprint_files
+from r2rt.video.remote import RemoteVideo
 
 if TYPE_CHECKING:
     from r2rt.archive.tables import Row, Tables
+    from r2rt.video.remote import VideoPath
 
-__all__ = ["READY", "File", "Scan", "known_videos", "scan"]
+__all__ = ["READY", "File", "Scan", "known_videos", "scan", "video_at"]
 
 READY, FAILED, MISSING = "ready", "failed", "missing"
 _COLUMNS = (
@@ -39,7 +41,7 @@ class File:
     Attributes:
         path: absolute, or an address.
         size: bytes; for a folder of images their sum.
-        mtime_ns: time of the last change.
+        mtime_ns: time of the last change; at an address a number that changes with the file.
         words_key: which subtitle files lie beside it, see `r2rt.archive.subtitles`.
     """
 
@@ -54,15 +56,13 @@ class File:
         Raises:
             SourceNotFoundError: the file cannot be read.
         """
-        if is_remote(self.path):
-            return f"address:{self.path}"[:200]
         try:
-            path = Path(self.path)
-            if path.is_dir():
+            path = video_at(self.path)
+            if isinstance(path, Path) and path.is_dir():
                 return fingerprint_files(sorted(item for item in path.iterdir() if item.is_file()))
             return fingerprint_file(path)
         except OSError as error:
-            raise SourceNotFoundError(f"{self.path}: {error.strerror}") from error
+            raise SourceNotFoundError(f"{self.path}: {error.strerror or error}") from error
 
 
 @dataclass(kw_only=True)
@@ -82,6 +82,11 @@ class Scan:
     missing: list[str] = field(default_factory=list)
     same: int = 0
     failed: int = 0
+
+
+def video_at(path: str) -> VideoPath:
+    """Return a path of this machine, or a video at an address."""
+    return RemoteVideo(path) if is_remote(path) else Path(path)
 
 
 def known_videos(tables: Tables) -> dict[str, Row]:
@@ -110,7 +115,7 @@ def scan(
     found = Scan()
     for path in _paths(sources, known):
         row = known.get(path)
-        file = _stat(path)
+        file = _stat(path) if not is_remote(path) else _remote(path, row)
         if file is None:
             if row is None:
                 found.work.append(File(path=path, size=-1, mtime_ns=-1, words_key=""))
@@ -158,8 +163,6 @@ def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> list[str]:
 
 
 def _stat(path: str) -> File | None:
-    if is_remote(path):
-        return File(path=path, size=0, mtime_ns=0, words_key="")
     try:
         status = Path(path).stat()
         size, mtime_ns = status.st_size, status.st_mtime_ns
@@ -168,6 +171,20 @@ def _stat(path: str) -> File | None:
     except OSError:
         return None
     return File(path=path, size=size, mtime_ns=mtime_ns, words_key=words_key(Path(path)))
+
+
+def _remote(path: str, row: Row | None) -> File | None:
+    """Return a file at an address; as it was before where its server cannot be reached now."""
+    try:
+        video = RemoteVideo(path)
+        size, version = video.stat().st_size, video.version()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        if row is None:
+            return None
+        size, version = row["size"], row["mtime_ns"]
+    return File(path=path, size=size, mtime_ns=version, words_key="")
 
 
 def _sum_of(files: Iterable[Path]) -> tuple[int, int]:

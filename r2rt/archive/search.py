@@ -21,6 +21,7 @@ from r2rt.archive.rank import (
     suppressed,
 )
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
+from r2rt.archive.scan import video_at
 from r2rt.archive.tables import Row, Tables, quoted
 from r2rt.archive.vectors import Floats
 from r2rt.errors import R2rtError
@@ -144,6 +145,7 @@ class _SecondStage:
     ) -> None:
         self._tables, self._stage, self._grounder = tables, stage, grounder
         self._request, self._videos = request, videos
+        self._rows: dict[str, Row] = {}
         self.statistics: list[NDArray[np.float64]] = []
         self.skipped: dict[str, str] = {}
         self.grounded = 0
@@ -164,7 +166,7 @@ class _SecondStage:
     def _grounded(self, candidates: Sequence[Candidate]) -> Iterator[tuple[str, Hit]]:
         packs = self._packs(candidates)
         for number, candidate in enumerate(candidates):
-            path = self._videos.row(candidate.entry)["path"]
+            path = self._row(candidate)["path"]
             outcome = attempt(path, lambda _, n=number: self._ground(candidates[n], packs.get(n)))  # type: ignore[misc]
             if isinstance(outcome, R2rtError):
                 self.skipped[path] = str(outcome)
@@ -191,6 +193,12 @@ class _SecondStage:
             for moment in prediction.moments
         ]
 
+    def _row(self, candidate: Candidate) -> Row:
+        """Return the row of a candidate's video, read once a search."""
+        if candidate.entry not in self._rows:
+            self._rows[candidate.entry] = self._videos.row(candidate.entry)
+        return self._rows[candidate.entry]
+
     def _by_cosine(self, candidate: Candidate) -> list[Hit]:
         """Return the moment around the clip that is most like an image.
 
@@ -206,7 +214,7 @@ class _SecondStage:
             start -= 1
         while end + 1 < len(cosines) and cosines[end + 1] >= least:
             end += 1
-        row, rate = self._videos.row(candidate.entry), float(self._tables.settings.rate)
+        row, rate = self._row(candidate), float(self._tables.settings.rate)
         pool = self._tables.settings.clips_per_vector
         return [
             self._hit(
@@ -227,7 +235,7 @@ class _SecondStage:
         score: float,
         grounder_score: float | None,
     ) -> Hit:
-        row = self._videos.row(candidate.entry)
+        row = self._row(candidate)
         return dataclasses.replace(
             hit_of(row, self._videos),
             start_s=start_s,
@@ -242,7 +250,7 @@ class _SecondStage:
         wanted = {
             number: item
             for number, item in enumerate(candidates)
-            if self._videos.row(item.entry)["keep"] == "tokens"
+            if self._row(item)["keep"] == "tokens"
         }
         if not wanted:
             return {}
@@ -268,14 +276,17 @@ class _SecondStage:
 
     def _encoded(self, candidate: Candidate, packs: list[Pack] | None) -> EncodedVideo:
         """Return a window as a video of its own, from its tokens or from the file."""
-        row, window = self._videos.row(candidate.entry), candidate.window
+        row, window = self._row(candidate), candidate.window
         rate = self._tables.settings.rate
         start_s = float(window.start_clip / rate)
         end_s = min(float(window.end_clip / rate), row["duration_s"])
         begins_s = row["start_s"] + start_s
         if packs is None:
             return self._grounder.encode(
-                row["path"], sampling="nearest", start_s=begins_s, end_s=row["start_s"] + end_s
+                video_at(row["path"]),
+                sampling="nearest",
+                start_s=begins_s,
+                end_s=row["start_s"] + end_s,
             )
         bundle = self._grounder.bundle
         dims = bundle.dims

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +17,7 @@ from av.stream import Disposition
 from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
 from r2rt.video.container import open_input, skip_stream
 from r2rt.video.leaps import format_flags, leap_closer
+from r2rt.video.remote import BLOCK_BYTES, RemoteReader, RemoteVideo, VideoPath
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -40,6 +41,8 @@ CANNOT_OPEN = (av.error.FFmpegError, OSError, ValueError, NotImplementedError)
 # at each opening; a context of other settings, such as PyTorch's, cannot be shared.
 _DEVICE_OPTIONS: dict[str, tuple[dict[str, str], ...]] = {"cuda": ({"primary_ctx": "1"}, {})}
 MAX_READ_ERRORS = 64  # in a row, without one packet in between
+# Packets from which a first frame surely comes, and bytes of a packet that say what it is.
+_FIRST_PACKETS, _HEAD_BYTES = 20, 4096
 
 
 class Demuxer:
@@ -78,17 +81,18 @@ class Demuxer:
 
     def __init__(
         self,
-        path: Path,
+        path: VideoPath,
         *,
         threads: int | None = None,
         decoder: str = "cpu",
         video_track: int | None = None,
     ) -> None:
         self._path = path
+        self._remote: RemoteReader | None = None
         self.read_errors = 0
         self.decoder = decoder
         self.refusal: str | None = None
-        self.container = _open(path) if decoder == "cpu" else self._open_for(path, decoder)
+        self.container = self._open_for(path, decoder)
         try:
             tracks = _video_tracks(self.container)
             self.stream = choose_track(self.container, str(path), video_track)
@@ -147,6 +151,31 @@ class Demuxer:
             else:
                 return
 
+    def need(self, packets: Iterable[int] | None = None) -> None:
+        """Fetch no more of a video at an address than the next pass needs, where that is known.
+
+        Args:
+            packets: the numbers of the packets that are decoded; None for a pass that decodes the
+                first frame alone and looks at the beginning of the others.
+        """
+        entries = getattr(self.stream, "index_entries", None)  # since PyAV 17
+        lists = self.container.format.name.startswith("mov,mp4")
+        if self._remote is None or not lists or not entries:
+            return
+        if packets is None:
+            spans = [
+                (entry.pos, entry.pos + (entry.size if number < _FIRST_PACKETS else _HEAD_BYTES))
+                for number, entry in enumerate(entries)
+                if number < _FIRST_PACKETS or entry.is_keyframe
+            ]
+        else:
+            spans = [
+                (entries[number].pos, entries[number].pos + entries[number].size)
+                for number in packets
+                if number < len(entries)
+            ]
+        self._remote.need(spans)
+
     def encrypted(self) -> NoVideoStreamError:
         """Return the error of a file whose packets turn out to be encrypted."""
         return _encrypted(self._path)
@@ -167,8 +196,14 @@ class Demuxer:
             self._refuse(f"{self.decoder} does not decode this kind of {self.context.codec.name}")
         return frames
 
-    def _open_for(self, path: Path, decoder: str) -> InputContainer:
+    def _open_for(self, path: VideoPath, decoder: str) -> InputContainer:
         """Open the file for a hardware decoder, or for the CPU where there is no such device."""
+        if isinstance(path, RemoteVideo):
+            self.decoder = "cpu"
+            container, self._remote = _open_remote(path)
+            return container
+        if decoder == "cpu":
+            return _open(path)
         for options in _DEVICE_OPTIONS.get(decoder, ({},)):
             try:
                 return _open(path, _hardware(decoder, options))
@@ -242,6 +277,23 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
             f"{path}: not a video that FFmpeg understands, or its head is damaged ({error}); "
             "check that it plays elsewhere"
         ) from error
+    return _checked(container, path)
+
+
+def _open_remote(path: RemoteVideo) -> tuple[InputContainer, RemoteReader]:
+    try:
+        reader = RemoteReader(path, block_bytes=BLOCK_BYTES)
+        container = open_input(reader, container_options={"protocol_whitelist": "file"})
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"{path}: no such file") from error
+    except av.error.FFmpegError as error:
+        raise NotAVideoError(f"{path}: not a video that FFmpeg understands ({error})") from error
+    except OSError as error:
+        raise SourceNotFoundError(f"{path}: cannot be read: {error}") from error
+    return _checked(container, path), reader
+
+
+def _checked(container: InputContainer, path: VideoPath) -> InputContainer:
     if container.format.name in NOT_VIDEO_FORMATS:
         container.close()
         raise NotAVideoError(f"{path}: a text file, not a video; expected a video file")
@@ -281,7 +333,7 @@ def choose_track(container: InputContainer, name: str, number: int | None) -> Vi
     return stream
 
 
-def _encrypted(name: str | Path) -> NoVideoStreamError:
+def _encrypted(name: str | VideoPath) -> NoVideoStreamError:
     return NoVideoStreamError(
         f"{name}: the video is encrypted (copy protection); expected one that plays anywhere"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
+
+import numpy as np
 
 from r2rt.errors import NoFramesError
 from r2rt.video.api import ClipFrame, DecodeReport, Sampling, SourceInfo
@@ -19,6 +20,7 @@ from r2rt.video.inspection import inspect_file
 from r2rt.video.part import Part
 from r2rt.video.pixels import FramePreparer
 from r2rt.video.plan import DecodePlan, PlanCost, plan_exact, plan_nearest
+from r2rt.video.remote import RemoteVideo, VideoPath
 
 __all__ = ["VideoFile"]
 
@@ -28,7 +30,7 @@ class VideoFile:
 
     def __init__(
         self,
-        path: Path,
+        path: VideoPath,
         *,
         fps: Fraction,
         image_size: int,
@@ -198,9 +200,11 @@ class VideoFile:
     def _read(self, pick: Callable[[Demuxer], Iterator[Picked]]) -> Iterator[ClipFrame]:
         """Yield what is picked from the file, read from its beginning."""
         threads, track = self._threads, self._video_track
-        decoder = choose_decoder(
-            self._asked_decoder, self._path, video_track=track, threads=threads
-        )
+        decoder: Decoder = "cpu"
+        if not isinstance(self._path, RemoteVideo):
+            decoder = choose_decoder(
+                self._asked_decoder, self._path, video_track=track, threads=threads
+            )
         demuxer = Demuxer(self._path, threads=threads, decoder=decoder, video_track=track)
         try:
             for picked in pick(demuxer):
@@ -218,6 +222,7 @@ class VideoFile:
 
     def _picked(self, demuxer: Demuxer) -> Iterator[Picked]:
         if self._plan is not None:
+            demuxer.need(np.flatnonzero(self._plan.feed).tolist())
             return decode_planned(demuxer, self._plan, self._counts)
         return decode_all(
             demuxer,

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from r2rt.video.remote import VideoPath
 
 __all__ = ["fingerprint_array", "fingerprint_file", "fingerprint_files"]
 
@@ -23,12 +24,12 @@ BLOCK_BYTES = 16 * 2**10
 BLOCKS = 64
 
 
-def fingerprint_file(path: Path) -> str:
+def fingerprint_file(path: VideoPath) -> str:
     """Return the key of a file's content, 32 hex digits."""
     return _digest([b"file", _sampled(path)])
 
 
-def fingerprint_files(paths: Iterable[Path]) -> str:
+def fingerprint_files(paths: Iterable[VideoPath]) -> str:
     """Return the key of the contents of files in this order, whatever their names are."""
     return _digest([b"files", *(_sampled(path) for path in paths)])
 
@@ -41,7 +42,7 @@ def fingerprint_array(array: NDArray[np.uint8]) -> str:
     )
 
 
-def _sampled(path: Path) -> bytes:
+def _sampled(path: VideoPath) -> bytes:
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE_BYTES:

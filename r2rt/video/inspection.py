@@ -20,6 +20,7 @@ from r2rt.video.demux import Demuxer
 from r2rt.video.first import FirstFrame
 from r2rt.video.index import PacketIndex, index_packets
 from r2rt.video.pixels import Orientation, display_matrix, display_size, orientation
+from r2rt.video.remote import RemoteVideo, VideoPath
 from r2rt.video.structure import broken_at
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class FileFacts:
     broken_at_byte: int | None
 
 
-def inspect_file(path: Path, *, video_track: int | None = None) -> FileFacts:
+def inspect_file(path: VideoPath, *, video_track: int | None = None) -> FileFacts:
     """Index a file and decode its first frame, since only its side data gives the orientation.
 
     The facts of the last few files are kept as long as the file's inode, size and times stay the
@@ -130,9 +131,11 @@ _lock = threading.Lock()
 _kept: OrderedDict[_Identity, FileFacts] = OrderedDict()
 
 
-def _identity(path: Path, video_track: int | None) -> _Identity | None:
+def _identity(path: VideoPath, video_track: int | None) -> _Identity | None:
     try:
         status = path.stat()
+        if isinstance(path, RemoteVideo):
+            return str(path), video_track, 0, 0, status.st_size, path.version(), 0
     except OSError:
         return None  # opening it says why
     times = status.st_mtime_ns, status.st_ctime_ns
@@ -140,7 +143,7 @@ def _identity(path: Path, video_track: int | None) -> _Identity | None:
     return name, video_track, status.st_dev, status.st_ino, status.st_size, *times
 
 
-def _inspect(path: Path, video_track: int | None) -> FileFacts:
+def _inspect(path: VideoPath, video_track: int | None) -> FileFacts:
     keyframes = array("B")
     demuxer = Demuxer(path, threads=1, video_track=video_track)
     try:
@@ -149,7 +152,10 @@ def _inspect(path: Path, video_track: int | None) -> FileFacts:
         def see(packet: Packet[VideoStream]) -> None:
             keyframes.append(packet.is_keyframe)
 
-        broken_at_byte = broken_at(path, demuxer.container.format.name)
+        broken_at_byte = None
+        if isinstance(path, Path):
+            broken_at_byte = broken_at(path, demuxer.container.format.name)
+        demuxer.need()
         index = index_packets(demuxer, see, first=first, broken=broken_at_byte is not None)
         frame = first.found()
         if frame is None:

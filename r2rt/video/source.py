@@ -16,6 +16,7 @@ from r2rt.video.decoders import Decoder
 from r2rt.video.file import VideoFile
 from r2rt.video.missing import not_found
 from r2rt.video.part import Part
+from r2rt.video.remote import RemoteVideo, VideoPath
 from r2rt.video.still import ArraySource, ImageFolder
 
 __all__ = ["open_source"]
@@ -38,8 +39,8 @@ def open_source(
     """Open a source that yields one frame a clip, in bounded memory.
 
     Args:
-        source: a video file; a folder of images (png, jpg, jpeg, webp, bmp), read in natural order;
-            or an array (T, H, W, 3) uint8 RGB.
+        source: a video file or `RemoteVideo`; a folder of images (png, jpg, jpeg, webp, bmp), read
+            in natural order; or an array (T, H, W, 3) uint8 RGB.
         fps: clips a second.
         image_size: side S of the frames, in pixels.
         sampling: "exact" takes the frame that ffmpeg's `fps` filter takes; "nearest" the frame of
@@ -74,8 +75,8 @@ def open_source(
             raise QueryError("an array of frames needs source_fps, its frames a second")
         rate = _rate(source_fps)
         return ArraySource(source, rate=rate, fps=fps, image_size=image_size, part=part)
-    path = Path(source)
-    if path.is_dir():
+    path: VideoPath = source if isinstance(source, RemoteVideo) else Path(source)
+    if isinstance(path, Path) and path.is_dir():
         rate = fps if source_fps is None else _rate(source_fps)
         return ImageFolder(path, rate=rate, fps=fps, image_size=image_size, part=part)
     if source_fps is not None:

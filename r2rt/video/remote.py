@@ -1,0 +1,226 @@
+"""Videos at an address that fsspec opens, of which only the needed bytes are fetched.
+
+A demuxer reads every packet on its way. Where the container lists its packets at the beginning or
+the end, as MP4 and QuickTime do, the list says where they lie: what a pass does not need is then
+given to the demuxer as zeros and never fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from xxhash import xxh3_64_intdigest
+
+from r2rt.errors import MissingExtraError, SourceNotFoundError
+
+__all__ = ["RemoteReader", "RemoteVideo", "VideoPath"]
+
+# What is fetched at once where it is not known what is needed: headers, and other containers.
+BLOCK_BYTES = 256 << 10
+_BLOCKS = 8
+# Needed parts that are no farther apart are fetched together: a request takes longer.
+_NEAR_BYTES = 64 << 10
+_PART_BYTES = 4 << 20
+# Facts of a file that change with it, as fsspec's packages call them.
+_VERSIONS = (
+    *("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated"),
+    "created",
+)
+Span: TypeAlias = tuple[int, int]
+
+
+class RemoteVideo:
+    """A video at an address, with those methods of `pathlib.Path` that reading it needs.
+
+    Args:
+        address: such as `https://host/video.mp4` or `s3://bucket/video.mp4`.
+
+    Raises:
+        MissingExtraError: fsspec, or what it needs for such an address, is not installed.
+        SourceNotFoundError: fsspec knows no such addresses.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            from fsspec.core import url_to_fs
+
+            self._system, self._name = url_to_fs(address)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{address}: {error}; a video at an address needs pip install 'r2rt[remote]', and "
+                "s3fs, gcsfs or another package of fsspec for its kind"
+            ) from error
+        except ValueError as error:
+            raise SourceNotFoundError(f"{address}: {error}") from error
+        self._address = address
+        self._facts: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return self._address
+
+    def __fspath__(self) -> str:
+        return self._address
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteVideo) and other._address == self._address
+
+    def __hash__(self) -> int:
+        return hash(self._address)
+
+    def is_dir(self) -> bool:
+        """Return False: a folder of images at an address is not read."""
+        return False
+
+    def exists(self) -> bool:
+        """Return whether there is a file."""
+        try:
+            self.facts()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # reading it says why
+        return True
+
+    def stat(self) -> os.stat_result:
+        """Return the size, as the only fact of a file that has no place on this machine."""
+        size = self.facts().get("size")
+        if size is None:
+            raise OSError(f"{self._address}: its server does not say how large it is")
+        return os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, int(size), 0, 0, 0))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the server says of the file, asked once.
+
+        Raises:
+            OSError: it cannot be reached, or there is no such file.
+        """
+        if self._facts is None:
+            self._facts = self._asked(lambda: self._system.info(self._name))
+        return self._facts
+
+    def version(self) -> int:
+        """Return a number that changes when the file does, as far as the server says."""
+        said = repr([self.facts()[name] for name in _VERSIONS if name in self.facts()])
+        return xxh3_64_intdigest(said.encode()) >> 1
+
+    def open(self, mode: str = "rb") -> RemoteReader:
+        """Open it for reading."""
+        assert mode == "rb"
+        return RemoteReader(self)
+
+    def fetch(self, start: int, end: int) -> bytes:
+        """Return bytes from `start` up to `end`.
+
+        Raises:
+            OSError: they cannot be fetched.
+        """
+        found: bytes = self._asked(lambda: self._system.cat_file(self._name, start=start, end=end))
+        return found
+
+    def _asked(self, ask: Any) -> Any:
+        try:
+            return ask()
+        except OSError:
+            raise
+        except Exception as error:  # each kind of address has errors of its own
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+VideoPath: TypeAlias = Path | RemoteVideo
+
+
+class RemoteReader(io.RawIOBase):
+    """A file at an address.
+
+    Args:
+        video: the file.
+        block_bytes: bytes that are fetched together; None fetches just what is read.
+    """
+
+    def __init__(self, video: RemoteVideo, *, block_bytes: int | None = None) -> None:
+        super().__init__()
+        self._video = video
+        self._size = video.stat().st_size
+        self._at = 0
+        self._block = block_bytes
+        self._needed: list[Span] | None = None
+        self._kept: OrderedDict[Span, bytes] = OrderedDict()
+
+    def need(self, spans: Iterable[Span]) -> None:
+        """Give zeros for everything but these spans, (first byte, byte after the last) each."""
+        joined: list[list[int]] = []
+        for start, end in sorted(spans):
+            near = joined and start - joined[-1][1] <= _NEAR_BYTES
+            if near and end - joined[-1][0] <= _PART_BYTES:
+                joined[-1][1] = max(joined[-1][1], end)
+            else:
+                joined.append([max(start, joined[-1][1]) if joined else start, end])
+        self._needed = [(start, end) for start, end in joined if start < end]
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the number of the next byte."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte and return its number."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes; those that are not needed are zeros."""
+        end = self._size if size < 0 else min(self._at + size, self._size)
+        start, self._at = self._at, max(end, self._at)
+        if end <= start:
+            return b""
+        block = self._block
+        if self._needed is None and block is None:
+            return self._video.fetch(start, end)
+        if self._needed is None:
+            assert block is not None
+            spans = [
+                (place, min(place + block, self._size))
+                for place in range(start - start % block, end, block)
+            ]
+        else:
+            first = max(bisect_left(self._needed, (start, 0)) - 1, 0)
+            last = bisect_left(self._needed, (end, 0))
+            spans = self._needed[first:last]
+        found = bytearray(end - start)
+        for span in spans:
+            low, high = max(span[0], start), min(span[1], end)
+            if low < high:
+                found[low - start : high - start] = self._part(span)[low - span[0] : high - span[0]]
+        return bytes(found)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer and return how many bytes were read."""
+        found = self.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def _part(self, span: Span) -> bytes:
+        if span not in self._kept:
+            found = self._video.fetch(*span)
+            if len(found) != span[1] - span[0]:
+                raise OSError(f"{self._video}: {len(found)} bytes of {span[1] - span[0]} came")
+            self._kept[span] = found
+            while len(self._kept) > _BLOCKS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(span)
+        return self._kept[span]

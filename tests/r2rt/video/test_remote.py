@@ -1,0 +1,114 @@
+"""Videos at an address: the same frames as from the file, from a part of its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2rt.errors import NotAVideoError, SourceNotFoundError
+from r2rt.video import open_source
+from r2rt.video.fingerprint import BLOCK_BYTES, BLOCKS
+from r2rt.video.inspection import inspect_file
+from r2rt.video.remote import RemoteReader, RemoteVideo
+from tests.r2rt.ranges import RangeServer, running_ranges
+from tests.r2rt.video.clips import write_video
+from tests.r2rt.video.oracle import ffmpeg_clips, needs_ffmpeg
+
+pytest.importorskip("fsspec")
+pytest.importorskip("aiohttp")
+
+# A keyframe every two seconds, most bytes between them; the table of packets at the end.
+_GROUPS = {
+    "g": "50",
+    "keyint_min": "50",
+    "sc_threshold": "0",
+    "qp": "4",
+    "preset": "ultrafast",
+}
+_FPS = Fraction(1, 2)
+
+
+@pytest.fixture
+def server() -> Iterator[RangeServer]:
+    with running_ranges() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("remote") / "video.mp4"
+    return write_video(path, frames=400, size=(320, 240), options=_GROUPS)
+
+
+def serve(server: RangeServer, path: Path) -> RemoteVideo:
+    server.files[path.name] = path.read_bytes()
+    return RemoteVideo(f"{server.url}/{path.name}")
+
+
+@needs_ffmpeg
+def test_exact_frames_are_those_of_the_ffmpeg_program(server: RangeServer, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "short.mp4", frames=130, options={"bf": "2"})
+    with open_source(serve(server, path), fps=_FPS, image_size=32) as frames:
+        found = [frame.pixels for frame in frames for _ in range(frame.count)]
+    assert np.array_equal(found, ffmpeg_clips(path, _FPS))
+
+
+def test_of_a_long_video_what_the_plan_needs_is_fetched(server: RangeServer, video: Path) -> None:
+    here = open_source(video, fps=_FPS, image_size=32, sampling="nearest")
+    there = open_source(serve(server, video), fps=_FPS, image_size=32, sampling="nearest")
+    with here, there:
+        for mine, other in zip(here, there, strict=True):
+            assert np.array_equal(mine.pixels, other.pixels)
+            assert (mine.clip_index, mine.time_s) == (other.clip_index, other.time_s)
+        assert not there.report.departures.packets_lost
+    assert there.info.fingerprint == here.info.fingerprint
+    for_fingerprint = BLOCKS * BLOCK_BYTES
+    assert server.sent - for_fingerprint < 0.5 * video.stat().st_size
+
+
+def test_packets_have_the_same_times_and_entry_points(server: RangeServer, video: Path) -> None:
+    here, there = inspect_file(video).index, inspect_file(serve(server, video)).index
+    assert np.array_equal(here.pts, there.pts)
+    assert np.array_equal(here.entry, there.entry)
+    assert there.end_pts == here.end_pts
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "avi"])
+def test_other_containers_are_read_from_their_beginning(
+    server: RangeServer, tmp_path: Path, suffix: str
+) -> None:
+    path = write_video(tmp_path / f"video.{suffix}", frames=80)
+    sources = [open_source(x, fps=_FPS, image_size=32) for x in (path, serve(server, path))]
+    here, there = ([frame.pixels for frame in source] for source in sources)
+    for source in sources:
+        source.close()
+    assert np.array_equal(here, there)
+
+
+def test_what_is_not_needed_is_zeros(server: RangeServer) -> None:
+    content = bytes(range(1, 251)) * 4000
+    server.files["file"] = content
+    reader = RemoteReader(RemoteVideo(f"{server.url}/file"))
+    reader.need([(500_000, 500_100), (10, 20), (15, 30), (999_990, 1_000_000)])
+    found = reader.read()
+    expected = bytearray(len(content))
+    for start, end in ((10, 30), (500_000, 500_100), (999_990, 1_000_000)):
+        expected[start:end] = content[start:end]
+    assert found == bytes(expected)
+    assert server.sent == 130
+    reader.seek(-5, 2)
+    assert reader.read(10) == content[-5:]
+
+
+def test_addresses_without_a_video(server: RangeServer) -> None:
+    server.files["text.mp4"] = b"not a video at all, but some text\n" * 100
+    with pytest.raises(SourceNotFoundError, match="nothing"):
+        open_source(RemoteVideo(f"{server.url}/nothing.mp4"), fps=_FPS, image_size=32)
+    with pytest.raises(NotAVideoError, match=r"text\.mp4: not a video"):
+        open_source(RemoteVideo(f"{server.url}/text.mp4"), fps=_FPS, image_size=32)
+    with pytest.raises(SourceNotFoundError, match="strange"):
+        RemoteVideo("strange://host/video.mp4")
