@@ -112,8 +112,13 @@ class FirstStage:
         mean, deviation, clip_deviation = self._sample().moments(queries)
         scale = np.maximum(clip_deviation, 1e-6)
         together = normalized((queries / scale[:, None]).sum(axis=0))
-        found = self._nearest(together, windows, list(clips) if filtered else None)
-        cosines = as_vectors(found["vector"], self._tables.settings.width) @ queries.T
+        found = self._nearest(
+            together, windows, list(clips) if filtered else None, several=len(queries) > 1
+        )
+        if len(queries) > 1:
+            cosines = as_vectors(found["vector"], self._tables.settings.width) @ queries.T
+        else:
+            cosines = 1 - np.asarray(found["_distance"], np.float32)[:, None]
         best = self._windows(found, cosines, clips)
         z = _standardised(
             np.array([item[1] for item in best]).reshape(-1, len(queries)), mean, deviation
@@ -144,7 +149,9 @@ class FirstStage:
             vectors @ normalized(queries).T
         ).mean(axis=1)
 
-    def _nearest(self, query: Floats, windows: int, entries: Sequence[str] | None) -> pa.Table:
+    def _nearest(
+        self, query: Floats, windows: int, entries: Sequence[str] | None, *, several: bool
+    ) -> pa.Table:
         """Return so many rows that they are of enough windows, whichever rows these are."""
         nearest: dict[str, Any] = {
             "column": "vector",
@@ -158,7 +165,7 @@ class FirstStage:
             _LEAST_PROBES, int(_PROBED_SHARE * rows / ROWS_A_PARTITION)
         )
         return self._tables.clips.read(
-            columns=["entry", "row", "vector"],
+            columns=["entry", "row", "vector" if several else "_distance"],
             nearest=nearest,
             filter=None if entries is None else f"entry in {quoted(entries)}",
             prefilter=entries is not None,

@@ -22,12 +22,18 @@ _log = logging.getLogger(__name__)
 VECTOR_INDEX = "vectors"
 # Below this many vectors, comparing with all of them takes a few milliseconds.
 _FEW_VECTORS = 50_000
-# New rows are compared one by one until they are this share of all.
-_UNINDEXED_SHARE = 0.1
+# New rows that are read one by one, in a few milliseconds, before an index takes them.
+_FEW_NEW = 16_384
+_FEW_NEW_TOKENS = 1_000
+# A vector index is made anew when its partitions have become so many times as large.
+_GROWTH = 4
+# A part of an index is joined with newer ones that have together at least this share of its rows.
+# Then every row is written a few times, however often rows are added, and parts remain few.
+_JOINED_SHARE = 0.25
 _MOST_FILES = 64
 # Rows of a file that is left as it is: rewriting gigabytes at every commit would be quadratic.
 _ROWS_A_FILE: dict[TableName, int] = {"tokens": 8192}
-_USUAL_ROWS_A_FILE = 1 << 20
+_USUAL_ROWS_A_FILE = 1 << 18
 # Rows in memory while files are joined; a row of tokens is 250 KB.
 _ROWS_AT_ONCE: dict[TableName, int] = {"tokens": 64}
 # Readers that began before a version was replaced have this long to end.
@@ -49,10 +55,11 @@ def update_indices(tables: Tables, *, thorough: bool = False) -> None:
             return
         for name, table in tables.all():
             _join_small_files(name, table, most=1 if thorough else _MOST_FILES)
-        _update_vectors(tables.clips)
-        _update_scalar(tables.clips, "entry", "BTREE", least=_FEW_VECTORS)
-        _update_scalar(tables.tokens, "entry", "BTREE", least=1000)
-        _update_scalar(tables.subtitles, "text", "INVERTED", least=1)
+        new, new_tokens = (0, 0) if thorough else (_FEW_NEW, _FEW_NEW_TOKENS)
+        _update_vectors(tables.clips, new=new)
+        _update_scalar(tables.clips, "entry", "BTREE", least=_FEW_VECTORS, new=new)
+        _update_scalar(tables.tokens, "entry", "BTREE", least=1000, new=new_tokens)
+        _update_scalar(tables.subtitles, "text", "INVERTED", least=1, new=new_tokens)
         for _, table in tables.all():
             table.commit(lambda dataset: dataset.cleanup_old_versions(older_than=_OLD))
 
@@ -69,43 +76,60 @@ def _join_small_files(name: TableName, table: Table, *, most: int) -> None:
         _log.info("%s: joined %d files", name, small)
 
 
-def _update_vectors(table: Table) -> None:
+def _update_vectors(table: Table, *, new: int) -> None:
     dataset = table.latest()
     rows = dataset.count_rows()
     if rows < _FEW_VECTORS:
         return
-    if VECTOR_INDEX not in _names(dataset):
-        _log.info("building the index of %d vectors", rows)
-        table.commit(
-            lambda dataset: dataset.create_index(
-                "vector",
-                "IVF_RQ",
-                name=VECTOR_INDEX,
-                metric="cosine",
-                num_partitions=max(1, 2 ** round(math.log2(rows / ROWS_A_PARTITION))),
-                replace=True,
-            )
+    if VECTOR_INDEX in _names(dataset):
+        partitions = dataset.stats.index_stats(VECTOR_INDEX)["indices"][0]["num_partitions"]
+        if rows < _GROWTH * partitions * ROWS_A_PARTITION:
+            _extend(table, VECTOR_INDEX, new=new)
+            return
+    _log.info("building the index of %d vectors", rows)
+    table.commit(
+        lambda dataset: dataset.create_index(
+            "vector",
+            "IVF_RQ",
+            name=VECTOR_INDEX,
+            metric="cosine",
+            num_partitions=max(1, 2 ** round(math.log2(rows / ROWS_A_PARTITION))),
+            replace=True,
         )
-    else:
-        _extend(table, VECTOR_INDEX, rows)
+    )
 
 
-def _update_scalar(table: Table, column: str, kind: str, *, least: int) -> None:
+def _update_scalar(table: Table, column: str, kind: str, *, least: int, new: int) -> None:
     dataset = table.latest()
-    rows = dataset.count_rows()
-    if rows < least:
+    if dataset.count_rows() < least:
         return
     name = f"{column}_index"
     if name not in _names(dataset):
         table.commit(lambda dataset: dataset.create_scalar_index(column, kind, name=name))
     else:
-        _extend(table, name, rows)
+        _extend(table, name, new=new)
 
 
-def _extend(table: Table, name: str, rows: int) -> None:
-    missing = int(table.latest().stats.index_stats(name)["num_unindexed_rows"])
-    if missing > _UNINDEXED_SHARE * rows:
-        table.commit(lambda dataset: dataset.optimize.optimize_indices(index_names=[name]))
+def _extend(table: Table, name: str, *, new: int) -> None:
+    """Give an index the rows that it has not, if they are more than so many.
+
+    They become a part of their own, joined with the latest ones that are not much larger.
+    """
+    stats = table.latest().stats.index_stats(name)
+    rows = int(stats["num_unindexed_rows"])
+    if rows <= new:
+        return
+    joined = 0
+    for part in reversed(stats["num_indexed_rows_per_delta"]):
+        if rows < _JOINED_SHARE * part:
+            break
+        rows += part
+        joined += 1
+    table.commit(
+        lambda dataset: dataset.optimize.optimize_indices(
+            index_names=[name], num_indices_to_merge=joined
+        )
+    )
 
 
 def _names(dataset: LanceDataset) -> set[str]:
