@@ -7,6 +7,7 @@ and no line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,14 +64,18 @@ class Annotations:
                 )
 
     def lines(self, videos: Sequence[Video]) -> str:
-        """Return the annotations of videos as JSON lines, their ids counted from 1."""
+        """Return the annotations of videos as JSON lines.
+
+        An id is a digest of video and query: lines of several services, and of files whose ids are
+        numbers, can be put together.
+        """
         lines: list[str] = []
         for video in videos:
             duration_s = float(video.facts.get("duration_s") or 0.0)
             for record in self.get(video):
                 if record["windows"]:
                     document = {
-                        "qid": len(lines) + 1,
+                        "qid": _qid(video, record["query"]),
                         "query": record["query"],
                         "vid": Path(stored_name(video.name)).stem,
                         "duration": duration_s,
@@ -82,3 +87,8 @@ class Annotations:
                     }
                     lines.append(json.dumps(document) + "\n")
         return "".join(lines)
+
+
+def _qid(video: Video, query: str) -> str:
+    digest = hashlib.sha256(f"{video.id}\n{query}".encode()).hexdigest()
+    return f"page-{digest[:16]}"
