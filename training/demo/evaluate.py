@@ -37,12 +37,21 @@ from training.metrics import (
     moment_metrics,
 )
 from training.model import R2Tuning
+from training.world.photographs import Photographs
 from training.world.sprites import Sprites
 
 if TYPE_CHECKING:
     from training.clip import ClipTowers
 
-__all__ = ["Figures", "Material", "arguments_parser", "evaluate", "load_model", "prepare"]
+__all__ = [
+    "Figures",
+    "Material",
+    "arguments_parser",
+    "evaluate",
+    "load_model",
+    "prepare",
+    "prepare_once",
+]
 
 _STYLES = ("noto", "fluent-3d", "twemoji", "openmoji")
 _KINDS = ("object", "colour", "pair", "motion")
@@ -86,13 +95,41 @@ class Material:
     hidden: NDArray[np.float16]
 
 
-def prepare(videos: Sequence[AskedVideo], sprites: Sprites, towers: ClipTowers) -> list[Material]:
-    """Draw and encode test videos."""
+def prepare(
+    videos: Sequence[AskedVideo],
+    sprites: Sprites,
+    towers: ClipTowers,
+    photographs: Photographs | None = None,
+) -> list[Material]:
+    """Draw and encode test videos, on drawn backgrounds or on photographs."""
     found = []
     for video in videos:
-        frames = video.frames(sprites, towers.config.image_size)
+        frames = video.frames(sprites, towers.config.image_size, photographs)
         found.append(Material(video=video, frames=frames, hidden=encode_frames(towers, frames)))
     return found
+
+
+def prepare_once(
+    file: Path, videos: Sequence[AskedVideo], sprites: Sprites, towers: ClipTowers
+) -> list[Material]:
+    """Do as `prepare`, or read what an earlier call with the same arguments left in `file`."""
+    if not file.is_file():
+        made = prepare(videos, sprites, towers)
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                frames=np.concatenate([item.frames for item in made]),
+                hidden=np.concatenate([item.hidden for item in made]),
+                clips=np.array([len(item.frames) for item in made]),
+            )
+        return made
+    with np.load(file) as kept:
+        ends = np.cumsum(kept["clips"])[:-1]
+        frames, hidden = np.split(kept["frames"], ends), np.split(kept["hidden"], ends)
+    return [
+        Material(video=video, frames=frames[place], hidden=hidden[place])
+        for place, video in enumerate(videos)
+    ]
 
 
 def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
@@ -207,6 +244,9 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=TEST_SEED, help="of the test videos; the card's by default"
     )
+    parser.add_argument(
+        "--photographs", type=Path, help="photographs.npz: things stand before held-out ones"
+    )
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
@@ -233,12 +273,16 @@ def main() -> None:
     if not arguments.no_baselines:
         answerers["CLIP cosine"] = CosineAnswerer(towers, clip_tensors(arguments.clip)[0])
         answerers["random guess"] = RandomAnswerer()
+    photographs = (
+        None if arguments.photographs is None else Photographs(arguments.photographs, "held_out")
+    )
     rows: dict[str, dict[str, Figures]] = {}
     for style in arguments.styles.split(","):
         material = prepare(
             sample_test_videos(style, arguments.videos, sprites, seed=arguments.seed),
             sprites,
             towers,
+            photographs,
         )
         rows[style] = {name: evaluate(who, material) for name, who in answerers.items()}
     print(table(rows))

@@ -11,12 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from r2rt.files import replacing
 from training._command import run
+
+if TYPE_CHECKING:
+    from training.world.photographs import Photographs
 
 __all__ = ["STAGES", "Plan", "main", "make"]
 
@@ -28,6 +32,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         clip_steps: steps of CLIP's training.
         clip_seed: of CLIP's weights and frames.
         scenes: scenes that are drawn and encoded.
+        photographs: share of the backgrounds, of frames and scenes, that are photographs.
         block_steps: steps of the R² block's training.
         block_seed: of its weights and videos.
         videos: test videos a style.
@@ -38,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     clip_steps: int = 13_000
     clip_seed: int = 0
     scenes: int = 14_000
+    photographs: float = 0.0
     block_steps: int = 12_000
     block_seed: int = 1
     videos: int = 40
@@ -52,12 +58,15 @@ class _Done(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def art(out: Path, _plan: Plan) -> None:
+def art(out: Path, plan: Plan) -> None:
     """Fetch the art by pinned hashes, and rasterise it."""
     from training.world.art import build_sprites
+    from training.world.photographs import build_photographs
 
     _art(out).mkdir(parents=True, exist_ok=True)
     build_sprites(_art(out), _art(out) / "sprites.npz")
+    if plan.photographs:
+        build_photographs(_art(out), _art(out) / "photographs.npz")
 
 
 def clip(out: Path, plan: Plan) -> None:
@@ -65,7 +74,13 @@ def clip(out: Path, plan: Plan) -> None:
     from training.tiny_clip.train import Settings, train
 
     settings = Settings(steps=plan.clip_steps, seed=plan.clip_seed)
-    train(_art(out) / "sprites.npz", out / "clip", settings, resume=True)
+    train(
+        _art(out) / "sprites.npz",
+        out / "clip",
+        settings,
+        resume=True,
+        photographs=_photographs(out, plan),
+    )
 
 
 def scenes(out: Path, plan: Plan) -> None:
@@ -78,7 +93,8 @@ def scenes(out: Path, plan: Plan) -> None:
     towers, sprites = load_tiny_clip(_clip(out)), Sprites(_art(out) / "sprites.npz")
     if not (out / "scenes" / "frames.npy").exists():
         drawn = sample_pool(POOL_SEED, plan.scenes, sprites)
-        draw_pool(out / "scenes", drawn, sprites, towers.config.image_size)
+        size = towers.config.image_size
+        draw_pool(out / "scenes", drawn, sprites, size, _photographs(out, plan))
     encode_pool(out / "scenes", towers)
 
 
@@ -179,6 +195,13 @@ def make(out: Path, plan: Plan, *, say: Callable[[str], None] = print) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of everything.")
 @click.option("--clip-steps", default=Plan().clip_steps, show_default=True, help="Steps of CLIP.")
 @click.option("--scenes", default=Plan().scenes, show_default=True, help="Scenes: 0.5 MB each.")
+@click.option(
+    "--photographs",
+    type=click.FloatRange(0, 1),
+    default=Plan().photographs,
+    show_default=True,
+    help="Share of backgrounds that are photographs.",
+)
 @click.option("--block-steps", default=Plan().block_steps, show_default=True, help="Steps of R².")
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
@@ -187,6 +210,7 @@ def command(
     out: Path,
     clip_steps: int,
     scenes: int,
+    photographs: float,
     block_steps: int,
     clip_seed: int,
     block_seed: int,
@@ -198,6 +222,7 @@ def command(
         Plan(
             clip_steps=clip_steps,
             scenes=scenes,
+            photographs=photographs,
             block_steps=block_steps,
             clip_seed=clip_seed,
             block_seed=block_seed,
@@ -213,6 +238,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _art(out: Path) -> Path:
     return out / "art"
+
+
+def _photographs(out: Path, plan: Plan) -> Photographs | None:
+    from training.world.photographs import Photographs
+
+    if not plan.photographs:
+        return None
+    return Photographs(_art(out) / "photographs.npz", "train", plan.photographs)
 
 
 def _clip(out: Path) -> Path:

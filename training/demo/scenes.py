@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from r2rt.files import replacing
 from training.clip import ClipTowers
 from training.demo.settings import FPS, LAYERS, POOL_SEED, SCENES, TRAIN_STYLES
+from training.world.photographs import Photographs
 from training.world.scenes import Scene, sample_scene
 from training.world.sprites import Sprites
 from training.world.videos import Painter, VideoSettings, cast_thing
 
-__all__ = ["Pool", "draw_pool", "encode_frames", "encode_pool", "sample_pool"]
+__all__ = ["Pool", "averaged_patches", "draw_pool", "encode_frames", "encode_pool", "sample_pool"]
 
 _ENCODED_AT_ONCE = 64
+_COARSE = "hidden-coarse.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +54,31 @@ class Pool:
         scenes = _read_scenes(folder)
         return cls(scenes, _first_clips(scenes), np.load(folder / "hidden.npy", mmap_mode="r"))
 
+    @classmethod
+    def open_coarse(cls, folder: Path) -> Pool:
+        """Do as `open`, with patches averaged two by two; they are kept in the folder."""
+        whole, file = cls.open(folder), folder / _COARSE
+        if not file.is_file():
+            with replacing(file) as temporary, temporary.open("wb") as stream:
+                np.save(stream, averaged_patches(whole.hidden))
+        return replace(whole, hidden=np.load(file, mmap_mode="r"))
+
     def hidden_of(self, index: int) -> NDArray[np.float16]:
         """Return a scene's hidden states, (T, K, P, Cv)."""
         return self.hidden[self.first_clip[index] : self.first_clip[index + 1]]
+
+
+def averaged_patches(hidden: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Average patches two by two: (N, K, 1 + G·G, Cv), CLS first, to (N, K, 1 + G·G / 4, Cv)."""
+    clips, layers, tokens, width = hidden.shape
+    half = round((tokens - 1) ** 0.5) // 2
+    parts = []
+    for start in range(0, clips, _ENCODED_AT_ONCE):
+        part = hidden[start : start + _ENCODED_AT_ONCE].astype(np.float32)
+        patches = part[:, :, 1:].reshape(-1, layers, half, 2, half, 2, width).mean(axis=(3, 5))
+        whole = (part[:, :, :1], patches.reshape(len(part), layers, -1, width))
+        parts.append(np.concatenate(whole, axis=2).astype(np.float16))
+    return np.concatenate(parts)
 
 
 def sample_pool(
@@ -84,13 +108,19 @@ def sample_pool(
     return scenes
 
 
-def draw_pool(folder: Path, scenes: list[Scene], sprites: Sprites, image_size: int) -> None:
+def draw_pool(
+    folder: Path,
+    scenes: list[Scene],
+    sprites: Sprites,
+    image_size: int,
+    photographs: Photographs | None = None,
+) -> None:
     """Write `scenes.json` and `frames.npy`; nothing is done where they are there."""
     frames_file, scenes_file = folder / "frames.npy", folder / "scenes.json"
     if frames_file.exists() and scenes_file.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    painter = Painter(sprites, image_size)
+    painter = Painter(sprites, image_size, photographs)
     shape = (int(_first_clips(scenes)[-1]), image_size, image_size, 3)
     with replacing(frames_file) as temporary:
         frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
@@ -123,7 +153,8 @@ def encode_pool(folder: Path, towers: ClipTowers, *, parts: int = 16) -> None:
     )
     if done.get("clip") != identity:
         done = {"clip": identity, "parts": 0}
-        (folder / "hidden.npy").unlink(missing_ok=True)
+        for name in ("hidden.npy", _COARSE):
+            (folder / name).unlink(missing_ok=True)
         working.unlink(missing_ok=True)
     if (folder / "hidden.npy").exists():
         return
@@ -162,13 +193,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the scenes")
     parser.add_argument("--clip", type=Path, help="CLIP to encode with; without it they are drawn")
     parser.add_argument("--scenes", type=int, default=8000, help="how many")
+    parser.add_argument("--photographs", type=Path, help="photographs.npz, for backgrounds")
+    parser.add_argument("--share", type=float, default=0.5, help="of backgrounds from photographs")
     parser.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
     arguments = parser.parse_args()
     began = time.perf_counter()
     if not (arguments.out / "frames.npy").exists():
         sprites = Sprites(arguments.art / "sprites.npz")
         scenes = sample_pool(POOL_SEED, arguments.scenes, sprites)
-        draw_pool(arguments.out, scenes, sprites, arguments.image_size)
+        photographs = (
+            None
+            if arguments.photographs is None
+            else Photographs(arguments.photographs, "train", arguments.share)
+        )
+        draw_pool(arguments.out, scenes, sprites, arguments.image_size, photographs)
     frames = np.load(arguments.out / "frames.npy", mmap_mode="r")
     print(f"{len(frames)} frames, {time.perf_counter() - began:.0f} s")
     if arguments.clip is not None:

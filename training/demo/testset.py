@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from training.demo.settings import FPS, TEST_SEED, WORLD
 from training.metrics import Annotation
 from training.world.art import STYLES
+from training.world.photographs import Photographs
 from training.world.sprites import Sprites
 from training.world.videos import (
     Painter,
@@ -47,9 +48,12 @@ class AskedVideo:
         """Name of query `number` of `queries`."""
         return f"{self.vid}/{number}"
 
-    def frames(self, sprites: Sprites, image_size: int) -> NDArray[np.uint8]:
+    def frames(
+        self, sprites: Sprites, image_size: int, photographs: Photographs | None = None
+    ) -> NDArray[np.uint8]:
         """Return the frame of every clip, (T, S, S, 3)."""
-        return np.stack(list(Painter(sprites, image_size).clips(self.video, float(FPS))))
+        painter = Painter(sprites, image_size, photographs)
+        return np.stack(list(painter.clips(self.video, float(FPS))))
 
     def annotations(self) -> list[Annotation]:
         """Return what is annotated of every query, in the form of QVHighlights."""

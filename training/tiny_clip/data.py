@@ -22,6 +22,7 @@ from training.world.captions import Caption, Mention, describe, is_true
 from training.world.colours import COLOURS
 from training.world.compose import Frame, FrameSettings, compose_frame
 from training.world.concepts import CONCEPTS, INDEX, article
+from training.world.photographs import Photographs
 from training.world.sprites import LINE_STYLE, Sprites
 
 __all__ = ["IGNORED", "TRAIN_STYLES", "Batch", "Frames", "make_batch", "settings_at"]
@@ -105,6 +106,7 @@ class Frames(IterableDataset[Batch]):
         progress: Synchronized[float] | None = None,
         steps: int | None = None,
         first_stage: float = 0.0,
+        photographs: Photographs | None = None,
     ) -> None:
         """Set up.
 
@@ -116,9 +118,11 @@ class Frames(IterableDataset[Batch]):
             progress: how far the training is, 0 to 1, where the clock decides how hard frames are.
             steps: batches of the training, where a batch's number decides instead.
             first_stage: how hard frames are at least, 0 to 1, where a batch's number decides.
+            photographs: backgrounds beside the drawn ones.
         """
         self.sprites, self.seed, self.first, self.batch = sprites, seed, first, batch
         self.progress, self.steps, self.first_stage = progress, steps, first_stage
+        self.photographs = photographs
 
     def __iter__(self) -> Iterator[Batch]:
         import cv2
@@ -129,7 +133,8 @@ class Frames(IterableDataset[Batch]):
         number = self.first
         while True:
             rng = np.random.default_rng([self.seed, number])
-            yield make_batch(rng, sprites, settings_at(self._stage(number)), self.batch)
+            settings = settings_at(self._stage(number))
+            yield make_batch(rng, sprites, settings, self.batch, self.photographs)
             number += 1
 
     def _stage(self, number: int) -> float:
@@ -140,10 +145,19 @@ class Frames(IterableDataset[Batch]):
         return min(max(number / self.steps, self.first_stage), 1.0)
 
 
-def make_batch(rng: Generator, sprites: Sprites, settings: FrameSettings, size: int) -> Batch:
+def make_batch(
+    rng: Generator,
+    sprites: Sprites,
+    settings: FrameSettings,
+    size: int,
+    photographs: Photographs | None = None,
+) -> Batch:
     """Compose `size` frames, a true caption for each and false ones for half as many."""
     styles = rng.choice(len(TRAIN_STYLES), size, p=_STYLE_CHANCES)
-    frames = [compose_frame(rng, sprites, TRAIN_STYLES[style], settings) for style in styles]
+    frames = [
+        compose_frame(rng, sprites, TRAIN_STYLES[style], settings, photographs=photographs)
+        for style in styles
+    ]
     captions = [describe(rng, frame.objects) for frame in frames]
     captions += [_altered(rng, caption) for caption in captions[: size // 2]]
     return Batch(

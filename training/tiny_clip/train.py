@@ -48,6 +48,7 @@ from training.tiny_clip.zero_shot import (
     score_images,
 )
 from training.world.concepts import CONCEPTS
+from training.world.photographs import Photographs
 from training.world.sprites import Sprites
 
 __all__ = ["Settings", "losses", "train"]
@@ -167,6 +168,7 @@ def train(
     *,
     init: Path | None = None,
     resume: bool = False,
+    photographs: Photographs | None = None,
 ) -> TinyClip:
     """Train within the budget; leave checkpoints, metrics and the averaged weights in `out`.
 
@@ -176,6 +178,7 @@ def train(
         settings: how.
         init: weights to start from, with the whole world from the first step on.
         resume: whether to go on from `out`'s checkpoint, if there is one.
+        photographs: backgrounds beside the drawn ones.
 
     Returns:
         The model with averaged weights.
@@ -183,7 +186,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if init is not None:
         settings = replace(settings, first_stage=0.6, text_from=-1.0)
-    state = _Run(sprites, out, settings)
+    state = _Run(sprites, out, settings, photographs)
     if resume and state.checkpoint.is_file():
         state.load()
     elif init is not None:
@@ -196,8 +199,11 @@ def train(
 class _Run:
     """The state of a training."""
 
-    def __init__(self, sprites: Path, out: Path, settings: Settings) -> None:
+    def __init__(
+        self, sprites: Path, out: Path, settings: Settings, photographs: Photographs | None
+    ) -> None:
         torch.manual_seed(settings.seed)
+        self.photographs = photographs
         self.sprites, self.out, self.settings = sprites, out, settings
         self.checkpoint = out / "checkpoint.pt"
         self.model = TinyClip()
@@ -249,6 +255,7 @@ class _Run:
             progress=shared if settings.steps is None or settings.minutes else None,
             steps=settings.steps,
             first_stage=settings.first_stage,
+            photographs=self.photographs,
         )
         loader = DataLoader(
             frames,
@@ -400,6 +407,8 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--evaluate-s", default=Settings.evaluate_s, show_default=True, help="Between evaluations."
 )
 @click.option("--init", type=_FILE, help="Weights to start from.")
+@click.option("--photographs", type=_FILE, help="photographs.npz, for backgrounds.")
+@click.option("--share", default=0.5, show_default=True, help="Of backgrounds from photographs.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint, if there is one.")
 def command(
     sprites: Path,
@@ -412,6 +421,8 @@ def command(
     threads: int,
     evaluate_s: float,
     init: Path | None,
+    photographs: Path | None,
+    share: float,
     resume: bool,
 ) -> None:
     """Train the tiny CLIP."""
@@ -424,7 +435,14 @@ def command(
         batch=batch,
         evaluate_s=evaluate_s,
     )
-    train(sprites, out, settings, init=init, resume=resume)
+    train(
+        sprites,
+        out,
+        settings,
+        init=init,
+        resume=resume,
+        photographs=None if photographs is None else Photographs(photographs, "train", share),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

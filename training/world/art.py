@@ -28,7 +28,7 @@ from training.world.concepts import CONCEPTS
 from training.world.errors import ArtError
 from training.world.slugs import FXEMOJI, STREAMLINE
 
-__all__ = ["SPRITE_SIZE", "STYLES", "Style", "build_sprites", "fetch", "verify"]
+__all__ = ["SPRITE_SIZE", "STYLES", "Package", "Style", "build_sprites", "fetch", "verify"]
 
 SPRITE_SIZE = 96  # side of a sprite in pixels
 
@@ -36,28 +36,22 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Style:
-    """One artist's drawings of the world.
+class Package:
+    """A pinned npm package.
 
     Attributes:
-        name: short name, as tables and sprites use it.
-        package: npm package that holds the art.
+        package: its name.
         version: its exact version.
-        sha256: of the package's tarball.
+        sha256: of its tarball.
         licence: SPDX identifier.
         credit: whom to name.
-        role: "train" where weights may learn from it, "held_out" where it only measures.
-        renames: slugs under which the package has images, where they are its own.
     """
 
-    name: str
     package: str
     version: str
     sha256: str
     licence: str
     credit: str
-    role: Literal["train", "held_out"]
-    renames: Mapping[str, str] | None = None
 
     @property
     def tarball(self) -> str:
@@ -65,127 +59,142 @@ class Style:
         return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
+@dataclass(frozen=True)
+class Style(Package):
+    """One artist's drawings of the world.
+
+    Attributes:
+        name: short name, as tables and sprites use it.
+        role: "train" where weights may learn from it, "held_out" where it only measures.
+        renames: slugs under which the package has images, where they are its own.
+    """
+
+    name: str
+    role: Literal["train", "held_out"]
+    renames: Mapping[str, str] | None = None
+
+
 STYLES: dict[str, Style] = {
     style.name: style
     for style in (
         Style(
-            "noto",
             "@iconify-json/noto",
             "1.2.9",
             "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
             "Apache-2.0",
             "Noto Emoji, Google",
+            "noto",
             "train",
         ),
         Style(
-            "noto-v1",
             "@iconify-json/noto-v1",
             "1.2.5",
             "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
             "Apache-2.0",
             "Noto Emoji (v1), Google",
+            "noto-v1",
             "train",
         ),
         Style(
-            "fluent-flat",
             "@iconify-json/fluent-emoji-flat",
             "1.2.6",
             "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
             "MIT",
             "Fluent Emoji, Microsoft",
+            "fluent-flat",
             "train",
         ),
         Style(
-            "fluent-3d",
             "@lobehub/fluent-emoji-3d",
             "1.1.0",
             "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
             "MIT",
             "Fluent Emoji, Microsoft",
+            "fluent-3d",
             "train",
         ),
         Style(
-            "fluent-line",
             "@iconify-json/fluent-emoji-high-contrast",
             "1.2.6",
             "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
             "MIT",
             "Fluent Emoji (high contrast), Microsoft",
+            "fluent-line",
             "train",
         ),
         Style(
-            "fxemoji",
             "@iconify-json/fxemoji",
             "1.2.2",
             "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
             "Apache-2.0",
             "FxEmojis, Mozilla",
+            "fxemoji",
             "train",
             FXEMOJI,
         ),
         Style(
-            "emojitwo",
             "@iconify-json/emojione",
             "1.2.3",
             "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
             "CC-BY-4.0",
             "EmojiTwo, EmojiTwo contributors and Ranks.com",
+            "emojitwo",
             "train",
         ),
         Style(
-            "streamline",
             "@iconify-json/streamline-emojis",
             "1.2.4",
             "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
             "CC-BY-4.0",
             "Streamline Emojis, Streamline",
+            "streamline",
             "train",
             STREAMLINE,
         ),
         Style(
-            "twemoji",
             "@iconify-json/twemoji",
             "1.2.5",
             "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
             "CC-BY-4.0",
             "Twemoji, Twitter, Inc and other contributors",
+            "twemoji",
             "held_out",
         ),
         Style(
-            "openmoji",
             "@iconify-json/openmoji",
             "1.2.29",
             "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
             "CC-BY-SA-4.0",
             "OpenMoji",
+            "openmoji",
             "held_out",
         ),
     )
 }
 
 
-def fetch(style: Style, folder: Path) -> Path:
-    """Return the style's tarball in `folder`, fetched with npm where it is not there yet.
+def fetch(package: Package, folder: Path) -> Path:
+    """Return the package's tarball in `folder`, fetched with npm where it is not there yet.
 
     Raises:
         ArtError: npm is missing or failed, or the tarball is not the pinned one.
     """
-    path = folder / style.tarball
+    path = folder / package.tarball
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", f"{style.package}@{style.version}", "--silent"]
+        command = ["npm", "pack", f"{package.package}@{package.version}", "--silent"]
         try:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
             raise ArtError(
-                f"npm is not installed; put {style.tarball} into {folder} by hand"
+                f"npm is not installed; put {package.tarball} into {folder} by hand"
             ) from error
         except subprocess.CalledProcessError as error:
             last = (error.stderr.strip().splitlines() or ["no message"])[-1]
             raise ArtError(
-                f"{' '.join(command)} failed: {last}; put {style.tarball} into {folder} by hand"
+                f"{' '.join(command)} failed: {last}; put {package.tarball} into {folder} by hand"
             ) from error
-    verify(path, style.sha256)
+    verify(path, package.sha256)
     return path
 
 

@@ -1,30 +1,39 @@
-"""Drawn backgrounds: plain, graded, noisy, striped, outdoors, indoors, cluttered."""
+"""Backgrounds: photographs, or drawn: plain, graded, noisy, striped, outdoors, cluttered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from training.world.photographs import Photographs
+
 __all__ = ["background"]
 
 Image = NDArray[np.uint8]
 
 
-def background(rng: Generator, size: int, *, clutter: float = 0.5) -> Image:
-    """Draw a background.
+def background(
+    rng: Generator, size: int, *, clutter: float = 0.5, photographs: Photographs | None = None
+) -> Image:
+    """Draw a background, or take one out of a photograph.
 
     Args:
         rng: what it is drawn from; the same state gives the same image.
         size: its side in pixels.
-        clutter: chance that shapes of no meaning lie on it.
+        clutter: chance that shapes of no meaning lie on it, if it is drawn.
+        photographs: what their share of the backgrounds is cut out of.
 
     Returns:
         (size, size, 3) uint8 RGB.
     """
+    if photographs is not None and rng.random() < photographs.share:
+        return photographs.cut(rng, size)
     kind = _KINDS[rng.integers(len(_KINDS))]
     canvas = np.ascontiguousarray(kind(rng, size))
     if rng.random() < clutter:

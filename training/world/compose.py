@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from training.world.backgrounds import background
 from training.world.colours import COLOURS, colour_of, paint
+from training.world.photographs import Photographs
 from training.world.sprites import LINE_STYLE, Sprites
 
 __all__ = [
@@ -121,6 +122,7 @@ def compose_frame(
     settings: FrameSettings,
     *,
     concepts: tuple[str, ...] | None = None,
+    photographs: Photographs | None = None,
 ) -> Frame:
     """Compose a frame of objects of one style.
 
@@ -130,13 +132,14 @@ def compose_frame(
         style: whose images.
         settings: how hard.
         concepts: what it shows; drawn from what the style has when None.
+        photographs: backgrounds beside the drawn ones.
     """
     if concepts is None:
         count = 1 + int(rng.choice(len(settings.objects), p=settings.objects))
         known = sprites.concepts(style)
         concepts = tuple(known[i] for i in rng.choice(len(known), count, replace=False))
     size = settings.size
-    canvas = background(rng, size, clutter=settings.clutter)
+    canvas = background(rng, size, clutter=settings.clutter, photographs=photographs)
     owners = np.full((size, size), NOTHING, np.int8)
     drawn: list[tuple[Look, tuple[float, float, float, float], int]] = []
     largest = settings.scale[1] / len(concepts) ** 0.5

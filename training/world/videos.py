@@ -22,6 +22,7 @@ from r2rt.files import replacing
 from training.world.claims import Claim, Timed, absent_claims, claims_of, saliency_at, spans_of
 from training.world.colours import COLOURS
 from training.world.compose import background, look, paste
+from training.world.photographs import Photographs
 from training.world.scenes import Scene, Thing, sample_scene
 from training.world.sentences import say
 from training.world.sprites import Sprites
@@ -133,9 +134,10 @@ class Video:
 class Painter:
     """Draws frames of videos; it keeps the images that it drew last."""
 
-    def __init__(self, sprites: Sprites, size: int) -> None:
-        """Draw square frames, `size` pixels a side."""
+    def __init__(self, sprites: Sprites, size: int, photographs: Photographs | None = None) -> None:
+        """Draw square frames, `size` pixels a side, on drawn backgrounds and on photographs."""
         self.size = size
+        self._photographs = photographs
         self._sprites = sprites
         self._backdrop = lru_cache(maxsize=4)(self._draw_backdrop)
         self._sprite = lru_cache(maxsize=64)(self._draw_sprite)
@@ -170,7 +172,7 @@ class Painter:
             yield self.frame_at(video, (clip + 0.5) / fps)
 
     def _draw_backdrop(self, seed: int) -> Image:
-        return background(np.random.default_rng(seed), self.size)
+        return background(np.random.default_rng(seed), self.size, photographs=self._photographs)
 
     def _draw_sprite(self, thing: Thing, level: int) -> Image:
         return _look(self._sprites, thing, level)[0]

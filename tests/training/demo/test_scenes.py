@@ -37,6 +37,22 @@ def test_a_scene_s_hidden_states_are_those_of_its_frames(
         )
 
 
+def test_patches_are_averaged_two_by_two(pool: Pool, tmp_path: Path) -> None:
+    folder = Path(str(pool.hidden.filename)).parent  # type: ignore[attr-defined]
+    for name in ("scenes.json", "hidden.npy"):
+        (tmp_path / name).symlink_to(folder / name)
+    pooled = Pool.open_coarse(tmp_path)
+    assert pooled.hidden.shape == (len(pool.hidden), 4, 1 + 16, 128)
+    clip, layer = 7, 2
+    whole = pool.hidden[clip, layer].astype(np.float64)
+    assert np.array_equal(pooled.hidden[clip, layer, 0], whole[0])
+    # Row 1, column 2 of the four by four: rows 2 and 3, columns 4 and 5 of the eight by eight.
+    patches = [whole[1 + 8 * row + column] for row in (2, 3) for column in (4, 5)]
+    np.testing.assert_allclose(
+        pooled.hidden[clip, layer, 1 + 4 + 2], np.mean(patches, axis=0), rtol=1e-3, atol=1e-3
+    )
+
+
 def test_encoding_goes_on_where_it_was_stopped(
     toy_sprites: Sprites,
     towers: ClipTowers,
