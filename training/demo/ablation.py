@@ -2,15 +2,19 @@
 
 `python -m training.demo.ablation --scenes DIR --art DIR --clip FILE --out DIR --steps 400`
 
-Every variant is trained with every seed from the same warm start for the same number of steps, and
-answers the same test videos. Finished trainings are not repeated; one that was cut off goes on.
+Every variant is trained with every seed from the same warm start on the same videos for the same
+number of steps, and answers the same test videos, which are drawn and encoded once. Each training
+that ends prints a line of JSON. Finished trainings are not repeated; one that was cut off goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -18,7 +22,13 @@ import numpy as np
 
 from r2rt.files import replacing
 from training._command import run
-from training.demo.evaluate import Figures
+from training.demo.evaluate import Figures, Material, evaluate, prepare_once
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.clip import ClipTowers
+    from training.demo.scenes import Pool
 
 __all__ = ["VARIANTS", "main", "spread_table"]
 
@@ -34,13 +44,89 @@ _COSINE = "CLIP alone: cosine, smoothed"
 _FILE = click.Path(path_type=Path)
 
 
+class _Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What all trainings have in common, as the command's options name it."""
+
+    steps: int
+    cold: bool
+    coarse: bool
+    batch_videos: int
+    queries: int
+    clips: int
+    styles: tuple[str, ...]
+    videos: int
+    clip_sha256: str
+    sprites_sha256: str
+
+
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    """A training's figures by style."""
+
+    layers: str
+    seed: int
+    figures: dict[str, Figures]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """The trainings and their tests, in `out`."""
+
+    out: Path
+    settings: _Settings
+    pool: Pool
+    towers: ClipTowers
+    tensors: Mapping[str, Tensor]
+    tests: Mapping[str, list[Material]]
+
+    def result(self, name: str, seed: int) -> _Result:
+        """Return a variant's figures; train it where that is not done."""
+        from training.demo.answers import ModelAnswerer
+        from training.demo.train import Budget, train
+        from training.demo.videos import Shape
+
+        layers, chosen = VARIANTS[name], self.settings
+        folder = self.out / f"{list(VARIANTS).index(name)}-seed-{seed}"
+        file = folder / "result.json"
+        if file.is_file():
+            return msgspec.json.decode(file.read_bytes(), type=_Result)
+        model = train(
+            self.pool,
+            self.towers,
+            folder,
+            Budget(steps=chosen.steps),
+            shape=Shape(
+                videos=chosen.batch_videos,
+                queries=chosen.queries,
+                clips=(min(Shape().clips[0], chosen.clips), chosen.clips),
+            ),
+            clip=None if chosen.cold else self.tensors,
+            layer_order=layers,
+            seed=seed,
+            resume=True,
+        )
+        answerer = ModelAnswerer(model, self.towers, layers)
+        figures = {style: evaluate(answerer, test) for style, test in self.tests.items()}
+        result = _Result(layers=name, seed=seed, figures=figures)
+        _write(file, result)
+        return result
+
+    def cosine(self) -> dict[str, Figures]:
+        """Return the figures of CLIP without a block."""
+        from training.demo.answers import CosineAnswerer
+
+        answerer = CosineAnswerer(self.towers, self.tensors)
+        return {style: evaluate(answerer, test) for style, test in self.tests.items()}
+
+
 @click.command()
 @click.option("--scenes", type=_FILE, required=True, help="Folder of encoded scenes.")
 @click.option("--art", type=_FILE, required=True, help="Folder with sprites.npz.")
 @click.option("--clip", type=_FILE, required=True, help="The CLIP that encoded the scenes.")
 @click.option("--out", type=_FILE, required=True, help="Folder of the trainings and figures.")
 @click.option("--steps", type=int, required=True, help="Steps of each training.")
-@click.option("--seeds", default=3, show_default=True, help="Trainings of each variant.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Of each variant's trainings.")
+@click.option("--cold", is_flag=True, help="Start from random maps, not from CLIP's projections.")
+@click.option("--coarse", is_flag=True, help="Average patches two by two: a third of the cost.")
 @click.option("--batch-videos", default=4, show_default=True, help="Videos in a batch.")
 @click.option("--queries", default=4, show_default=True, help="True queries of each of them.")
 @click.option("--clips", default=75, show_default=True, help="Most clips of a training video.")
@@ -53,7 +139,9 @@ def command(
     clip: Path,
     out: Path,
     steps: int,
-    seeds: int,
+    seeds: str,
+    cold: bool,
+    coarse: bool,
     batch_videos: int,
     queries: int,
     clips: int,
@@ -64,57 +152,63 @@ def command(
     """Train and test the block on other layers and orders of them; print means and spreads."""
     import torch
 
-    from training.demo.answers import CosineAnswerer, ModelAnswerer
     from training.demo.clip import clip_tensors, load_tiny_clip
-    from training.demo.evaluate import evaluate, prepare
-    from training.demo.scenes import Pool
+    from training.demo.scenes import Pool, averaged_patches
     from training.demo.testset import sample_test_videos
-    from training.demo.train import Budget, train
-    from training.demo.videos import Shape
     from training.world.sprites import Sprites
 
     torch.set_num_threads(threads)
-    towers, tensors = load_tiny_clip(clip), clip_tensors(clip)[0]
-    pool, sprites = Pool.open(scenes), Sprites(art / "sprites.npz")
-    shape = Shape(videos=batch_videos, queries=queries, clips=(min(Shape().clips[0], clips), clips))
+    tensors, clip_sha256 = clip_tensors(clip)
+    settings = _Settings(
+        steps=steps,
+        cold=cold,
+        coarse=coarse,
+        batch_videos=batch_videos,
+        queries=queries,
+        clips=clips,
+        styles=tuple(styles.split(",")),
+        videos=videos,
+        clip_sha256=clip_sha256,
+        sprites_sha256=hashlib.sha256((art / "sprites.npz").read_bytes()).hexdigest(),
+    )
+    _begin(out, settings)
+    towers, sprites = load_tiny_clip(clip), Sprites(art / "sprites.npz")
     tests = {
-        style: prepare(sample_test_videos(style, videos, sprites), sprites, towers)
-        for style in styles.split(",")
+        style: prepare_once(
+            out / f"test-{style}.npz", sample_test_videos(style, videos, sprites), sprites, towers
+        )
+        for style in settings.styles
     }
+    if coarse:
+        tests = {
+            style: [replace(item, hidden=averaged_patches(item.hidden)) for item in test]
+            for style, test in tests.items()
+        }
+    trial = _Trial(
+        out=out,
+        settings=settings,
+        pool=Pool.open_coarse(scenes) if coarse else Pool.open(scenes),
+        towers=towers,
+        tensors=tensors,
+        tests=tests,
+    )
     rows: dict[str, list[dict[str, Figures]]] = {}
     # Seed by seed, so that what was made before an interruption compares all variants.
-    for seed in range(seeds):
-        for place, (name, layers) in enumerate(VARIANTS.items()):
-            folder = out / f"{place}-seed-{seed}"
-            file = folder / "figures.json"
-            if not file.is_file():
-                budget = Budget(steps=steps)
-                model = train(
-                    pool,
-                    towers,
-                    folder,
-                    budget,
-                    shape=shape,
-                    clip=tensors,
-                    layer_order=layers,
-                    seed=seed,
-                    resume=True,
-                )
-                answerer = ModelAnswerer(model, towers, layers)
-                _write(file, {style: evaluate(answerer, tests[style]) for style in tests})
-            rows.setdefault(name, []).append(_read(file))
-            click.echo(f"{name}, seed {seed}: {file}", err=True)
-    cosine = CosineAnswerer(towers, tensors)
-    rows[_COSINE] = [{style: evaluate(cosine, tests[style]) for style in tests}]
+    for seed in map(int, seeds.split(",")):
+        for name in VARIANTS:
+            result = trial.result(name, seed)
+            rows.setdefault(name, []).append(result.figures)
+            click.echo(msgspec.json.encode(result).decode(), err=True)
+    rows[_COSINE] = [trial.cosine()]
     click.echo(spread_table(rows))
 
 
 def spread_table(rows: Mapping[str, Sequence[Mapping[str, Figures]]]) -> str:
     """Return mean and standard deviation over seeds by variant and style, as a Markdown table."""
     lines = [
-        "| layers of CLIP | style | R1@0.5 | R1@0.7 | mAP | R1@0.5 of object | colour | pair "
-        "| motion |",
-        "|---|---|" + "---|" * 7,
+        "| layers of CLIP | style | R1@0.5 | R1@0.7 | mAP | HD mAP | R1@0.5 of object | colour "
+        "| pair | motion |",
+        "|---|---|" + "---|" * 8,
     ]
     for name, by_seed in rows.items():
         for style in by_seed[0]:
@@ -130,8 +224,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(command, name, arguments, cut="the same command goes on.")
 
 
+def _begin(out: Path, settings: _Settings) -> None:
+    """Write what the trainings have in common; refuse a folder of others."""
+    file = out / "settings.json"
+    if not file.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        _write(file, settings)
+    elif msgspec.json.decode(file.read_bytes(), type=_Settings) != settings:
+        raise click.UsageError(
+            f"{out} was begun with other options, art or CLIP; repeat them, or choose another"
+        )
+
+
 def _values(figures: Figures) -> Iterator[float]:
-    yield from (figures.r1_50, figures.r1_70, figures.mean_ap)
+    yield from (figures.r1_50, figures.r1_70, figures.mean_ap, figures.hd_map)
     for kind in ("object", "colour", "pair", "motion"):
         yield figures.by_kind.get(kind, float("nan"))
 
@@ -141,13 +247,9 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1f}"
 
 
-def _write(file: Path, figures: Mapping[str, Figures]) -> None:
+def _write(file: Path, content: msgspec.Struct) -> None:
     with replacing(file) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")
-
-
-def _read(file: Path) -> dict[str, Figures]:
-    return msgspec.json.decode(file.read_bytes(), type=dict[str, Figures])
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
 if __name__ == "__main__":

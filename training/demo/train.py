@@ -3,7 +3,7 @@
 `python -m training.demo.train --scenes DIR --clip FILE --out DIR --minutes 30`
 
 With `--minutes` the schedule follows the clock, with `--steps` the number of steps. A checkpoint is
-written every two minutes, and `--resume` goes on from it.
+written every half minute, and `--resume` goes on from it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.precision import bfloat16_is_fast
 
 __all__ = ["Budget", "train"]
 
-_CHECKPOINT_S = 120.0
+_CHECKPOINT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,7 @@ def train(
         run.start_from(init)
     elif clip is not None:
         run.warm_up(pool, towers, clip, seed)
+        run.save()
     run.go()
     return run.average.eval()
 

@@ -95,8 +95,10 @@ def warm_start(
         ends = torch.cat((start, start + length), dim=1)[:, None].expand(-1, patches.shape[1], -1)
         patches = torch.cat((patches, ends), dim=-1)
     words, said = _words(rng, pool, towers, clip)
-    seen = _fit(block.video_map, patches[:, list(layers)], where)
-    read = _fit(block.query_map, words[:, list(layers)], said)
+    # A layer that is read several times is fitted once, and no order changes the fit.
+    each = sorted(set(layers))
+    seen = _fit(block.video_map, patches[:, each], where)
+    read = _fit(block.query_map, words[:, each], said)
     return seen, read
 
 
