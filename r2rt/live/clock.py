@@ -8,6 +8,7 @@ follow each other without a gap, those of two do not.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -115,8 +116,16 @@ class LiveClock:
             pts, duration = round(Fraction(arrival_s) / time_base), 0
         if self._last is None:
             first = pts or 0
-            origin = first if origin_pts is None else origin_pts
-            placed = _begin(first, duration, time_base, origin, 0.0, gap_s=0.0, leapt=False)
+            placed = Placed(
+                pts=first,
+                duration=duration,
+                time_base=time_base,
+                origin_pts=first if origin_pts is None else origin_pts,
+                segment_s=0.0,
+                is_new=True,
+                gap_s=0.0,
+                leapt=False,
+            )
         else:
             placed = self._after(self._last, pts, duration, time_base, arrival_s)
         if self._last is not None and not placed.is_new and placed.pts > self._last.pts:
@@ -148,16 +157,11 @@ class LiveClock:
             return self._going_on(last, mapped, duration)
         return self._by_waiting(last, pts, duration, time_base, waited_s if self._live else delta_s)
 
-    def _going_on(self, last: Placed, pts: int, duration: int, *, gap_s: float = 0.0) -> Placed:
-        return Placed(
-            pts=pts,
-            duration=duration,
-            time_base=last.time_base,
-            origin_pts=last.origin_pts,
-            segment_s=last.segment_s,
-            is_new=False,
-            gap_s=gap_s,
-            leapt=gap_s > 0,
+    def _going_on(
+        self, last: Placed, pts: int, duration: int, *, gap_s: float = 0.0, leapt: bool = False
+    ) -> Placed:
+        return dataclasses.replace(
+            last, pts=pts, duration=duration, is_new=False, gap_s=gap_s, leapt=leapt
         )
 
     def _by_waiting(
@@ -171,43 +175,19 @@ class LiveClock:
             place = last.pts + round(Fraction(step_s) / time_base)
             if pts is not None:
                 self._shift = place - pts
-            return Placed(
-                pts=place,
-                duration=duration,
-                time_base=time_base,
-                origin_pts=last.origin_pts,
-                segment_s=last.segment_s,
-                is_new=False,
-                gap_s=gap_s,
-                leapt=True,
-            )
+            return self._going_on(last, place, duration, gap_s=gap_s, leapt=True)
         self._shift = 0
         first = pts or 0
-        return _begin(
-            first, duration, time_base, first, self._latest_s + step_s, gap_s=gap_s, leapt=True
+        return Placed(
+            pts=first,
+            duration=duration,
+            time_base=time_base,
+            origin_pts=first,
+            segment_s=self._latest_s + step_s,
+            is_new=True,
+            gap_s=gap_s,
+            leapt=True,
         )
 
     def _usual_step(self, last: Placed) -> int:
         return last.duration or self._step or 1
-
-
-def _begin(
-    pts: int,
-    duration: int,
-    time_base: Fraction,
-    origin_pts: int,
-    segment_s: float,
-    *,
-    gap_s: float,
-    leapt: bool,
-) -> Placed:
-    return Placed(
-        pts=pts,
-        duration=duration,
-        time_base=time_base,
-        origin_pts=origin_pts,
-        segment_s=segment_s,
-        is_new=True,
-        gap_s=gap_s,
-        leapt=leapt,
-    )

@@ -220,7 +220,7 @@ def _scratch_sizes(record: CubinRecord, grid: Sequence[int]) -> tuple[int, int]:
     aligns = (record.global_scratch_align, record.profile_scratch_align)
     if max(aligns) > 256:
         raise BundleDamagedError(f"{record.entry}: scratch aligned to {max(aligns)} bytes")
-    blocks = math.prod(grid) * record.num_ctas
+    blocks = math.prod(grid)  # each a cluster of its own; see `Kernels.step`
     return blocks * record.global_scratch_bytes, blocks * record.profile_scratch_bytes
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from r2rt.grounding.moments import suppress
 from r2rt.grounding.windows import Window, WindowSize, merge_moments, plan_windows
 from r2rt.model.manifest import Nms
 
@@ -112,7 +113,7 @@ def merged_slowly(found: Sequence[Rows], windows: Sequence[Window]) -> list[list
     ids=["half", "three overlap", "many overlap", "none overlap"],
 )
 def test_merging_is_that_of_the_rules_a_moment_at_a_time(windows: Sequence[Window]) -> None:
-    nothing_is_suppressed = Nms(kind="normal", iou_threshold=2)
+    nothing_is_suppressed, softly = Nms(kind="normal", iou_threshold=2), Nms(kind="linear")
     for seed in range(30):
         rng = np.random.default_rng(seed)
         video_s = windows[-1].end_clip * CLIP_S
@@ -127,8 +128,8 @@ def test_merging_is_that_of_the_rules_a_moment_at_a_time(windows: Sequence[Windo
             part = part[part[:, 1] > part[:, 0]]
             scores = np.sort(rng.integers(1, 9, len(part)) / 8)[::-1]
             found.append(np.column_stack([part, scores]))
-        got = merge_moments(
-            found, spans_of(windows), clip_s=CLIP_S, unit_s=None, nms=nothing_is_suppressed
-        )
         want = np.reshape(merged_slowly(found, windows), (-1, 3))
-        np.testing.assert_allclose(got, want, rtol=1e-12, err_msg=f"seed {seed}")
+        for nms in (nothing_is_suppressed, softly):
+            got = merge_moments(found, spans_of(windows), clip_s=CLIP_S, unit_s=None, nms=nms)
+            expected = suppress(want, nms)
+            np.testing.assert_allclose(got, expected, rtol=1e-12, err_msg=f"seed {seed}")

@@ -318,6 +318,12 @@ def test_settling_two_windows_changes_neither_and_does_not_depend_on_the_order_o
     assert [facts(x) for x in got] == [facts(x) for x in shuffled]
 
 
+def test_a_window_suppresses_its_own_moments_before_any_gives_way() -> None:
+    # The second moment overlaps the first by 0.83, which then gives way to the next window's.
+    found = [rows((120, 149.5, 0.9), (118, 146, 0.8)), rows((120, 180, 0.85)), EMPTY, EMPTY]
+    np.testing.assert_array_equal(merge(found, WINDOWS), [[120, 180, 0.85]])
+
+
 def test_the_videos_own_ends_cut_nothing() -> None:
     found = [rows((0, 30, 0.6)), EMPTY, EMPTY, rows((270, 300, 0.5))]
     np.testing.assert_array_equal(merge(found, WINDOWS), [[0, 30, 0.6], [270, 300, 0.5]])

@@ -284,6 +284,7 @@ def test_the_end_of_a_frame_of_unknown_duration_is_a_step_away() -> None:
     subject = begun()
     assert subject.end_pts == 1004
     subject.place(1001, 0, EIGHTH, 10.5)  # disorder is no step
+    subject.place(1001, 0, EIGHTH, 10.5)  # nor is the same time again
     assert subject.end_pts == 1003
     subject.place(1010, 3, EIGHTH, 11.0)
     assert subject.end_pts == 1013

@@ -168,6 +168,9 @@ def test_clocks_need_positive_rates(fps: int, time_base: int) -> None:
         ([5, 5 - 2**62], 5, Fraction(1)),
         ([2**61], 0, Fraction(3)),
         ([2**62 - 2**15], 0, Fraction(1, 2**20 + 1)),
+        ([5], 5, Fraction(1, 2**62)),
+        # These fit, but a float64 would round 2**54 - 1/6 up.
+        ([3 * 2**54 - 2], 0, Fraction(1, 3)),
     ],
 )
 def test_ticks_of_an_array_do_not_overflow(pts: list[int], origin: int, scale: Fraction) -> None:

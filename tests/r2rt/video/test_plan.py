@@ -92,6 +92,8 @@ def check(index: PacketIndex, plan: DecodePlan) -> None:
     assert (plan.clip_index + plan.count)[-1] == plan.num_clips
     assert (np.diff(plan.clip_index) == plan.count[:-1]).all()
     assert plan.cost.planned_frames == int(plan.feed.sum()) <= plan.cost.total_frames == len(index)
+    groups = pairwise(sorted({0, *entries.tolist(), len(index)}))
+    assert plan.cost.skipped_gops == sum(not plan.feed[a:b].any() for a, b in groups)
 
 
 @given(index=indexes())
@@ -164,7 +166,8 @@ def test_groups_without_a_chosen_frame_are_not_touched() -> None:
 @pytest.mark.parametrize(
     ("entry", "disposable", "skipped", "resets"),
     [
-        (28, [], [], []),  # three references lie between: decoding them is cheaper than a reset
+        (26, [], [], []),  # one reference lies between: decoding it is cheaper than a reset
+        (28, [], [], []),  # three
         (29, [], [25, 26, 27, 28], [29]),
         (29, [26], [26], []),  # three again; the one that nothing refers to is left out
     ],
@@ -178,6 +181,92 @@ def test_short_leaps_into_open_groups_are_decoded_through(
     assert plan.chosen.tolist() == [24, 74]
     assert np.flatnonzero(~plan.feed[:75]).tolist() == skipped
     assert plan.resets.tolist() == resets
+
+
+@pytest.mark.parametrize(("entry", "begin"), [(3, 0), (4, 4)])
+def test_a_short_leap_at_the_beginning_is_decoded_through_too(entry: int, begin: int) -> None:
+    index = made(list(range(50)), entries=[0, entry], closed=False)
+    plan = plan_exact(index, CLOCK, end_pts=50)
+    assert plan is not None
+    assert np.flatnonzero(plan.feed).tolist() == list(range(begin, 25))
+    assert plan.resets.tolist() == [begin] * (begin > 0)
+
+
+@pytest.mark.parametrize(("disposable", "skipped"), [([], [25, 27, 28, 29]), ([25], [25])])
+def test_a_leap_into_a_closed_group_is_free_and_leaves_out_its_leading_frames(
+    disposable: list[int], skipped: list[int]
+) -> None:
+    # Frames 26 to 28 are decoded after the keyframe of 29; only frame 25 lies before that.
+    # Without a reference there decoding does not leap, and the leading frames are decoded.
+    pts = [*range(26), 29, 26, 27, 28, *range(30, 100)]
+    index = made(pts, entries=[0, 26], disposable=disposable)
+    plan = plan_exact(index, CLOCK, end_pts=100)
+    assert plan is not None
+    assert np.flatnonzero(~plan.feed[:75]).tolist() == skipped
+    assert not len(plan.resets)
+
+
+def nearest_slowly(
+    index: PacketIndex, num_clips: int, tolerance: int, starts: list[int]
+) -> tuple[list[int], list[int]]:
+    """Each clip's packet by the rule of `plan_nearest`, and by that of the clock.
+
+    Args:
+        starts: for each packet the entry point before it.
+    """
+    order = np.argsort(index.pts).tolist()
+    pts = index.pts.tolist()
+    length = 1 / (CLOCK.fps * CLOCK.time_base)
+    fed: dict[int, set[int]] = {}
+    taken, plain = [], []
+    for clip in reversed(range(num_clips)):
+        middle = (clip + Fraction(1, 2)) * length
+        exact = ([order[0]] + [n for n in order if pts[n] < middle])[-1]
+        near = [n for n in order if abs(pts[n] - middle) <= tolerance]
+        near = [n for n in near if clip * length <= pts[n] < (clip + 1) * length] + [exact]
+        needs = {
+            n: {k for k in range(starts[n], n + 1) if not index.disposable[k]} | {n} for n in near
+        }
+        best = min(
+            near,
+            key=lambda n: (len(needs[n] - fed.get(starts[n], set())), abs(pts[n] - pts[exact])),
+        )
+        fed.setdefault(starts[best], set()).update(needs[best])
+        taken.append(best)
+        plain.append(exact)
+    return taken[::-1], plain[::-1]
+
+
+def test_nearest_takes_what_adds_the_fewest_packets_and_is_nearest_then() -> None:
+    cheaper = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        pts: list[int] = []
+        entries, disposable, time = [], [], 0
+        while time < 180:  # closed groups of references, with up to three frames before each
+            entries.append(len(pts))
+            for reference in range(int(rng.integers(1, 12))):
+                before = int(rng.integers(0, 4)) if reference else 0
+                disposable += range(len(pts) + 1, len(pts) + 1 + before)
+                pts += [time + before, *range(time, time + before)]
+                time += before + 1
+        index = made(pts, entries=entries, disposable=disposable)
+        starts = [max(e for e in entries if e <= n) for n in range(len(pts))]
+        num_clips = CLOCK.num_clips(index.end_pts)
+        tolerance = int(rng.integers(0, 26))
+        taken, exact = nearest_slowly(index, num_clips, tolerance, starts)
+
+        def cost(packets: list[int], index: PacketIndex = index, starts: list[int] = starts) -> int:
+            spans = {k for n in packets for k in range(starts[n], n + 1)}
+            return len({k for k in spans if not index.disposable[k]} | set(packets))
+
+        plan = plan_nearest(index, CLOCK, end_pts=index.end_pts, tolerance_pts=tolerance)
+        assert plan is not None
+        want = taken if cost(taken) < cost(exact) else exact
+        assert np.repeat(plan.chosen, plan.count).tolist() == want, seed
+        assert plan.cost.planned_frames == cost(want)
+        cheaper += want is taken
+    assert cheaper > 20
 
 
 def test_exact_is_taken_where_choosing_clip_by_clip_costs_more() -> None:

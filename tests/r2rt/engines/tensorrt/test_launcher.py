@@ -265,6 +265,21 @@ def test_scratch_is_allocated_by_block_and_passed_last() -> None:
     stand.gpu.close()
 
 
+def test_no_scratch_is_left_where_the_second_area_cannot_be_made() -> None:
+    stand = Stand(global_scratch_bytes=100, profile_scratch_bytes=100)
+    stand.step().close()  # the first step loads the kernel too
+    loaded = len(stand.driver.calls)
+    stand.step().close()
+    calls = stand.driver.calls[loaded:]
+    assert calls.count("cuMemAlloc") == calls.count("cuMemFree") == 2
+    second = [n for n, name in enumerate(calls) if name == "cuMemAlloc"][1]
+    stand.driver._fail_at = len(stand.driver.calls) + second
+    with pytest.raises(GpuError):
+        stand.step()
+    assert stand.driver.sizes("device memory") == []
+    stand.gpu.close()
+
+
 def test_an_unknown_kernel_or_expression_is_the_bundles_fault() -> None:
     stand = Stand()
 
