@@ -57,7 +57,7 @@ class Eager:
 
 
 def recurrence(shape: Shape, dtype: torch.dtype, device: str = "meta") -> Callable[[], object]:
-    """Return a call of the recurrence for one query: what the kernels' 1 + 2·K launches compute."""
+    """Return a call of the recurrence for one query: what the kernels' 3 + 3·K launches compute."""
     block = _block(shape, dtype, device)
 
     def like(*sizes: int) -> Tensor:

@@ -116,10 +116,13 @@ def _add_bounds(report: Report, shape: Shape) -> None:
     query = kernel_counts.recurrence(shape)
     rows: dict[str, list[Launch]] = {
         "finalize (once a video)": [kernel_counts.finalize(shape)],
-        "layer_pool": query[:1],
-        "frame_step, first": query[1:2],
-        "frame_step, next": query[3:4],
-        "time_step": query[2:3],
+        "query_maps": query[:1],
+        "layer_pool": query[1:2],
+        "frame_step, first": query[2:3],
+        "frame_step, next": query[5:6],
+        "time_attention": query[3:4],
+        "time_step": query[4:5],
+        "settle": query[-1:],
         f"a query: {len(query)} launches": query,
         "frame_pool (training)": [kernel_counts.frame_pool(shape)],
     }

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.eager_counts import Shape
+from kernels import splitting
+from kernels.time_attention import ROWS as ATTENTION_ROWS
 
 __all__ = [
     "Launch",
@@ -18,7 +20,11 @@ __all__ = [
     "frame_pool",
     "frame_step",
     "layer_pool",
+    "program_bytes",
+    "query_maps",
     "recurrence",
+    "settle",
+    "time_attention",
     "time_step",
 ]
 
@@ -54,30 +60,81 @@ def layer_pool(shape: Shape, *, queries: int = 1) -> Launch:
     )
 
 
+def query_maps(shape: Shape, *, queries: int = 1) -> Launch:
+    """Count the query's keys and values of all layers."""
+    d, tokens = shape.width, queries * shape.layers * shape.length
+    return Launch(
+        kernel="query_maps",
+        flops=2 * tokens * 4 * d * d,
+        nbytes=_HALF * tokens * d
+        + _SINGLE * queries * shape.length
+        + _HALF * 4 * d * d
+        + _SINGLE * d
+        + shape.layers * _maps(shape, queries),
+    )
+
+
 def frame_step(shape: Shape, *, queries: int = 1, first: bool = False) -> Launch:
-    """Count the cross-attention of a step, and three projections for time."""
+    """Count the attention of a step to the query, and three projections for time."""
     d, rows = shape.width, queries * shape.clips
-    # Keys and values of the cross-attention are the query's tokens, whole for every head.
-    cross = 4 * d * d + 2 * shape.heads * shape.length * d
+    # Scores are taken twice: for the maxima and sums of all heads, then for the shares.
+    attention = 3 * shape.heads * shape.length * d
     # The pooled frames and the step before are read, c is written.
     steps = _SINGLE * rows * d * (2 if first else 3) + _HALF * rows * 3 * d
-    weights = _HALF * 7 * d * d + _SINGLE * 9 * d
-    tokens = queries * shape.length * (_HALF * d + _SINGLE)
+    weights = _HALF * 3 * d * d + _SINGLE * d * (6 if first else 8)
     return Launch(
         kernel="frame_step",
-        flops=2 * rows * (cross + 3 * d * d),
-        nbytes=tokens + weights + steps,
+        flops=2 * rows * (attention + 3 * d * d),
+        nbytes=_maps(shape, queries) + weights + steps,
+    )
+
+
+def time_attention(shape: Shape, *, queries: int = 1) -> Launch:
+    """Count attention over time."""
+    d, rows = shape.width, queries * shape.clips
+    return Launch(
+        kernel="time_attention",
+        flops=2 * rows * 2 * shape.clips * d,
+        nbytes=_HALF * rows * 4 * d,
     )
 
 
 def time_step(shape: Shape, *, queries: int = 1) -> Launch:
-    """Count attention over time, its output, and the feed-forward layer."""
+    """Count the output of attention over time, and the feed-forward layer."""
     d, rows = shape.width, queries * shape.clips
     return Launch(
         kernel="time_step",
-        flops=2 * rows * (2 * shape.clips * d + 9 * d * d),
-        nbytes=rows * (2 * _SINGLE * d + _HALF * 3 * d) + _HALF * 9 * d * d + _SINGLE * 10 * d,
+        flops=2 * rows * 9 * d * d,
+        nbytes=rows * d * (2 * _SINGLE + _HALF) + _HALF * 9 * d * d + _SINGLE * 8 * d,
     )
+
+
+def settle(shape: Shape, *, queries: int = 1) -> Launch:
+    """Count the last normalisation, which has no product."""
+    d, rows = shape.width, queries * shape.clips
+    return Launch(kernel="settle", flops=0, nbytes=_SINGLE * (2 * rows * d + 2 * d))
+
+
+def program_bytes(shape: Shape, *, parts: int) -> dict[str, int]:
+    """Return what one program of each kernel of a step reads and writes, from wherever.
+
+    A step takes at least as long as one multiprocessor needs for that, however many others there
+    are.
+
+    Args:
+        shape: sizes.
+        parts: programs that share a block of clips (`kernels.splitting`).
+    """
+    d, rows = shape.width, splitting.ROWS
+    tokens = shape.heads * (3 * _HALF * shape.length * d + 2 * _SINGLE * shape.length)
+    shared = rows * d
+    return {
+        "frame_step": tokens
+        + _SINGLE * shared * (2 + parts)
+        + (_HALF * 3 * d * d + _HALF * 3 * shared) // parts,
+        "time_attention": _HALF * d // shape.heads * (2 * shape.clips + 2 * ATTENTION_ROWS),
+        "time_step": _HALF * d * d + (2 * _SINGLE + _HALF) * shared + _HALF * 8 * d * d // parts,
+    }
 
 
 def finalize(shape: Shape) -> Launch:
@@ -103,14 +160,20 @@ def frame_pool(shape: Shape, *, queries: int = 1, first: bool = False) -> Launch
 
 
 def recurrence(shape: Shape, *, queries: int = 1) -> list[Launch]:
-    """Return the launches of the whole recurrence: pooling, then two a layer."""
-    launches = [layer_pool(shape, queries=queries)]
+    """Return the launches of the whole recurrence, in order."""
+    launches = [query_maps(shape, queries=queries), layer_pool(shape, queries=queries)]
     for step in range(shape.layers):
         launches += [
             frame_step(shape, queries=queries, first=step == 0),
+            time_attention(shape, queries=queries),
             time_step(shape, queries=queries),
         ]
-    return launches
+    return [*launches, settle(shape, queries=queries)]
+
+
+def _maps(shape: Shape, queries: int) -> int:
+    """Return the bytes of a query's keys, values and biases in one layer."""
+    return queries * shape.heads * shape.length * (2 * _HALF * shape.width + _SINGLE)
 
 
 def _frames(shape: Shape) -> int:

@@ -1,6 +1,6 @@
 """A bundle's graphs as launches of its compiled kernels, for the native TensorRT backend.
 
-`video_finalizer` is one launch. `grounder` is the R² block in 1 + 2·K launches, behind those that
+`video_finalizer` is one launch. `grounder` is the R² block in 3 + 3·K launches, behind those that
 round its inputs to fp16, and an engine of its own for the pyramid and the heads, `grounder_heads`.
 
 What is written follows from the checkpoint alone. It stands beside the kernels of each target,
@@ -19,6 +19,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from kernels.splitting import PARTS_EXPRESSION
 from r2rt.engines.tensorrt.cubins import (
     SCHEMA_VERSION,
     Call,
@@ -146,6 +147,7 @@ class _Writer:
         k, p, d = dims.layers, dims.patches, dims.width
         block = pack_r2_block(state, heads=self._heads, dtype=torch.float16, device="cpu")
         self._weights["scales"] = block.scales
+        self._add_weights("query", block.query)
         self._add_weights("frame", block.frame)
         self._add_weights("time", block.time)
         inputs: dict[str, tuple[Extent, ...]] = {
@@ -153,18 +155,26 @@ class _Writer:
             "q": ("N", k, "L", d),
             "q_key": ("N", k, "L", d),
         }
+        maps = ("N", k, self._heads, "L")
         scratch = {
             "pooled_frames": ScratchBuffer(dtype="float32", shape=(k, "N", "T", d)),
+            "keys": ScratchBuffer(dtype="float16", shape=(*maps, d)),
+            "values": ScratchBuffer(dtype="float16", shape=(*maps, d)),
+            "biases": ScratchBuffer(dtype="float32", shape=maps),
             "mixed": ScratchBuffer(dtype="float32", shape=("N", "T", d)),
             "qkv": ScratchBuffer(dtype="float16", shape=("N", "T", 3 * d)),
+            "attended": ScratchBuffer(dtype="float16", shape=("N", "T", d)),
+            "sums": ScratchBuffer(dtype="float32", shape=(PARTS_EXPRESSION, "N", "T", d)),
             "last": ScratchBuffer(dtype="float32", shape=("N", "T", d)),
         }
         chain: list[Launch | Call] = []
         for layer in reversed(range(k)):
             chain += [
                 self._frame_step(layer, first=layer == k - 1, gate=block.gates[layer]),
+                self._time_attention(),
                 self._time_step(),
             ]
+        chain.append(self._settle())
         spec = heads_spec(dims)
         tensors = {tensor.name: tensor.name for tensor in (*spec.inputs, *spec.outputs)}
         chain.append(Call(engine=GROUNDER_HEADS, tensors={**tensors, "clips": "last"}))
@@ -176,7 +186,7 @@ class _Writer:
             }
             casts = [self._cast(name, shape) for name, shape in rounded.items()]
             pool = self._layer_pool("v" if resident else "v.fp16")
-            steps = [*casts, pool, *chain]
+            steps = [*casts, self._query_maps(), pool, *chain]
             self._add(GROUNDER, {**buffers, **scratch}, steps, resident=resident)
 
     def _cast(self, name: str, shape: tuple[Extent, ...]) -> Launch:
@@ -203,22 +213,37 @@ class _Writer:
             length="L",
         )
 
+    def _query_maps(self) -> Launch:
+        return self._launch(
+            "query_maps-fp16",
+            ("N", self._dims.layers, self._heads),
+            {
+                "q_ptr": "q.fp16",
+                "query_mask_ptr": "query_mask",
+                "cross_q_ptr": "query.cross_q",
+                "cross_q_bias_ptr": "query.cross_q_bias",
+                "cross_k_ptr": "query.cross_k",
+                "cross_v_ptr": "query.cross_v",
+                "cross_out_ptr": "query.cross_out",
+                "keys_ptr": "keys",
+                "values_ptr": "values",
+                "biases_ptr": "biases",
+            },
+            length="L",
+        )
+
     def _frame_step(self, layer: int, *, first: bool, gate: float) -> Launch:
-        k, d = self._dims.layers, self._dims.width
+        k, d, heads = self._dims.layers, self._dims.width, self._heads
         stem = f"frame_step-{'first' if first else 'next'}-fp16"
         single = 4  # bytes
+        maps = layer * heads * d * _HALF_BYTES
         pointers: dict[str, str | Pointer] = {
             "pooled_ptr": Pointer(
                 buffer="pooled_frames", offset_bytes=f"* {layer * single} {_product(('N', 'T', d))}"
             ),
-            "q_ptr": Pointer(buffer="q.fp16", offset_bytes=f"* L {layer * d * _HALF_BYTES}"),
-            "query_mask_ptr": "query_mask",
-            "cross_q_ptr": "frame.cross_q",
-            "cross_q_bias_ptr": "frame.cross_q_bias",
-            "cross_k_ptr": "frame.cross_k",
-            "cross_v_ptr": "frame.cross_v",
-            "cross_v_bias_ptr": "frame.cross_v_bias",
-            "cross_out_ptr": "frame.cross_out",
+            "keys_ptr": Pointer(buffer="keys", offset_bytes=f"* L {maps}"),
+            "values_ptr": Pointer(buffer="values", offset_bytes=f"* L {maps}"),
+            "biases_ptr": Pointer(buffer="biases", offset_bytes=f"* L {layer * heads * single}"),
             "cross_out_bias_ptr": "frame.cross_out_bias",
             "norm_weight_ptr": "frame.norm_weight",
             "norm_bias_ptr": "frame.norm_bias",
@@ -228,26 +253,38 @@ class _Writer:
             "qkv_ptr": "qkv",
         }
         if not first:
-            pointers["last_ptr"] = "last"
+            pointers |= {
+                "sums_ptr": "sums",
+                "last_norm_weight_ptr": "time.last_norm_weight",
+                "last_norm_bias_ptr": "time.last_norm_bias",
+            }
         return self._launch(
             stem,
-            ("N", f"cdiv T {self._constant(stem, 'ROWS')}", 1),
+            ("N", f"cdiv T {self._constant(stem, 'ROWS')}", PARTS_EXPRESSION),
             pointers,
             gate=gate,
             clips="T",
             length="L",
-            stride_query=f"* L {k * d}",
+            query_tokens=f"* L {k * heads}",
+        )
+
+    def _time_attention(self) -> Launch:
+        stem = "time_attention-fp16"
+        return self._launch(
+            stem,
+            ("N", f"cdiv T {self._constant(stem, 'ROWS')}", self._heads),
+            {"qkv_ptr": "qkv", "attended_ptr": "attended"},
+            clips="T",
         )
 
     def _time_step(self) -> Launch:
-        # The variant for many clips gives the same; engines take too few for it to be faster.
-        stem = "time_step-few-fp16"
+        stem = "time_step-fp16"
         return self._launch(
             stem,
-            ("N", f"cdiv T {self._constant(stem, 'ROWS')}", 1),
+            ("N", f"cdiv T {self._constant(stem, 'ROWS')}", PARTS_EXPRESSION),
             {
                 "mixed_ptr": "mixed",
-                "qkv_ptr": "qkv",
+                "attended_ptr": "attended",
                 "out_weight_ptr": "time.out",
                 "out_bias_ptr": "time.out_bias",
                 "norm_weight_ptr": "time.norm_weight",
@@ -256,11 +293,24 @@ class _Writer:
                 "hidden_bias_ptr": "time.hidden_bias",
                 "back_ptr": "time.back",
                 "back_bias_ptr": "time.back_bias",
-                "last_norm_weight_ptr": "time.last_norm_weight",
-                "last_norm_bias_ptr": "time.last_norm_bias",
+                "sums_ptr": "sums",
+            },
+            clips="T",
+        )
+
+    def _settle(self) -> Launch:
+        stem = "settle-fp16"
+        return self._launch(
+            stem,
+            ("N", f"cdiv T {self._constant(stem, 'ROWS')}", 1),
+            {
+                "sums_ptr": "sums",
+                "norm_weight_ptr": "time.last_norm_weight",
+                "norm_bias_ptr": "time.last_norm_bias",
                 "last_ptr": "last",
             },
             clips="T",
+            parts=PARTS_EXPRESSION,
         )
 
     def _launch(

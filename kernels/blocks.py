@@ -17,6 +17,7 @@ __all__ = [
     "positions",
     "real_tokens",
     "softmax_step",
+    "sum_of_parts",
 ]
 
 _INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -139,6 +140,25 @@ def real_tokens(
     if mask_ptr is not None:
         real = tl.load(mask_ptr + token, mask=real, other=0) != 0
     return real
+
+
+@triton.jit
+def sum_of_parts(
+    pointer: tl.tensor,
+    at: tl.tensor,
+    inside: tl.tensor,
+    parts: tl.tensor,
+    size: tl.tensor,
+    PARTS: tl.constexpr,
+) -> tl.tensor:
+    """Add up tiles `at` of the first `parts` of at most PARTS arrays, `size` numbers apart.
+
+    All of them are under way at once.
+    """
+    part = tl.arange(0, PARTS)
+    real = (part < parts)[:, None, None] & inside[None, :, :]
+    pointers = pointer + (part * size)[:, None, None] + at[None, :, :]
+    return tl.sum(tl.load(pointers, mask=real, other=0.0), axis=0)
 
 
 @triton.jit

@@ -38,10 +38,12 @@ class Budget:
     Attributes:
         registers: the most a thread has.
         blocks: the least that fit one SM, by target.
+        products: whether it has matrix products, for tensor cores.
     """
 
     registers: int
     blocks: Mapping[int, int]
+    products: bool = True
 
 
 _KIB = 1024
@@ -62,10 +64,12 @@ LIMITS: Final[Mapping[int, Limits]] = {
 # By the stem of a variant without its type.
 BUDGETS: Final[Mapping[str, Budget]] = {
     "layer_pool": Budget(registers=128, blocks={80: 2, 89: 1, 90: 2, 100: 2, 120: 1}),
-    "frame_step-first": Budget(registers=200, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
-    "frame_step-next": Budget(registers=200, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
-    "time_step-few": Budget(registers=128, blocks={80: 2, 89: 2, 90: 2, 100: 2, 120: 2}),
-    "time_step-many": Budget(registers=176, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
+    "query_maps": Budget(registers=200, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
+    "frame_step-first": Budget(registers=248, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
+    "frame_step-next": Budget(registers=248, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
+    "time_attention": Budget(registers=128, blocks={80: 5, 89: 5, 90: 5, 100: 5, 120: 5}),
+    "time_step": Budget(registers=128, blocks={80: 2, 89: 2, 90: 2, 100: 2, 120: 2}),
+    "settle": Budget(registers=128, blocks={80: 2, 89: 2, 90: 2, 100: 2, 120: 2}, products=False),
     "finalize": Budget(registers=144, blocks={80: 2, 89: 1, 90: 2, 100: 2, 120: 1}),
 }
 
@@ -111,7 +115,7 @@ def over_budget(
     )
     if blocks < budget.blocks[capability]:
         yield f"{blocks} blocks fit an SM, the budget is {budget.blocks[capability]}"
-    if not contents.tensor_cores:
+    if budget.products and not contents.tensor_cores:
         yield "no product on tensor cores"
     if not contents.wide_loads:
         yield f"none of {contents.loads} loads is 16 bytes wide"

@@ -1,7 +1,7 @@
-"""The R² block as 1 + 2·K launches: `layer_pool`, then `frame_step` and `time_step` for each layer.
+"""The R² block as 3 + 3·K launches.
 
-last = time_step(frame_step(pooled[layer], last)), starting from CLIP's last layer without a step
-before.
+`query_maps` and `layer_pool` for all layers at once; then `frame_step`, `time_attention` and
+`time_step` for each, from CLIP's last layer, which has no step before it; then `settle`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,23 @@ from torch import Tensor
 
 from kernels.frame_step import frame_step
 from kernels.layer_pool import layer_pool
-from kernels.time_step import time_step
+from kernels.query_maps import query_maps
+from kernels.splitting import parts_for
+from kernels.time_attention import time_attention
+from kernels.time_step import settle, time_step
 from kernels.weights import R2BlockWeights
 
 __all__ = ["r2_block"]
 
 
 def r2_block(
-    v: Tensor, q: Tensor, q_key: Tensor, query_mask: Tensor | None, weights: R2BlockWeights
+    v: Tensor,
+    q: Tensor,
+    q_key: Tensor,
+    query_mask: Tensor | None,
+    weights: R2BlockWeights,
+    *,
+    parts: int | None = None,
 ) -> Tensor:
     """Run the recurrence for N queries on one video; for inference.
 
@@ -31,6 +40,8 @@ def r2_block(
         q_key: keys of the query tokens (N, K, L, D), 1/√D included, likewise.
         query_mask: 1 for real tokens, (N, L); None where nothing is padded.
         weights: packed by `kernels.weights.pack_r2_block`.
+        parts: programs that share a block of clips; None chooses by the GPU
+            (`kernels.splitting`).
 
     Returns:
         Clip embeddings (N, T, D), fp32, before the pyramid's ReLU.
@@ -41,27 +52,31 @@ def r2_block(
     _check(v, q, q_key, query_mask, weights)
     v, q, q_key = v.contiguous(), q.contiguous(), q_key.contiguous()
     query_mask = None if query_mask is None else query_mask.to(torch.float32).contiguous()
+    if parts is None:
+        parts = parts_for(v.device, clips=len(v), queries=len(q))
+    maps = query_maps(q, query_mask, weights.query, heads=weights.heads)
     pooled = layer_pool(v, q, q_key, query_mask, weights.scales)
-    last = None
+    step = None
     for layer in reversed(range(v.shape[1])):
         mixed, qkv = frame_step(
             pooled[layer],
-            q[:, layer],
-            query_mask,
-            last,
+            maps,
+            layer,
+            step,
             weights.frame,
             gate=weights.gates[layer],
-            heads=weights.heads,
+            parts=parts,
         )
-        last = time_step(mixed, qkv, weights.time, heads=weights.heads)
-    assert last is not None
-    return last
+        attended = time_attention(qkv, heads=weights.heads)
+        step = time_step(mixed, attended, weights.time, parts=parts)
+    assert step is not None
+    return settle(step)
 
 
 def _check(
     v: Tensor, q: Tensor, q_key: Tensor, query_mask: Tensor | None, weights: R2BlockWeights
 ) -> None:
-    layers, width = len(weights.scales), weights.frame.cross_q.shape[0]
+    layers, width = len(weights.scales), weights.query.cross_q.shape[0]
     if v.ndim != 4 or 0 in v.shape or v.shape[1] != layers or v.shape[3] != width:
         raise ValueError(f"expected v (T, {layers}, P, {width}), not empty; got {tuple(v.shape)}")
     if q.ndim != 4 or 0 in q.shape or q.shape[1] != layers or q.shape[3] != width:
@@ -72,7 +87,7 @@ def _check(
         raise ValueError(
             f"expected query_mask {(q.shape[0], q.shape[2])}, got {tuple(query_mask.shape)}"
         )
-    dtype = weights.frame.cross_q.dtype
+    dtype = weights.query.cross_q.dtype
     for name, x in (("v", v), ("q", q), ("q_key", q_key)):
         if x.dtype != dtype:
             raise ValueError(f"expected {name} in the weights' {dtype}, got {x.dtype}")

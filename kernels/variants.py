@@ -1,7 +1,7 @@
 """The compiled kernels that a model of given sizes needs for inference, each with its launch.
 
 A kernel is compiled several times if its code depends on more than the model's sizes: whether there
-is a previous step, and how many clips there are. `Variant.stem` distinguishes them.
+is a previous step. `Variant.stem` distinguishes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from kernels import finalize, frame_step, layer_pool, time_step
+from kernels import (
+    finalize,
+    frame_step,
+    layer_pool,
+    query_maps,
+    splitting,
+    time_attention,
+    time_step,
+)
 from kernels.frame_pool import pool_tiling
 
 __all__ = ["KernelDims", "MatrixType", "Variant", "kernel_variants"]
@@ -20,9 +28,7 @@ MatrixType: TypeAlias = Literal["fp16", "bf16"]
 _SHORT = 16
 _ITEMSIZE = 2
 _EPS = 1e-5
-# Clips times queries from which `time_step` takes more rows a program.
-_MANY = 1 << 20
-# Loads of 16 bytes: what the kernels are compiled to assume of pointers, in bytes, and of strides.
+# Loads of 16 bytes: what the kernels are compiled to assume of pointers, in bytes.
 _ALIGNED = 16
 
 
@@ -83,7 +89,14 @@ def kernel_variants(dims: KernelDims, dtype: MatrixType) -> tuple[Variant, ...]:
         )
     if dims.width % dims.heads:
         raise ValueError(f"{dims.heads} heads do not divide the width {dims.width}")
-    found = [_layer_pool(dims, dtype), *_frame_steps(dims, dtype), *_time_steps(dims, dtype)]
+    found = [
+        _query_maps(dims, dtype),
+        _layer_pool(dims, dtype),
+        *_frame_steps(dims, dtype),
+        _time_attention(dims, dtype),
+        _time_step(dims, dtype),
+        _settle(dims, dtype),
+    ]
     if dims.channels is not None:
         found.append(_finalize(dims, dims.channels, dtype))
     return tuple(found)
@@ -106,76 +119,122 @@ def _layer_pool(dims: KernelDims, dtype: MatrixType) -> Variant:
             "BLOCK_L": tiling.block_l,
             "BLOCK_P": tiling.block_p,
         },
-        tiling,
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+    )
+
+
+def _query_maps(dims: KernelDims, dtype: MatrixType) -> Variant:
+    matrix = f"*{dtype}"
+    names = ("q", "cross_q", "cross_k", "cross_v", "cross_out", "keys", "values")
+    return _variant(
+        f"query_maps-{dtype}",
+        "query_maps",
+        query_maps._query_maps,
+        {**{f"{name}_ptr": matrix for name in names}, "length": "i32"},
+        {"D": dims.width, "HEADS": dims.heads, "BLOCK_L": query_maps.BLOCK_L},
+        num_warps=query_maps.NUM_WARPS,
+        num_stages=1,
     )
 
 
 def _frame_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
-    tiling = frame_step.frame_step_tiling(width=dims.width, itemsize=_ITEMSIZE)
+    tiling = frame_step.frame_step_tiling(width=dims.width, heads=dims.heads, itemsize=_ITEMSIZE)
     matrix = f"*{dtype}"
     for step in ("first", "next"):
+        before = None if step == "first" else "*fp32"
         yield _variant(
             f"frame_step-{step}-{dtype}",
             "frame_step",
             frame_step._frame_step,
             {
-                "q_ptr": matrix,
-                "last_ptr": None if step == "first" else "*fp32",
+                "keys_ptr": matrix,
+                "values_ptr": matrix,
+                "sums_ptr": before,
+                "last_norm_weight_ptr": before,
+                "last_norm_bias_ptr": before,
                 "gate": "fp32",
-                "cross_q_ptr": matrix,
-                "cross_k_ptr": matrix,
-                "cross_v_ptr": matrix,
-                "cross_out_ptr": matrix,
                 "qkv_weight_ptr": matrix,
                 "qkv_ptr": matrix,
                 "clips": "i32",
                 "length": "i32",
-                "stride_query": "i32",
+                "query_tokens": "i32",
             },
             {
                 "D": dims.width,
                 "HEADS": dims.heads,
                 "EPS": _EPS,
-                "ROWS": frame_step.ROWS,
+                "ROWS": splitting.ROWS,
+                "PARTS": splitting.MOST_PARTS,
                 "BLOCK_L": tiling.block_l,
                 "BLOCK_N": tiling.block_n,
             },
-            tiling,
+            num_warps=tiling.num_warps,
+            num_stages=tiling.num_stages,
+            unaligned="biases_ptr",  # a layer begins at a multiple of H·L numbers
         )
 
 
-def _time_steps(dims: KernelDims, dtype: MatrixType) -> Iterator[Variant]:
+def _time_attention(dims: KernelDims, dtype: MatrixType) -> Variant:
     matrix = f"*{dtype}"
-    seen = set()
-    for amount, clips in (("few", 1), ("many", _MANY)):
-        tiling = time_step.time_step_tiling(
-            clips=clips, queries=1, width=dims.width, itemsize=_ITEMSIZE
-        )
-        if tiling in seen:
-            continue
-        seen.add(tiling)
-        yield _variant(
-            f"time_step-{amount}-{dtype}",
-            "time_step",
-            time_step._time_step,
-            {
-                "qkv_ptr": matrix,
-                "out_weight_ptr": matrix,
-                "hidden_ptr": matrix,
-                "back_ptr": matrix,
-                "clips": "i32",
-            },
-            {
-                "D": dims.width,
-                "HIDDEN": 4 * dims.width,
-                "HEADS": dims.heads,
-                "EPS": _EPS,
-                "ROWS": tiling.rows,
-                "BLOCK_T": tiling.block_t,
-                "BLOCK_F": tiling.block_f,
-            },
-            tiling,
-        )
+    return _variant(
+        f"time_attention-{dtype}",
+        "time_attention",
+        time_attention._time_attention,
+        {"qkv_ptr": matrix, "attended_ptr": matrix, "clips": "i32"},
+        {
+            "D": dims.width,
+            "HEADS": dims.heads,
+            "ROWS": time_attention.ROWS,
+            "BLOCK_T": time_attention.BLOCK_T,
+        },
+        num_warps=time_attention.NUM_WARPS,
+        num_stages=time_attention.NUM_STAGES,
+    )
+
+
+def _time_step(dims: KernelDims, dtype: MatrixType) -> Variant:
+    tiling = time_step.time_step_tiling(width=dims.width, itemsize=_ITEMSIZE)
+    matrix = f"*{dtype}"
+    return _variant(
+        f"time_step-{dtype}",
+        "time_step",
+        time_step._time_step,
+        {
+            "attended_ptr": matrix,
+            "out_weight_ptr": matrix,
+            "hidden_ptr": matrix,
+            "back_ptr": matrix,
+            "clips": "i32",
+        },
+        {
+            "D": dims.width,
+            "HIDDEN": 4 * dims.width,
+            "EPS": _EPS,
+            "ROWS": splitting.ROWS,
+            "BLOCK_K": tiling.block_k,
+            "BLOCK_F": tiling.block_f,
+        },
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+    )
+
+
+def _settle(dims: KernelDims, dtype: MatrixType) -> Variant:
+    return _variant(
+        f"settle-{dtype}",
+        "settle",
+        time_step._settle,
+        {"clips": "i32", "parts": "i32"},
+        {
+            "D": dims.width,
+            "EPS": _EPS,
+            "ROWS": splitting.ROWS,
+            "PARTS": splitting.MOST_PARTS,
+        },
+        num_warps=8,
+        num_stages=1,
+    )
 
 
 def _finalize(dims: KernelDims, channels: int, dtype: MatrixType) -> Variant:
@@ -197,7 +256,8 @@ def _finalize(dims: KernelDims, channels: int, dtype: MatrixType) -> Variant:
             "ROWS": tiling.rows,
             "BLOCK_N": tiling.block_n,
         },
-        tiling,
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
     )
 
 
@@ -207,9 +267,15 @@ def _variant(
     function: Any,
     types: Mapping[str, str | None],
     constexprs: Mapping[str, int | float],
-    tiling: Any,
+    *,
+    num_warps: int,
+    num_stages: int,
+    unaligned: str = "",
 ) -> Variant:
-    """Complete `types`, where None leaves an argument out, with fp32 pointers."""
+    """Complete `types`, where None leaves an argument out, with fp32 pointers.
+
+    Pointers are taken for aligned, but for the one that is named.
+    """
     passed = [name for name in function.arg_names if name not in constexprs]
     all_types = {name: types.get(name, "*fp32") for name in passed}
     return Variant(
@@ -220,12 +286,12 @@ def _variant(
         divisible_by={
             name: _ALIGNED
             for name, kind in all_types.items()
-            if kind is not None and (kind.startswith("*") or name.startswith("stride_"))
+            if kind is not None and name != unaligned and kind.startswith("*")
         },
         constexprs={
             **{name: None for name, kind in all_types.items() if kind is None},
             **constexprs,
         },
-        num_warps=tiling.num_warps,
-        num_stages=tiling.num_stages,
+        num_warps=num_warps,
+        num_stages=num_stages,
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.finalize import FinalizeWeights
 from kernels.frame_step import FrameStepWeights
+from kernels.query_maps import QueryMapWeights
 from kernels.time_step import TimeStepWeights
 
 __all__ = ["R2BlockWeights", "pack_finalize", "pack_r2_block"]
@@ -23,6 +24,7 @@ class R2BlockWeights:
         scales: weight of the pooled patches of each layer, tanh applied, (K,) fp32.
         gates: share of each layer's step, sigmoid applied; that of the last layer is 1.
         heads: attention heads.
+        query: of the attention to the query.
         frame: of the frame-local half.
         time: of the temporal half.
     """
@@ -30,6 +32,7 @@ class R2BlockWeights:
     scales: Tensor
     gates: tuple[float, ...]
     heads: int
+    query: QueryMapWeights
     frame: FrameStepWeights
     time: TimeStepWeights
 
@@ -64,14 +67,17 @@ def pack_r2_block(
         scales=vector(read("scale").tanh()),
         gates=(*read("gate").sigmoid().tolist(), 1.0),
         heads=heads,
-        frame=FrameStepWeights(
+        query=QueryMapWeights(
             cross_q=matrix(read(f"{cross}.q.weight") * share),
             cross_q_bias=vector(read(f"{cross}.q.bias") * share),
             cross_k=matrix(read(f"{cross}.k.weight")),
             cross_v=matrix(read(f"{cross}.v.weight")),
-            cross_v_bias=vector(read(f"{cross}.v.bias")),
             cross_out=matrix(read(f"{cross}.m.weight").T),
-            cross_out_bias=vector(read(f"{cross}.m.bias")),
+        ),
+        frame=FrameStepWeights(
+            cross_out_bias=vector(
+                read(f"{cross}.m.bias") + read(f"{cross}.m.weight") @ read(f"{cross}.v.bias")
+            ),
             norm_weight=vector(read("tem.cross_att_norm.weight")),
             norm_bias=vector(read("tem.cross_att_norm.bias")),
             qkv=matrix(torch.cat((qkv[0] * share, qkv[1], qkv[2]))),

@@ -32,7 +32,8 @@ def block(
     Returns:
         last (N, T, D).
     """
-    f, t, heads, width, kind = weights.frame, weights.time, weights.heads, v.shape[-1], v.dtype
+    a, f, t = weights.query, weights.frame, weights.time
+    heads, width, kind = weights.heads, v.shape[-1], v.dtype
 
     def split(x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:-1], heads, -1).transpose(-2, -3)
@@ -57,12 +58,12 @@ def block(
             x = weights.gates[layer] * x + (1 - weights.gates[layer]) * last
         tokens = q[:, layer]
         mixed = attend(
-            F.linear(x + pe, f.cross_q, f.cross_q_bias.to(kind)),
-            F.linear(tokens, f.cross_k),
-            F.linear(tokens, f.cross_v, f.cross_v_bias.to(kind)),
+            F.linear(x + pe, a.cross_q, a.cross_q_bias.to(kind)),
+            F.linear(tokens, a.cross_k),
+            F.linear(tokens, a.cross_v),
             real,
         )
-        x = norm(x + mixed @ f.cross_out + f.cross_out_bias.to(kind), f.norm_weight, f.norm_bias)
+        x = norm(x + mixed @ a.cross_out + f.cross_out_bias.to(kind), f.norm_weight, f.norm_bias)
         bias = f.qkv_bias.to(kind)
         placed = F.linear(x + pe, f.qkv[: 2 * width], bias[: 2 * width])
         values = F.linear(x, f.qkv[2 * width :], bias[2 * width :])

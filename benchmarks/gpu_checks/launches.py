@@ -2,14 +2,15 @@
 
 A model with random weights is compiled for this GPU, and its launches are run as
 `r2rt.engines.tensorrt` runs them, but for the heads, which are an engine: they are replaced by a
-copy of what they would be given.
+copy of what they would be given. Tests run the same over a stub of the driver, with the sizes of
+the interpreter.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +23,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.gpu_checks.rows import attempt, put
-from benchmarks.gpu_checks.samples import SIZES, block_in_double, in_double, relative_error
+from benchmarks.gpu_checks.samples import (
+    SIZES,
+    block_in_double,
+    device,
+    in_double,
+    relative_error,
+)
 from r2rt.model.contract import GROUNDER, VIDEO_FINALIZER, GraphSpec, ModelDims, TensorSpec
 from r2rt.model.contract import graph_specs as specs_of
 
 if TYPE_CHECKING:
+    from kernels.aot import CompiledKernel
+    from kernels.variants import Variant
     from r2rt.engines.tensorrt.cubins import Cubin, LaunchSequence
     from r2rt.engines.tensorrt.cuda import Gpu, Stream
     from r2rt.engines.tensorrt.program import Program, Step
 
-__all__ = ["check_launches", "run_for_the_sanitizer"]
+__all__ = [
+    "check_finalizer",
+    "check_grounder",
+    "check_launches",
+    "open_session",
+    "random_variants",
+    "run_for_the_sanitizer",
+    "time_query",
+]
 
-_SIZES = SIZES["cuda"]
+_SIZES = SIZES[device()]
 _DIMS = ModelDims(
     image_size=224,
     patches=_SIZES.patches,
@@ -57,23 +74,26 @@ def check_launches() -> None:
     if not torch.cuda.is_available():
         put("launches", "skipped", reason="no GPU; tests run them over a stub of the driver")
         return
-    with _session() as session:
+    with _compiled_session() as session:
         for clips, queries, length in _SHAPES:
             for resident in (False, True):
                 name = f"grounder, {clips} clips, {queries} x {length} tokens"
                 attempt(
                     name + (", v on the GPU" if resident else ""),
-                    partial(_check_block, session, clips, queries, length, resident),
+                    partial(check_grounder, session, clips, queries, length, resident=resident),
                 )
         for clips in (1, 11, 64, 75):
-            attempt(f"finalizer, {clips} clips", partial(_check_finalizer, session, clips))
+            attempt(f"finalizer, {clips} clips", partial(check_finalizer, session, clips))
         for clips in (75, 256, 1000):
-            attempt(f"one query, {clips} clips", partial(_time, session, clips))
+            attempt(f"one query, {clips} clips", partial(time_query, session, clips))
 
 
 def run_for_the_sanitizer() -> None:
     """Run small launches, direct and as a graph, for compute-sanitizer to watch."""
-    with _session() as session:
+    if not torch.cuda.is_available():
+        put("small launches", "skipped", reason="no GPU")
+        return
+    with _compiled_session() as session:
         for clips, queries, length in ((3, 2, 5), (17, 1, 17)):
             for resident in (False, True):
                 inputs = _block_inputs(clips, queries, length)
@@ -88,7 +108,7 @@ def run_for_the_sanitizer() -> None:
 
 
 @dataclass
-class _Session:
+class Session:
     """A GPU with the compiled model on it."""
 
     gpu: Gpu
@@ -168,17 +188,22 @@ class _Copy:
 
 
 @contextmanager
-def _session() -> Iterator[_Session]:
-    import msgspec
-
-    from export.launch_writer import launch_files, launched_variants
+def _compiled_session() -> Iterator[Session]:
     from kernels.aot import compile_variant
-    from kernels.variants import KernelDims
-    from r2rt.engines.tensorrt.cubins import Cubin, LaunchSequence, sequence_file
     from r2rt.engines.tensorrt.cuda import Gpu
-    from r2rt.engines.tensorrt.launcher import Weights
 
-    state = _random_state()
+    gpu = Gpu()
+    try:
+        yield open_session(gpu, compile_variant)
+    finally:
+        gpu.close()
+
+
+def random_variants() -> Mapping[str, Variant]:
+    """Return the kernels of the model by their stem."""
+    from export.launch_writer import launched_variants
+    from kernels.variants import KernelDims
+
     sizes = KernelDims(
         patches=_SIZES.patches,
         width=_SIZES.width,
@@ -186,7 +211,23 @@ def _session() -> Iterator[_Session]:
         heads=_SIZES.heads,
         channels=_SIZES.vision_width,
     )
-    variants, _ = launched_variants(sizes)
+    return launched_variants(sizes)[0]
+
+
+def open_session(gpu: Gpu, compiler: Callable[[Variant, int], CompiledKernel]) -> Session:
+    """Compile a model of random weights, which stays on the GPU until that is closed.
+
+    Args:
+        gpu: where.
+        compiler: called with a kernel and the compute capability, such as 90.
+    """
+    import msgspec
+
+    from export.launch_writer import launch_files
+    from r2rt.engines.tensorrt.cubins import Cubin, LaunchSequence, sequence_file
+    from r2rt.engines.tensorrt.launcher import Weights
+
+    state, variants = _random_state(), random_variants()
     files = launch_files(_DIMS, _SIZES.heads, state, variants)
     sequences = {
         (graph, resident): msgspec.json.decode(
@@ -195,21 +236,17 @@ def _session() -> Iterator[_Session]:
         for graph in (GROUNDER, VIDEO_FINALIZER)
         for resident in (False, True)
     }
-    gpu = Gpu()
-    try:
-        major, minor = gpu.compute_capability
-        cubins = {}
-        for stem, variant in variants.items():
-            kernel = compile_variant(variant, 10 * major + minor)
-            cubins[stem] = Cubin(record=kernel.record, image=kernel.cubin)
-        stream = gpu.stream()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.safetensors"
-            path.write_bytes(files["weights.safetensors"])
-            weights = Weights(gpu, stream, path).addresses
-        yield _Session(gpu, stream, cubins, sequences, weights, state)
-    finally:
-        gpu.close()
+    major, minor = gpu.compute_capability
+    cubins = {}
+    for stem, variant in variants.items():
+        kernel = compiler(variant, 10 * major + minor)
+        cubins[stem] = Cubin(record=kernel.record, image=kernel.cubin)
+    stream = gpu.stream()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        path.write_bytes(files["weights.safetensors"])
+        weights = Weights(gpu, stream, path).addresses
+    return Session(gpu, stream, cubins, sequences, weights, state)
 
 
 def _random_state() -> dict[str, Tensor]:
@@ -261,9 +298,18 @@ def _token_inputs(clips: int) -> dict[str, NDArray[Any]]:
     return {"tokens": tokens.cpu().numpy(), "endpoints": endpoints.cpu().numpy()}
 
 
-def _check_block(
-    session: _Session, clips: int, queries: int, length: int, resident: bool
+def check_grounder(
+    session: Session, clips: int, queries: int, length: int, *, resident: bool
 ) -> dict[str, float]:
+    """Check the R² block's launches, direct and as a graph, against the formula in fp64.
+
+    Args:
+        session: the compiled model.
+        clips: T.
+        queries: N; all but the first are padded.
+        length: query tokens L.
+        resident: whether v stays on the GPU in fp16.
+    """
     from kernels.reference.r2_block import r2_block as reference
     from kernels.weights import pack_r2_block
 
@@ -271,22 +317,23 @@ def _check_block(
     given = _on_the_gpu(inputs) if resident else inputs
     with session.program(GROUNDER, inputs, resident=resident) as program:
         shape = (queries, clips, _DIMS.width)
-        first, *others = session.run(program, given, "clips", shape, times=4)
+        first, *others = session.run(program, given, "clips", shape, times=3)
     assert all(np.array_equal(first, other) for other in others), "direct run and graph differ"
-    packed = pack_r2_block(session.state, heads=_SIZES.heads, dtype=torch.float16, device="cuda")
+    packed = pack_r2_block(session.state, heads=_SIZES.heads, dtype=torch.float16, device=device())
     exact = block_in_double(packed)
     v, q, key = (
-        torch.from_numpy(inputs[name]).cuda().half().double() for name in ("v", "q", "q_key")
+        torch.from_numpy(inputs[name]).to(device()).half().double() for name in ("v", "q", "q_key")
     )
-    mask = torch.from_numpy(inputs["query_mask"]).cuda()
+    mask = torch.from_numpy(inputs["query_mask"]).to(device())
     expected = torch.cat(
         [reference(v, q[n : n + 1], key[n : n + 1], mask[n : n + 1], exact) for n in range(queries)]
     )
-    got = torch.from_numpy(first).cuda()
+    got = torch.from_numpy(first).to(device())
     return {"error": relative_error(got, expected, "last", limit=_BLOCK_LIMIT)}
 
 
-def _check_finalizer(session: _Session, clips: int) -> dict[str, float]:
+def check_finalizer(session: Session, clips: int) -> dict[str, float]:
+    """Check the video finalizer's launch likewise."""
     from kernels.reference.finalize import finalize as reference
     from kernels.weights import pack_finalize
 
@@ -294,31 +341,32 @@ def _check_finalizer(session: _Session, clips: int) -> dict[str, float]:
     with session.program(VIDEO_FINALIZER, inputs, resident=False) as program:
         first, *others = session.run(program, inputs, "v", _v_shape(clips), times=3)
     assert all(np.array_equal(first, other) for other in others), "direct run and graph differ"
-    weights = pack_finalize(session.state, dtype=torch.float16, device="cuda")
+    weights = pack_finalize(session.state, dtype=torch.float16, device=device())
     tokens, ends = (
-        torch.from_numpy(inputs[name]).cuda().double() for name in ("tokens", "endpoints")
+        torch.from_numpy(inputs[name]).to(device()).double() for name in ("tokens", "endpoints")
     )
     expected = reference(tokens, ends, in_double(weights))
-    got = torch.from_numpy(first).cuda()
+    got = torch.from_numpy(first).to(device())
     return {"error": relative_error(got, expected, "v", limit=_FINALIZE_LIMIT)}
 
 
-def _time(session: _Session, clips: int) -> dict[str, float]:
-    """Time the launches of a query, v being on the GPU, by the driver's events."""
-    from cuda.bindings import driver
-
+def time_query(session: Session, clips: int, *, rounds: int = 100) -> dict[str, float]:
+    """Return median microseconds of a query's launches, v being on the GPU, by driver events."""
+    call = session.gpu.call
     inputs = _block_inputs(clips, 1, 16)
     with session.program(GROUNDER, inputs, resident=True) as program:
         session.run(program, _on_the_gpu(inputs), "clips", (1, clips, _DIMS.width), times=3)
-        begin, end = (driver.cuEventCreate(0)[1] for _ in range(2))
+        begin, end = (call("cuEventCreate", 0) for _ in range(2))
         found = {}
         for name, work in (("graph_us", program.compute), ("direct_us", program._enqueue_steps)):
             times = []
-            for _ in range(100):
-                driver.cuEventRecord(begin, session.stream.value)
+            for _ in range(rounds):
+                call("cuEventRecord", begin, session.stream.value)
                 work(session.stream)
-                driver.cuEventRecord(end, session.stream.value)
-                driver.cuEventSynchronize(end)
-                times.append(driver.cuEventElapsedTime(begin, end)[1])
-            found[name] = 1e3 * sorted(times)[50]
+                call("cuEventRecord", end, session.stream.value)
+                call("cuEventSynchronize", end)
+                times.append(float(call("cuEventElapsedTime", begin, end)))
+            found[name] = 1e3 * sorted(times)[rounds // 2]
+        for event in (begin, end):
+            call("cuEventDestroy", event)
     return found

@@ -91,6 +91,7 @@ def block_inputs(
 def block_weights(sizes: Sizes, dtype: torch.dtype) -> R2BlockWeights:
     """Return random packed weights of the whole block; none is 0 or 1."""
     from kernels.frame_step import FrameStepWeights
+    from kernels.query_maps import QueryMapWeights
     from kernels.time_step import TimeStepWeights
     from kernels.weights import R2BlockWeights
 
@@ -104,13 +105,14 @@ def block_weights(sizes: Sizes, dtype: torch.dtype) -> R2BlockWeights:
     def vector(size: int, *, around: float = 0.0) -> Tensor:
         return (around + 0.3 * torch.randn(size, generator=generator)).to(device())
 
-    frame = FrameStepWeights(
+    query = QueryMapWeights(
         cross_q=matrix(d, d, by=2 * share),
         cross_q_bias=vector(d) * share,
         cross_k=matrix(d, d, by=2),
         cross_v=matrix(d, d),
-        cross_v_bias=vector(d),
         cross_out=matrix(d, d),
+    )
+    frame = FrameStepWeights(
         cross_out_bias=vector(d),
         norm_weight=vector(d, around=1),
         norm_bias=vector(d),
@@ -133,6 +135,7 @@ def block_weights(sizes: Sizes, dtype: torch.dtype) -> R2BlockWeights:
         scales=torch.tensor([0.3, -0.5, 0.7, 0.2], device=device()),
         gates=(0.4, 0.6, 0.5, 1.0),
         heads=sizes.heads,
+        query=query,
         frame=frame,
         time=temporal,
     )
@@ -160,7 +163,12 @@ def finalize_weights(sizes: Sizes, dtype: torch.dtype) -> FinalizeWeights:
 
 def block_in_double(weights: R2BlockWeights) -> R2BlockWeights:
     """Return the weights of the block with all tensors in fp64."""
-    return replace(in_double(weights), frame=in_double(weights.frame), time=in_double(weights.time))
+    return replace(
+        in_double(weights),
+        query=in_double(weights.query),
+        frame=in_double(weights.frame),
+        time=in_double(weights.time),
+    )
 
 
 def in_double(weights: _W) -> _W:

@@ -90,9 +90,12 @@ def _cases(kind: str, clips: int) -> dict[str, Callable[[], Any]]:
     from kernels.finalize import finalize
     from kernels.frame_step import frame_step
     from kernels.layer_pool import layer_pool
+    from kernels.query_maps import query_maps
     from kernels.r2_block import r2_block
     from kernels.reference.frame_step import sine_positions
-    from kernels.time_step import time_step
+    from kernels.splitting import MOST_PARTS, parts_for
+    from kernels.time_attention import time_attention
+    from kernels.time_step import StepSums, settle, time_step
 
     sizes, dtype = SIZES["cuda"], DTYPES[kind]
     weights = block_weights(sizes, dtype)
@@ -102,13 +105,15 @@ def _cases(kind: str, clips: int) -> dict[str, Callable[[], Any]]:
     mapped = finalize_weights(sizes, dtype)
     pooled = layer_pool(x.v, x.q, x.q_key, x.query_mask, weights.scales)
 
-    def step(last: Tensor | None) -> tuple[Tensor, Tensor]:
-        return frame_step(
-            pooled[0], x.q[:, 0], x.query_mask, last, weights.frame, gate=0.5, heads=sizes.heads
-        )
+    maps = query_maps(x.q, x.query_mask, weights.query, heads=sizes.heads)
+    parts = parts_for(x.v.device, clips=clips, queries=1)
+
+    def step(before: StepSums | None) -> tuple[Tensor, Tensor]:
+        return frame_step(pooled[0], maps, 0, before, weights.frame, gate=0.5, parts=parts)
 
     mixed, qkv = step(None)
-    last = time_step(mixed, qkv, weights.time, heads=sizes.heads)
+    attended = time_attention(qkv, heads=sizes.heads)
+    sums = time_step(mixed, attended, weights.time, parts=parts)
     pe = sine_positions(clips, sizes.width).to("cuda", dtype)
     arguments = (x.v, x.q, x.q_key, x.query_mask, weights)
     compiled = torch.compile(block, dynamic=False)
@@ -116,9 +121,18 @@ def _cases(kind: str, clips: int) -> dict[str, Callable[[], Any]]:
         "cast of v": lambda: cast(wide, x.v.view(-1)),
         "finalize": lambda: finalize(tokens, ends, mapped),
         "layer_pool": lambda: layer_pool(x.v, x.q, x.q_key, x.query_mask, weights.scales),
-        "frame_step": lambda: step(last),
-        "time_step": lambda: time_step(mixed, qkv, weights.time, heads=sizes.heads),
+        "query_maps": lambda: query_maps(x.q, x.query_mask, weights.query, heads=sizes.heads),
+        "frame_step": lambda: step(sums),
+        "time_attention": lambda: time_attention(qkv, heads=sizes.heads),
+        "time_step": lambda: time_step(mixed, attended, weights.time, parts=parts),
+        "settle": lambda: settle(sums),
         "r2_block": lambda: r2_block(*arguments),
+        # What the choice of parts has to beat.
+        **{
+            f"r2_block in {n} parts": partial(r2_block, *arguments, parts=n)
+            for n in (1, 2, 4, MOST_PARTS)
+            if n != parts
+        },
         "eager PyTorch": lambda: block(*arguments, pe),
         "torch.compile": lambda: compiled(*arguments, pe),
     }
@@ -136,9 +150,12 @@ def _bounds(clips: int, measured: dict[str, float]) -> dict[str, float]:
     }
     launches = {
         "finalize": [kernel_counts.finalize(shape)],
+        "query_maps": [kernel_counts.query_maps(shape)],
         "layer_pool": [kernel_counts.layer_pool(shape)],
         "frame_step": [kernel_counts.frame_step(shape)],
+        "time_attention": [kernel_counts.time_attention(shape)],
         "time_step": [kernel_counts.time_step(shape)],
+        "settle": [kernel_counts.settle(shape)],
         "r2_block": kernel_counts.recurrence(shape),
     }
     return {

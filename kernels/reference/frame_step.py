@@ -1,4 +1,4 @@
-"""`frame_step` in plain PyTorch; the formula is in `kernels.frame_step`.
+"""`frame_step` behind `query_maps` in plain PyTorch; the formulas are in `kernels`.
 
 Keys and values of the attention to the query are projected here, as the model does it.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.frame_step import FrameStepWeights
+from kernels.query_maps import QueryMapWeights
 
 __all__ = ["frame_step", "multi_head_attention", "sine_positions"]
 
@@ -21,25 +22,41 @@ def frame_step(
     q: Tensor,
     query_mask: Tensor | None,
     last: Tensor | None,
+    query: QueryMapWeights,
     weights: FrameStepWeights,
     *,
     gate: float,
     heads: int,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """Run the frame-local half of a step; arguments and results are those of the kernel."""
+    """Run the frame-local half of a step.
+
+    Args:
+        pooled: pooled frames (N, T, D).
+        q: query tokens of the step's layer (N, L, D).
+        query_mask: nonzero for real tokens, (N, L).
+        last: the step before (N, T, D); None in the first step.
+        query: weights of the attention to the query.
+        weights: the others.
+        gate: share of this step.
+        heads: attention heads H.
+        eps: of the LayerNorm.
+
+    Returns:
+        c (N, T, D); queries, keys and values side by side (N, T, 3·D).
+    """
     f = pooled if last is None else gate * pooled + (1 - gate) * last
     clips, width = f.shape[1:]
     pe = sine_positions(clips, width).to(f)
     w = weights
     attended = multi_head_attention(
-        F.linear(f + pe, w.cross_q, w.cross_q_bias),
-        F.linear(q, w.cross_k),
-        F.linear(q, w.cross_v, w.cross_v_bias),
+        F.linear(f + pe, query.cross_q, query.cross_q_bias),
+        F.linear(q, query.cross_k),
+        F.linear(q, query.cross_v),
         heads,
         query_mask,
     )
-    attended = attended @ w.cross_out + w.cross_out_bias
+    attended = attended @ query.cross_out + w.cross_out_bias
     mixed = F.layer_norm(f + attended, (width,), w.norm_weight, w.norm_bias, eps)
     queries_keys = F.linear(mixed + pe, w.qkv[: 2 * width], w.qkv_bias[: 2 * width])
     values = F.linear(mixed, w.qkv[2 * width :], w.qkv_bias[2 * width :])

@@ -1,4 +1,4 @@
-"""`r2_block` in plain PyTorch, step by step as in `kernels.r2_block`."""
+"""`r2_block` in plain PyTorch, layer by layer."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def r2_block(
             q[:, layer],
             query_mask,
             last,
+            weights.query,
             weights.frame,
             gate=weights.gates[layer],
             heads=weights.heads,

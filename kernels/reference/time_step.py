@@ -1,4 +1,4 @@
-"""`time_step` in plain PyTorch; the formula is in `kernels.time_step`."""
+"""`time_attention`, `time_step` and `settle` in plain PyTorch; the formulas are in `kernels`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ __all__ = ["time_step"]
 def time_step(
     mixed: Tensor, qkv: Tensor, weights: TimeStepWeights, *, heads: int, eps: float = 1e-5
 ) -> Tensor:
-    """Run the temporal half of a step; arguments and result are those of the kernel."""
+    """Run the temporal half of a step.
+
+    Args:
+        mixed: c (N, T, D).
+        qkv: queries, keys and values side by side (N, T, 3·D).
+        weights: of the temporal layer.
+        heads: attention heads H.
+        eps: of the LayerNorms.
+
+    Returns:
+        last (N, T, D).
+    """
     w, width = weights, (mixed.shape[-1],)
     queries, keys, values = qkv.chunk(3, dim=-1)
     attended = multi_head_attention(queries, keys, values, heads)

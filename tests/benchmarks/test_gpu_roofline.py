@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import kernel_counts
 from benchmarks.eager_counts import Shape, count_calls, maps, recurrence
 from benchmarks.gpu_roofline import GPUS, main
+from kernels.splitting import MOST_PARTS
 from tests.golden_data import one_thread
 
 SMALL = Shape(clips=6, length=5, patches=4, layers=3, width=32, heads=2, vision_width=24)
@@ -51,9 +52,9 @@ def test_eager_is_counted_as_the_profiler_sees_it(part: Any) -> None:
     assert count_calls(part(SMALL, torch.float32)) == count_calls(run)
 
 
-def test_a_query_takes_nine_launches_where_eager_takes_hundreds() -> None:
+def test_a_query_takes_fifteen_launches_where_eager_takes_hundreds() -> None:
     shape = Shape(clips=75)
-    assert len(kernel_counts.recurrence(shape)) == 1 + 2 * shape.layers
+    assert len(kernel_counts.recurrence(shape)) == 3 + 3 * shape.layers
     # A step is 46 operators, and three more where there is a step before; positions are twelve.
     assert count_calls(recurrence(shape, torch.float16)).launches.total() == 190
 
@@ -69,7 +70,8 @@ def test_eager_moves_what_its_operators_read_and_write() -> None:
 
 
 def test_arithmetic_of_the_kernels_is_that_of_the_formulas() -> None:
-    # Eager's products, less those that the kernels do without: keys and values of query tokens.
+    # Eager's products, less those that the kernels do without: queries and outputs of the
+    # attention to the query, which are multiplied into its keys and values.
     eager = FlopCounterMode(display=False)
     with one_thread(), torch.no_grad(), eager:
         recurrence(SMALL, torch.float32, "cpu")()
@@ -79,10 +81,23 @@ def test_arithmetic_of_the_kernels_is_that_of_the_formulas() -> None:
     q_map = tokens * d * d
     of_query = 2 * tokens * d * d  # keys and values
     attended = 2 * rows * tokens * d
-    # Instead: W_k and W_v on clips, and tokens attended to at full width by every head.
-    ours = 2 * rows * d * d + 2 * rows * heads * tokens * d
-    expected = eager.get_total_flops() + 2 * steps * (ours - v_map - q_map - of_query - attended)
+    of_clips = 2 * rows * d * d  # queries and outputs
+    # Instead: tokens through two matrices each, and attended to at full width by every head.
+    ours = 4 * tokens * d * d + 3 * rows * heads * tokens * d
+    less = v_map + q_map + of_query + of_clips + attended
+    expected = eager.get_total_flops() + 2 * steps * (ours - less)
     assert sum(launch.flops for launch in kernel_counts.recurrence(SMALL)) == expected
+
+
+def test_a_step_is_not_bound_by_one_multiprocessor_that_reads_all_weights() -> None:
+    """At 75 clips: about a third of the 2.1 MB that a block of clips takes in one part."""
+    shape = Shape(clips=75, length=16)
+    weights = 2 * 12 * shape.width**2
+    whole = kernel_counts.program_bytes(shape, parts=1)
+    split = kernel_counts.program_bytes(shape, parts=MOST_PARTS)
+    assert whole["frame_step"] + whole["time_step"] > weights
+    assert sum(split.values()) < 0.75e6
+    assert max(split.values()) < 0.42e6
 
 
 def test_traffic_of_pooling_is_that_of_its_arguments() -> None:
@@ -105,7 +120,7 @@ def test_bounds_are_printed_and_written(tmp_path: Path) -> None:
         "launches and traffic",
     }
     assert {gpu["name"] for gpu in record["settings"]["gpus"]} == {gpu.name for gpu in GPUS}
-    for name in ("a query: 9 launches", "finalize (once a video)", "frame_pool (training)"):
+    for name in ("a query: 15 launches", "finalize (once a video)", "frame_pool (training)"):
         assert sum(row["name"] == name for row in record["rows"]) == 3
 
 

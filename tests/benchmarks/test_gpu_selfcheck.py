@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from benchmarks import gpu_selfcheck
+from benchmarks.gpu_checks import launches
 from benchmarks.gpu_checks.__main__ import STEPS
 from benchmarks.gpu_checks.rows import attempt
 from benchmarks.gpu_selfcheck import Step, main, run_step, summary
+from r2rt.engines.tensorrt.cuda import Gpu
 from tests.conftest import CHECKOUT
+from tests.kernels.interpreted import interpreted, uncompiled
+from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
 
 # Runs a step in a process that has neither PyAV nor ONNX Runtime.
 _WITHOUT = """
@@ -57,6 +61,22 @@ def test_without_a_gpu_every_other_step_says_so(tmp_path: Path) -> None:
         (row,) = run_step(Step(arguments=(step,), limit_s=60), deadline=later())
         assert (row["state"], row["step"]) == ("skipped", step)
         assert "no GPU" in row["reason"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_launches_are_checked_over_a_stub_of_the_driver() -> None:
+    """The step as on a GPU, but that the interpreter runs the kernels."""
+    records = [uncompiled(variant, 90).record for variant in launches.random_variants().values()]
+    driver = StubDriver(kernels={record.entry: interpreted(record) for record in records})
+    gpu = Gpu(driver)
+    session = launches.open_session(gpu, uncompiled)
+    for resident in (False, True):
+        (error,) = launches.check_grounder(session, 2, 1, 3, resident=resident).values()
+        assert 0 < error < 4e-3
+    assert launches.check_finalizer(session, 2)["error"] < 2e-3
+    assert launches.time_query(session, 1, rounds=1) == {"graph_us": 500, "direct_us": 500}
+    gpu.close()
+    assert (driver.leaks(), driver.faults) == ([], [])
 
 
 def test_every_step_has_a_function(tmp_path: Path) -> None:

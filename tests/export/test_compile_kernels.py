@@ -29,15 +29,17 @@ def test_records_say_how_a_kernel_is_launched(bundle: Bundle) -> None:
     assert first.triton
     assert first.constexprs["D"] == 256
     assert cubins["layer_pool-fp16"].record.constexprs["P"] == 50
-    assert first.constexprs["last_ptr"] is None
+    before = {"sums_ptr", "last_norm_weight_ptr", "last_norm_bias_ptr"}
+    assert all(first.constexprs[name] is None for name in before)
     names = [argument.name for argument in following.arguments]
-    assert names[:4] == ["pooled_ptr", "q_ptr", "query_mask_ptr", "last_ptr"]
-    assert [a.name for a in first.arguments] == [x for x in names if x != "last_ptr"]
+    assert names[:4] == ["pooled_ptr", "keys_ptr", "values_ptr", "biases_ptr"]
+    assert [a.name for a in first.arguments] == [x for x in names if x not in before]
     by_name = {argument.name: argument for argument in following.arguments}
-    assert by_name["q_ptr"].type == "*fp16"
+    assert by_name["keys_ptr"].type == "*fp16"
     assert by_name["mixed_ptr"].type == "*fp32"
-    assert by_name["q_ptr"].divisible_by == 16
-    assert by_name["stride_query"].divisible_by == 16
+    assert by_name["keys_ptr"].divisible_by == 16
+    assert by_name["biases_ptr"].divisible_by == 1  # a layer begins at a multiple of H·L
+    assert by_name["query_tokens"].divisible_by == 1
     assert by_name["clips"].divisible_by == 1
     assert cubins["finalize-fp16"].record.constexprs["CHANNELS"] == 768
     # Scratch would have to be allocated for every launch.

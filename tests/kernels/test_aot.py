@@ -76,7 +76,7 @@ from kernels.budgets import broken_limits, over_budget
 from kernels.variants import KernelDims, kernel_variants
 
 dims = KernelDims(patches=50, width=256, length=77, heads=8, channels=768)
-good = next(v for v in kernel_variants(dims, "fp16") if v.stem == "time_step-few-fp16")
+good = next(v for v in kernel_variants(dims, "fp16") if v.stem == "time_step-fp16")
 wide = {name: kind.replace("fp16", "fp32") for name, kind in good.types.items()}
 found = {}
 for name, changes in {
@@ -94,7 +94,7 @@ for name, changes in {
     }
     found[name] = [
         *broken_limits(kernel.contents, **limits),
-        *over_budget("time_step-few", kernel.contents, **limits),
+        *over_budget("time_step", kernel.contents, **limits),
     ]
 print(json.dumps(found))
 """

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.frame_step import ROWS
-from kernels.time_step import time_step_tiling
+from kernels import time_attention
+from kernels.splitting import MOST_PARTS, ROWS, step_parts
 
 # Enabled multiprocessors (SMs) as the makers' architecture papers give them.
 MULTIPROCESSORS = {"L4": 58, "A100": 108, "H100": 132, "H200": 132, "B200": 148}
-LAYERS = 4
+LAYERS, HEADS = 4, 8
 
 
 def waves(programs: int, multiprocessors: int, *, blocks: int = 1) -> int:
@@ -35,18 +35,43 @@ def test_pooling_fills_every_gpu(gpu: str) -> None:
 
 
 @pytest.mark.parametrize("gpu", MULTIPROCESSORS)
-def test_a_step_is_one_wave_of_rows_that_tensor_cores_fill(gpu: str) -> None:
+def test_a_step_is_one_wave_shared_among_as_many_programs_as_it_has_room_for(gpu: str) -> None:
     """Up to 16 clips a multiprocessor; beyond, the fewest waves."""
     count = MULTIPROCESSORS[gpu]
-    for clips in (1, 75, 150, 16 * count, 16 * count + 1):
-        assert waves(-(-clips // ROWS), count) == 1 + (clips > 16 * count)
+    for clips in (1, 75, 150, 600, 1_000, 16 * count, 16 * count + 1):
+        blocks = -(-clips // ROWS)
+        parts = step_parts(clips=clips, queries=1, multiprocessors=count)
+        assert waves(blocks * parts, count) == 1 + (blocks > count)
+        assert parts == MOST_PARTS or waves(blocks * (parts + 1), count) > 1
 
 
-def test_steps_fill_few_multiprocessors_at_75_clips() -> None:
-    """Known and stated: tensor cores take 16 rows at least, so 75 clips are 5 programs."""
-    tiling = time_step_tiling(clips=75, queries=1, width=256, itemsize=2)
-    assert ROWS == tiling.rows == 16
-    assert share_of_gpu(-(-75 // ROWS), MULTIPROCESSORS["H200"]) == pytest.approx(5 / 132)
+@pytest.mark.parametrize("gpu", MULTIPROCESSORS)
+def test_several_queries_share_the_gpu(gpu: str) -> None:
+    count = MULTIPROCESSORS[gpu]
+    alone = step_parts(clips=75, queries=1, multiprocessors=count)
+    together = step_parts(clips=75, queries=8, multiprocessors=count)
+    assert (alone, together) == (MOST_PARTS, max(1, count // 40))
+
+
+def test_steps_fill_a_third_of_an_h200_at_75_clips_and_most_of_it_at_1000() -> None:
+    """Tensor cores take 16 rows at least: 75 clips are 5 blocks, each shared among 8 programs."""
+    count = MULTIPROCESSORS["H200"]
+    for clips, programs in ((75, 40), (150, 80), (1_000, 126)):
+        parts = step_parts(clips=clips, queries=1, multiprocessors=count)
+        assert -(-clips // ROWS) * parts == programs
+    assert share_of_gpu(126, count) > 0.95
+
+
+@pytest.mark.parametrize("gpu", MULTIPROCESSORS)
+def test_attention_over_time_is_one_wave(gpu: str) -> None:
+    """A program a head and 32 clips, of which a multiprocessor holds five at once."""
+    for clips in (75, 150, 1_000):
+        programs = HEADS * -(-clips // time_attention.ROWS)
+        assert waves(programs, MULTIPROCESSORS[gpu], blocks=5) == 1
+
+
+def test_the_maps_of_a_query_fill_what_one_query_has() -> None:
+    assert waves(LAYERS * HEADS, min(MULTIPROCESSORS.values())) == 1
 
 
 @pytest.mark.parametrize(

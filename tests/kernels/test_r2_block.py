@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu_checks.samples import in_double
-from kernels import frame_step, layer_pool, time_step
+from kernels import frame_step, layer_pool, query_maps, time_attention, time_step
 from kernels.r2_block import r2_block
 from kernels.reference.r2_block import r2_block as reference
 from kernels.tolerances import assert_close
@@ -56,17 +56,20 @@ def test_moments_and_saliency_equal_the_original_implementation(
     assert_inference(model, load_arrays(golden_dir / golden))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_padded_queries_equal_fp64(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "parts"), [(torch.float32, None), (torch.float32, 3), (torch.float16, 8)], ids=str
+)
+def test_padded_queries_equal_fp64(dtype: torch.dtype, parts: int | None) -> None:
     inputs = random_inputs(clips=3, patches=5, queries=2, length=5, width=32, layers=2).to(dtype)
     weights = _two_layers(dtype)
     exact = replace(
         weights,
         scales=weights.scales.double(),
+        query=in_double(weights.query),
         frame=in_double(weights.frame),
         time=in_double(weights.time),
     )
-    actual = r2_block(inputs.v, inputs.q, inputs.q_key, inputs.query_mask, weights)
+    actual = r2_block(inputs.v, inputs.q, inputs.q_key, inputs.query_mask, weights, parts=parts)
     wide = inputs.to(torch.float64)
     expected = reference(wide.v, wide.q, wide.q_key, wide.query_mask, exact)
     assert_close(actual, expected, dtype, "video_emb")
@@ -80,7 +83,7 @@ def test_a_query_is_the_same_alone_and_beside_others() -> None:
     assert_close(together[1:2], alone, torch.float32, "video_emb")
 
 
-def test_all_layers_are_pooled_in_one_launch_and_a_step_is_two(
+def test_what_no_step_depends_on_is_two_launches_and_a_step_is_three(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launches = []
@@ -94,15 +97,19 @@ def test_all_layers_are_pooled_in_one_launch_and_a_step_is_two(
             return self.kernel[grid]  # type: ignore[index]
 
     kernels = (
+        (query_maps, "_query_maps"),
         (layer_pool, "_layer_pool"),
         (frame_step, "_frame_step"),
+        (time_attention, "_time_attention"),
         (time_step, "_time_step"),
+        (time_step, "_settle"),
     )
     for module, name in kernels:
         monkeypatch.setattr(module, name, Recorder(name, getattr(module, name)))
     inputs = random_inputs(clips=1, patches=2, queries=1, length=1, width=32, layers=2)
     r2_block(inputs.v, inputs.q, inputs.q_key, None, _two_layers(torch.float32))
-    assert launches == ["_layer_pool", *["_frame_step", "_time_step"] * 2]
+    step = ["_frame_step", "_time_attention", "_time_step"]
+    assert launches == ["_query_maps", "_layer_pool", *step * 2, "_settle"]
 
 
 def test_what_does_not_fit_the_weights_is_refused() -> None:
@@ -147,6 +154,6 @@ def _packed(model: R2Tuning) -> list[Tensor]:
     block = pack_r2_block(state, heads=8, dtype=torch.float32, device="cpu")
     final = pack_finalize(state, dtype=torch.float32, device="cpu")
     tensors = [block.scales, torch.tensor(block.gates)]
-    for weights in (block.frame, block.time, final):
+    for weights in (block.query, block.frame, block.time, final):
         tensors += [x for x in vars(weights).values() if isinstance(x, Tensor)]
     return tensors

@@ -41,7 +41,7 @@ __all__ = [
     "sequence_file",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Kernels are compiled to load 16 bytes at once.
 ALIGNMENT_BYTES = 16
 
@@ -50,7 +50,8 @@ ArgumentType: TypeAlias = Literal[
     "*fp32", "*fp16", "*bf16", "*i8", "*u8", "*i16", "*i32", "*i64",
     "i32", "i64", "u32", "u64", "fp32",
 ]  # fmt: skip
-# A number, or an expression over the contract's symbols in prefix notation: "T", "cdiv T 16".
+# A number, or an expression in prefix notation over the contract's symbols and MULTIPROCESSORS, the
+# GPU's: "T", "cdiv T 16".
 Extent: TypeAlias = int | str
 
 _TARGET = re.compile(r"sm_[0-9]{2,3}[af]?")

@@ -226,6 +226,9 @@ class Gpu:
                 self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
                 self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
             )
+            self.multiprocessors: int = self._attribute(
+                attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+            )
         except BaseException:
             self.close()
             raise

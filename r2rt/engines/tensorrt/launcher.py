@@ -126,7 +126,7 @@ class SequenceStep:
     Args:
         gpu: where.
         sequence: what is done.
-        symbols: sizes of the graph's dimensions.
+        symbols: sizes of the graph's dimensions. `MULTIPROCESSORS` is added, the GPU's own.
         addresses: of the graph's inputs and outputs, and of the weights.
         kernels: what is launched.
         make_call: makes the step that runs an engine on tensors at these addresses.
@@ -148,6 +148,7 @@ class SequenceStep:
         self._steps: list[Step] = []
         self._owned = ExitStack()
         places = dict(addresses)
+        symbols = {**symbols, "MULTIPROCESSORS": gpu.multiprocessors}
         with ExitStack() as undo:
             undo.callback(self._owned.close)
             try:

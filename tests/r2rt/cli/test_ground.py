@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from r2rt.cli.main import run as main
+from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.errors import exit_codes
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
@@ -148,6 +149,20 @@ def test_encode_then_ground_without_the_video(tmp_path: Path) -> None:
     assert kept["results"] == direct["results"]
     assert kept["timings"]["encode_s"] == 0
     fails(ground(encoded, QUERY, "--start", "1"), 2, "start_s", "already encoded")
+
+
+def test_commands_close_their_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX writes what it compiled when it is closed."""
+    closed: list[OnnxRuntimeEngine] = []
+
+    def close(engine: OnnxRuntimeEngine) -> None:
+        closed.append(engine)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "close", close)
+    model, stored = ("--model", str(DEMO_BUNDLE)), str(tmp_path / "x.r2rt")
+    assert main(["encode", str(DEMO_VIDEO), stored, *model]) == 0
+    assert main(["ground", stored, QUERY, *model]) == 0
+    assert len(closed) == 2
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from r2rt.engines import providers
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.engines.providers import (
+    INSTALL_CUDA,
     PROVIDERS,
     load_problem,
     provider_options,
@@ -106,6 +108,15 @@ def test_quantised_operators_left_to_the_cpu_are_an_error(
     monkeypatch.setattr(onnxruntime, "InferenceSession", Quantised)
     with pytest.raises(BackendUnavailableError, match=r"to the CPU \(MatMulIntegerToFloat\)"):
         OnnxRuntimeEngine(bundle, device="cuda", threads=1).open(VIDEO_ENCODER)
+
+
+def test_no_extra_installs_a_second_onnxruntime() -> None:
+    """Builds of ONNX Runtime are one module: together, the files of one replace the other's."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    builds = ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+    for name, wanted in project["optional-dependencies"].items():
+        assert not [x for x in wanted if x.startswith(builds)], name
+    assert INSTALL_CUDA.startswith("pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[")
 
 
 def test_the_graph_of_one_operator_is_what_onnx_reads() -> None:

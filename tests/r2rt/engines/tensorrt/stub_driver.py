@@ -76,6 +76,7 @@ class StubDriver:
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=16,
     )
 
     def __init__(
@@ -149,7 +150,7 @@ class StubDriver:
 
     def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[Any, ...]:
         major, minor = self._capability
-        return (Status.CUDA_SUCCESS, {75: major, 76: minor, 16: 132}[attribute])
+        return (Status.CUDA_SUCCESS, {75: major, 76: minor, 16: 4}[attribute])
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[Any, ...]:
         return (Status.CUDA_SUCCESS, self._new("context", device))
@@ -236,6 +237,13 @@ class StubDriver:
         while marker is not None and not marker.done:
             assert self._step(), "the event is never reached"
         return (Status.CUDA_SUCCESS,)
+
+    def cuEventElapsedTime(self, begin: int, end: int) -> tuple[Any, ...]:
+        for event in (begin, end):
+            marker: Op | None = self._find(event, "event")[0]
+            assert marker is not None
+            assert marker.done, "the event is not reached yet"
+        return (Status.CUDA_SUCCESS, 0.5)
 
     def cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Any, ...]:
         marker: Op | None = self._find(event, "event")[0]
