@@ -152,7 +152,7 @@ def _make(name: str, folder: Path) -> dict[str, Any]:
     for graph, kind in ((VIDEO_ENCODER, VideoEncoder), (TEXT_ENCODER, TextEncoder)):
         path = folder / f"{graph}.onnx"
         module = kind(block, towers).eval()
-        write_graph(template_of(graph, module, block, towers), module_weights(module), path)
+        write_graph(template_of(graph, module, dims), module_weights(module), path)
         del module
         facts[f"{graph}_mb"] = (
             sum(file.stat().st_size for file in folder.glob(f"{path.name}*")) / 1e6

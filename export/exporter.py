@@ -146,7 +146,7 @@ def export_bundle(
     video = None if verify_video is None else _read_frames(verify_video, dims, settings.fps)
 
     with staged_folder(destination, force=force) as folder:
-        files = _write_graphs(folder, model, towers, say)
+        files = _write_graphs(folder, model, towers, dims, say)
         write_tokenizer(folder / TOKENIZER_NAME, towers.config, tokenizer)
         say("comparing with PyTorch")
         verification = _verified(files, model, towers, dims, video)
@@ -256,14 +256,17 @@ def _provenance(
 
 
 def _write_graphs(
-    folder: Path, model: R2Tuning, towers: ClipTowers, say: Callable[[str], None]
+    folder: Path,
+    model: R2Tuning,
+    towers: ClipTowers,
+    dims: ModelDims,
+    say: Callable[[str], None],
 ) -> dict[str, Path]:
     files = {}
     for graph, module in build_graphs(model, towers).items():
         say(f"exporting {graph}")
         files[graph] = folder / f"{graph}.onnx"
-        template = template_of(graph, module, model, towers)
-        write_graph(template, module_weights(module), files[graph])
+        write_graph(template_of(graph, module, dims), module_weights(module), files[graph])
     return files
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from export.errors import ExportError
 from export.graphs.grounder import GrounderHeads
 from export.launch_writer import launch_files, launched_variants
-from export.onnx_writer import graph_to_onnx
+from export.template_cache import graph_to_onnx
 from r2rt.engines.tensorrt.plans import heads_spec
 from training.checkpoint import build_model, load_checkpoint
 

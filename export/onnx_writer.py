@@ -11,10 +11,8 @@ import contextlib
 import copy
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -23,12 +21,10 @@ import torch._dynamo.config
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from r2rt.model.convert.template import write_graph
-
 if TYPE_CHECKING:
     from r2rt.model.contract import GraphSpec
 
-__all__ = ["OPSET", "graph_template", "graph_to_onnx", "module_weights"]
+__all__ = ["OPSET", "graph_template", "module_weights"]
 
 # TensorRT-RTX builds no fp32 engine from opset 23's Attention; 20 holds all that the graphs need.
 OPSET = 20
@@ -37,17 +33,6 @@ OPSET = 20
 _OUTPUT = ".output"
 # Sizes to trace with: all different, none 0 or 1, which the exporter would take for constants.
 _TRACED = {"B": 3, "T": 29, "N": 5, "L": 7, "P": 17}
-
-
-def graph_to_onnx(
-    module: nn.Module, spec: GraphSpec, *, context_length: int, doc: str = ""
-) -> onnx.ModelProto:
-    """Export a module; see `graph_template` for the arguments."""
-    template = graph_template(module, spec, context_length=context_length, doc=doc)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        write_graph(template, module_weights(module), path)
-        return onnx.load_model(path)
 
 
 def module_weights(module: nn.Module) -> dict[str, NDArray[Any]]:

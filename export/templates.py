@@ -1,22 +1,14 @@
-"""A model's graphs, and their templates, which take long to trace."""
+"""A model's graphs, and their templates."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
 from torch import nn
 
-from export._checkout import CHECKOUT
 from export.errors import ExportError
 from export.graphs import Grounder, TextEncoder, VideoEncoder, VideoFinalizer
-from export.onnx_writer import graph_template
-from r2rt.files import replacing
+from export.template_cache import kept_template
 from r2rt.model.contract import (
     GROUNDER,
     TEXT_ENCODER,
@@ -30,25 +22,7 @@ from training.clip import ClipTowers
 if TYPE_CHECKING:
     from training.model import R2Tuning
 
-__all__ = ["TEMPLATES_VARIABLE", "build_graphs", "graph_templates", "model_dims", "template_of"]
-
-# Names a folder in which templates are kept, so that the next process does not trace them again.
-TEMPLATES_VARIABLE = "R2RT_TEMPLATES"
-
-# What a template depends on beside the model's architecture.
-_CODE = (
-    "export/graphs",
-    "export/onnx_writer.py",
-    "export/templates.py",
-    "kernels",
-    "r2rt/model/contract.py",
-    "r2rt/model/convert",
-    "training/clip*.py",
-    "training/model",
-)
-_PACKAGES = ("numpy", "onnx", "onnxscript", "torch")
-
-_templates: dict[str, bytes] = {}
+__all__ = ["build_graphs", "graph_templates", "model_dims", "template_of"]
 
 _DOCS = {
     VIDEO_ENCODER: "Frames, RGB, to stored tokens: CLIP's vision tower and the frame's half of the "
@@ -112,60 +86,15 @@ def model_dims(model: R2Tuning, clip: ClipTowers) -> ModelDims:
 
 def graph_templates(model: R2Tuning, towers: ClipTowers) -> dict[str, bytes]:
     """Return the templates of all graphs that the model has, by name; weights do not matter."""
+    dims = model_dims(model, towers)
     return {
-        graph: template_of(graph, module, model, towers)
+        graph: template_of(graph, module, dims)
         for graph, module in build_graphs(model, towers).items()
     }
 
 
-def template_of(graph: str, module: nn.Module, model: R2Tuning, towers: ClipTowers) -> bytes:
-    """Return a graph's template, which is traced once a process and architecture.
-
-    Where `R2RT_TEMPLATES` names a folder, it is traced once for all processes, until the code or
-    the packages that trace it change.
-    """
-    dims = model_dims(model, towers)
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
-    config, clip = model.config, towers.config
-    heads = (config.heads, clip.vision_heads, clip.text_heads)
-    kinds = (clip.quick_gelu, clip.patch_size, clip.vision, clip.text, config.read)
-    key = repr((graph, dims, heads, config.merge_cls_sal, kinds, shapes))
-    if key not in _templates:
-        folder = os.environ.get(TEMPLATES_VARIABLE)
-        _templates[key] = (
-            _kept(Path(folder), graph, key, module, dims)
-            if folder
-            else _traced(graph, module, dims)
-        )
-    return _templates[key]
-
-
-def _traced(graph: str, module: nn.Module, dims: ModelDims) -> bytes:
-    return graph_template(
+def template_of(graph: str, module: nn.Module, dims: ModelDims) -> bytes:
+    """Return a graph's template; see `export.template_cache` for how often it is traced."""
+    return kept_template(
         module, graph_specs(dims)[graph], context_length=dims.context_length, doc=_DOCS[graph]
     )
-
-
-def _kept(folder: Path, graph: str, key: str, module: nn.Module, dims: ModelDims) -> bytes:
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{_code_sha256()} {key}".encode()).hexdigest()
-    path = folder / f"{graph}-{digest[:32]}.onnx"
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            with replacing(path) as file:
-                file.write_bytes(_traced(graph, module, dims))
-        return path.read_bytes()
-
-
-@cache
-def _code_sha256() -> str:
-    digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in _PACKAGES).encode())
-    files = {
-        path
-        for pattern in _CODE
-        for place in CHECKOUT.glob(pattern)
-        for path in (place.rglob("*.py") if place.is_dir() else [place])
-    }
-    for path in sorted(files):
-        digest.update(str(path.relative_to(CHECKOUT)).encode() + path.read_bytes())
-    return digest.hexdigest()

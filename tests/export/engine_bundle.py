@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from training.model import R2Config, R2Tuning
 FUSED = {VIDEO_ENCODER: 3, VIDEO_FINALIZER: 0, TEXT_ENCODER: 3, GROUNDER: 5}
 INT8_PRODUCTS = {VIDEO_ENCODER: 12, VIDEO_FINALIZER: 0, TEXT_ENCODER: 12, GROUNDER: 0}
 VERSION = "1.7.1.116"
+FOLDER = "engines/rtx-portable-fp16"
 
 _CLIP = ClipConfig(
     name="engine-tiny",
@@ -86,3 +88,23 @@ def fake_build(
     **_: Any,
 ) -> bytes:
     return fake_plan(FUSED[spec.name], int(spec.name == TEXT_ENCODER))
+
+
+def modules(*names: str) -> Callable[[str], Any]:
+    """Return an import function that finds the named modules alone."""
+
+    def load(name: str) -> Any:
+        if name not in names:
+            raise ImportError(name)
+        return SimpleNamespace(__version__=VERSION, __name__=name)
+
+    return load
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Return the contents of all files of a folder by name; empty ones for folders."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    } | {str(path.relative_to(folder)): b"" for path in folder.rglob("*") if path.is_dir()}

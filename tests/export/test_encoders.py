@@ -15,14 +15,15 @@ from torch import Tensor
 
 from export.exporter import export_bundle
 from export.graphs import FrameTokens, QueryTokens, TextEncoder, VideoEncoder
-from export.onnx_writer import graph_to_onnx
-from export.templates import model_dims
+from export.onnx_writer import module_weights
+from export.templates import model_dims, template_of
 from export.tokenizer import write_tokenizer
 from r2rt.errors import QueryError
 from r2rt.grounding.grounder import Grounder
 from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER, graph_specs
+from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.model.convert.template import write_graph
 from tests.export.tiny import run, session, to_numpy
 from tests.training import tokenizers_made
 from tests.training.encoders import VOCABULARY, shrink
@@ -59,15 +60,15 @@ def encoder(
     return model, towers_from_state_dict(config, model.state_dict())
 
 
-def test_graphs_give_what_open_clip_gives(encoder: tuple[Any, ClipTowers]) -> None:
+def test_graphs_give_what_open_clip_gives(encoder: tuple[Any, ClipTowers], tmp_path: Path) -> None:
     model, towers = encoder
     config, block = towers.config, r2_model(towers.config)
     dims = model_dims(block, towers)
-    specs = graph_specs(dims)
 
     def graph(name: str, module: torch.nn.Module) -> Any:
-        exported = graph_to_onnx(module.eval(), specs[name], context_length=dims.context_length)
-        return session(exported)
+        path = tmp_path / f"{name}.onnx"
+        write_graph(template_of(name, module.eval(), dims), module_weights(module), path)
+        return session(path)
 
     size = config.image_size
     frames = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)

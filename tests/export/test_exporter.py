@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import subprocess
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -29,17 +29,18 @@ from export.exporter import (
 )
 from export.onnx_writer import module_weights
 from export.settings import choose_settings
-from export.templates import model_dims
+from export.templates import build_graphs, model_dims, template_of
 from export.to_onnx import main
 from r2rt.engines.onnx_runtime import mismatches
 from r2rt.errors import OutputError, QueryError
 from r2rt.model.bundle import Bundle
 from r2rt.model.bundle_writer import staged_folder
 from r2rt.model.convert.check import sample_frames
-from r2rt.model.registry import FAMILIES, PUBLISHED
+from r2rt.model.convert.template import write_graph
+from r2rt.model.registry import PUBLISHED
 from tests.export.tiny import CONFIG, HIGHLIGHT, MOMENT, session, tiny_towers
 from training.checkpoint import build_model
-from training.model import R2Config, R2Tuning
+from training.clip import load_clip
 
 UNKNOWN = "0" * 64
 
@@ -116,22 +117,19 @@ def test_same_weights_give_the_same_bytes(highlight_bundle: Exported, tmp_path: 
 
 
 @pytest.mark.slow
-def test_full_size_random_clip_is_reproducible(tmp_path: Path) -> None:
-    """`random:SEED` names one CLIP, in full size."""
-
-    family = FAMILIES["highlights"]
-    # Wide as a published highlight model, whose templates other tests need, too.
-    model = R2Tuning(
-        R2Config(strides=family.strides, use_tef=False, has_offsets=False, merge_cls_sal=False)
-    )
-    checkpoint = tmp_path / "checkpoint.pth"
-    torch.save(model.state_dict(), checkpoint)
-
-    def fingerprint(name: str) -> str:
-        exported = export_bundle(checkpoint, tmp_path / name, clip="random:3")
-        return Bundle.open(exported.path).fingerprint
-
-    assert fingerprint("one") == fingerprint("two")
+def test_full_size_random_clip_is_reproducible(full_size: Exported, tmp_path: Path) -> None:
+    """`random:SEED` names one CLIP: drawn again, it gives the bytes of all graphs."""
+    manifest = full_size.manifest
+    towers = load_clip(manifest.provenance.clip)
+    model = build_model(
+        full_size.path.parent / "model.pth", use_tef=True, merge_cls_sal=manifest.merge_cls_sal
+    ).requires_grad_(False)
+    for graph, module in build_graphs(model, towers).items():
+        path = tmp_path / "again.onnx"
+        write_graph(template_of(graph, module, manifest.dims), module_weights(module), path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        assert digest == manifest.files[f"{graph}.onnx"].sha256, graph
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.graphs import FrameTokens, QueryTokens
-from export.onnx_writer import graph_to_onnx
+from export.template_cache import graph_to_onnx
 from r2rt.model.contract import GraphSpec, TensorSpec
 from tests.golden_data import GOLDEN
 from training.clip import ClipTowers, random_towers

@@ -43,7 +43,7 @@ def options(**changes: Any) -> TrainOptions:
 
 
 def train(out: Path, **changes: Any) -> dict[str, torch.Tensor]:
-    """Train the small model by 20 steps or as told; return weights and optimizer."""
+    """Train the small model by 20 steps, or with `changes`; return weights and optimizer."""
     settings: dict[str, Any] = {
         "model": small_model(),
         "recipe": small_recipe(),
@@ -105,12 +105,14 @@ def test_each_loss_falls_when_trained_alone(tmp_path: Path, kind: str, term: str
         options=OPTIONS,
         quiet=True,
     )
-    told = lines(tmp_path)
-    assert told[0][f"loss_{term}"] == pytest.approx(told[0]["loss"])
+    logged = lines(tmp_path)
+    assert logged[0][f"loss_{term}"] == pytest.approx(logged[0]["loss"])
     assert all(
-        told[-1][f"loss_{other}"] == 0 for other in OFF if other != term and (kind, other) in TERMS
+        logged[-1][f"loss_{other}"] == 0
+        for other in OFF
+        if other != term and (kind, other) in TERMS
     )
-    assert told[-1][f"loss_{term}"] < 0.7 * told[0][f"loss_{term}"]
+    assert logged[-1][f"loss_{term}"] < 0.7 * logged[0][f"loss_{term}"]
 
 
 def test_the_whole_loss_falls_and_the_moments_are_found(tmp_path: Path) -> None:
@@ -123,8 +125,10 @@ def test_the_whole_loss_falls_and_the_moments_are_found(tmp_path: Path) -> None:
         options=OPTIONS,
         quiet=True,
     )
-    told = lines(tmp_path)
-    assert sum(line["loss"] for line in told[-5:]) < 0.5 * sum(line["loss"] for line in told[:5])
+    logged = lines(tmp_path)
+    assert sum(line["loss"] for line in logged[-5:]) < 0.5 * sum(
+        line["loss"] for line in logged[:5]
+    )
     assert not model.training
     batch = collate([samples[index] for index in range(len(samples))])
     with torch.no_grad():
@@ -164,8 +168,8 @@ def test_a_validation_that_draws_and_saves_in_between_changes_no_step(tmp_path: 
 
     train(tmp_path / "plain")
     train(tmp_path / "checked", val=val, options=options(save_steps=1))
-    told = [line for line in lines(tmp_path / "checked") if "loss" in line]
-    assert told == lines(tmp_path / "plain")
+    logged = [line for line in lines(tmp_path / "checked") if "loss" in line]
+    assert logged == lines(tmp_path / "plain")
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path) -> None:
@@ -231,7 +235,7 @@ def test_a_trained_checkpoint_is_exported_by_its_own_settings(
     sample = GoldenSamples()[0]
     torch.manual_seed(0)
     config = R2Config(
-        width=32,
+        width=64,  # as the golden model: other tests export its graphs, too
         layers=sample.video.shape[1],
         vision_width=sample.video.shape[3],
         text_width=sample.query.shape[2],
@@ -248,7 +252,7 @@ def test_a_trained_checkpoint_is_exported_by_its_own_settings(
     # Every graph, and the whole, gives what the checkpoint gives in PyTorch.
     assert manifest.verification.passed
     assert manifest.provenance.checkpoint_sha256 == load_checkpoint(checkpoint).sha256
-    # What its weights do not tell: nobody has to repeat what the run was given.
+    # The weights do not hold these: the exporter reads them from the checkpoint.
     assert (manifest.heads, manifest.fps, manifest.unit_s) == (4, "1", None)
 
 
@@ -322,10 +326,10 @@ def test_time_that_is_up_saves_and_returns(
 def test_a_run_that_ends_within_its_warm_up_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for steps, told in ((5, True), (4, False)):
+    for steps, logged in ((5, True), (4, False)):
         recipe = small_recipe(warmup_steps=steps, epochs=1)
         train(tmp_path / str(steps), recipe=recipe, quiet=False)
-        assert ("warm-up takes" in capsys.readouterr().err) is told
+        assert ("warm-up takes" in capsys.readouterr().err) is logged
 
 
 def test_short_videos_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
