@@ -57,7 +57,7 @@ clean:           ## remove environments and build output
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo 'installing what development needs into $(VENV) (PyTorch included: some minutes)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@$(VENV)/bin/python $(PIP_INSTALL) --no-compile --editable '.[dev]'
 	@touch $@
 
 $(DEMO_VENV)/installed: pyproject.toml constraints.txt $(shell find r2rt -type f -not -name '*.pyc')
