@@ -54,8 +54,16 @@ _KINDS: dict[str, dict[str, Any]] = {
 @click.option("--library", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--hours", type=float, default=20.0, show_default=True, help="Of the corpus.")
 @click.option("--queries", "count", type=int, default=50, show_default=True)
+@click.option("--kind", "kinds", multiple=True, help="Of the kinds, besides comparing with all.")
 def main(
-    options: Options, bundle: Path, art: Path, folder: Path, library: Path, hours: float, count: int
+    options: Options,
+    bundle: Path,
+    art: Path,
+    folder: Path,
+    library: Path,
+    hours: float,
+    count: int,
+    kinds: tuple[str, ...],
 ) -> None:
     """Compare vector indices on a copy of a library's vectors."""
     report = Report("archive_indices", options, queries=count)
@@ -67,6 +75,8 @@ def main(
     clips = dict(zip(videos["entry"].to_pylist(), videos["clips"].to_pylist(), strict=True))
     exact: list[set[tuple[str, int]]] = []
     for name, kind in _KINDS.items():
+        if kind and kinds and name not in kinds:
+            continue
         with tempfile.TemporaryDirectory(dir=library.parent) as copy:
             values, found = _measure(tables, Path(copy, "library"), kind, queries, clips)
         exact = exact or found

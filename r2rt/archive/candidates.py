@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.archive.indices import ROWS_A_PARTITION
+from r2rt.archive.indices import num_partitions
 from r2rt.archive.tables import Tables, quoted
 from r2rt.archive.vectors import Floats, as_vectors, normalized
 from r2rt.grounding.windows import Window, WindowSize, plan_windows
@@ -24,8 +25,8 @@ __all__ = ["Candidate", "FirstStage", "num_windows"]
 _SAMPLE_WINDOWS = 256
 # Clips of a window where the model has no length of its own.
 _WINDOW_CLIPS = 75
-# Parts of the index that a query reads at least, and the share of all that it reads else.
-_LEAST_PROBES, _PROBED_SHARE = 24, 0.04
+# Rows in the partitions that a query reads at least, and the share of all that it reads else.
+_PROBED_ROWS, _PROBED_SHARE = 200_000, 0.04
 # Vectors that are compared exactly, for each that is asked for.
 _REFINED = 2
 
@@ -93,6 +94,7 @@ class FirstStage:
         clips = settings.window_clips or _WINDOW_CLIPS
         self._window_rows = -(-clips // self._pool)
         self._corpus: _Corpus | None = None
+        self._probed: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
     def candidates(
@@ -160,16 +162,23 @@ class FirstStage:
             "metric": "cosine",
             "refine_factor": _REFINED,
         }
-        rows = self._tables.clips.latest().count_rows()
-        nearest["minimum_nprobes"] = max(
-            _LEAST_PROBES, int(_PROBED_SHARE * rows / ROWS_A_PARTITION)
-        )
+        nearest["minimum_nprobes"] = self._probes()
         return self._tables.clips.read(
             columns=["entry", "row", "vector" if several else "_distance"],
             nearest=nearest,
             filter=None if entries is None else f"entry in {quoted(entries)}",
             prefilter=entries is not None,
         )
+
+    def _probes(self) -> int:
+        """Return how many partitions of the index a query reads, computed once a version."""
+        dataset = self._tables.clips.latest()
+        with self._lock:
+            if self._probed is None or self._probed[0] != dataset.version:
+                share = max(_PROBED_ROWS / max(dataset.count_rows(), 1), _PROBED_SHARE)
+                probes = math.ceil(min(share, 1.0) * num_partitions(dataset))
+                self._probed = dataset.version, max(probes, 1)
+            return self._probed[1]
 
     def _windows(
         self, found: pa.Table, cosines: Floats, clips: Mapping[str, int]
@@ -179,16 +188,17 @@ class FirstStage:
         A row belongs to the one window in whose middle it is, as far as there are several.
         """
         best: dict[tuple[str, Window], Floats] = {}
-        plans: dict[str, tuple[tuple[Window, ...], NDArray[np.float64]]] = {}
+        plans: dict[int, tuple[tuple[Window, ...], NDArray[np.float64]]] = {}
         entries = found["entry"].to_pylist()
         for entry, row, values in zip(entries, found["row"].to_pylist(), cosines, strict=True):
             if entry not in clips:
                 continue  # not ready, or removed
-            if entry not in plans:
-                plan = plan_windows(clips[entry], self.size)
+            count = clips[entry]
+            if count not in plans:
+                plan = plan_windows(count, self.size)
                 middles = np.array([(item.start_clip + item.end_clip) / 2 for item in plan])
-                plans[entry] = plan, middles
-            plan, middles = plans[entry]
+                plans[count] = plan, middles
+            plan, middles = plans[count]
             window = plan[int(np.argmin(np.abs(middles - (row + 0.5) * self._pool)))]
             key = (entry, window)
             best[key] = np.maximum(best[key], values) if key in best else values

@@ -15,7 +15,7 @@ from r2rt.archive.tables import Table, TableName, Tables, is_remote
 if TYPE_CHECKING:
     from lance import LanceDataset
 
-__all__ = ["ROWS_A_PARTITION", "VECTOR_INDEX", "update_indices"]
+__all__ = ["ROWS_A_PARTITION", "VECTOR_INDEX", "num_partitions", "update_indices"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,13 @@ def update_indices(tables: Tables, *, thorough: bool = False) -> None:
             table.commit(lambda dataset: dataset.cleanup_old_versions(older_than=_OLD))
 
 
+def num_partitions(dataset: LanceDataset) -> int:
+    """Return into how many partitions the vectors are indexed; 0 without an index."""
+    if VECTOR_INDEX not in _names(dataset):
+        return 0
+    return int(dataset.stats.index_stats(VECTOR_INDEX)["indices"][0]["num_partitions"])
+
+
 def _join_small_files(name: TableName, table: Table, *, most: int) -> None:
     rows = _ROWS_A_FILE.get(name, _USUAL_ROWS_A_FILE)
     small = sum(part.count_rows() < rows for part in table.latest().get_fragments())
@@ -81,11 +88,9 @@ def _update_vectors(table: Table, *, new: int) -> None:
     rows = dataset.count_rows()
     if rows < _FEW_VECTORS:
         return
-    if VECTOR_INDEX in _names(dataset):
-        partitions = dataset.stats.index_stats(VECTOR_INDEX)["indices"][0]["num_partitions"]
-        if rows < _GROWTH * partitions * ROWS_A_PARTITION:
-            _extend(table, VECTOR_INDEX, new=new)
-            return
+    if rows < _GROWTH * num_partitions(dataset) * ROWS_A_PARTITION:
+        _extend(table, VECTOR_INDEX, new=new)
+        return
     _log.info("building the index of %d vectors", rows)
     table.commit(
         lambda dataset: dataset.create_index(

@@ -74,7 +74,7 @@ def test_the_index_finds_what_comparing_with_all_rows_finds(
     names = {index.name for index in indexed.clips.latest().describe_indices()}
     assert names == {indices.VECTOR_INDEX, "entry_index"}
     assert len(indexed.clips.latest().get_fragments()) == 1
-    monkeypatch.setattr(candidates, "_LEAST_PROBES", 10)
+    monkeypatch.setattr(candidates, "_PROBED_ROWS", 2000)
     stage = FirstStage(indexed)
     clips = {entry(number): 2 * ROWS for number in range(VIDEOS)}
     rng = np.random.default_rng(1)
