@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -246,10 +247,17 @@ class FrameReader:
         self._close_own()
         self._files.__exit__(*error)  # type: ignore[arg-type]
 
-    def frames(self, span: Span) -> Iterator[tuple[VideoFrame, int]]:
+    def frames(
+        self, span: Span, only: Container[int] | None = None
+    ) -> Iterator[tuple[VideoFrame, int]]:
         """Yield the frames shown in a span, and when: first the one on display at its start.
 
         What the decoder refuses is left out.
+
+        Args:
+            span: the span.
+            only: timestamps of the frames that are wanted; others that no frame refers to are not
+                decoded. None wants all.
         """
         video = self._video
         index = video.index
@@ -260,6 +268,8 @@ class FrameReader:
         needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < span.end_pts))
         last = int(index.pts[needed[-1]])  # the last one that must be fed, in decoding order
         packets = _until(self.packets_from(video.entry_before(first)), last)
+        if only is not None:
+            packets = itertools.filterfalse(functools.partial(self._is_spare, only), packets)
         for frame in decode_packets(self._open(), packets, DecodeCounts()):
             if frame.pts is not None and first <= frame.pts < span.end_pts:
                 yield frame, frame.pts
@@ -298,6 +308,11 @@ class FrameReader:
         if self._own is not None:
             self._own.close()
         self._own = None
+
+    def _is_spare(self, wanted: Container[int], packet: Packet[VideoStream]) -> bool:
+        """Whether a packet's frame is not wanted, and no other frame refers to it."""
+        place = None if packet.pts in wanted else self._video.place_of(packet.pts)
+        return place is not None and bool(self._video.index.disposable[place])
 
     def _is_before(self, packet: Packet[VideoStream], place: int) -> bool:
         return bool(place) and self._video.place_of(packet.pts) != place

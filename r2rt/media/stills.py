@@ -47,7 +47,7 @@ def stills(
     scaler = VideoReformatter()
     with FrameReader(video) as reader:
         for group in _groups(video, sorted(needed)):
-            for frame, pts in reader.frames(Span(group[0], group[-1] + 1)):
+            for frame, pts in reader.frames(Span(group[0], group[-1] + 1), needed):
                 if pts in needed:
                     found[pts] = _image(video, frame, size, scaler)
                     if update is not None:

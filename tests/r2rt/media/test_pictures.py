@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,8 +17,9 @@ from PIL import Image
 from r2rt.errors import MissingExtraError, OutputError
 from r2rt.media import write_contact_sheet, write_plot, write_report, write_thumbnails
 from r2rt.media.drawing import BLUE, ORANGE, axis_clock, font, nice_ticks, shortened, wrapped
-from r2rt.media.indexed_video import IndexedVideo
+from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
 from r2rt.media.stills import stills
+from r2rt.video.demux import Demuxer
 from tests.r2rt.media.footage import prediction, write_footage
 from tests.r2rt.video.clips import picture_number
 
@@ -38,6 +40,32 @@ def test_stills_are_the_very_frames_on_display(video: Path) -> None:
     times_s = [5.99, 0.0, 2.001, 0.5, 0.5399, 3.98]
     pictures = stills(IndexedVideo(video), times_s, (192, 192))
     assert [number_in(picture) for picture in pictures] == [149, 0, 50, 12, 13, 99]
+
+
+def test_frames_that_no_other_refers_to_are_decoded_only_where_they_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_footage(
+        tmp_path / "b.mp4", frames=60, options={"g": "60", "bf": "3", "b-pyramid": "none"}
+    )
+    decoded: list[int | None] = []
+    decode = Demuxer.decode
+
+    def counting(demuxer: Demuxer, packet: Any) -> Any:
+        decoded.extend([] if packet is None else [packet.pts])
+        return decode(demuxer, packet)
+
+    with IndexedVideo(path) as footage:
+        monkeypatch.setattr(Demuxer, "decode", counting)
+        spare = footage.index.pts[footage.index.disposable]
+        assert len(spare) > 30
+        wanted = {int(spare[10]), int(footage.pts[50])}
+        with FrameReader(footage) as reader:
+            span = Span(min(wanted), max(wanted) + 1)
+            found = {pts: frame for frame, pts in reader.frames(span, wanted)}
+    numbers = {footage.seconds(pts): picture_number(found[pts]) for pts in wanted}
+    assert numbers == {time_s: round(25 * time_s) for time_s in numbers}
+    assert set(decoded) & set(spare) <= wanted
 
 
 def test_stills_near_a_keyframe_are_that_keyframe(video: Path) -> None:
