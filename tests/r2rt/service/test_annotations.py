@@ -47,9 +47,10 @@ def test_annotations_are_kept_and_are_valid_for_training(served: Run, tmp_path: 
     assert [str(problem) for problem in checked.problems] == []
     assert [item.query for item in checked.annotations] == ["a <panda>", "to the very end"]
     # Their ids are none of one's own lines, whose ids are numbers or the lines' numbers.
+    ids: list[dict[str, object]] = [{"qid": 1}, {"qid": 2}, {}, {"qid": "panda"}]
     own = [
-        {"vid": "mine", "query": f"query {number}", "relevant_windows": [[0, 5]]} | given
-        for number, given in enumerate(({"qid": 1}, {"qid": 2}, {}, {"qid": "panda"}))
+        {"vid": "mine", "query": f"query {number}", "relevant_windows": [[0, 5]], **given}
+        for number, given in enumerate(ids)
     ]
     file.write_text(lines + "".join(json.dumps(line) + "\n" for line in own))
     assert check_file(file).problems == []

@@ -242,7 +242,9 @@ def test_nearest_takes_what_adds_the_fewest_packets_and_is_nearest_then() -> Non
     for seed in range(40):
         rng = np.random.default_rng(seed)
         pts: list[int] = []
-        entries, disposable, time = [], [], 0
+        entries: list[int] = []
+        disposable: list[int] = []
+        time = 0
         while time < 180:  # closed groups of references, with up to three frames before each
             entries.append(len(pts))
             for reference in range(int(rng.integers(1, 12))):
