@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from r2rt import Bundle
-from r2rt.cache.graphs import PreparedGraph, prepared_graphs
+from r2rt.cache.graphs import PreparedGraph, _processor, prepared_graphs
 from r2rt.cache.verified import is_verified, remember_verified
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.errors import HashMismatchError
@@ -82,6 +82,22 @@ def test_another_runtime_graph_or_processor_is_another_entry(
     monkeypatch.setattr("r2rt.cache.graphs._processor", lambda: "another processor")
     paths.add(PreparedGraph("a" * 64, "onnxruntime 1").path)
     assert len(paths) == 4
+
+
+@pytest.mark.parametrize("name", ["flags", "Features"])  # as x86 and as ARM have it
+def test_a_processor_is_known_by_its_instructions(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\n{name}\t\t: fpu avx2\n\n{name}\t\t: another\n")
+    monkeypatch.setattr("r2rt.cache.graphs.Path", lambda _: cpuinfo)
+    monkeypatch.setattr("platform.machine", lambda: "machine")
+    monkeypatch.setattr("platform.processor", lambda: "processor")
+    assert _processor.__wrapped__() == "machine fpu avx2"
+    cpuinfo.write_text("processor\t: 0\n")
+    assert _processor.__wrapped__() == "machine processor"
+    cpuinfo.unlink()
+    assert _processor.__wrapped__() == "machine processor"
 
 
 def test_the_graph_that_was_used_last_stays(monkeypatch: pytest.MonkeyPatch) -> None:
