@@ -63,18 +63,17 @@ class _Shown:
 
 
 def probe(pool: Pool) -> dict[str, Known]:
-    """Return what is known by each layer, counted from the last, and by all together."""
+    """Return what is known without a frame, by each layer from the last, and by all together."""
     shown = list(_alone(pool))
     pairs = [
         (first, second)
         for first, second in pairwise(shown)
         if second.clip == first.clip + 1 and second.scene == first.scene
     ]
-    sets = {f"{LAYERS - layer} from the end": (layer,) for layer in reversed(range(LAYERS))}
-    return {
-        name: _known(pool, shown, pairs, layers)
-        for name, layers in (sets | {"all": tuple(range(LAYERS))}).items()
-    }
+    sets: dict[str, tuple[int, ...]] = {"none": ()}
+    sets |= {f"{LAYERS - layer} from the end": (layer,) for layer in reversed(range(LAYERS))}
+    sets["all"] = tuple(range(LAYERS))
+    return {name: _known(pool, shown, pairs, layers) for name, layers in sets.items()}
 
 
 def known_table(rows: Mapping[str, Known]) -> str:

@@ -34,8 +34,10 @@ def test_a_probe_finds_what_a_layer_holds_and_nothing_else(toy_sprites: Sprites)
                     hidden[clip, 2, 0] = np.arange(16) == colours.index(actor.thing.colour)
     assert set(concepts) <= set(INDEX)
     found = probe(Pool(scenes, clips, hidden))
-    assert list(found) == [*(f"{layer} from the end" for layer in (1, 2, 3, 4)), "all"]
-    last, colour, place, motion, everything = found.values()
+    assert list(found) == ["none", *(f"{layer} from the end" for layer in (1, 2, 3, 4)), "all"]
+    none, last, colour, place, motion, everything = found.values()
+    assert max(none.x, none.y, none.size) <= 0
+    assert none.concept < 40
     assert last.concept == 100.0
     assert colour.colour > 80
     assert min(place.x, place.y, place.size) > 95
