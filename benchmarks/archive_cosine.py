@@ -60,7 +60,7 @@ def best_spans(
 
 
 def rows_of(tables: Tables) -> Iterator[tuple[str, Floats]]:
-    """Yield the path and all vectors of every entry of a library, in the order of the table."""
+    """Yield the path and all vectors of every video of a library, in the order of the table."""
     columns = tables.videos.rows(["entry", "path"])
     paths = dict(zip(columns["entry"].to_pylist(), columns["path"].to_pylist(), strict=True))
     entry, parts = None, []
@@ -72,11 +72,12 @@ def rows_of(tables: Tables) -> Iterator[tuple[str, Floats]]:
         changes = np.flatnonzero(entries[1:] != entries[:-1]) + 1
         for part, first in zip(np.split(vectors, changes), [0, *changes], strict=True):
             if entry not in (None, entries[first]):
-                yield paths[entry], np.concatenate(parts)
+                if entry in paths:  # else its writer was killed before the video's row
+                    yield paths[entry], np.concatenate(parts)
                 parts = []
             entry = str(entries[first])
             parts.append(part)
-    if entry is not None:
+    if entry in paths:
         yield paths[entry], np.concatenate(parts)
 
 

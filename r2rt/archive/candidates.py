@@ -26,7 +26,7 @@ _SAMPLE_WINDOWS = 256
 # Clips of a window where the model has no length of its own.
 _WINDOW_CLIPS = 75
 # Rows in the partitions that a query reads at least, and the share of all that it reads else.
-_PROBED_ROWS, _PROBED_SHARE = 200_000, 0.04
+_PROBED_ROWS, _PROBED_SHARE = 400_000, 0.04
 # Vectors that are compared exactly, for each that is asked for.
 _REFINED = 2
 
@@ -163,6 +163,8 @@ class FirstStage:
             "refine_factor": _REFINED,
         }
         nearest["minimum_nprobes"] = self._probes()
+        if entries is None:  # else some partitions may hold no row of them
+            nearest["maximum_nprobes"] = nearest["minimum_nprobes"]
         return self._tables.clips.read(
             columns=["entry", "row", "vector" if several else "_distance"],
             nearest=nearest,

@@ -50,7 +50,7 @@ Row: TypeAlias = dict[str, Any]
 NAMES: tuple[TableName, ...] = ("videos", "clips", "tokens", "subtitles")
 _SETTINGS = b"r2rt"
 # What Lance keeps of indices and of the tables' own data, in memory: a query of 2,000 hours reads
-# some 20 MB of the index, which the system has in memory as well.
+# some 40 MB of the index, which the system has in memory as well.
 _INDEX_CACHE_BYTES = 96 << 20
 _METADATA_CACHE_BYTES = 64 << 20
 _TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S = 10, 0.05, 2.0
