@@ -357,6 +357,9 @@ def test_an_iou_of_exactly_a_half_is_the_same_moment() -> None:
     # One is kept, and its score is the mean of both.
     found = [rows((100, 120, 0.8)), rows((100, 110, 0.4)), EMPTY, EMPTY]
     np.testing.assert_allclose(merge(found, WINDOWS), [[100, 120, 0.6]])
+    # A little less are two, and each window has but one of them.
+    found = [rows((100, 120, 0.8)), rows((100, 109.9, 0.4)), EMPTY, EMPTY]
+    np.testing.assert_allclose(merge(found, WINDOWS), [[100, 120, 0.4], [100, 109.9, 0.2]])
     # Halves with an IoU of 38 s / 76 s in the common part, 74 to 150 s, are joined. What is joined
     # lies within the first window, so that its score is the one that this window gave.
     found = [rows((60, 150, 0.6)), rows((74, 112, 0.8)), EMPTY, EMPTY]
@@ -366,6 +369,8 @@ def test_an_iou_of_exactly_a_half_is_the_same_moment() -> None:
 def test_half_of_a_moments_score_is_enough_to_take_it_over() -> None:
     found = [rows((140, 149.5, 0.75)), rows((139, 166, 0.375)), EMPTY, EMPTY]
     np.testing.assert_array_equal(merge(found, WINDOWS), [[139, 166, 0.375]])
+    found = [rows((140, 149.5, 0.75)), rows((139, 166, 0.37)), EMPTY, EMPTY]
+    assert len(merge(found, WINDOWS)) == 2
     found = [rows((50, 90, 0.375)), rows((75, 91, 0.75)), EMPTY, EMPTY]
     np.testing.assert_array_equal(merge(found, WINDOWS), [[50, 90, 0.375]])
 
