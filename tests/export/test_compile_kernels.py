@@ -53,6 +53,7 @@ def test_kernels_change_no_answer_and_name_no_path(bundle: Bundle, tmp_path: Pat
         assert str(CHECKOUT).encode() not in cubin.image, stem
 
 
+@pytest.mark.slow
 def test_the_same_sizes_give_the_same_bytes(tmp_path: Path) -> None:
     images = []
     for name in ("a", "b"):

@@ -60,6 +60,7 @@ def encoder(
     return model, towers_from_state_dict(config, model.state_dict())
 
 
+@pytest.mark.slow
 def test_graphs_give_what_open_clip_gives(encoder: tuple[Any, ClipTowers], tmp_path: Path) -> None:
     model, towers = encoder
     config, block = towers.config, r2_model(towers.config)

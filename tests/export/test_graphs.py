@@ -171,6 +171,7 @@ def test_highlight_bundle_gives_the_golden_answers(highlight_bundle: Exported) -
     )
 
 
+@pytest.mark.slow
 def test_many_patches_give_the_golden_answers(tmp_path: Path) -> None:
     checkpoint = GOLDEN / "patch16.pth"
     model = build_model(checkpoint)
@@ -193,6 +194,7 @@ def test_many_patches_give_the_golden_answers(tmp_path: Path) -> None:
     check_features(checkpoint, load_arrays(GOLDEN / "patch16_t6.npz"), *sessions)
 
 
+@pytest.mark.slow
 @pytest.mark.shared("golden/mini")
 def test_pixels_give_the_golden_answers(shared: Path, tmp_path: Path) -> None:
     exported = export_bundle(
@@ -238,6 +240,7 @@ def test_grounder_takes_any_number_of_clips(moment_bundle: Exported, clips: int)
         assert_golden(got[name], to_numpy(getattr(want, name)), EXPORTED, name)
 
 
+@pytest.mark.slow
 def test_the_graph_stretches_levels_as_the_authors_do() -> None:
     """Every number of clips, in the part of the grounder that engines with kernels share."""
     strides = (1, 2, 4, 8)

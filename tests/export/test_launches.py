@@ -235,6 +235,7 @@ def test_swapped_arguments_show(
     assert max(check.error for check in checks) > 3, checks
 
 
+@pytest.mark.slow
 def test_kernels_are_listed_and_change_no_answer(
     moment: Built, moment_bundle: Exported, patched: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -295,6 +296,7 @@ def test_grids_are_those_of_the_kernels_own_launches(moment: Built) -> None:
             assert extent(PARTS_EXPRESSION, symbols) == parts
 
 
+@pytest.mark.slow
 def test_v_that_stays_on_the_gpu_is_rounded_once(moment: Built) -> None:
     """The finalizer writes fp16, the grounder reads it: the answers are those of fp32's way."""
     moment.cases = moment.cases or cases(moment.bundle)

@@ -37,6 +37,7 @@ from tests.export.engine_bundle import (
 
 
 class TestBuilding:
+    @pytest.mark.slow
     def test_fp16_engines_fuse_all_attention_and_are_the_same_twice(
         self, bundle: Bundle, builder: Flavour
     ) -> None:
@@ -52,6 +53,7 @@ class TestBuilding:
             read_plan(opened, manifest, graph)  # real headers say what the manifest does
         assert manifest.plans[TEXT_ENCODER].kernels["softmax"] == 1
 
+    @pytest.mark.slow
     def test_int8_engines_multiply_int8_and_fuse_attention(
         self, bundle: Bundle, builder: Flavour
     ) -> None:
@@ -108,6 +110,7 @@ class TestCommand:
         assert main([str(bundle.path), "--clip", "random:1"]) == 2
         assert "--clip: only a checkpoint is converted" in capsys.readouterr().err
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("builder")
     def test_a_checkpoint_becomes_a_bundle_with_engines(
         self,

@@ -49,6 +49,7 @@ def test_without_text_the_text_tower_is_left_alone(toy_sprites: Sprites) -> None
     assert model.vision.conv1.weight.grad is not None
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_checkpoint(toy_file: Path, tmp_path: Path) -> None:
     def run(steps: int, resume: bool) -> None:
         # An hour's schedule, so that the few seconds of the test leave it where it was.
@@ -74,6 +75,7 @@ def test_a_run_goes_on_from_its_checkpoint(toy_file: Path, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_weights_with_the_whole_world(toy_file: Path, tmp_path: Path) -> None:
     def run(folder: Path, init: Path | None) -> TinyClip:
         settings = Settings(steps=2, batch=8, rate=1e-9, half=False)
