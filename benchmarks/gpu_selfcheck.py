@@ -9,8 +9,8 @@ with a limit of time, so whatever fails or hangs, the table is printed within `-
 Kernels need torch, triton and this checkout alone; launches need cuda-bindings and msgspec besides.
 
 The rows are in FOLDER/gpu_selfcheck.jsonl, one a line. The exit code is 1 if anything failed.
-Without a GPU the kernels are checked in Triton's interpreter on small shapes, and each step that
-could not be run is listed with the reason.
+Without a GPU the kernels are checked in Triton's interpreter on small shapes, and every other step
+is listed as skipped.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from typing import Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.gpu_checks.__main__ import ON_CPU
 
 __all__ = ["Step", "main", "run_step", "summary"]
 
@@ -122,9 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(steps: list[Step], *, deadline: float) -> list[Row]:
     """Run steps that are not timed side by side, then the timed ones one by one."""
     first = [step for step in steps if step.arguments == ("environment",)]
-    together = [step for step in steps if not step.alone]
-    timed = [step for step in steps if step.alone and step not in first]
-    lock, rows = threading.Lock(), []
+    others = [step for step in steps if step not in first]
+    lock, rows = threading.Lock(), list[Row]()
 
     def run(step: Step) -> None:
         found = run_step(step, deadline=deadline)
@@ -135,40 +136,54 @@ def _run(steps: list[Step], *, deadline: float) -> list[Row]:
 
     for step in first:
         run(step)
+    if any(row["name"] == "GPU" and row["state"] == "skipped" for row in rows):
+        rows += [_skipped(x, "no GPU") for x in others if x.arguments[0] not in ON_CPU]
+        others = [step for step in others if step.arguments[0] in ON_CPU]
     # Compilers take a processor each.
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
-        list(pool.map(run, together))
-    for step in timed:
-        run(step)
+        list(pool.map(run, [step for step in others if not step.alone]))
+    for step in others:
+        if step.alone:
+            run(step)
     return rows
 
 
 def run_step(step: Step, *, deadline: float) -> list[Row]:
     """Run a step to its end or its limit and return its rows; its own end is a row if it is bad."""
-    limit_s = min(step.limit_s, deadline - time.monotonic())
+    left_s = deadline - time.monotonic()
+    limit_s = min(step.limit_s, left_s)
     if limit_s <= 0:
-        return [{"step": step.name, "name": "", "state": "skipped", "reason": "no time was left"}]
+        return [_skipped(step, "no time was left")]
     command = [*step.before, sys.executable, "-m", "benchmarks.gpu_checks", *step.arguments]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, cwd=_CHECKOUT, stdout=out, stderr=errors, start_new_session=True
         )
-        reason = ""
+        reason, out_of_time = "", False
         try:
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # its compilers as well
             process.wait()
-            code, reason = 0, f"ended after {limit_s:.0f} s, its limit"
+            code, out_of_time = 0, left_s < step.limit_s
+            reason = f"ended after {limit_s:.0f} s, " + (
+                "no time was left" if out_of_time else "its limit"
+            )
         out.seek(0)
         errors.seek(0)
         rows = list(_rows(step, out))
         lines = errors.read().strip().splitlines()
     if code:
         reason = f"exit code {code}: {lines[-1][:300] if lines else 'no message'}"
-    if reason:
+    if out_of_time:
+        rows.append(_skipped(step, reason))
+    elif reason:
         rows.append({"step": step.name, "name": "its process", "state": "failed", "reason": reason})
     return rows
+
+
+def _skipped(step: Step, reason: str) -> Row:
+    return {"step": step.name, "name": "all of it", "state": "skipped", "reason": reason}
 
 
 def _rows(step: Step, lines: Iterable[str]) -> Iterator[Row]:

@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Callable
 
-__all__ = ["STEPS", "main"]
+from benchmarks.gpu_checks.rows import put
+
+__all__ = ["ON_CPU", "STEPS", "main"]
 
 # A step's module and function; the module is imported when the step is run.
 STEPS = {
@@ -25,17 +27,22 @@ STEPS = {
     "bundle": ("graphs", "make_bundle"),
     "graphs": ("graphs", "check_graphs"),
 }
+# What does something without a GPU.
+ON_CPU = {"environment", "block", "pool", "small"}
 
 
 def main(arguments: list[str]) -> None:
     """Run a step."""
     import torch
 
-    if not torch.cuda.is_available():
-        # Read when Triton is first imported.
-        os.environ["TRITON_INTERPRET"] = "1"
     step, *rest = arguments
     module, name = STEPS[step]
+    if not torch.cuda.is_available():
+        if step not in ON_CPU:
+            put("all of it", "skipped", reason="no GPU")
+            return
+        # Read when Triton is first imported.
+        os.environ["TRITON_INTERPRET"] = "1"
     function: Callable[..., None] = getattr(
         importlib.import_module(f"benchmarks.gpu_checks.{module}"), name
     )

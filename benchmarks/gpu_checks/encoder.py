@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_checks.rows import attempt, put
+from benchmarks.gpu_checks.rows import attempt
 from benchmarks.gpu_checks.times import replay
 
 __all__ = ["time_encoder"]
@@ -20,9 +20,6 @@ _BATCHES = (8, 64, 128)
 
 def time_encoder() -> None:
     """Time ViT-B/32 in fp16, eager and compiled, as CUDA graphs."""
-    if not torch.cuda.is_available():
-        put("encoder", "skipped", reason="no GPU")
-        return
     from training.clip import DEFAULT_ARCH, arch_config, random_towers
 
     towers = random_towers(arch_config(DEFAULT_ARCH), 0).requires_grad_(False).cuda().half()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_checks.rows import attempt, put
+from benchmarks.gpu_checks.rows import attempt
 from benchmarks.gpu_checks.samples import (
     DTYPES,
     SIZES,
@@ -148,9 +148,6 @@ def run_pool_for_the_sanitizer() -> None:
     """Run `frame_pool` and its backward small, each allocation by itself, for compute-sanitizer."""
     import os
 
-    if not torch.cuda.is_available():
-        put("frame_pool", "skipped", reason="no GPU")
-        return
     os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"  # read with the first allocation
     attempt("frame_pool", partial(_check_pool, "bf16", (1, 3, 2, 5), True))
 

@@ -33,9 +33,6 @@ _BYTES_A_CLIP = 2 << 20
 
 def compile_for_times(kind: str, clips: str) -> None:
     """Compile what `time_kernels` needs into the caches that processes share."""
-    if not torch.cuda.is_available():
-        put("compilation", "skipped", reason="no GPU")
-        return
     with torch.inference_mode():
         for name, work in _cases(kind, int(clips)).items():
             attempt(f"{name}, {kind}, {clips} clips", partial(_discard, work))
@@ -43,9 +40,6 @@ def compile_for_times(kind: str, clips: str) -> None:
 
 def time_kernels(kind: str, clips: str) -> None:
     """Time every kernel, and the block beside PyTorch's."""
-    if not torch.cuda.is_available():
-        put("times", "skipped", reason="no GPU")
-        return
     from benchmarks.gpu_checks.environment import ceilings
 
     count = int(clips)
@@ -64,9 +58,6 @@ def time_kernels(kind: str, clips: str) -> None:
 
 def time_pool_in_training(kind: str) -> None:
     """Time `frame_pool` forward and backward and its memory at a batch of 128 videos."""
-    if not torch.cuda.is_available():
-        put("training", "skipped", reason="no GPU")
-        return
     from kernels.frame_pool import frame_pool
     from kernels.reference.frame_pool import frame_pool as in_torch
 

@@ -56,11 +56,16 @@ def test_kernels_are_checked_without_pyav_and_onnx_runtime(step: tuple[str, ...]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_every_other_step_says_so(tmp_path: Path) -> None:
-    for step in ("launches", "encoder"):
-        (row,) = run_step(Step(arguments=(step,), limit_s=60), deadline=later())
-        assert (row["state"], row["step"]) == ("skipped", step)
-        assert "no GPU" in row["reason"]
+def test_without_a_gpu_every_other_step_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path), "environment", "launches", "encoder", "times"]) == 0
+    table = capsys.readouterr().out
+    assert "SKIPPED environment, GPU: PyTorch finds none" in table
+    for step in ("launches", "encoder", *(f"times fp16 {n}" for n in (75, 1000, 10000))):
+        assert f"SKIPPED {step}, all of it: no GPU" in table
+    (row,) = run_step(Step(arguments=("launches",), limit_s=60), deadline=later())
+    assert (row["state"], "no GPU" in row["reason"]) == ("skipped", True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -102,6 +107,11 @@ def test_a_step_that_hangs_is_ended_and_reported() -> None:
     assert time.monotonic() - began < 20
     assert rows[-1]["state"] == "failed"
     assert "its limit" in rows[-1]["reason"]
+    rows = run_step(Step(arguments=("pool", "fp32"), limit_s=60), deadline=later(0.3))
+    assert (rows[-1]["state"], rows[-1]["reason"]) == (
+        "skipped",
+        "ended after 0 s, no time was left",
+    )
 
 
 def test_a_step_that_crashes_is_reported() -> None:
