@@ -67,7 +67,7 @@ BUDGETS: Final[Mapping[str, Budget]] = {
     "query_maps": Budget(registers=200, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
     "frame_step-first": Budget(registers=248, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
     "frame_step-next": Budget(registers=248, blocks={80: 1, 89: 1, 90: 1, 100: 1, 120: 1}),
-    "time_attention": Budget(registers=128, blocks={80: 5, 89: 5, 90: 5, 100: 5, 120: 5}),
+    "time_attention": Budget(registers=128, blocks={80: 4, 89: 5, 90: 4, 100: 5, 120: 5}),
     "time_step": Budget(registers=128, blocks={80: 2, 89: 2, 90: 2, 100: 2, 120: 2}),
     "settle": Budget(registers=128, blocks={80: 2, 89: 2, 90: 2, 100: 2, 120: 2}, products=False),
     "finalize": Budget(registers=144, blocks={80: 2, 89: 1, 90: 2, 100: 2, 120: 1}),

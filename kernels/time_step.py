@@ -31,6 +31,7 @@ from kernels.blocks import layer_norm, load_rows, matmul, sum_of_parts
 from kernels.splitting import MOST_PARTS, ROWS
 
 __all__ = [
+    "SETTLE_ROWS",
     "StepSums",
     "TimeStepTiling",
     "TimeStepWeights",
@@ -38,6 +39,9 @@ __all__ = [
     "time_step",
     "time_step_tiling",
 ]
+
+# Clips a program of `settle`, which has no products: all parts of more do not fit the registers.
+SETTLE_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +151,7 @@ def settle(step: StepSums, *, eps: float = 1e-5) -> Tensor:
     """Add the parts of a step up and normalise: last (N, T, D) fp32."""
     parts, queries, clips, width = step.sums.shape
     last = torch.empty_like(step.sums[0])
-    _settle[(queries, triton.cdiv(clips, ROWS))](
+    _settle[(queries, triton.cdiv(clips, SETTLE_ROWS))](
         step.sums,
         step.norm_weight,
         step.norm_bias,
@@ -156,7 +160,7 @@ def settle(step: StepSums, *, eps: float = 1e-5) -> Tensor:
         parts,
         D=width,
         EPS=eps,
-        ROWS=ROWS,
+        ROWS=SETTLE_ROWS,
         PARTS=MOST_PARTS,
         num_warps=8,
         num_stages=1,

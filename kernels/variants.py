@@ -229,7 +229,7 @@ def _settle(dims: KernelDims, dtype: MatrixType) -> Variant:
         {
             "D": dims.width,
             "EPS": _EPS,
-            "ROWS": splitting.ROWS,
+            "ROWS": time_step.SETTLE_ROWS,
             "PARTS": splitting.MOST_PARTS,
         },
         num_warps=8,

@@ -248,7 +248,11 @@ def _random_state() -> dict[str, Tensor]:
 
     torch.manual_seed(0)
     config = R2Config(
-        width=_SIZES.width, heads=_SIZES.heads, vision_width=_SIZES.vision_width, text_width=512
+        width=_SIZES.width,
+        heads=_SIZES.heads,
+        layers=_SIZES.layers,
+        vision_width=_SIZES.vision_width,
+        text_width=512,
     )
     model = R2Tuning(config).eval()
     with torch.no_grad():
@@ -349,7 +353,7 @@ def time_query(session: Session, clips: int, *, rounds: int = 100) -> dict[str, 
     call = session.gpu.call
     inputs = _block_inputs(clips, 1, 16)
     with session.program(GROUNDER, inputs, resident=True) as program:
-        session.run(program, _on_the_gpu(inputs), "clips", (1, clips, _DIMS.width), times=3)
+        session.run(program, _on_the_gpu(inputs), "clips", (1, clips, _DIMS.width), times=2)
         begin, end = (call("cuEventCreate", 0) for _ in range(2))
         found = {}
         for name, work in (("graph_us", program.compute), ("direct_us", program._enqueue_steps)):

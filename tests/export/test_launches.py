@@ -292,7 +292,7 @@ def test_grids_are_those_of_the_kernels_own_launches(moment: Built) -> None:
             assert grids["frame_step-next-fp16"] == [queries, -(-clips // 16), parts]
             assert grids["time_attention-fp16"] == [queries, -(-clips // 32), heads]
             assert grids["time_step-fp16"] == [queries, -(-clips // 16), parts]
-            assert grids["settle-fp16"] == [queries, -(-clips // 16), 1]
+            assert grids["settle-fp16"] == [queries, -(-clips // 8), 1]
             assert extent(PARTS_EXPRESSION, symbols) == parts
 
 
