@@ -13,6 +13,8 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from export import engines
+from export.engines import build_engines
 from export.exporter import export_bundle
 from export.graphs import FrameTokens, QueryTokens, TextEncoder, VideoEncoder
 from export.onnx_writer import module_weights
@@ -22,8 +24,9 @@ from r2rt.errors import QueryError
 from r2rt.grounding.grounder import Grounder
 from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
+from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER, GraphSpec
 from r2rt.model.convert.template import write_graph
+from tests.export.engine_bundle import FUSED, fake_plan, rtx
 from tests.export.tiny import run, session, to_numpy
 from tests.training import tokenizers_made
 from tests.training.encoders import VOCABULARY, shrink
@@ -244,3 +247,13 @@ def test_a_bundle_on_siglip_2_grounds(monkeypatch: pytest.MonkeyPatch, tmp_path:
         want = model.encode_text(ids[None])
     np.testing.assert_allclose(found, want, **CLOSE)
     assert grounder.ground(video, SENTENCE).moments
+
+    # In engines, the attention that pools a frame's tokens is a softmax of its own, as the query's.
+    def build(
+        _flavour: object, _onnx: bytes, spec: GraphSpec, *_: object, **_named: object
+    ) -> bytes:
+        return fake_plan(FUSED[spec.name], int(spec.name in (VIDEO_ENCODER, TEXT_ENCODER)))
+
+    monkeypatch.setattr(engines, "build_plan", build)
+    (engine,) = build_engines(bundle, rtx())
+    assert engine.manifest.plans[VIDEO_ENCODER].kernels["softmax"] == 1
