@@ -211,3 +211,12 @@ def test_a_source_without_frames_has_nothing_to_show() -> None:
     assert selector.push("a", 7) is None
     assert selector.finish(end_pts=9) is not None
     assert selector.finish(end_pts=99) is None  # the frame has been handed out
+
+
+@pytest.mark.parametrize(
+    ("ticks", "frames"), [([0, 0, 2, 5], [1, 1, 2, 2, 2, 3, 3]), ([2, 3], [0, 0, 0, 1]), ([1], [0])]
+)
+def test_a_clip_has_the_last_frame_whose_tick_is_not_later_or_the_first(
+    ticks: list[int], frames: list[int]
+) -> None:
+    assert select_offline(np.array(ticks, np.int64), len(frames)).tolist() == frames
