@@ -119,6 +119,16 @@ class Table:
                 raise _damaged(self.uri, error) from error
             return self._dataset
 
+    def _own(self) -> LanceDataset:
+        """Return the newest version for one writer: nobody else may read what it writes with."""
+        import lance
+
+        session = self.latest().session()
+        try:
+            return lance.dataset(self.uri, session=session)
+        except (OSError, ValueError) as error:
+            raise _damaged(self.uri, error) from error
+
     def append(self, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Add rows in one commit."""
         self.commit(lambda dataset: dataset.insert(rows))
@@ -186,7 +196,7 @@ class Table:
 
         def attempt() -> None:
             try:
-                write(self.latest())
+                write(self._own())
             except (OSError, RuntimeError) as error:
                 text = str(error)
                 if "conflict" in text.lower() or "concurrent" in text.lower():
