@@ -25,11 +25,11 @@ part() {
   local name=$1 seconds=$2
   shift 2
   echo "== $name, at most $seconds s"
-  timeout -k 5 $((seconds + 15)) "$PYTHON" benchmarks/gpu_selfcheck.py --limit "$seconds" \
+  timeout -k 5 $((seconds + 25)) "$PYTHON" benchmarks/gpu_selfcheck.py --limit "$seconds" \
     --out "$OUT/$name" --media "$temporary/media" "$@"
   cat "$OUT"/*/gpu_selfcheck.jsonl >"$OUT/all.jsonl" 2>/dev/null
 }
 
 part correct 170 environment block launches pool small
-part times 190 compile times
-part rest 160 sanitized training encoder bundle graphs
+part times 180 compile times
+part rest 150 sanitized training encoder bundle graphs
