@@ -6,14 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import httpx2
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from starlette.types import ASGIApp, Message, Receive, Scope
 
-__all__ = ["Api", "Report"]
+__all__ = ["Api", "Report", "checked"]
 
 _BASE = "http://127.0.0.1"
 _FORWARDED = ("authorization", "cookie")
@@ -42,20 +42,32 @@ class Api:
         """Return the JSON at a path."""
         return (await self.fetch("GET", path, params=parameters)).json()
 
-    async def post(self, path: str, body: Any) -> Any:
-        """Send a body and return the JSON of the answer."""
-        return (await self.fetch("POST", path, json=body)).json()
-
     async def fetch(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Return an answer that is not an error.
 
         Raises:
             ToolError: it is one.
         """
-        response = await self.try_fetch(method, path, **options)
-        if response.is_error:
-            fail(response)
-        return response
+        return checked(await self.try_fetch(method, path, **options))
+
+    async def begin(self, path: str, body: Any, kind: Literal["job", "watch"]) -> httpx2.Response:
+        """Send what may begin a job or a watch, and return the answer, which may be an error.
+
+        What has begun ends if the call is cancelled before the answer comes.
+        """
+        answer = asyncio.create_task(self.try_fetch("POST", path, json=body))
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._end(answer, kind))
+            raise
+
+    async def _end(self, answer: asyncio.Task[httpx2.Response], kind: str) -> None:
+        document = (await answer).json()
+        if kind == "job" and document.get("job"):
+            await self.try_fetch("DELETE", f"jobs/{document['job']}")
+        elif kind == "watch" and "id" in document:
+            await self.try_fetch("DELETE", f"watches/{document['id']}")
 
     async def try_fetch(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Return an answer, which may be an error."""
@@ -131,7 +143,7 @@ class Api:
                 if not message.get("more_body", False):
                     break
             if start["status"] >= 400:
-                fail(httpx2.Response(start["status"], content=bytes(body)))
+                checked(httpx2.Response(start["status"], content=bytes(body)))
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -154,12 +166,14 @@ async def _call(
         await put({"type": "end"})
 
 
-def fail(response: httpx2.Response) -> NoReturn:
-    """Raise what an error of the interface says.
+def checked(response: httpx2.Response) -> httpx2.Response:
+    """Return an answer that is not an error.
 
     Raises:
-        ToolError: always.
+        ToolError: it is one; the message is what the interface says.
     """
+    if not response.is_error:
+        return response
     try:
         problem = response.json()
         line = problem.get("detail") or problem["title"]

@@ -91,8 +91,8 @@ def _add_resources(server: MCPServer[Any], app: ASGIApp) -> None:
         """Return the moments of a query, and the saliency of the whole video, as JSON."""
         body = {"queries": [unquote(query)]}
         with _missing():
-            document = await Api(app, context).post(f"videos/{id}/ground", body)
-        return json.dumps(document)
+            found = await Api(app, context).fetch("POST", f"videos/{id}/ground", json=body)
+        return json.dumps(found.json())
 
     async def frame(id: str, time_s: str, context: Context[Any, Any]) -> bytes:  # noqa: A002
         """Return the frame on display at a time as a JPEG."""

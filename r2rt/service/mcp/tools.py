@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from r2rt.files import replacing
 from r2rt.outputs.formats import FormatName
-from r2rt.service.mcp.api import Api, Report, fail
+from r2rt.service.mcp.api import Api, Report, checked
 from r2rt.service.mcp.documents import (
     Answer,
     Answers,
@@ -74,7 +74,7 @@ class Tools:
         If it is not done within wait_s, `job` names the job: ask job_status until it is done.
         """
         api = Api(self._app, context)
-        video = await api.post("videos", {"path": path, "url": url})
+        video = checked(await api.begin("videos", {"path": path, "url": url}, "job")).json()
         if video["job"] is not None:
             job = await api.finished(video["job"], wait_s, _reporter(context))
             if job["state"] == "failed":
@@ -110,7 +110,7 @@ class Tools:
         api = Api(self._app, context)
         item = await self._video(api, video)
         body = {"queries": queries, "saliency": False}
-        response = await api.try_fetch("POST", f"videos/{item.id}/ground", json=body)
+        response = await api.begin(f"videos/{item.id}/ground", body, "job")
         if response.status_code == 409 and "job" in response.json():
             job = await api.finished(response.json()["job"], wait_s, _reporter(context))
             if job["state"] == "failed":
@@ -121,15 +121,13 @@ class Tools:
                     "it is done, and then ground again"
                 )
             response = await api.try_fetch("POST", f"videos/{item.id}/ground", json=body)
-        if response.is_error:
-            fail(response)
         answers = [
             Answer(
                 query=prediction["query"],
                 present=prediction["present"],
                 moments=_good(prediction["moments"])[:top],
             )
-            for prediction in response.json()["predictions"]
+            for prediction in checked(response).json()["predictions"]
         ]
         result = Answers(video=item.id, name=item.name, duration_s=item.duration_s, answers=answers)
         images: list[ContentBlock] = []
@@ -153,7 +151,7 @@ class Tools:
         """Watch live video for some seconds and return when each sentence began and ended."""
         api = Api(self._app, context)
         body = {"source": source, "queries": queries, "threshold": threshold}
-        watch = await api.post("watches", body)
+        watch = checked(await api.begin("watches", body, "watch")).json()
         began, ended, events = time.monotonic(), False, list[Event]()
         report = _reporter(context)
         try:

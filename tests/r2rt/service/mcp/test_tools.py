@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
+from r2rt.service.computing import Computing
+from r2rt.service.mcp.api import Api
 from r2rt.service.mcp.server import mcp_server
 from r2rt.service.settings import Settings
 from tests.conftest import CHECKOUT
@@ -146,14 +149,37 @@ def test_work_that_takes_longer_than_the_wait_is_a_job(asked: Any, nothing_encod
     asked(test)
 
 
-def test_a_call_that_is_cancelled_cancels_its_job(asked: Any, nothing_encoded: None) -> None:
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_call_that_is_cancelled_cancels_its_job(
+    asked: Any, nothing_encoded: None, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    begun, gone = asyncio.Event(), asyncio.Event()
+    try_fetch = Api.try_fetch
+
+    async def slow(api: Api, method: str, path: str, **options: Any) -> Any:
+        response = await try_fetch(api, method, path, **options)
+        if (method, path) == ("POST", "videos"):
+            begun.set()
+            if not answered:  # the job has begun, and the tool does not know of it yet
+                await gone.wait()
+        return response
+
+    def endless(_: Computing, path: Path, model: str | None, update: Callable[..., None]) -> None:
+        while True:  # until the update raises
+            update(0, 1)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Api, "try_fetch", slow)
+    monkeypatch.setattr(Computing, "encode", endless)
+
     async def test(client: Client, served: Served) -> None:
         call = asyncio.create_task(client.call_tool("add_video", {"path": str(EMOJI)}))
-        while not (jobs := (await served.get("/jobs")).json()):
-            await asyncio.sleep(0.01)
+        await begun.wait()
+        (job,) = (await served.get("/jobs")).json()
         call.cancel()
+        asyncio.get_running_loop().call_later(0.2, gone.set)
         await asyncio.gather(call, return_exceptions=True)
-        assert (await served.finished(jobs[0]["id"]))["state"] == "cancelled"
+        assert (await served.finished(job["id"]))["state"] == "cancelled"
 
     asked(test)
 
