@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -114,12 +118,15 @@ def index(
     is_new = model is not None or not is_library(library)
     if not is_new:
         model = Archive.open(library).tables.settings.model
-    with open_model(model, device, quiet=quiet, any_form=is_new) as grounder:
+    with (
+        open_model(model, device, quiet=quiet, any_form=is_new) as grounder,
+        _interrupted() as interrupted,
+    ):
         archive = Archive.open(library, model=grounder)
 
         def add() -> IndexReport:
             with progress("indexing", unit="B", quiet=quiet) as update:
-                return archive.add(
+                report = archive.add(
                     sources,
                     tags=tags,
                     keep=keep,
@@ -132,11 +139,19 @@ def index(
                     update=update,
                     failed=_warn,
                 )
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            return report
 
         report = add()
         note(_summary(archive, report), quiet=quiet)
         if watch:
-            _follow(sources, lambda: note(_summary(archive, add()), quiet=quiet), quiet=quiet)
+            _follow(
+                sources,
+                lambda: note(_summary(archive, add()), quiet=quiet),
+                interrupted,
+                quiet=quiet,
+            )
     if report.failed:
         raise SomeVideosFailedError(
             f"{len(report.failed)} videos could not be indexed, see above; "
@@ -165,7 +180,35 @@ def _summary(archive: Archive, report: IndexReport) -> str:
     return f"{archive.path}: {listed or 'nothing to do'}; {work}"
 
 
-def _follow(sources: Sequence[str], update: Callable[[], None], *, quiet: bool) -> None:
+@contextlib.contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """Give an event that is set by Ctrl-C, since a library may lose the exception that it raises.
+
+    An exception that a signal raises while Rust calls Python can end there.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        event.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(
+    sources: Sequence[str],
+    update: Callable[[], None],
+    interrupted: threading.Event,
+    *,
+    quiet: bool,
+) -> None:
     """Index again whenever something changes below the folders, until interrupted.
 
     A file that is still being written fails or is incomplete; its next change brings it again.
@@ -179,5 +222,6 @@ def _follow(sources: Sequence[str], update: Callable[[], None], *, quiet: bool) 
     if not folders:
         raise QueryError("--watch follows folders; name one")
     note(f"following {', '.join(folders)}; press Ctrl-C to stop", quiet=quiet)
-    for _ in watch(*folders, debounce=_SETTLED_MS, step=500, raise_interrupt=True):
+    for _ in watch(*folders, debounce=_SETTLED_MS, step=500, stop_event=interrupted):
         update()
+    raise KeyboardInterrupt

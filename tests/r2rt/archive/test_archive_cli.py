@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import av
 import jsonschema
@@ -15,6 +18,7 @@ import opentimelineio as otio
 import pytest
 from PIL import Image
 
+from r2rt.archive.library import Archive
 from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
 
@@ -56,6 +60,24 @@ def test_info_and_check(library: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert Path(found["model"]) == MODEL.resolve()
     assert run(["library", "check", str(library)]) == 0
     assert "2 videos, 0 rows without a video" in capfd.readouterr().err
+
+
+def test_an_interrupt_that_a_library_loses_ends_the_command(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Archive.add
+
+    def losing(archive: Archive, *arguments: Any, **options: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return add(archive, *arguments, **options)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Archive, "add", losing)
+    folder = str(library.parent / "videos")
+    for follow in ([], ["--watch"]):
+        assert run(["index", str(library), folder, "--quiet", *follow]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_folder_that_is_no_library(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

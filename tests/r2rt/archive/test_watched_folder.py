@@ -54,7 +54,7 @@ def test_a_followed_folder_stays_up_to_date(tmp_path: Path) -> None:
             (videos / "first.mp4").unlink()
             wait_until(lambda: ready() == {"new.mp4"}, process)
             process.send_signal(signal.SIGINT)
-            process.stderr.read()
-            assert process.wait(timeout=30) == 130
+            assert process.communicate(timeout=60)[1] is not None
+            assert process.returncode == 130
         finally:
             process.kill()
