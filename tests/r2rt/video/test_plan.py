@@ -183,6 +183,14 @@ def test_short_leaps_into_open_groups_are_decoded_through(
     assert plan.resets.tolist() == resets
 
 
+def test_a_short_leap_decodes_nothing_before_the_group_that_it_leaves() -> None:
+    index = made(list(range(100)), entries=[0, 10, 26], closed=False)
+    plan = plan_exact(index, CLOCK, end_pts=100)
+    assert plan is not None
+    assert np.flatnonzero(plan.feed).tolist() == list(range(10, 75))
+    assert plan.resets.tolist() == [10]
+
+
 @pytest.mark.parametrize(("entry", "begin"), [(3, 0), (4, 4)])
 def test_a_short_leap_at_the_beginning_is_decoded_through_too(entry: int, begin: int) -> None:
     index = made(list(range(50)), entries=[0, entry], closed=False)
