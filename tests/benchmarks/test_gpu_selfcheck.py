@@ -21,6 +21,8 @@ from tests.conftest import CHECKOUT
 from tests.kernels.interpreted import interpreted, uncompiled
 from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
 
+pytestmark = pytest.mark.slow
+
 # Runs a step in a process that has neither PyAV nor ONNX Runtime.
 _WITHOUT = """
 import sys

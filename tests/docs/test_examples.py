@@ -80,6 +80,7 @@ def test_highlights_reel(run, tmp_path: Path) -> None:  # type: ignore[no-untype
         assert frames / Fraction(stream.average_rate) == pytest.approx(float(found[2]), abs=0.1)
 
 
+@pytest.mark.slow
 def test_watch_growing_file(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     recording = tmp_path / "recording.ts"
     with av.open(VIDEO) as source, av.open(recording, "w") as target:

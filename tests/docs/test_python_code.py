@@ -37,6 +37,7 @@ def copy_start(path: Path) -> None:
                 target.mux(packet)
 
 
+@pytest.mark.slow
 def test_the_code_has_strict_types(tmp_path: Path, code: str) -> None:
     (tmp_path / "example.py").write_text(code, encoding="utf-8")
     # With the project's options its cache serves, which `make test` has just filled.
@@ -54,6 +55,7 @@ def test_the_code_has_strict_types(tmp_path: Path, code: str) -> None:
     assert "error:" not in result.stderr
 
 
+@pytest.mark.slow
 def test_the_code_runs_on_the_demo_model(tmp_path: Path, code: str) -> None:
     for name in ("video.mp4", "a.mp4", "video.ts"):
         copy_start(tmp_path / name)

@@ -42,6 +42,8 @@ from tests.export.tiny import CONFIG, HIGHLIGHT, MOMENT, session, tiny_towers
 from training.checkpoint import build_model
 from training.clip import load_clip
 
+pytestmark = pytest.mark.slow
+
 UNKNOWN = "0" * 64
 
 

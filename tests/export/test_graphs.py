@@ -49,6 +49,8 @@ from tests.unmerged import unmerged
 from training.checkpoint import build_model
 from training.model import R2Config, R2Tuning
 
+pytestmark = pytest.mark.slow
+
 # ONNX Runtime's fp32 against the authors' fp32.
 EXPORTED = Tolerance(rtol=1e-3, atol=1e-4)
 # The rearranged modules in PyTorch: nothing but the order of sums differs.

@@ -40,6 +40,8 @@ from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, plan_bytes
 from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
 from tests.unmerged import unmerged
 
+pytestmark = pytest.mark.slow
+
 triton = pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
 if not isinstance(triton.language.zeros, triton.runtime.interpreter.InterpretedFunction):
     pytest.skip(

@@ -32,6 +32,8 @@ from tests.conftest import CHECKOUT
 from tests.export.outliers import inject_outliers
 from tests.export.tiny import run, session
 
+pytestmark = pytest.mark.slow
+
 SHAPES = CHECKOUT / "demo" / "shapes.mp4"
 
 

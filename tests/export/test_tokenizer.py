@@ -17,6 +17,8 @@ from export.tokenizer import write_tokenizer
 from r2rt.errors import QueryError
 from r2rt.grounding.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 open_clip = pytest.importorskip("open_clip")
 
 CONTEXT = 77

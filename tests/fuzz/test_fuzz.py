@@ -22,6 +22,7 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzer]:
     fuzzer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_inputs_are_read_or_refused(fuzzer: Fuzzer, kind: str) -> None:
     before = len(fuzzer.faults)

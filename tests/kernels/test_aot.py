@@ -16,6 +16,8 @@ from tests.conftest import CHECKOUT
 from tests.export.kernel_bundle import PUBLISHED, compile_kernels, compiled, compiling
 from tests.r2rt.bundles import write_bundle
 
+pytestmark = pytest.mark.slow
+
 # Types by target. bf16 takes a target of each kind of product: HMMA, HGMMA, UTCHMMA; the first of
 # them has the least shared memory.
 TYPES = {

@@ -65,6 +65,7 @@ def test_a_forced_choice_is_kept_or_refused(monkeypatch: pytest.MonkeyPatch) -> 
         choose(GPU, torch.float32, 64)
 
 
+@pytest.mark.slow
 def test_the_model_in_training_gives_the_same_gradients_either_way(
     golden_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def test_the_model_equals_the_golden_outputs_with_kernels(
     assert_inference(model, load_arrays(golden_dir / "moment_t5.npz"))
 
 
+@pytest.mark.slow
 def test_another_package_called_kernels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text("")
     checkout = Path(__file__).resolve().parents[2]

@@ -15,6 +15,8 @@ from kernels.reference.frame_pool import frame_pool as reference
 from kernels.tolerances import assert_close
 from tests.kernels.mutants import load_mutant
 
+pytestmark = pytest.mark.slow
+
 # B, T, P, N, L, D
 SHAPES = {
     "ones": (1, 1, 1, 1, 1, 32),

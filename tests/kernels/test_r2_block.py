@@ -20,6 +20,8 @@ from training.checkpoint import build_model
 from training.model import R2Tuning
 from training.model.adapter import AdapterOutput, temporal_endpoints
 
+pytestmark = pytest.mark.slow
+
 
 class KernelBlock(nn.Module):
     """The R² block of a model, its recurrence run by the kernels on the grounder's inputs."""

@@ -15,6 +15,8 @@ from kernels.weights import pack_r2_block
 from tests.kernels.block_inputs import random_model
 from tests.kernels.mutants import load_mutant
 
+pytestmark = pytest.mark.slow
+
 # clips, queries, width, heads, parts
 SHAPES = {
     "ones, parts without work": (1, 1, 32, 8, 8),

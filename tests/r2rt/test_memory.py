@@ -98,6 +98,7 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_a_command_says_it_in_one_line() -> None:
     options = ("-m", DEMO_BUNDLE, "--no-cache")
     result = run("ground", DEMO_VIDEO, QUERY, *options, "--max-memory", "1k")

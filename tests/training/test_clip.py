@@ -164,6 +164,7 @@ def test_attention_is_one_scaled_dot_product_a_block(monkeypatch: pytest.MonkeyP
     assert calls == [((3, 1, 9, 64), True)] * 4
 
 
+@pytest.mark.slow
 def test_random_towers_depend_on_the_seed_alone_and_neither_explode_nor_vanish() -> None:
     deep = replace(TINY, vision_layers=24, text_layers=24)
     first, again, other = random_towers(deep, 1), random_towers(deep, 1), random_towers(deep, 2)
@@ -182,6 +183,7 @@ def test_random_towers_depend_on_the_seed_alone_and_neither_explode_nor_vanish()
     assert first.vision.class_embedding[0].item() == pytest.approx(0.118869044, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_random_full_size_towers_by_name() -> None:
     towers = load_clip("random:3")
     assert towers.config == replace(

@@ -76,6 +76,7 @@ def small(*more: str) -> list[str]:
     return [part for setting in (*SMALL.split(), *more) for part in ("--set", setting)]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_validated_and_resumed(
     charades: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,8 @@ from tests.export.engine_bundle import (
     rtx,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class TestPlacing:
     def test_engines_are_listed_and_change_no_answer(self, bundle: Bundle, faked: Bundle) -> None:

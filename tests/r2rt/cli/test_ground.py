@@ -108,6 +108,7 @@ def test_the_line_of_saliency_ends_where_the_part_does(capsys: pytest.CaptureFix
     assert line.endswith(" 0:15.0")  # not 0:16.0, where the last clip would end
 
 
+@pytest.mark.slow
 def test_windows_are_chosen_or_left_out() -> None:
     found = [
         json.loads(ground(DEMO_VIDEO, QUERY, "--format", "json", *options).stdout)["results"]

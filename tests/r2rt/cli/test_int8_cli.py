@@ -34,6 +34,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home" / "models"
 
 
+@pytest.mark.slow
 def test_pull_makes_the_int8_form_where_the_runtime_is_alone(models: Path) -> None:
     arguments = ["models", "pull", "mine", "--from", str(DEMO_BUNDLE), "--precision", "int8"]
     command = [sys.executable, "-c", _ALONE, *arguments]
@@ -55,6 +56,7 @@ def test_pull_makes_the_int8_form_where_the_runtime_is_alone(models: Path) -> No
     assert Bundle.open(models / "mine-int8").manifest == bundle.manifest
 
 
+@pytest.mark.slow
 def test_what_the_gate_refuses_leaves_fp32_and_one_line(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ class TestInfo:
         assert document["manifest_sha256"] == manifest_sha256(bundle.path)
         assert document["manifest"]["dims"]["strides"] == [1, 2, 4, 8]
 
+    @pytest.mark.slow
     def test_errors(self, home: Path, tmp_path: Path) -> None:
         fails(run("info", "nonesuch"), 20, "nonesuch", "r2rt models list")
         fails(run("info", tmp_path), 20, "bundle.json")
@@ -162,6 +163,7 @@ class TestPull:
         fails(run("pull", "mine", "--from", hub.url, "--force"), 23, "grounder.onnx", "sha256")
         Bundle.open(home / "mine")
 
+    @pytest.mark.slow
     def test_a_pin_printed_by_info_can_be_pulled(self, home: Path, tmp_path: Path) -> None:
         write_bundle(tmp_path / "mine")
         document = json.loads(run("info", tmp_path / "mine", "--format", "json").stdout)
@@ -179,6 +181,7 @@ class TestPull:
         (tmp_path / "home").write_bytes(b"")
         fails(run("pull", "mine", "--from", tmp_path), 40, "R2RT_HOME")
 
+    @pytest.mark.slow
     def test_a_terminal_sees_a_bar(self, home: Path, hub: Hub, tmp_path: Path) -> None:
         write_bundle(tmp_path / "source")
         for path in (tmp_path / "source").iterdir():
@@ -195,6 +198,7 @@ class TestPull:
 
 
 class TestVerify:
+    @pytest.mark.slow
     def test_real_graphs_are_good(self, home: Path) -> None:
         shutil.copytree(DEMO_BUNDLE, home / "tiny")
         for model in ("tiny", DEMO_BUNDLE):

@@ -115,6 +115,7 @@ def test_finished_videos_are_left_out(
     assert "kept" not in {path.read_text() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(
     ("option", "name"),
@@ -242,6 +243,7 @@ def test_an_encoded_video_counts_in_its_sources_frames(
     assert ground(encoded, QUERY, "-f", "srt") == 0
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_or_very_long(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,6 +339,7 @@ def test_folders_of_outputs_keep_inputs_too(
     assert video.read_bytes() == DEMO_VIDEO.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_suffix_of_the_output_names_the_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

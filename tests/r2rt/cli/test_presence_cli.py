@@ -157,6 +157,7 @@ def test_calibrate_measures_and_writes(
     assert "by score, above" in reported.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_path", [False, True])
 def test_the_packages_own_model_stays_as_it_is(
     by_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -45,6 +45,7 @@ def results(text: str) -> list[dict[str, object]]:
 
 
 class TestPipes:
+    @pytest.mark.slow
     def test_standard_input_and_a_named_pipe_give_the_answer_of_the_file(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -69,6 +70,7 @@ class TestPipes:
         assert json.loads(out)["video"] == str(fifo)
         assert not list(temporary.glob("r2rt-*"))
 
+    @pytest.mark.slow
     def test_a_pipe_can_be_encoded_and_has_a_limit(self, tmp_path: Path) -> None:
         encoded = tmp_path / "x.r2rt"
         result = piped("encode", "-", encoded, stdin=DEMO_VIDEO, R2RT_SPOOL_BYTES="10K")
@@ -160,6 +162,7 @@ def test_a_list_that_nul_separates(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 class TestAskedRecord:
+    @pytest.mark.slow
     def test_other_questions_are_answered_again(self, tmp_path: Path) -> None:
         out = tmp_path / "out"
 

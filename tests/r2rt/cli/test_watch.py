@@ -162,6 +162,7 @@ def test_the_help_names_every_kind_of_source() -> None:
         assert word in text
 
 
+@pytest.mark.slow
 def test_a_pipe_that_sends_nothing_ends_after_the_timeout() -> None:
     reader, writer = os.pipe()
     try:

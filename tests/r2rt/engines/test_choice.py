@@ -134,6 +134,7 @@ def test_without_cuda_libraries_auto_is_the_cpu_and_says_why(machine: Machine) -
         choose("cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cuda", "tensorrt", "rtx"])
 def test_onnx_runtime_never_takes_int8_bundles_to_a_gpu(
     machine: Machine, device: Any, tmp_path: Path

@@ -12,6 +12,8 @@ from r2rt.engines.choice import choose, open_engine
 from r2rt.model.bundle import Bundle
 from tests.conftest import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 DEMO = CHECKOUT / "demo" / "random-tiny"
 
 # Runs in every process that measures. Other hardware is the CPU here, with the faults of a driver:

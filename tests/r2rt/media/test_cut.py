@@ -20,6 +20,8 @@ from r2rt.media import Cut, cut_clips, write_reel
 from tests.conftest import CHECKOUT
 from tests.r2rt.media.footage import RATES, Watched, prediction, vfr_times, watch, write_footage
 
+pytestmark = pytest.mark.slow
+
 SYNC_S = 0.025  # what is promised; what is measured is below 1 ms where packets are not copied
 # name -> ending, frame length s, how to write it
 SOURCES: dict[str, tuple[str, float, dict[str, Any]]] = {

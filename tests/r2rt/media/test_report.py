@@ -184,6 +184,7 @@ def test_long_videos_do_not_make_large_pages(tmp_path: Path) -> None:
     assert len(page.source) < 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 800, 1280])
 def test_labels_of_the_axis_do_not_overlap(width: int, tmp_path: Path, browser: Browser) -> None:
     write_report(None, [prediction((65, 70, 0.9), duration_s=8 * 7200)], tmp_path / "out.html")

@@ -77,6 +77,7 @@ def test_jobs_of_a_service_that_is_killed_all_finish_once(tmp_path: Path) -> Non
     assert {path.name for path in (state / "results").iterdir()} == set(ids)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_in_order_and_jobs_wait_for_the_next_one(tmp_path: Path) -> None:
     state = tmp_path / "service"
     with live_server(state) as server:

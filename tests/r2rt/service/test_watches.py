@@ -61,6 +61,7 @@ async def events(it: Served, watch: str, last: int = 0) -> list[tuple[int, dict[
     return found
 
 
+@pytest.mark.slow
 def test_a_source_is_watched_to_its_end(recording: Path, posted: Any, settings: Settings) -> None:
     address, received = posted
 

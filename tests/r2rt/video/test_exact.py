@@ -302,6 +302,7 @@ def test_h264_in_avi_shows_frames_in_order(make_video: VideoMaker) -> None:
     assert positions == sorted(positions)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("sampling", ["exact", "nearest"])
 def test_memory_does_not_grow_with_the_video(sampling: str, make_video: VideoMaker) -> None:

@@ -186,6 +186,7 @@ class TestTheChoice:
         monkeypatch.setattr(hardware, "_times", None)
         assert choose_decoder("auto", VIDEO) == "cpu"
 
+    @pytest.mark.slow
     def test_the_fastest_right_decoder_is_taken_and_remembered(
         self, devices: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

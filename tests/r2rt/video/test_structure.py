@@ -73,6 +73,7 @@ def without(data: bytes, start: int, size: int, *, zeros: bool) -> bytes:
     return data[:start] + bytes(size * zeros) + data[start + size :]
 
 
+@pytest.mark.slow
 def test_a_whole_file_is_not_suspected(video: Path) -> None:
     assert departures(video).warnings == ()
 

@@ -343,6 +343,7 @@ def test_any_moment_lies_in_its_video_and_has_clips(
             assert labels.saliency.tolist() == [float(any(c)) for c in zip(*begins, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.shared("annotations")
 def test_published_annotations_become_samples(shared: Path, tmp_path: Path) -> None:
     """With features of the length that the authors' have."""

@@ -58,6 +58,7 @@ def write_features(folder: Path) -> None:
         np.save(folder / "clip_b32_txt_k4" / f"{qid}.npy", np.zeros((3, 4, 4), np.float16))
 
 
+@pytest.mark.slow
 @given(st.lists(rows(), min_size=1, max_size=3))
 @settings(max_examples=150)
 def test_what_the_validator_passes_trains(lines: list[dict[str, Any]]) -> None:

@@ -44,6 +44,7 @@ def test_the_table_has_means_and_deviations_over_seeds() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
+@pytest.mark.slow
 def test_each_variant_is_trained_with_each_seed_once(
     clip_file: Path,
     pool: Pool,

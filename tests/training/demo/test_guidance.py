@@ -87,6 +87,7 @@ def test_places_follow_the_motion(video: Video, toy_sprites: Sprites) -> None:
     assert steps > 10
 
 
+@pytest.mark.slow
 def test_a_guide_learns_and_padding_teaches_nothing(pool: Pool, towers: ClipTowers) -> None:
     shape = Shape(videos=2, queries=3, absent=2, clips=(12, 24))
     composer = Composer(pool, towers, shape, seed=3)

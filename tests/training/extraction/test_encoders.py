@@ -23,6 +23,7 @@ QUERY = "a dog catches a frisbee"
 K = 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP2", "PE-Core-B-16"])
 def test_features_are_hidden_states(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

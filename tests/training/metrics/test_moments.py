@@ -61,6 +61,7 @@ def test_recall_and_mean_iou_equal_plain_ones(case: Case) -> None:
             assert figures.mean_iou == pytest.approx(100 * sum(best) / len(best))
 
 
+@pytest.mark.slow
 @given(moment_cases())
 def test_recall_falls_with_the_iou_and_rises_with_k(case: Case) -> None:
     for figures in moment_metrics(*case).values():

@@ -34,6 +34,8 @@ from training.losses import LossWeights
 from training.model import R2Config, R2Tuning, decode_boundaries
 from training.trainer import fit, read_progress
 
+pytestmark = pytest.mark.slow
+
 OFF = {"cls": 0.0, "reg": 0.0, "sal": 0.0, "video_cal": 0.0, "layer_cal": 0.0}
 TERMS = [("moment", term) for term in OFF] + [("summary", term) for term in OFF if term != "reg"]
 

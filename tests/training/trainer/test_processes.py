@@ -98,6 +98,7 @@ class _Signalling(RandomSamples):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     out, handler = tmp_path / "reported", signal.getsignal(number)

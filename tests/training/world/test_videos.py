@@ -260,6 +260,7 @@ class TestVideos:
         video = sample_video(rng, toy_sprites, "noto", 100.0, settings)
         assert all(scene.duration_s % 2 == 0 for scene in video.scenes)
 
+    @pytest.mark.slow
     def test_a_file_shows_the_frames(self, toy_sprites: Sprites, tmp_path: Path) -> None:
         video = a_video(toy_sprites, 2, 8.0)
         write_video(tmp_path / "video.mp4", video, toy_sprites, size=96, fps=5, crf=18)

@@ -25,6 +25,8 @@ from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, _Context, bun
 from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
 from tests.unmerged import unmerged
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -62,7 +62,9 @@ def test_files_that_are_not_as_promised(
         pull("mine", source=f"{hub.url}/mirror")
     assert installed() == ()
     size = len(fake_files(size=30_000)["tokenizer.json"])
-    assert all(sent <= 2 * size + 10**6 for sent in hub.sent("mirror/mine/tokenizer.json"))
+    # What the server has sent waits in part in the system's buffers, some 10 MB of them.
+    most = 2 * size + 16 * 10**6
+    assert all(sent <= most for sent in hub.sent("mirror/mine/tokenizer.json"))
 
 
 @pytest.mark.parametrize("size", [1, 3_000_000])

@@ -202,6 +202,7 @@ def test_errors_say_what_to_do(asked: Any) -> None:
     asked(test)
 
 
+@pytest.mark.slow
 def test_live_video_is_watched_to_its_end(asked: Any, settings: Settings, recording: Path) -> None:
     async def test(client: Client, served: Served) -> None:
         seen: list[str] = []

@@ -19,6 +19,8 @@ from tests.r2rt.service.page.conftest import EMOJI, Opener, Site, serving, until
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
+pytestmark = pytest.mark.slow
+
 NARROW = {"width": 390, "height": 844}
 WIDE = {"width": 1440, "height": 900}
 

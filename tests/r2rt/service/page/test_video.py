@@ -20,6 +20,8 @@ from training.data.checks import check_file
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+pytestmark = pytest.mark.slow
+
 # What the generator of the video put on screen, in seconds.
 TRUE_S = {
     item["query"]: item["true_s"]
