@@ -126,7 +126,9 @@ class _Trial:
 @click.option("--steps", type=int, required=True, help="Steps of each training.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Of each variant's trainings.")
 @click.option("--cold", is_flag=True, help="Start from random maps, not from CLIP's projections.")
-@click.option("--coarse", is_flag=True, help="Average patches two by two, which makes a quarter as many.")
+@click.option(
+    "--coarse", is_flag=True, help="Average patches two by two, which makes a quarter as many."
+)
 @click.option("--batch-videos", default=4, show_default=True, help="Videos in a batch.")
 @click.option("--queries", default=4, show_default=True, help="True queries of each of them.")
 @click.option("--clips", default=75, show_default=True, help="Most clips of a training video.")
