@@ -28,7 +28,14 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.archive_cosine import Span, Unit, best_spans, rows_of
-from benchmarks.archive_material import DISTRACTOR, Corpus, CorpusQuery, Plan, distractors
+from benchmarks.archive_material import (
+    DISTRACTOR,
+    Corpus,
+    CorpusQuery,
+    Plan,
+    corpus_options,
+    distractors,
+)
 from benchmarks.archive_presence import calibrated_on_others, measure_presence
 from benchmarks.archive_searcher import forget_files
 from benchmarks.harness import Options, Report, common_options
@@ -69,11 +76,8 @@ _BATCH_VIDEOS = 684
 
 @click.command()
 @common_options
-@click.option("--bundle", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--art", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--corpus", "folder", type=click.Path(path_type=Path, exists=True), required=True)
+@corpus_options
 @click.option("--library", type=click.Path(path_type=Path), required=True)
-@click.option("--hours", type=float, default=20.0, show_default=True, help="Of the corpus.")
 @click.option("--grow", default="200,2000", show_default=True, help="Hours, comma-separated.")
 @click.option("--queries", "count", type=int, default=100, show_default=True)
 @click.option("--only", type=float, help="Measure the library as it is, of so many hours.")

@@ -23,7 +23,7 @@ import numpy as np
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.archive_material import Corpus, Plan
+from benchmarks.archive_material import Corpus, Plan, corpus_options
 from benchmarks.harness import Options, Report, common_options
 from benchmarks.results import Row, Value
 from r2rt.archive.candidates import FirstStage
@@ -48,11 +48,8 @@ _KINDS: dict[str, dict[str, Any]] = {
 
 @click.command()
 @common_options
-@click.option("--bundle", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--art", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--corpus", "folder", type=click.Path(path_type=Path, exists=True), required=True)
+@corpus_options
 @click.option("--library", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--hours", type=float, default=20.0, show_default=True, help="Of the corpus.")
 @click.option("--queries", "count", type=int, default=50, show_default=True)
 @click.option("--kind", "kinds", multiple=True, help="Of the kinds, besides comparing with all.")
 def main(

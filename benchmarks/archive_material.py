@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,15 @@ from training.demo.testset import AskedVideo, sample_test_videos
 from training.world.claims import spans_of
 from training.world.sprites import Sprites
 
-__all__ = ["DISTRACTOR", "Corpus", "CorpusQuery", "Plan", "distractors", "encode_corpus"]
+__all__ = [
+    "DISTRACTOR",
+    "Corpus",
+    "CorpusQuery",
+    "Plan",
+    "corpus_options",
+    "distractors",
+    "encode_corpus",
+]
 
 Floats = NDArray[np.float32]
 
@@ -249,6 +257,19 @@ def distractors(corpus: Corpus, hours: float, *, first: int = 0) -> Iterator[Enc
             embeddings=np.concatenate(embeddings),
             compact=CompactTokens.joined(parts),
         )
+
+
+def corpus_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add options of a benchmark that asks a corpus: `bundle`, `art`, `folder` and `hours`."""
+    there = click.Path(path_type=Path, exists=True)
+    for option in (
+        click.option("--hours", type=float, default=20.0, show_default=True, help="Of the corpus."),
+        click.option("--corpus", "folder", type=there, required=True),
+        click.option("--art", type=there, required=True),
+        click.option("--bundle", type=there, required=True),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()

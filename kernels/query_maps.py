@@ -7,7 +7,7 @@ keys and values are q itself, so that everything but x can be multiplied out bef
     key    = W_q,hᵀ·W_k,h·q,  bias = b_q,h·W_k,h·q
     value  = W_o,h·W_v,h·q
 
-The key's own bias is the same for all tokens and has no effect; that of the value is added by
+The key's own bias is the same for all tokens and has no effect; the bias of the value is added by
 `frame_step`, since the shares of a row sum to 1 (`kernels.weights` folds it into the bias of the
 output).
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import av
 import av.error
+import numpy as np
 from av.codec import Codec, CodecContext
 from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
+from numpy.typing import NDArray
 
 from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
 from r2rt.video.container import open_input, skip_stream
@@ -151,18 +153,19 @@ class Demuxer:
             else:
                 return
 
-    def need(self, packets: Iterable[int] | None = None) -> None:
+    def need(self, feed: NDArray[np.bool_] | None = None) -> None:
         """Fetch no more of a video at an address than the next pass needs, where that is known.
 
         Args:
-            packets: the numbers of the packets that are decoded; None for a pass that decodes the
-                first frame alone and looks at the beginning of the others.
+            feed: (N,) which packets are decoded; None for a pass that decodes the first frame alone
+                and looks at the beginning of the others.
         """
-        entries = getattr(self.stream, "index_entries", None)  # since PyAV 17
-        lists = self.container.format.name.startswith("mov,mp4")
-        if self._remote is None or not lists or not entries:
+        if self._remote is None or not self.container.format.name.startswith("mov,mp4"):
             return
-        if packets is None:
+        entries = getattr(self.stream, "index_entries", None)  # since PyAV 17
+        if not entries:
+            return
+        if feed is None:
             spans = [
                 (entry.pos, entry.pos + (entry.size if number < _FIRST_PACKETS else _HEAD_BYTES))
                 for number, entry in enumerate(entries)
@@ -171,8 +174,7 @@ class Demuxer:
         else:
             spans = [
                 (entries[number].pos, entries[number].pos + entries[number].size)
-                for number in packets
-                if number < len(entries)
+                for number in np.flatnonzero(feed[: len(entries)]).tolist()
             ]
         self._remote.need(spans)
 

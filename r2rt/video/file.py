@@ -6,8 +6,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
-
 from r2rt.errors import NoFramesError
 from r2rt.video.api import ClipFrame, DecodeReport, Sampling, SourceInfo
 from r2rt.video.decoder import DecodeCounts, Picked, decode_all, decode_planned, decode_tail
@@ -222,7 +220,7 @@ class VideoFile:
 
     def _picked(self, demuxer: Demuxer) -> Iterator[Picked]:
         if self._plan is not None:
-            demuxer.need(np.flatnonzero(self._plan.feed).tolist())
+            demuxer.need(self._plan.feed)
             return decode_planned(demuxer, self._plan, self._counts)
         return decode_all(
             demuxer,

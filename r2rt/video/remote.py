@@ -1,4 +1,4 @@
-"""Videos at an address that fsspec opens, of which only the needed bytes are fetched.
+"""Videos at an address that fsspec opens: only the needed bytes are fetched.
 
 A demuxer reads every packet on its way. Where the container lists its packets at the beginning or
 the end, as MP4 and QuickTime do, the list says where they lie: what a pass does not need is then
@@ -22,7 +22,7 @@ from r2rt.errors import MissingExtraError, SourceNotFoundError
 
 __all__ = ["RemoteReader", "RemoteVideo", "VideoPath"]
 
-# What is fetched at once where it is not known what is needed: headers, and other containers.
+# Fetched at once where the needed bytes are unknown: in headers, and in other containers.
 BLOCK_BYTES = 256 << 10
 _BLOCKS = 8
 # Needed parts that are no farther apart are fetched together: a request takes longer.
@@ -141,7 +141,7 @@ class RemoteReader(io.RawIOBase):
 
     Args:
         video: the file.
-        block_bytes: bytes that are fetched together; None fetches just what is read.
+        block_bytes: bytes that are fetched together; None fetches the read bytes alone.
     """
 
     def __init__(self, video: RemoteVideo, *, block_bytes: int | None = None) -> None:

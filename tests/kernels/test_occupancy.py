@@ -66,7 +66,7 @@ def test_steps_fill_a_third_of_an_h200_at_75_clips_and_most_of_it_at_1000() -> N
 
 @pytest.mark.parametrize("gpu", MULTIPROCESSORS)
 def test_attention_over_time_is_one_wave(gpu: str) -> None:
-    """A program a head and 32 clips, of which a multiprocessor holds four or five at once."""
+    """A program a head and 32 clips; a multiprocessor holds four or five at once."""
     blocks = BUDGETS["time_attention"].blocks[TARGETS[gpu]]
     for clips in (75, 150, 1_000):
         programs = HEADS * -(-clips // time_attention.ROWS)

@@ -63,7 +63,7 @@ class _Shown:
 
 
 def probe(pool: Pool) -> dict[str, Known]:
-    """Return what is known without a frame, by each layer from the last, and by all together."""
+    """Return how well facts are read without a frame, from each layer, and from all together."""
     shown = list(_alone(pool))
     pairs = [
         (first, second)

@@ -42,7 +42,7 @@ def vectors() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory, vectors: Floats) -> Tables:
-    """A library with a vector index, most of which no query reads."""
+    """A library whose vector index is larger than the part that a query reads."""
     tables = Tables.create(str(tmp_path_factory.mktemp("indexed") / "library"), SETTINGS)
     for number, rows in enumerate(vectors):
         tables.clips.append(clips_table(entry(number), rows))

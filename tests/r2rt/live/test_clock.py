@@ -275,7 +275,7 @@ def test_another_time_base_begins_a_segment_where_the_last_one_was_left() -> Non
         leapt=True,
     )
     assert subject.end_pts == 1
-    # The counter's wrap was that of the segment before.
+    # The counter wrapped in the segment before.
     placed = subject.place(2, 0, quarter, 12.0)
     assert (placed.pts, placed.time_s, placed.time_base) == (2, 2.0, quarter)
 

@@ -13,6 +13,7 @@ import pytest
 
 from r2rt.errors import QueryError
 from r2rt.live import Webhook
+from tests.r2rt.local_server import local_server
 
 
 class Hook(ThreadingHTTPServer):
@@ -144,18 +145,10 @@ def test_an_endless_answer_is_not_read() -> None:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        webhook = Webhook(f"http://127.0.0.1:{server.server_address[1]}/")
+    with local_server(Endless) as address:
+        webhook = Webhook(f"{address}/")
         for number in range(3):
             webhook.post({"number": number})
         webhook.close(timeout_s=30.0)
         assert (webhook.delivered, webhook.dropped) == (3, 0)
         assert sent < 64 << 20
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from r2rt.service.jobs.runner import Progress
 from r2rt.service.outbound import PublicTransport, is_public
 from r2rt.service.problems import ProblemError
 from r2rt.service.settings import Settings
+from tests.r2rt.local_server import local_server
 from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served
 
 PUBLIC = "93.184.215.14"
@@ -69,10 +69,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[int]:
     _Handler.reached = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as served:
-        threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True).start()
-        yield served.server_port
-        served.shutdown()
+    with local_server(_Handler) as address:
+        yield int(address.rpartition(":")[2])
 
 
 def progress() -> Progress:

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import http.server
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from r2rt.live import Webhook
 from r2rt.service.outbound import PublicTransport
 from r2rt.service.settings import Settings
+from tests.r2rt.local_server import local_server
 from tests.r2rt.service.conftest import API, Run, Served, serving
 
 
@@ -35,10 +35,8 @@ def posted() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/hook", found
-        server.shutdown()
+    with local_server(Handler) as address:
+        yield f"{address}/hook", found
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_a_leap_into_a_closed_group_is_free_and_leaves_out_its_leading_frames(
 def nearest_slowly(
     index: PacketIndex, num_clips: int, tolerance: int, starts: list[int]
 ) -> tuple[list[int], list[int]]:
-    """Each clip's packet by the rule of `plan_nearest`, and by that of the clock.
+    """Each clip's packet by the rule of `plan_nearest`, and by the clock's.
 
     Args:
         starts: for each packet the entry point before it.

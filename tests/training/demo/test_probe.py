@@ -16,7 +16,7 @@ def test_a_probe_finds_what_a_layer_holds_and_nothing_else(toy_sprites: Sprites)
     scenes = sample_pool(2, 150, toy_sprites)
     clips = np.cumsum([0, *(round(scene.duration_s / 2) for scene in scenes)])
     rng = np.random.default_rng(0)
-    # Layers that hold noise, but for what is written into them below.
+    # Layers of noise; the facts to be found are written into them below.
     hidden = rng.standard_normal((clips[-1], 4, 5, 16)).astype(np.float16)
     concepts = sorted({actor.thing.concept for scene in scenes for actor in scene.actors})
     colours, motions = list(COLOURS), list(Motion)

@@ -62,7 +62,7 @@ def exr(light: NDArray[np.float16]) -> bytes:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a pinned package of a red and a green photograph, of which one is held out."""
+    """A folder with a pinned package of a red and a green photograph; one is held out."""
     images = {name: np.full((HEIGHT, WIDTH, 3), 0.01, np.float16) for name in ("red", "green")}
     images["red"][..., 0] = 3.0
     images["green"][..., 1] = 3.0

@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from r2rt.model.installed import int8_form
 from r2rt.model.pull import pull
 from r2rt.model.registry import ClipSource, PublishedModel
 from tests.conftest import CHECKOUT
+from tests.r2rt.local_server import local_server
 from training.clip import arch_config, openai_name, random_towers
 from training.model import R2Config, R2Tuning
 
@@ -63,14 +63,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "R2RT_CLIP"):
         monkeypatch.delenv(name, raising=False)
     handler = functools.partial(_Quiet, directory=str(tmp_path))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield tmp_path
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with local_server(handler) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield tmp_path
 
 
 def sha256(path: Path) -> str:
