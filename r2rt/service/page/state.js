@@ -16,6 +16,11 @@ export const state = {
   picks: [],
 };
 
+/** Whether a video is being encoded or waits for it. */
+export function isBusy(video) {
+  return video.state === "encoding" || (video.state === "new" && video.job !== null);
+}
+
 const bus = new EventTarget();
 
 /** Say that a part of the state changed: videos, video, lanes, selection, moments, picks, time. */

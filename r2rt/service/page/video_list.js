@@ -2,7 +2,7 @@
 
 import { call, frameAddress, listen } from "./api.js";
 import { byId, clock, el, fill, iconButton, left, say } from "./dom.js";
-import { changed, complain, on, state } from "./state.js";
+import { changed, complain, isBusy, on, state } from "./state.js";
 import { Upload } from "./uploads.js";
 
 const MEDIA = "video/*,.mkv,.mts,.m2ts,.ts,.mxf,.avi,.mov,.mp4,.webm,.flv,.wmv,.mpg,.vob,.y4m,.gif";
@@ -120,7 +120,7 @@ function startDrop() {
 
 // One stream of events at a time: browsers open only six connections to a server.
 function watchEncoding() {
-  const busy = (state.videos ?? []).filter((video) => video.job && (video.state === "encoding" || video.state === "new"));
+  const busy = (state.videos ?? []).filter((video) => video.job && isBusy(video));
   const next = busy.find((video) => video.id === state.video?.id) ?? busy[0];
   if (watched?.job === next?.job) return;
   watched?.stop();
@@ -202,10 +202,11 @@ function uploadRow(upload) {
 function videoRow(video) {
   const open = state.video?.id === video.id;
   const job = state.encoding.get(video.id);
-  const busy = video.state === "encoding" || video.state === "new";
+  const busy = isBusy(video);
   const facts = [clock(video.duration_s ?? 0, 0)];
   if (video.state === "failed") facts.push("failed");
   else if (busy) facts.push(job ? [`${Math.round(100 * (job.progress ?? 0))} %`, left(job.remaining_s)].filter(Boolean).join(", ") : "waits");
+  else if (video.state === "new") facts.push("not encoded");
   return el(
     "li",
     { data: { id: video.id }, class: open ? "open" : null },

@@ -6,7 +6,7 @@ import { ask, restore } from "./lanes.js";
 import { momentsPanel, playMoment } from "./moments.js";
 import { picksPanel } from "./picks.js";
 import { player } from "./player.js";
-import { changed, complain, on, state } from "./state.js";
+import { changed, complain, isBusy, on, state } from "./state.js";
 import { timeline } from "./timeline.js";
 
 const heading = el("h1", { class: "title" });
@@ -105,7 +105,7 @@ function show() {
   if (!video) return;
   heading.textContent = video.name;
   const job = state.encoding.get(video.id);
-  const busy = video.state === "encoding" || video.state === "new";
+  const busy = isBusy(video);
   progress.hidden = !busy;
   progress.value = job?.progress ?? 0;
   const parts = video.duration_s === null ? ["not fetched yet"] : [clock(video.duration_s, 1)];
@@ -114,6 +114,8 @@ function show() {
   if (busy) {
     const percent = `${Math.round(100 * (job?.progress ?? 0))} %`;
     parts.push(job ? ["encoding", percent, left(job.remaining_s)].filter(Boolean).join(", ") : "waits to be encoded");
+  } else if (video.state === "new") {
+    parts.push("not encoded before the first question");
   } else if (video.state === "failed") {
     parts.push(`not encoded: ${video.error ?? "unknown reason"}`);
   }

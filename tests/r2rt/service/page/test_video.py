@@ -247,6 +247,9 @@ def test_a_file_that_browsers_cannot_play_is_shown_in_stills_and_converted_to_pl
     video = site.add(path, encode=False)
     page = open_page(f"/#/video/{video['id']}")
     expect(page.locator(".stage .still")).to_be_visible()
+    # Nobody asked for its encoding, so it does not wait for it.
+    expect(page.get_by_text("not encoded before the first question")).to_be_visible()
+    expect(page.locator(".videos li.open")).to_contain_text("not encoded")
     until(page, "document.querySelector('.still').naturalWidth > 0")
     page.locator("body").press(" ")
     until(page, "document.querySelector('.stage video').videoWidth == 64")
