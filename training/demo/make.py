@@ -7,11 +7,12 @@ goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -34,17 +35,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         scenes: scenes that are drawn and encoded.
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
         block_steps: steps of the R² block's training.
+        block_alone: so many of them, the first, ask each video its own queries alone.
         block_seed: of its weights and videos.
         videos: test videos a style.
         styles: styles that are evaluated.
         threads: processor threads; other numbers of them may round otherwise.
     """
 
-    clip_steps: int = 13_000
+    clip_steps: int = 9_000
     clip_seed: int = 0
     scenes: int = 14_000
-    photographs: float = 0.0
-    block_steps: int = 12_000
+    photographs: float = 0.25
+    block_steps: int = 10_000
+    block_alone: int = 7_000
     block_seed: int = 1
     videos: int = 40
     styles: tuple[str, ...] = ("twemoji", "openmoji", "noto", "fluent-3d")
@@ -52,28 +55,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Done(msgspec.Struct, frozen=True):
-    """A stage that is done: by which plan, and the seconds it took."""
+    """A stage that is done: the options of it and of those before it, and the seconds it took."""
 
-    plan: Plan
+    options: dict[str, Any]
     seconds: float
 
 
-def art(out: Path, plan: Plan) -> None:
+def art(out: Path, _plan: Plan) -> None:
     """Fetch the art by pinned hashes, and rasterise it."""
     from training.world.art import build_sprites
     from training.world.photographs import build_photographs
 
     _art(out).mkdir(parents=True, exist_ok=True)
     build_sprites(_art(out), _art(out) / "sprites.npz")
-    if plan.photographs:
-        build_photographs(_art(out), _art(out) / "photographs.npz")
+    build_photographs(_art(out), _art(out) / "photographs.npz")
 
 
 def clip(out: Path, plan: Plan) -> None:
-    """Train the tiny CLIP."""
+    """Train the tiny CLIP; everything after it stands on its weights as they are shipped."""
     from training.tiny_clip.train import Settings, train
+    from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
 
-    settings = Settings(steps=plan.clip_steps, seed=plan.clip_seed)
+    settings = Settings(steps=plan.clip_steps, seed=plan.clip_seed, evaluate_s=900)
     train(
         _art(out) / "sprites.npz",
         out / "clip",
@@ -81,6 +84,8 @@ def clip(out: Path, plan: Plan) -> None:
         resume=True,
         photographs=_photographs(out, plan),
     )
+    _clip(out).parent.mkdir(exist_ok=True)
+    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _clip(out))
 
 
 def scenes(out: Path, plan: Plan) -> None:
@@ -108,11 +113,14 @@ def block(out: Path, plan: Plan) -> None:
         Pool.open(out / "scenes"),
         load_tiny_clip(_clip(out)),
         out / "block",
-        Budget(steps=plan.block_steps),
+        Budget(steps=plan.block_steps, alone=plan.block_alone),
+        coarse=Pool.open_coarse(out / "scenes") if plan.block_alone else None,
         clip=clip_tensors(_clip(out))[0],
         seed=plan.block_seed,
         resume=True,
     )
+    with replacing(_block(out)) as temporary:
+        shutil.copyfile(out / "block" / "model.pth", temporary)
 
 
 def bundle(out: Path, _plan: Plan) -> None:
@@ -120,34 +128,53 @@ def bundle(out: Path, _plan: Plan) -> None:
     from training.demo.ship import ship
     from training.world.sprites import Sprites
 
-    ship(out / "block" / "model.pth", _clip(out), Sprites(_art(out) / "sprites.npz"), _bundle(out))
+    ship(_block(out), _clip(out), Sprites(_art(out) / "sprites.npz"), _bundle(out))
 
 
 def card(out: Path, plan: Plan) -> None:
     """Evaluate the bundle and its rivals on new videos, and write the figures into a card."""
     from r2rt.grounding.grounder import Grounder
-    from training.demo.answers import Answerer, BundleAnswerer, CosineAnswerer, RandomAnswerer
+    from training.demo.answers import (
+        Answerer,
+        BundleAnswerer,
+        CosineAnswerer,
+        ModelAnswerer,
+        RandomAnswerer,
+    )
     from training.demo.clip import clip_tensors, load_tiny_clip
-    from training.demo.evaluate import evaluate, prepare, table
+    from training.demo.evaluate import evaluate, load_model, prepare, table
     from training.demo.testset import sample_test_videos
+    from training.world.photographs import Photographs
     from training.world.sprites import Sprites
 
     sprites, towers = Sprites(_art(out) / "sprites.npz"), load_tiny_clip(_clip(out))
+    held_out = Photographs(_art(out) / "photographs.npz", "held_out")
     rows = {}
     with Grounder.load(_bundle(out).resolve(), device="cpu") as grounder:
-        answerers: dict[str, Answerer] = {
-            f"bundle ({grounder.bundle.manifest.precision})": BundleAnswerer(grounder),
+        ours = {f"bundle ({grounder.bundle.manifest.precision})": BundleAnswerer(grounder)}
+        model = load_model(_block(out), towers)
+        everyone: dict[str, Answerer] = {
+            **ours,
+            "the same in fp32": ModelAnswerer(model, towers),
             "CLIP alone": CosineAnswerer(towers, clip_tensors(_clip(out))[0]),
             "random guess": RandomAnswerer(),
         }
         for style in plan.styles:
-            material = prepare(sample_test_videos(style, plan.videos, sprites), sprites, towers)
-            rows[style] = {name: evaluate(who, material) for name, who in answerers.items()}
+            videos = sample_test_videos(style, plan.videos, sprites)
+            material = prepare(videos, sprites, towers)
+            rows[style] = {name: evaluate(who, material) for name, who in everyone.items()}
+            material = prepare(videos, sprites, towers, held_out)
+            rows[f"{style}, photographs"] = {
+                name: evaluate(who, material) for name, who in ours.items()
+            }
     lines = [
         "# Figures",
-        f"CLIP: {plan.clip_steps} steps from nothing, seed {plan.clip_seed}. R² block: "
-        f"{plan.block_steps} steps from nothing, seed {plan.block_seed}, on {plan.scenes} scenes. "
-        f"{plan.videos} composed videos a style, in percent.",
+        f"CLIP: {plan.clip_steps} steps from nothing, seed {plan.clip_seed}; "
+        f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
+        f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
+        f"own queries alone, seed {plan.block_seed}, on {plan.scenes} scenes. {plan.videos} "
+        "composed videos a style, on drawn backgrounds and on photographs that were held out; in "
+        "percent.",
         "",
         table(rows),
     ]
@@ -165,30 +192,54 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
 }
 """The stages by name, in order."""
 
+# What each of them depends on, besides what those before it do.
+_OPTIONS = {
+    "art": (),
+    "clip": ("clip_steps", "clip_seed", "photographs", "threads"),
+    "scenes": ("scenes",),
+    "block": ("block_steps", "block_alone", "block_seed"),
+    "bundle": (),
+    "card": ("videos", "styles"),
+}
+
 
 def make(out: Path, plan: Plan, *, say: Callable[[str], None] = print) -> None:
-    """Run every stage that is not done by this plan, and all that come after it."""
+    """Run every stage that is not done, in order.
+
+    Raises:
+        click.UsageError: a stage was done with other options.
+    """
     import torch
 
     torch.set_num_threads(plan.threads)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "stages.json"
     done = msgspec.json.decode(path.read_bytes(), type=dict[str, _Done]) if path.is_file() else {}
-    if any(entry.plan != plan for entry in done.values()):
-        raise click.UsageError(
-            f"{out} was begun with other options; repeat them, or choose another"
-        )
+    for name in done:
+        if done[name].options != _options(name, plan):
+            raise click.UsageError(
+                f"{name} in {out} was made with other options; repeat them, or choose another "
+                "folder"
+            )
     for name, stage in STAGES.items():
         if name in done:
             say(f"{name}: done before, in {done[name].seconds:.0f} s")
             continue
         began = time.monotonic()
         stage(out, plan)
-        done[name] = _Done(plan, round(time.monotonic() - began, 1))
+        done[name] = _Done(_options(name, plan), round(time.monotonic() - began, 1))
         with replacing(path) as temporary:
             temporary.write_bytes(msgspec.json.format(msgspec.json.encode(done), indent=1))
         say(f"{name}: {done[name].seconds:.0f} s")
     say(f"{_bundle(out)}; figures in {out / 'card.md'}")
+
+
+def _options(name: str, plan: Plan) -> dict[str, Any]:
+    """Return what a stage and those before it depend on."""
+    whole: dict[str, Any] = msgspec.to_builtins(plan)
+    stages = list(STAGES)
+    before = stages[: stages.index(name) + 1]
+    return {option: whole[option] for stage in before for option in _OPTIONS[stage]}
 
 
 @click.command()
@@ -203,6 +254,12 @@ def make(out: Path, plan: Plan, *, say: Callable[[str], None] = print) -> None:
     help="Share of backgrounds that are photographs.",
 )
 @click.option("--block-steps", default=Plan().block_steps, show_default=True, help="Steps of R².")
+@click.option(
+    "--block-alone",
+    default=Plan().block_alone,
+    show_default=True,
+    help="Of them, steps in which videos are asked their own queries alone.",
+)
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
 @click.option("--threads", default=Plan().threads, show_default=True, help="Processor threads.")
@@ -212,6 +269,7 @@ def command(
     scenes: int,
     photographs: float,
     block_steps: int,
+    block_alone: int,
     clip_seed: int,
     block_seed: int,
     threads: int,
@@ -224,6 +282,7 @@ def command(
             scenes=scenes,
             photographs=photographs,
             block_steps=block_steps,
+            block_alone=block_alone,
             clip_seed=clip_seed,
             block_seed=block_seed,
             threads=threads,
@@ -251,7 +310,11 @@ def _photographs(out: Path, plan: Plan) -> Photographs | None:
 def _clip(out: Path) -> Path:
     from training.tiny_clip.weights import WEIGHTS_NAME
 
-    return out / "clip" / "final" / WEIGHTS_NAME
+    return out / "weights" / WEIGHTS_NAME
+
+
+def _block(out: Path) -> Path:
+    return out / "weights" / "r2.pth"
 
 
 def _bundle(out: Path) -> Path:

@@ -1,7 +1,7 @@
 """What the demo model's R² block is trained for: the model's own losses, and scores that compare.
 
 The model's losses ask where in its video a query is true. A long video is read window by window,
-and the best score of all wins, so here every video of a batch is asked the queries of all: a point
+and the best score of all wins, so where every video of a batch is asked the queries of all, a point
 is wrong in a video that does not show what was asked, and the right ones must score above them.
 """
 
@@ -37,11 +37,14 @@ def losses(
     targets: LossTargets,
     truth: Tensor,
     weights: LossWeights,
+    *,
+    shared: bool = True,
 ) -> dict[str, Tensor]:
-    """Return the loss terms of V videos that are asked the same N queries, by name.
+    """Return the loss terms of V videos that are asked N queries each, by name.
 
     Queries that are a video's own and true have the model's losses. Those that are true nowhere in
-    it have `loss_absent`: no point of theirs is a moment. `loss_rank` compares the videos.
+    it have `loss_absent`: no point of theirs is a moment. `loss_rank` compares the points of one
+    query.
 
     Args:
         model: the model that made the output.
@@ -49,6 +52,7 @@ def losses(
         targets: what it should have been.
         truth: values of `Truth`, (V, N).
         weights: factors of the model's losses.
+        shared: whether all videos are asked the same queries.
     """
     own = (truth == Truth.OWN).flatten()
     nowhere = (truth == Truth.NOWHERE).flatten()
@@ -72,12 +76,14 @@ def losses(
         logits = output.class_logits[nowhere][output.point_mask[nowhere]]
         wrong = focal_loss(logits, torch.zeros_like(logits)).mean()
         terms["loss_absent"] = weights.cls * float(nowhere.float().mean()) * wrong
-    terms["loss_rank"] = _RANK_WEIGHT * ranking_loss(output, targets, truth)
+    terms["loss_rank"] = _RANK_WEIGHT * ranking_loss(output, targets, truth, shared=shared)
     return terms
 
 
-def ranking_loss(output: R2Output, targets: LossTargets, truth: Tensor) -> Tensor:
-    """Return -ln of the right points' share in a softmax over a query's points in all videos.
+def ranking_loss(
+    output: R2Output, targets: LossTargets, truth: Tensor, *, shared: bool = True
+) -> Tensor:
+    """Return -ln of the right points' share in a softmax over a query's points in all its videos.
 
     A query's right points are those that `point_targets` assigns to its moments; its wrong ones are
     all that touch no moment, in its own video and in those that do not show it. Points that touch
@@ -88,6 +94,7 @@ def ranking_loss(output: R2Output, targets: LossTargets, truth: Tensor) -> Tenso
         output: of the B = V · N samples.
         targets: what it should have been.
         truth: values of `Truth`, (V, N).
+        shared: whether all videos are asked the same queries, else each its own.
 
     Returns:
         The mean over queries that have a right point; 0 where none has.
@@ -105,8 +112,8 @@ def ranking_loss(output: R2Output, targets: LossTargets, truth: Tensor) -> Tenso
     wrong = wrong & (truth != Truth.OTHERS).flatten()[:, None]
 
     def by_query(x: Tensor) -> Tensor:
-        """(B, M) -> (N, V · M)."""
-        return x.view(*truth.shape, -1).transpose(0, 1).flatten(1)
+        """(B, M) -> (N, V · M) where the queries are shared."""
+        return x if not shared else x.view(*truth.shape, -1).transpose(0, 1).flatten(1)
 
     logits, right, wrong = map(by_query, (output.class_logits.float(), right, wrong))
     asked = right.any(dim=1)

@@ -1,26 +1,29 @@
 """Training of the demo model's R² block on videos composed of encoded scenes.
 
-`python -m training.demo.train --scenes DIR --clip FILE --out DIR --minutes 30`
+`python -m training.demo.train --scenes DIR --clip FILE --out DIR --steps 10000 --alone 7000`
 
-With `--minutes` the schedule follows the clock, with `--steps` the number of steps. A checkpoint is
-written every half minute, and `--resume` goes on from it.
+The first steps are three times as fast as the others: patches are averaged two by two, and each
+video is asked its own queries alone. A checkpoint is written every half minute, and `--resume` goes
+on from it.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import torch
 from torch import Tensor
 
 from r2rt.files import replacing
+from training._command import run
 from training.clip import ClipTowers
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.guidance import Guide
@@ -32,8 +35,10 @@ from training.demo.warm_start import warm_start
 from training.model import R2Tuning
 from training.precision import bfloat16_is_fast
 
-__all__ = ["Budget", "train"]
+__all__ = ["ALONE", "Budget", "train"]
 
+# Shape of the first lessons, in which videos are asked their own queries alone.
+ALONE = Shape(queries=7, absent=2, shared=False)
 _CHECKPOINT_S = 30.0
 
 
@@ -42,19 +47,19 @@ class Budget:
     """How long and how hard the training is.
 
     Attributes:
-        minutes: wall-clock time; None where steps decide.
-        steps: number of steps; None where time decides.
+        steps: number of steps.
+        alone: so many of them, the first, have videos that are asked their own queries alone.
         lr: peak learning rate of AdamW.
         warmup_steps: steps of linear warm-up.
         weight_decay: AdamW's.
         clip_norm: the gradient's largest norm.
         average: weight of the past in the moving average of weights, which is what is kept.
         half: whether products run in bfloat16; by default where that is faster.
-        compiled: whether the R² block is compiled first: a minute and a half, then twice as fast.
+        compiled: whether the R² block is compiled first, for minutes; faster in bfloat16 alone.
     """
 
-    minutes: float | None = None
-    steps: int | None = None
+    steps: int
+    alone: int = 0
     lr: float = 1e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-4
@@ -62,12 +67,6 @@ class Budget:
     average: float = 0.995
     half: bool = field(default_factory=bfloat16_is_fast)
     compiled: bool = False
-
-    def progress(self, step: int, elapsed_s: float) -> float:
-        """Return the share of the budget that is used, 0 to 1."""
-        by_step = step / self.steps if self.steps else 0.0
-        by_time = elapsed_s / (60 * self.minutes) if self.minutes else 0.0
-        return min(max(by_step, by_time), 1.0)
 
 
 def train(
@@ -77,6 +76,7 @@ def train(
     budget: Budget,
     *,
     shape: Shape | None = None,
+    coarse: Pool | None = None,
     clip: Mapping[str, Tensor] | None = None,
     layer_order: tuple[int, ...] = (0, 1, 2, 3),
     init: Path | None = None,
@@ -90,7 +90,9 @@ def train(
         towers: the CLIP that they were encoded with.
         out: folder of the results.
         budget: how long.
-        shape: of batches.
+        shape: of batches, after the first steps.
+        coarse: scenes of the first steps, those in which videos are asked their own queries alone;
+            `pool` where it is None.
         clip: CLIP's tensors, for a warm start; without them the block starts from nothing.
         init: `model.pth` of an earlier training to start from instead.
         layer_order: CLIP layers as the block is given them; it reads the last one first.
@@ -100,7 +102,12 @@ def train(
     Returns:
         The model with averaged weights, in eval mode.
     """
-    run = _Run(pool, towers, out, budget, shape or Shape(), layer_order, seed)
+    lessons = _Lessons(
+        Composer(pool if coarse is None else coarse, towers, ALONE, seed),
+        Composer(pool, towers, shape or Shape(), seed),
+        budget.alone,
+    )
+    run = _Run(lessons, towers, out, budget, layer_order, seed)
     if resume and run.checkpoint.is_file():
         run.load()
     elif init is not None:
@@ -112,16 +119,27 @@ def train(
     return run.average.eval()
 
 
+@dataclass(frozen=True)
+class _Lessons:
+    """Lessons by number, the first `count` of them of one kind, the others of another."""
+
+    first: Composer
+    others: Composer
+    count: int
+
+    def __call__(self, number: int) -> Lesson:
+        return (self.first if number < self.count else self.others).lesson(number)
+
+
 class _Run:
     """The state of a training."""
 
     def __init__(
         self,
-        pool: Pool,
+        lessons: _Lessons,
         towers: ClipTowers,
         out: Path,
         budget: Budget,
-        shape: Shape,
         layer_order: tuple[int, ...],
         seed: int,
     ) -> None:
@@ -141,7 +159,7 @@ class _Run:
             # gradient is 0 / 0.
             options = {"emulate_precision_casts": True}
             self.model.adapter.compile(dynamic=True, options=options)
-        self.composer = Composer(pool, towers, shape, seed)
+        self.lessons = lessons
         self.weights = RECIPE.loss_weights
         self.step = 0
         self.before_s, self.started = 0.0, time.monotonic()
@@ -154,11 +172,11 @@ class _Run:
         """Train until the budget is used; the next batch is composed beside each step."""
         saved = self.elapsed_s
         with ThreadPoolExecutor(max_workers=1) as ahead:
-            coming = ahead.submit(self.composer.lesson, self.step)
-            while (progress := self.budget.progress(self.step, self.elapsed_s)) < 1:
+            coming = ahead.submit(self.lessons, self.step)
+            while self.step < self.budget.steps:
                 lesson = coming.result()
-                coming = ahead.submit(self.composer.lesson, self.step + 1)
-                terms = self.learn(lesson, progress)
+                coming = ahead.submit(self.lessons, self.step + 1)
+                terms = self.learn(lesson)
                 if self.step % 20 == 0:
                     self.log(terms)
                 if self.elapsed_s - saved > _CHECKPOINT_S:
@@ -182,18 +200,26 @@ class _Run:
         self.average.load_state_dict(self.model.state_dict())
         self.log({"patches": torch.tensor(patches), "sentences": torch.tensor(sentences)})
 
-    def learn(self, lesson: Lesson, progress: float) -> dict[str, Tensor]:
+    def learn(self, lesson: Lesson) -> dict[str, Tensor]:
         """Take one step and return the loss terms."""
         batch = lesson.batch
         # Linear up, then linear down to nothing.
         warm = min(1.0, (self.step + 1) / self.budget.warmup_steps)
+        progress = self.step / self.budget.steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.budget.lr * warm * (1 - progress)
         video = batch.video[:, :, self.layer_order].float()
         query = batch.query[:, :, self.layer_order]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.budget.half):
             output = self.model(video, query, batch.video_mask, batch.query_mask)
-            terms = losses(self.model, output, batch.targets, lesson.truth, self.weights)
+            terms = losses(
+                self.model,
+                output,
+                batch.targets,
+                lesson.truth,
+                self.weights,
+                shared=lesson.shared,
+            )
             terms |= self.guide(self.model, output, lesson.hints)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.learned, self.budget.clip_norm, error_if_nonfinite=True)
@@ -242,42 +268,69 @@ class _Run:
             file.write(json.dumps(record | rounded) + "\n")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of encoded scenes")
-    parser.add_argument("--clip", type=Path, required=True, help="the CLIP that encoded them")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--minutes", type=float, help="budget of time")
-    parser.add_argument("--steps", type=int, help="budget of steps")
-    parser.add_argument("--lr", type=float, default=Budget.lr, help="peak learning rate")
-    parser.add_argument("--init", type=Path, help="model.pth to start from")
-    parser.add_argument("--layers", default="0,1,2,3", help="CLIP layers in the block's order")
-    parser.add_argument("--seed", type=int, default=TRAIN_SEED)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="compile first: faster from then on")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    arguments = parser.parse_args()
-    if arguments.minutes is None and arguments.steps is None:
-        parser.error("name a budget: --minutes or --steps")
-    torch.set_num_threads(arguments.threads)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command(help=(__doc__ or "").splitlines()[0])
+@click.option("--scenes", type=_FOLDER, required=True, help="Folder of encoded scenes.")
+@click.option("--clip", type=_FILE, required=True, help="The CLIP that encoded them.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the results.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="Number of steps.")
+@click.option(
+    "--alone",
+    type=click.IntRange(0),
+    default=Budget(steps=1).alone,
+    show_default=True,
+    help="So many of them, the first, have videos that are asked their own queries alone, and "
+    "patches averaged two by two.",
+)
+@click.option("--lr", default=Budget(steps=1).lr, show_default=True, help="Peak learning rate.")
+@click.option("--init", type=_FILE, help="model.pth to start from.")
+@click.option(
+    "--layers", default="0,1,2,3", show_default=True, help="CLIP layers in the block's order."
+)
+@click.option("--seed", default=TRAIN_SEED, show_default=True, help="Of weights and videos.")
+@click.option("--threads", default=2, show_default=True, help="Processor threads.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Compile first: faster in bfloat16 alone."
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+def command(
+    scenes: Path,
+    clip: Path,
+    out: Path,
+    steps: int,
+    alone: int,
+    lr: float,
+    init: Path | None,
+    layers: str,
+    seed: int,
+    threads: int,
+    compiled: bool,
+    resume: bool,
+) -> None:
+    """Train the block."""
+    torch.set_num_threads(threads)
     train(
-        Pool.open(arguments.scenes),
-        load_tiny_clip(arguments.clip),
-        arguments.out,
-        Budget(
-            minutes=arguments.minutes,
-            steps=arguments.steps,
-            lr=arguments.lr,
-            compiled=arguments.compile,
-        ),
-        clip=clip_tensors(arguments.clip)[0],
-        layer_order=tuple(int(layer) for layer in arguments.layers.split(",")),
-        init=arguments.init,
-        seed=arguments.seed,
-        resume=arguments.resume,
+        Pool.open(scenes),
+        load_tiny_clip(clip),
+        out,
+        Budget(steps=steps, alone=alone, lr=lr, compiled=compiled),
+        coarse=Pool.open_coarse(scenes) if alone else None,
+        clip=clip_tensors(clip)[0],
+        layer_order=tuple(int(layer) for layer in layers.split(",")),
+        init=init,
+        seed=seed,
+        resume=resume,
     )
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; errors become one line on stderr."""
+    cut = "everything up to the last checkpoint is kept; --resume goes on from it."
+    return run(command, "python -m training.demo.train", arguments, cut=cut)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

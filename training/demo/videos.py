@@ -1,7 +1,8 @@
-"""Training videos put together from encoded scenes, each asked its own queries and the others'.
+"""Training videos put together from encoded scenes, each asked its own queries or those of all.
 
 That a query is true of one video teaches where in it; that it is true of no other teaches how high
-to score: in a long video every window is asked every query, and almost none of them shows it.
+to score: in a long video every window is asked every query, and almost none of them shows it. The
+first is learned first, at a quarter of the cost.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ class Shape:
 
     Attributes:
         videos: videos in a batch.
-        queries: true queries that each of them brings, which all of them are asked.
+        queries: true queries that each of them brings.
         absent: queries besides that are true nowhere in it.
         clips: the fewest and the most clips that the videos of a batch have, about.
         alike: share of batches whose videos show things that CLIP takes for one another.
+        shared: whether every video is asked the queries of all, else its own alone.
     """
 
     videos: int = 4
@@ -54,6 +56,7 @@ class Shape:
     absent: int = 1
     clips: tuple[int, int] = (15, 75)
     alike: float = 0.5
+    shared: bool = True
 
 
 # Things that a video shows again and again, and of how many that look alike they are chosen.
@@ -73,17 +76,19 @@ class Truth(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lesson:
-    """A batch of V videos that are asked the same N queries, all of one video together.
+    """A batch of V videos that are asked N queries each, all of one video together.
 
     Attributes:
         batch: the B = V · N samples.
         truth: what each query is to its video, values of `Truth`, (V, N).
         hints: what is true of the queries at every clip.
+        shared: whether all videos are asked the same queries, else each its own.
     """
 
     batch: Batch
     truth: Tensor
     hints: Hints
+    shared: bool
 
 
 class Composer:
@@ -99,7 +104,7 @@ class Composer:
         self._alike = look_alikes(pool, [self._with[concept] for concept in self._concepts])
 
     def lesson(self, number: int) -> Lesson:
-        """Return lesson `number`: videos of about the same length, all asked the same queries."""
+        """Return lesson `number`: videos of about the same length, and what they are asked."""
         rng = np.random.default_rng([self._seed, number])
         low, high = self._shape.clips
         # Short videos are as frequent as long ones, in steps: a batch of long ones costs more.
@@ -114,18 +119,22 @@ class Composer:
         hints: list[Hints] = []
         truth = []
         for place, (video, hidden, _) in enumerate(brought):
-            here = [_as_asked_of(video, query) for _, query in asked]
-            samples.append(samples_of(video, here, words, hidden, vid=f"{number}/{place}"))
+            its = [
+                (_as_asked_of(video, query), states, owner is video)
+                for (owner, query), states in zip(asked, words, strict=True)
+                if self._shape.shared or owner is video
+            ]
+            here = [query for query, *_ in its]
+            states = [states for _, states, _ in its]
+            samples.append(samples_of(video, here, states, hidden, vid=f"{number}/{place}"))
             hints += hints_of(video, here, len(hidden))
-            whose = (owner for owner, _ in asked)
-            truth.append(
-                [_truth(video, x, own=y is video) for x, y in zip(here, whose, strict=True)]
-            )
+            truth.append([_truth(video, query, own=own) for query, _, own in its])
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         return Lesson(
             batch=collate_shared(samples, generator),
             truth=torch.tensor(truth),
             hints=collate_hints(hints),
+            shared=self._shape.shared,
         )
 
     def _bring(

@@ -172,10 +172,11 @@ class R2Block(nn.Module):
         queries = self.q_map(q)[:, None]
         # (B, T, L, P)
         attention = (queries @ keys.transpose(-1, -2) / math.sqrt(v.shape[-1])).softmax(dim=-1)
+        if query_mask is not None:
+            # In q, which is small, and not in the sum: no token that is -inf is the greatest.
+            q = q.masked_fill(~query_mask[..., None], -math.inf)
         # (B, T, L, D)
         attended = attention @ v + q[:, None]
-        if query_mask is not None:
-            attended = attended.masked_fill(~query_mask[:, None, :, None], -math.inf)
         pooled: Tensor = v[:, :, 0] + self.scale[layer].tanh() * attended.amax(dim=2)
         return pooled
 
@@ -198,12 +199,11 @@ class R2Block(nn.Module):
         # (V, 1, N·L, D): one product a frame, whatever the number of queries N.
         keys = self._keys_of_patches(q).view(videos, 1, -1, width)
         attention = (keys @ v.transpose(-1, -2)).softmax(dim=-1)
+        if query_mask is not None:
+            q = q.masked_fill(~query_mask[..., None], -math.inf)
         # (V, T, N, L, D)
         attended = (attention @ v).view(videos, -1, len(q) // videos, length, width)
         attended = attended + q.view(videos, 1, -1, length, width)
-        if query_mask is not None:
-            real = query_mask.view(videos, 1, -1, length, 1)
-            attended = attended.masked_fill(~real, -math.inf)
         pooled: Tensor = v[:, :, :1] + self.scale[layer].tanh() * attended.amax(dim=3)
         return pooled.transpose(1, 2).reshape(-1, clips, width)
 

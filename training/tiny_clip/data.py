@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from torch.utils.data import IterableDataset
 
 from training.tiny_clip.rows import encode
 from training.world.art import STYLES
-from training.world.captions import Caption, Mention, describe, is_true
+from training.world.captions import Caption, Mention, describe
 from training.world.colours import COLOURS
 from training.world.compose import Frame, FrameSettings, compose_frame
 from training.world.concepts import CONCEPTS, INDEX, article
@@ -74,8 +73,8 @@ class _Stage:
 _STAGES = (
     _Stage(0.06, 40, (1.0,), (0.65, 1.0), 0.1),
     _Stage(0.15, 40, (0.9, 0.1), (0.5, 1.0), 0.3),
-    _Stage(0.42, 40, (0.65, 0.3, 0.05), (0.38, 1.0), 0.5),
-    _Stage(0.58, 48, (0.55, 0.35, 0.1), (0.32, 0.95), 0.5),
+    _Stage(0.45, 40, (0.65, 0.3, 0.05), (0.38, 1.0), 0.5),
+    _Stage(0.58, 64, (0.55, 0.35, 0.1), (0.32, 0.95), 0.5),
     _Stage(1.01, 64, (0.5, 0.36, 0.14), (0.26, 0.95), 0.5),
 )
 
@@ -103,8 +102,7 @@ class Frames(IterableDataset[Batch]):
         seed: int,
         first: int,
         batch: int,
-        progress: Synchronized[float] | None = None,
-        steps: int | None = None,
+        steps: int,
         first_stage: float = 0.0,
         photographs: Photographs | None = None,
     ) -> None:
@@ -115,13 +113,12 @@ class Frames(IterableDataset[Batch]):
             seed: of everything.
             first: number of the first batch.
             batch: frames a batch.
-            progress: how far the training is, 0 to 1, where the clock decides how hard frames are.
-            steps: batches of the training, where a batch's number decides instead.
-            first_stage: how hard frames are at least, 0 to 1, where a batch's number decides.
+            steps: batches of the training.
+            first_stage: how hard frames are at least, 0 to 1.
             photographs: backgrounds beside the drawn ones.
         """
         self.sprites, self.seed, self.first, self.batch = sprites, seed, first, batch
-        self.progress, self.steps, self.first_stage = progress, steps, first_stage
+        self.steps, self.first_stage = steps, first_stage
         self.photographs = photographs
 
     def __iter__(self) -> Iterator[Batch]:
@@ -139,9 +136,6 @@ class Frames(IterableDataset[Batch]):
 
     def _stage(self, number: int) -> float:
         """Return how hard the frames of batch `number` are, 0 to 1."""
-        if self.progress is not None:
-            return self.progress.value
-        assert self.steps is not None, "Frames needs `progress` or `steps`"
         return min(max(number / self.steps, self.first_stage), 1.0)
 
 
@@ -166,11 +160,26 @@ def make_batch(
         patches=torch.from_numpy(np.stack([_patch_concepts(frame) for frame in frames])),
         colours=torch.from_numpy(np.stack([_patch_colours(frame) for frame in frames])),
         ids=encode(caption.text for caption in captions),
-        truth=torch.tensor(
-            [[is_true(caption, frame.objects) for caption in captions] for frame in frames]
-        ),
+        truth=torch.from_numpy(_truth(frames, captions)),
         named=torch.tensor([_only(caption) for caption in captions]),
     )
+
+
+def _truth(frames: Sequence[Frame], captions: Sequence[Caption]) -> NDArray[np.bool_]:
+    """Return which captions are true of which frames, (B, N), as `is_true` says."""
+    # Of each concept, whether a frame shows it at all, and in each named colour.
+    shown = np.zeros((len(frames), len(CONCEPTS), 1 + len(COLOURS)), np.bool_)
+    for row, frame in zip(shown, frames, strict=True):
+        for thing in frame.objects:
+            row[INDEX[thing.concept], 0] = True
+            if thing.colour is not None:
+                row[INDEX[thing.concept], 1 + _COLOUR_INDEX[thing.colour]] = True
+    truth = np.ones((len(frames), len(captions)), np.bool_)
+    for number, caption in enumerate(captions):
+        for mention in caption.mentions:
+            colour = 0 if mention.colour is None else 1 + _COLOUR_INDEX[mention.colour]
+            truth[:, number] &= shown[:, INDEX[mention.concept], colour]
+    return truth
 
 
 def _shares(frame: Frame) -> NDArray[np.float32]:

@@ -91,8 +91,14 @@ class TinyClip(nn.Module):
         self.register_buffer("rows", torch.from_numpy(row_map()).long(), persistent=False)
         self._initialise()
 
-    def see(self, frames: Tensor) -> Seen:
-        """Look at (B, S, S, 3) uint8 frames, S any multiple of the patch size."""
+    def see(self, frames: Tensor, looked_at: Tensor | None = None) -> Seen:
+        """Look at (B, S, S, 3) uint8 frames, S any multiple of the patch size.
+
+        Args:
+            frames: whole frames.
+            looked_at: (B, P) int64, the patches of each frame that the tower is given, counted row
+                by row; all where it is None.
+        """
         vision = self.vision
         assert vision.class_embedding is not None
         assert vision.ln_pre is not None
@@ -100,6 +106,9 @@ class TinyClip(nn.Module):
         x = vision.conv1(pixels.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B, P, C)
         cls = vision.class_embedding.expand(len(x), 1, -1).to(x.dtype)
         x = torch.cat([cls, x], dim=1) + self._positions(x.shape[1])
+        if looked_at is not None:
+            chosen = 1 + looked_at[..., None].expand(-1, -1, x.shape[-1])
+            x = torch.cat([x[:, :1], x.gather(1, chosen)], dim=1)
         x = vision.ln_pre(x)
         layers = []
         for block in vision.blocks:

@@ -1,9 +1,8 @@
-"""Training of the tiny CLIP, from nothing, within a budget of time.
+"""Training of the tiny CLIP, from nothing.
 
-`python -m training.tiny_clip.train --sprites FILE --minutes 60 --seed 0 --out DIR`
+`python -m training.tiny_clip.train --sprites FILE --steps 9000 --seed 0 --out DIR`
 
-With `--minutes` the schedule follows the clock: how much is learned depends on the machine. With
-`--steps` it follows the number of steps, and every machine learns from the same batches.
+The schedule follows the number of steps, so every machine learns from the same batches.
 Checkpoints are written whole every two minutes; `--resume` goes on from the last one. Per step:
 
 1. a class matrix, free at first, names what a frame shows (softmax over all concepts);
@@ -61,31 +60,34 @@ class Settings:
     """How the training runs.
 
     Attributes:
-        minutes: budget of wall-clock time, resumed parts together; None where steps decide.
-        steps: budget of steps; None where time decides.
+        steps: number of steps.
         seed: of weights and frames.
         batch: frames a step.
         rate: peak learning rate.
-        warm_up: share of the budget in which the rate rises.
-        text_from: share of the budget at which the text tower joins; it is in full a tenth later.
+        warm_up: share of the steps in which the rate rises.
+        text_from: share of the steps at which the text tower joins; it is in full a tenth later.
         decay: weight decay of matrices.
         average: weight of the past in the moving average of weights, which is what is kept.
+        patches: so many patches of a frame, chosen at random, are looked at; smaller frames have
+            fewer, and are looked at whole.
+        whole_from: share of the steps from which on every frame is looked at whole.
         checkpoint_s: seconds between checkpoints.
         evaluate_s: seconds between evaluations.
         half: whether matrices are multiplied in bfloat16; by default where that is faster.
-        max_steps: stop after so many steps; 0 for no limit.
+        max_steps: stop after so many steps, to be resumed; 0 for no limit.
         first_stage: share of the curriculum that is taken for done.
     """
 
-    minutes: float | None = None
-    steps: int | None = None
+    steps: int
     seed: int = 0
     batch: int = 96
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     warm_up: float = 0.02
     text_from: float = 0.3
     decay: float = 0.05
     average: float = 0.999
+    patches: int = 32
+    whole_from: float = 0.9
     checkpoint_s: float = 120
     evaluate_s: float = 240
     half: bool = field(default_factory=bfloat16_is_fast)
@@ -93,15 +95,24 @@ class Settings:
     first_stage: float = 0.0
 
 
-def losses(model: TinyClip, batch: Batch, text: float) -> dict[str, Tensor]:
+def losses(
+    model: TinyClip, batch: Batch, text: float, looked_at: Tensor | None = None
+) -> dict[str, Tensor]:
     """Return the loss terms of a batch, each a scalar already weighted.
 
     Args:
         model: what is trained.
         batch: B frames and their captions.
         text: how far the text tower has joined, 0 to 1; at 0 it is not run.
+        looked_at: (B, P) the patches of each frame that are looked at; all where it is None.
     """
-    seen = model.see(batch.frames)
+    seen = model.see(batch.frames, looked_at)
+    true_colours, true_patches = batch.colours, batch.patches
+    where = _grid(true_patches.shape[1])
+    if looked_at is not None:
+        true_colours = true_colours.gather(1, looked_at)
+        true_patches = true_patches.gather(1, looked_at)
+        where = where[looked_at]
     classes = F.normalize(model.classes, dim=-1)
     named = model.class_scale.exp().clamp(max=100) * seen.image @ classes[:-1].T
     patch_logits = model.patch_scale.exp().clamp(max=100) * seen.patches @ classes.T
@@ -111,13 +122,13 @@ def losses(model: TinyClip, batch: Batch, text: float) -> dict[str, Tensor]:
         "class": F.cross_entropy(named.float(), batch.shares),
         "patch": F.cross_entropy(
             patch_logits.float().flatten(0, 1),
-            batch.patches.flatten(),
+            true_patches.flatten(),
             weight=importance,
             ignore_index=IGNORED,
         ),
     }
-    terms["place"] = (seen.places - _grid(seen.places.shape[2])).abs().mean()
-    colours = batch.colours.flatten()
+    terms["place"] = (seen.places - where).abs().mean()
+    colours = true_colours.flatten()
     if bool((colours != IGNORED).any()):
         logits = seen.colours.float().flatten(0, 1)
         terms["colour"] = 0.2 * F.cross_entropy(logits, colours, ignore_index=IGNORED)
@@ -170,7 +181,7 @@ def train(
     resume: bool = False,
     photographs: Photographs | None = None,
 ) -> TinyClip:
-    """Train within the budget; leave checkpoints, metrics and the averaged weights in `out`.
+    """Train; leave checkpoints, metrics and the averaged weights in `out`.
 
     Args:
         sprites: the file that `training.world.art` made.
@@ -221,10 +232,8 @@ class _Run:
 
     @property
     def progress(self) -> float:
-        settings = self.settings
-        by_time = self.elapsed_s / (60 * settings.minutes) if settings.minutes else 0.0
-        by_step = self.step / settings.steps if settings.steps else 0.0
-        return min(max(by_time, by_step), 1.0)
+        """The share of the steps that are done."""
+        return self.step / self.settings.steps
 
     @property
     def stage(self) -> float:
@@ -246,13 +255,11 @@ class _Run:
         settings = self.settings
         # A forked worker inherits locks of OpenCV's and OpenMP's threads, and may hang on them.
         context = multiprocessing.get_context("spawn")
-        shared = context.Value("d", self.stage)
         frames = Frames(
             self.sprites,
             seed=settings.seed,
             first=self.step,
             batch=settings.batch,
-            progress=shared if settings.steps is None or settings.minutes else None,
             steps=settings.steps,
             first_stage=settings.first_stage,
             photographs=self.photographs,
@@ -266,10 +273,9 @@ class _Run:
         )
         saved = evaluated = self.elapsed_s
         for batch in loader:
-            progress, shared.value = self.progress, self.stage
-            if progress >= 1 or (settings.max_steps and self.step >= settings.max_steps):
+            if self.progress >= 1 or (settings.max_steps and self.step >= settings.max_steps):
                 break
-            terms = self._learn(Batch(*batch), progress)
+            terms = self._learn(Batch(*batch))
             if self.step % 50 == 0:
                 self._log("loss", {name: round(term.item(), 4) for name, term in terms.items()})
             if self.elapsed_s - evaluated > settings.evaluate_s:
@@ -281,13 +287,13 @@ class _Run:
         self.save()
         self.evaluate()
 
-    def _learn(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        settings = self.settings
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        settings, progress = self.settings, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate * _rate(progress, settings.warm_up)
         text = min(max((progress - settings.text_from) / 0.1, 0.0), 1.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
-            terms = losses(self.model, batch, text)
+            terms = losses(self.model, batch, text, self._looked_at(batch))
         total = torch.stack(list(terms.values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -302,6 +308,15 @@ class _Run:
                 list(self.average.parameters()), list(self.model.parameters()), 1 - keep
             )
         return terms
+
+    def _looked_at(self, batch: Batch) -> Tensor | None:
+        """Choose the patches that this step looks at: half a frame costs half as much."""
+        frames, patches = batch.patches.shape
+        if self.progress >= self.settings.whole_from or patches <= self.settings.patches:
+            return None
+        generator = torch.Generator().manual_seed(self.step)
+        order = torch.rand(frames, patches, generator=generator).argsort(dim=1)
+        return order[:, : self.settings.patches].sort(dim=1).values
 
     def evaluate(self) -> None:
         """Log how well frames of some styles are named, seen and unseen."""
@@ -393,12 +408,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.command(help=(__doc__ or "").splitlines()[0])
 @click.option("--sprites", type=_FILE, required=True, help="sprites.npz of training.world.art.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of checkpoints and metrics.")
-@click.option(
-    "--minutes",
-    type=click.FloatRange(0, min_open=True),
-    help="Budget of time; an hour without --steps.",
-)
-@click.option("--steps", type=click.IntRange(1), help="Budget of steps.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="Number of steps.")
 @click.option("--seed", default=Settings.seed, show_default=True)
 @click.option("--rate", default=Settings.rate, show_default=True, help="Peak learning rate.")
 @click.option("--batch", default=Settings.batch, show_default=True, help="Frames a step.")
@@ -413,8 +423,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 def command(
     sprites: Path,
     out: Path,
-    minutes: float | None,
-    steps: int | None,
+    steps: int,
     seed: int,
     rate: float,
     batch: int,
@@ -428,7 +437,6 @@ def command(
     """Train the tiny CLIP."""
     torch.set_num_threads(threads)
     settings = Settings(
-        minutes=60.0 if minutes is None and steps is None else minutes,
         steps=steps,
         seed=seed,
         rate=rate,

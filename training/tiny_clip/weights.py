@@ -15,7 +15,7 @@ from training.clip_weights import read_weights
 from training.tiny_clip.model import CONFIG_PATH, TinyClip
 from training.tiny_clip.rows import compact, expand, row_count
 
-__all__ = ["WEIGHTS_NAME", "load_model", "read_tensors", "write_weights"]
+__all__ = ["WEIGHTS_NAME", "load_model", "read_tensors", "write_compact", "write_weights"]
 
 WEIGHTS_NAME = "r2rt-tiny.safetensors"
 _EMBEDDING = "token_embedding.weight"
@@ -33,6 +33,14 @@ def write_weights(model: TinyClip, folder: Path) -> Path:
     with replacing(path) as temporary:
         save_file(model.open_clip_state(), temporary)
     return path
+
+
+def write_compact(weights: Path, path: Path) -> None:
+    """Write weights again in fp16, of the embedding only the rows of the world's words."""
+    tensors, _ = read_tensors(weights)
+    tensors[_EMBEDDING] = compact(tensors[_EMBEDDING])
+    with replacing(path) as temporary:
+        save_file({name: x.half().contiguous() for name, x in tensors.items()}, temporary)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:

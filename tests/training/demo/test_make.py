@@ -35,5 +35,23 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
     assert ran == ["scenes", "block", "bundle", "card"]
     assert sum("done before" in line for line in said) == 2
     # Weights of one seed are not mixed with those of another.
-    with pytest.raises(click.UsageError, match="begun with other options"):
-        make(tmp_path, Plan(clip_steps=3), say=said.append)
+    with pytest.raises(click.UsageError, match=r"clip in .* was made with other options"):
+        make(tmp_path, Plan(clip_steps=3, block_steps=2), say=said.append)
+    with pytest.raises(click.UsageError, match=r"block in .* was made with other options"):
+        make(tmp_path, Plan(clip_steps=2, block_steps=3), say=said.append)
+
+
+def test_what_is_not_done_yet_may_have_other_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(name: str, _out: Path, plan: Plan) -> None:
+        if name == "block" and plan == PLAN:
+            raise RuntimeError("too slow")
+
+    for name in STAGES:
+        monkeypatch.setitem(module.STAGES, name, partial(stage, name))
+    said: list[str] = []
+    with pytest.raises(RuntimeError, match="too slow"):
+        make(tmp_path, PLAN, say=said.append)
+    make(tmp_path, Plan(clip_steps=2, block_steps=1), say=said.append)
+    assert sum("done before" in line for line in said) == 3

@@ -123,3 +123,30 @@ def test_what_is_learned_of_a_point_is_whether_it_is_right(
 def test_nothing_right_is_nothing_to_rank(output: R2Output, lesson: Lesson) -> None:
     truth = torch.full_like(lesson.truth, Truth.NOWHERE)
     assert ranking_loss(output, lesson.batch.targets, truth) == 0
+
+
+def test_alone_a_query_s_points_are_ranked_among_those_of_its_video(
+    output: R2Output, lesson: Lesson
+) -> None:
+    """As if there were no other video, whose answer depends on none."""
+    targets, truth = lesson.batch.targets, lesson.truth
+    alone = float(ranking_loss(output, targets, truth, shared=False))
+    each = []
+    for row in range(truth.numel()):
+        one = {
+            name: getattr(output, name)[row : row + 1]
+            for name in ("class_logits", "offsets", "saliency", "point_mask", "video_mask")
+        }
+        assert targets.boundary_s is not None
+        assert targets.fps is not None
+        wanted = LossTargets(
+            saliency=targets.saliency[row : row + 1],
+            pos_clip=targets.pos_clip[row : row + 1],
+            boundary_s=targets.boundary_s[row : row + 1],
+            fps=targets.fps[row : row + 1],
+        )
+        whose = truth.view(-1, 1)[row : row + 1]
+        if (whose == Truth.OWN).all():
+            each.append(float(ranking_loss(dataclasses.replace(output, **one), wanted, whose)))
+    assert len(each) == 6
+    assert alone == pytest.approx(sum(each) / len(each), rel=1e-5)

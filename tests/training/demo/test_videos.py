@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -82,6 +84,25 @@ def test_every_video_is_asked_the_queries_of_all(pool: Pool, towers: ClipTowers)
     flat = truth.flatten()
     assert moments[flat == Truth.OWN].all()
     assert not moments[flat == Truth.NOWHERE].any()
+
+
+def test_videos_may_be_asked_their_own_queries_alone(pool: Pool, towers: ClipTowers) -> None:
+    shape = dataclasses.replace(ASKED, shared=False)
+    alone = Composer(pool, towers, shape, seed=2).lesson(1)
+    shared = Composer(pool, towers, ASKED, seed=2).lesson(1)
+    assert (alone.shared, shared.shared) == (False, True)
+    assert alone.truth.tolist() == [[Truth.OWN] * 3 + [Truth.NOWHERE] * 2] * 2
+    assert torch.equal(alone.batch.video, shared.batch.video)
+    # The same questions of the same videos, without those of the other one.
+    rows = [0, 1, 2, 3, 4, 15, 16, 17, 18, 19]
+    assert torch.equal(alone.batch.query, shared.batch.query[rows])
+    moments, wanted = (x.batch.targets.boundary_s for x in (alone, shared))
+    assert moments is not None
+    assert wanted is not None
+    # As many columns as the most moments of a query; the others are padding.
+    assert torch.equal(moments, wanted[rows, : moments.shape[1]])
+    assert not wanted[rows, moments.shape[1] :].isfinite().any()
+    assert torch.equal(alone.hints.shown, shared.hints.shown[rows])
 
 
 def test_a_query_that_is_true_of_another_video_too_is_neither_right_nor_wrong_there(

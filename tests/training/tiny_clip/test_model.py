@@ -13,6 +13,7 @@ from training.tiny_clip.rows import encode
 from training.tiny_clip.weights import (
     WEIGHTS_NAME,
     load_model,
+    write_compact,
     write_weights,
 )
 
@@ -107,3 +108,17 @@ def test_the_text_tower_alone_needs_no_class_matrix(model: TinyClip) -> None:
     assert "classes" not in state
     assert not any("colour" in name for name in state)
     towers_from_state_dict(tiny_config(), state)
+
+
+@torch.no_grad()
+def test_compact_weights_are_the_same_but_for_rounding(model: TinyClip, tmp_path: Path) -> None:
+    whole = write_weights(model, tmp_path)
+    compact = tmp_path / "compact.safetensors"
+    write_compact(whole, compact)
+    assert compact.stat().st_size < whole.stat().st_size / 4
+    again = load_model(compact)
+    for name, parameter in again.vision.named_parameters():
+        assert torch.equal(parameter, model.vision.get_parameter(name).half().float()), name
+    torch.testing.assert_close(
+        again.read(encode(TEXTS)), model.read(encode(TEXTS)), rtol=0, atol=5e-3
+    )

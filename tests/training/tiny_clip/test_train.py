@@ -49,11 +49,33 @@ def test_without_text_the_text_tower_is_left_alone(toy_sprites: Sprites) -> None
     assert model.vision.conv1.weight.grad is not None
 
 
+def test_what_is_not_looked_at_changes_nothing(toy_sprites: Sprites) -> None:
+    torch.manual_seed(0)
+    model = TinyClip().eval()
+    batch = make_batch(np.random.default_rng(0), toy_sprites, settings_at(0.5), 4)
+    patches = batch.patches.shape[1]
+    assert patches == 64
+    whole = losses(model, batch, text=0.5)
+    # All of them, in whatever order: what a patch is called goes with it.
+    order = torch.rand(4, patches, generator=torch.Generator().manual_seed(1)).argsort(dim=1)
+    for name, loss in losses(model, batch, text=0.5, looked_at=order).items():
+        torch.testing.assert_close(loss, whole[name], rtol=1e-4, atol=1e-5, msg=name)
+    half = order[:, :32]
+    seen = losses(model, batch, text=0.5, looked_at=half)
+    hidden = torch.ones(4, patches, dtype=torch.bool).scatter(1, half, False)
+    # (B, 8, 8) patches of 8 x 8 pixels.
+    pixels = hidden.view(4, 8, 8).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+    noise = torch.randint(0, 256, batch.frames.shape, dtype=torch.uint8)
+    other = batch._replace(frames=torch.where(pixels[..., None], noise, batch.frames))
+    for name, loss in losses(model, other, text=0.5, looked_at=half).items():
+        assert torch.equal(loss, seen[name]), name
+    assert not torch.equal(losses(model, other, text=0.5)["patch"], whole["patch"])
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_from_its_checkpoint(toy_file: Path, tmp_path: Path) -> None:
     def run(steps: int, resume: bool) -> None:
-        # An hour's schedule, so that the few seconds of the test leave it where it was.
-        settings = Settings(minutes=60, batch=8, max_steps=steps, half=False)
+        settings = Settings(steps=10_000, batch=8, max_steps=steps, half=False)
         train(toy_file, tmp_path, settings, resume=resume)
 
     run(3, False)
@@ -108,7 +130,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(toy_file: Path, tmp_path: Path) 
     script = (
         "import sys; from pathlib import Path; from training.tiny_clip.train import *; "
         "train(Path(sys.argv[1]), Path(sys.argv[2]), "
-        "Settings(minutes=60, batch=8, checkpoint_s=0.01))"
+        "Settings(steps=10_000, batch=8, checkpoint_s=0.01))"
     )
     command = [sys.executable, "-c", script, str(toy_file), str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True)
@@ -128,7 +150,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(toy_file: Path, tmp_path: Path) 
     train(
         toy_file,
         tmp_path,
-        Settings(minutes=60, batch=8, max_steps=state["step"] + 1),
+        Settings(steps=10_000, batch=8, max_steps=state["step"] + 1),
         resume=True,
     )
     assert torch.load(checkpoint, weights_only=True)["step"] == state["step"] + 1
