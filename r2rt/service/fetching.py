@@ -104,8 +104,8 @@ def _receive(
             file.write(chunk)
             # The encoding, which follows, is most of the work.
             progress(received // 10, total)
-    if total is not None and received != total:
-        raise _failed(f"{received} of {total} bytes came")
+        if total is not None and received != total:
+            raise _failed(f"{received} of {total} bytes came")
 
 
 def _failed(reason: str) -> ProblemError:

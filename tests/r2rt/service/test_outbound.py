@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import httpx2
 import pytest
 
 from r2rt.service.fetching import checked_url, fetch
@@ -51,11 +52,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(200)
         if self.path != "/endless":
-            self.send_header("Content-Length", str(len(self.content)))
+            missing = 1000 if self.path == "/short" else 0
+            self.send_header("Content-Length", str(len(self.content) + missing))
         self.end_headers()
         self.wfile.write(self.content)
-        if self.path == "/short":
-            return
         while self.path == "/endless":
             try:
                 self.wfile.write(b"x" * 65536)
@@ -195,6 +195,28 @@ def test_what_has_no_end_or_is_too_large_leaves_nothing(
         )
     assert caught.value.code == code
     assert list(folder.iterdir()) == []
+
+
+def test_a_file_of_which_a_part_came_is_not_kept(
+    server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
+) -> None:
+    """It would be taken for the whole video."""
+
+    def short(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"Content-Length": "100"}, content=iter([b"a part"]))
+
+    folder = tmp_path / "new"
+    for transport in (PublicTransport(resolve=resolved), httpx2.MockTransport(short)):
+        with pytest.raises(ProblemError) as caught:
+            fetch(
+                f"http://films.example:{server}/short",
+                folder / "film.mp4",
+                settings,
+                progress(),
+                transport,
+            )
+        assert caught.value.code == "fetch-failed"
+        assert list(folder.iterdir()) == []
 
 
 def test_fetching_has_an_end_in_time(
