@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from r2rt.cli.first_run import choose_model
-from r2rt.cli.options import is_yes_given, model_options, quiet_option
+from r2rt.cli.options import asked_precision, is_yes_given, model_options, quiet_option
 from r2rt.cli.serve import require_serve, roots_option
 from r2rt.service.settings import Settings
 
@@ -57,6 +57,7 @@ def mcp(
             library=str(library) if library else None,
             model=chosen,
             device=device,
+            precision=asked_precision(),
             rate=0,
         )
         asyncio.run(_serve(settings, output_dir))

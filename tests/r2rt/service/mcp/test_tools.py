@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import importlib
 import io
 import json
 import sys
@@ -224,6 +225,18 @@ def test_live_video_is_watched_to_its_end(asked: Any, settings: Settings, record
 
     served_roots = dataclasses.replace(settings, roots=(recording.parent,))
     asked(test, served_roots)
+
+
+def test_the_form_of_the_model_that_is_asked_for_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Settings] = []
+
+    async def serve(settings: Settings, _: Path | None) -> None:
+        served.append(settings)
+
+    command = importlib.import_module("r2rt.cli.mcp")
+    monkeypatch.setattr(command, "_serve", serve)
+    command.mcp.main(["--model", "demo", "--precision", "int8"], standalone_mode=False)
+    assert [settings.precision for settings in served] == ["int8"]
 
 
 @pytest.mark.slow  # a process that loads everything
