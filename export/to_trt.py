@@ -206,7 +206,8 @@ def _timings_of(chosen: Flavour) -> Path:
     except BackendUnavailableError:
         gpu = "no-gpu"
     model = re.sub(r"[^A-Za-z0-9]+", "-", gpu).strip("-")
-    return cache_dir() / f"tensorrt-{chosen.version}-{model}-{'-'.join(chosen.targets)}.timing"
+    name = f"tensorrt-{chosen.version}-{model}-{'-'.join(chosen.targets)}.timing"
+    return cache_dir() / "engines" / name
 
 
 def _bundle_path(

@@ -18,6 +18,9 @@ _PARTS = {
     "encodings": "videos as models see them, so that asking again decodes nothing",
     "graphs": "models as optimised for this machine, so that they open fast",
     "engines": "what TensorRT found to be fast on this GPU",
+    "kernels": "kernels as export compiled them",
+    "devices": "which device, and which form of a model, was measured to be faster",
+    "decoders": "which decoder was measured to be faster",
     "verified": "which models were compared with their hashes",
 }
 

@@ -39,6 +39,9 @@ def test_info_and_clear(tmp_path: Path) -> None:
     assert run("cache", "clear", "encodings", R2RT_CACHE=str(tmp_path)).returncode == 0
     assert not (tmp_path / "encodings").exists()
     assert (tmp_path / "verified").exists()
+    for part in ("devices", "decoders", "kernels"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "measured.json").write_text("{}")
     assert run("cache", "clear", R2RT_CACHE=str(tmp_path)).returncode == 0
     assert list(tmp_path.iterdir()) == []
 
