@@ -90,7 +90,7 @@ class NoFramesError(R2rtError, ValueError):
 
 
 class EncodedVideoError(R2rtError, ValueError):
-    """A saved `EncodedVideo` that is damaged, truncated or of another schema."""
+    """An encoded video (a .r2rt file) that is damaged, truncated or of another schema."""
 
     exit_code = 14
 
@@ -120,7 +120,7 @@ class BundleDamagedError(R2rtError, ValueError):
 
 
 class BundleSchemaError(R2rtError, ValueError):
-    """The bundle was written under a schema that this version does not read."""
+    """The bundle has a schema that this version does not read, or lacks what is needed."""
 
     exit_code = 22
 
@@ -138,7 +138,7 @@ class DownloadError(R2rtError, OSError):
 
 
 class ModelMismatchError(R2rtError, ValueError):
-    """An `EncodedVideo` was made by another model than the one that should ground it."""
+    """An encoded video, or a library, was made with another model."""
 
     exit_code = 25
 
@@ -186,7 +186,7 @@ class LibraryFullError(R2rtError):
 
 
 class MissingExtraError(R2rtError, ImportError):
-    """This kind of output needs a package that is not installed."""
+    """The command, option or source needs a package that is not installed."""
 
     exit_code = 41
 

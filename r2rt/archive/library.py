@@ -125,8 +125,8 @@ class Archive:
         Args:
             sources: files, folders, globs; see `r2rt.find_videos`.
             tags: given to the videos that are read.
-            keep: `tokens` for both stages; `vectors` takes a fifth of the space and encodes
-                windows again when they are searched.
+            keep: `tokens` for both stages; `vectors` takes a small part of the space (a twentieth
+                for ViT-B/32) and encodes windows again when they are searched.
             sampling: how frames are chosen, see `Grounder.encode`.
             retry: read videos that failed once more.
             quota_bytes: the most that the library may take on disk.

@@ -68,7 +68,8 @@ _EXAMPLES = """Examples:
 @click.option(
     "--speech",
     metavar="MODEL",
-    help="Transcribe videos without subtitles by faster-whisper; MODEL is a name or folder of it.",
+    help="Transcribe videos without subtitles by faster-whisper; MODEL is a folder of its weights, "
+    "or a name such as small, which is fetched.",
 )
 @click.option(
     "--ray",

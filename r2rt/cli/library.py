@@ -1,4 +1,4 @@
-"""`r2rt library`: show, check, clean and shorten a library of videos."""
+"""`r2rt library`: show, check and compact a library, remove videos from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["library"]
 
 @click.group()
 def library() -> None:
-    """Show, check, clean and shorten a library that `r2rt index` made."""
+    """Show, check and compact a library that `r2rt index` made, and remove videos from it."""
 
 
 @library.command()

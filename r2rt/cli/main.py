@@ -45,7 +45,7 @@ _SUMMARIES = {
     "encode": "Encode a video once and query it many times.",
     "index": "Add videos to a library, and keep it up to date.",
     "search": "Find moments in all videos of a library.",
-    "library": "Show, check, clean and shorten a library.",
+    "library": "Show, check and compact a library, remove videos from it.",
     "models": "List, fetch, check and remove models.",
     "cache": "Show or clear the caches.",
     "doctor": "Show what is installed and which backend would run.",

@@ -48,7 +48,10 @@ PADDING = click.option(
     help="Begin clips and parts of the reel so much earlier, and end them later.",
 )
 COPY = click.option(
-    "--copy", is_flag=True, help="Copy clips instead of encoding: fast, begins early."
+    "--copy",
+    is_flag=True,
+    help="Copy clips without encoding them again: fast and lossless, but a clip begins at the "
+    "keyframe before its moment.",
 )
 
 

@@ -149,7 +149,7 @@ def pull(
     type=click.Path(path_type=Path),
     metavar="VIDEO|DIR",
     help="A video, or a folder of images or videos, for calibration and comparison; best of the "
-    "kind that will be searched.  [may be repeated; default: generated frames]",
+    "kind that will be searched; repeatable.  [default: generated frames]",
 )
 @click.option(
     "--output",
@@ -220,19 +220,19 @@ def import_model(file: Path, sha256: str | None, quiet: bool) -> None:
 @click.option(
     "--against",
     metavar="MODEL",
-    help="The fp32 bundle that a quantised MODEL was made from: compare their answers, too.",
+    help="Also compare the answers of a quantised MODEL with this one, which it was made from.",
 )
 @click.option(
     "--video",
     "videos",
     multiple=True,
-    help="A video, or a folder of images, to compare them on.  [may be repeated]",
+    help="A video, or a folder of images, to compare them on; repeatable.",
 )
 @click.option(
     "--query",
     "queries",
     multiple=True,
-    help="A sentence to ask.  [may be repeated; default: sixteen of all kinds]",
+    help="A sentence to compare them on; repeatable.  [default: sixteen of all kinds]",
 )
 def verify(
     model: str, against: str | None, videos: tuple[str, ...], queries: tuple[str, ...]
@@ -243,7 +243,9 @@ def verify(
     quantised model with its fp32 origin on videos of your own.
     """
     if bool(against) != bool(videos) or (queries and not against):
-        raise click.UsageError("--against, --video and --query go together: name the first two")
+        raise click.UsageError(
+            "a comparison needs both --against MODEL and --video VIDEO; --query is for it alone"
+        )
     from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
     from r2rt.model.bundle import Bundle
     from r2rt.model.installed import resolve

@@ -116,8 +116,8 @@ _OPTIONS = (
     click.option(
         "--skip-existing",
         is_flag=True,
-        help="Skip videos whose outputs (files in --output-dir, clips, images, pages) all exist "
-        "and are newer than the video.",
+        help="Skip videos whose outputs (files in --output-dir, clips, images, pages) all exist, "
+        "are newer than the video, and answer the same questions with the same options.",
     ),
     click.option("--rank", is_flag=True, help="One table of the best moments of all videos."),
     click.option(

@@ -51,7 +51,13 @@ roots_option = click.option(
     help="The port; 0 takes a free one.",
 )
 @roots_option
-@click.option("--allow-host", "allowed_hosts", multiple=True, help="A further name of the service.")
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A host name by which clients may call the service; repeatable.",
+)
 @state_option
 @click.option(
     "--workers",

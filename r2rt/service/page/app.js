@@ -80,7 +80,7 @@ function askToken() {
           },
         },
       },
-      el("label", { for: "token" }, "Token, as printed by r2rt serve"),
+      el("label", { for: "token" }, "Token, as printed by r2rt tokens add"),
       field,
       wrong,
       el("div", { class: "buttons" }, el("button", { type: "submit", class: "primary" }, "Open")),
