@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import json
 import re
 import runpy
 from collections.abc import Iterator
+from typing import get_args
 
 import click
 import jsonschema
@@ -15,6 +17,7 @@ import pytest
 
 from r2rt.errors import R2rtError, exit_codes
 from r2rt.outputs import FORMATS, Answers, render
+from r2rt.video import Departures
 from tests.conftest import CHECKOUT
 from tests.r2rt.answers import moments, prediction
 
@@ -59,7 +62,10 @@ def tool_errors() -> Iterator[tuple[str, int]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for line in node.body if isinstance(node, ast.ClassDef) else ():
                 match line:
-                    case ast.Assign(targets=[ast.Name("exit_code")], value=ast.Constant(code)):
+                    case (
+                        ast.Assign(targets=[ast.Name("exit_code")], value=ast.Constant(code))
+                        | ast.AnnAssign(target=ast.Name("exit_code"), value=ast.Constant(code))
+                    ):
                         assert isinstance(node, ast.ClassDef)
                         assert isinstance(code, int)
                         yield node.name, code
@@ -140,6 +146,24 @@ def test_the_json_page_has_every_field() -> None:
     assert {name for name in fields if f"`{name}`" not in text.split("```")[-1]} <= {
         *("encode_s", "text_s", "ground_s", "score"),  # described with the object they belong to
     }
+
+
+def test_the_json_page_has_every_departure() -> None:
+    text = page("reference/json.md").split("## Departures")[1]
+    for field in dataclasses.fields(Departures):
+        assert f"`{field.name}`" in text, field.name
+
+
+def test_the_live_page_has_every_field_of_an_event() -> None:
+    from r2rt.live import events
+
+    text = page("guides/live.md")
+    for kind in get_args(events.Event):
+        assert kind.kind in text
+        for field in dataclasses.fields(kind):
+            assert f"`{field.name}`" in text, f"{kind.kind}: {field.name}"
+    assert all(f"`{reason}`" in text for reason in get_args(events.CloseReason))
+    assert all(f"`{what}`" in text for what in get_args(events.DroppedKind))
 
 
 def walk(value: object) -> Iterator[tuple[str, object]]:
