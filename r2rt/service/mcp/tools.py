@@ -8,6 +8,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -230,7 +231,8 @@ class Tools:
         """Return how far a job is, and its result once it is done; or cancel it."""
         api = Api(self._app, context)
         method = "DELETE" if cancel else "GET"
-        document = (await api.fetch(method, f"jobs/{job}")).json()
+        # Quoted, or it could name what is no job, and cancelling would remove that.
+        document = (await api.fetch(method, f"jobs/{quote(job, safe='')}")).json()
         error = document.pop("error")
         return JobStatus(**document, error=None if error is None else error["detail"])
 
