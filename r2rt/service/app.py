@@ -17,7 +17,7 @@ from r2rt.errors import R2rtError
 from r2rt.retry import TransientError
 from r2rt.service.computing import Computing
 from r2rt.service.guard import Guard
-from r2rt.service.mcp.server import http_app, mcp_server, running
+from r2rt.service.mcp.server import http_routes, mcp_server, running
 from r2rt.service.problems import ProblemError, problem_response
 from r2rt.service.routes import (
     corrections,
@@ -86,7 +86,7 @@ def create_app(settings: Settings, computing: Computing | None = None) -> FastAP
     app.include_router(documentation.router)
     add_page(app)
     tools = mcp_server(app)
-    app.mount("/mcp", http_app(tools))
+    app.router.routes.extend(http_routes(tools))
     app.add_middleware(
         Guard,
         settings=settings,

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope
 __all__ = ["Api", "Report", "checked"]
 
 _BASE = "http://127.0.0.1"
-_FORWARDED = ("authorization", "cookie")
+# The host is one that the service goes by, since the caller's request was let in.
+_FORWARDED = ("authorization", "cookie", "host")
 
 # Called with progress, 0 to 1, and a line about it.
 Report = Callable[[float, str], Awaitable[None]]
@@ -27,7 +28,7 @@ class Api:
 
     Args:
         app: the application.
-        context: of the call; its token is sent on.
+        context: of the call; its token and its name of the service are sent on.
 
     Errors of the interface become `ToolError`, whose message says what to do.
     """

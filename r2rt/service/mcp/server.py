@@ -15,13 +15,13 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
-from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from r2rt.service.mcp.api import Api
 from r2rt.service.mcp.tools import Tools
 
-__all__ = ["http_app", "mcp_server", "running"]
+__all__ = ["http_routes", "mcp_server", "running"]
 
 _INSTRUCTIONS = (
     "r2rt finds moments in videos from a sentence. list_videos shows what there is; ground answers "
@@ -66,17 +66,23 @@ def mcp_server(app: ASGIApp, output: Path | None = None) -> MCPServer[Any]:
     return server
 
 
-def http_app(server: MCPServer[Any]) -> Starlette:
-    """Return the application to mount; the service checks hosts, origins and tokens before it."""
-    return server.streamable_http_app(
-        streamable_http_path="/",
+def http_routes(server: MCPServer[Any]) -> list[BaseRoute]:
+    """Return what serves `/mcp`; the service checks hosts, origins and tokens before it.
+
+    With a slash at the end too: a redirect names http, which is wrong behind a proxy with TLS.
+    """
+    app = server.streamable_http_app(
+        streamable_http_path="/mcp",
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
+    (route,) = app.routes
+    assert isinstance(route, Route)
+    return [route, Route("/mcp/", endpoint=route.endpoint)]
 
 
 @contextlib.asynccontextmanager
 async def running(server: MCPServer[Any]) -> AsyncIterator[None]:
-    """Serve the sessions of a mounted application."""
+    """Serve the sessions of `http_routes`."""
     async with server.session_manager.run():
         yield
 

@@ -203,6 +203,48 @@ def test_errors_say_what_to_do(asked: Any) -> None:
     asked(test)
 
 
+def test_a_job_is_all_that_job_status_cancels(asked: Any) -> None:
+    async def test(client: Client, served: Served) -> None:
+        video = (await served.add(EMOJI, encode=False))["id"]
+        for job in (f"../videos/{video}", f"..%2Fvideos%2F{video}", "?limit=1", ""):
+            for cancel in (False, True):
+                result = await client.call_tool("job_status", {"job": job, "cancel": cancel})
+                assert result.is_error, (job, cancel)
+        assert (await served.get(f"/videos/{video}")).status_code == 200
+
+    asked(test)
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/"])
+def test_tools_answer_by_the_name_that_the_service_goes_by(settings: Settings, path: str) -> None:
+    name = "videos.example.org"
+    there = dataclasses.replace(settings, host="0.0.0.0", allowed_hosts=(name,))
+
+    async def main() -> None:
+        async with serving(there, base_url=f"http://{name}") as served:
+            token = served.service.tokens.add("agent", ("read",))
+            headers = {
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/json, text/event-stream",
+            }
+
+            async def send(method: str, **parameters: Any) -> Any:
+                body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+                response = await served.client.post(path, headers=headers, json=body)
+                assert response.status_code == 200, response.headers
+                headers["Mcp-Session-Id"] = response.headers["mcp-session-id"]
+                return json.loads(response.text.partition("data: ")[2])["result"]
+
+            client = {"name": "test", "version": "1"}
+            await send(
+                "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=client
+            )
+            listed = await send("tools/call", name="list_videos", arguments={})
+            assert listed["structuredContent"] == {"videos": []}
+
+    asyncio.run(main())
+
+
 @pytest.mark.slow
 def test_live_video_is_watched_to_its_end(asked: Any, settings: Settings, recording: Path) -> None:
     async def test(client: Client, served: Served) -> None:
