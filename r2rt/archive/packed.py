@@ -54,12 +54,15 @@ def unpacked(packs: Sequence[Pack], first: int, end: int, dims: ModelDims) -> Co
             break
         expected += item.clips
     if not packs or packs[0].first > first or expected < end:
-        raise LibraryError(f"tokens of clips {first} to {end} are missing; index the video again")
+        raise LibraryError(
+            f"tokens of clips {first} to {end} are missing; remove the video, index it again"
+        )
     try:
         parts = [CompactTokens.from_bytes(x.data, clips=x.clips, dims=dims) for x in packs]
     except ValueError as error:
         raise LibraryError(
-            f"tokens of clips {first} to {end} are damaged ({error}); index the video again"
+            f"tokens of clips {first} to {end} are damaged ({error}); remove the video, "
+            "index it again"
         ) from error
     start = packs[0].first
     return CompactTokens.joined(parts).part(first - start, end - start)

@@ -75,7 +75,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             LibraryError: there are none, they are damaged, or of another schema.
         """
         if text is None:
-            raise LibraryError(f"{library}: not a library; make one with `r2rt index {library}`")
+            raise LibraryError(
+                f"{library}: not a library; `r2rt index {library} VIDEO...` makes one"
+            )
         try:
             found = msgspec.json.decode(text, type=cls)
             parse_clip_rate(found.fps)

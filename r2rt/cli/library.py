@@ -6,7 +6,7 @@ import click
 
 from r2rt.cli.console import print_table, write_text
 from r2rt.cli.options import quiet_option
-from r2rt.cli.session import note
+from r2rt.cli.session import note, warn
 from r2rt.errors import LibraryError, QueryError
 
 __all__ = ["library"]
@@ -59,10 +59,12 @@ def check(library_: str, quiet: bool) -> None:
 
     found = check_tables(Tables.open(library_))
     note(f"{library_}: {found.videos} videos, {found.leftover} rows without a video", quiet=quiet)
+    for fault in found.faults:
+        warn(fault)
     if found.faults:
         raise LibraryError(
-            f"{library_}: {len(found.faults)} faults, the first is {found.faults[0]}; "
-            "index these videos again with `r2rt index --retry`"
+            f"{library_}: {len(found.faults)} faults, see above; remove these videos with "
+            "`r2rt library remove`, and index them again"
         )
 
 

@@ -62,6 +62,23 @@ def test_info_and_check(library: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert "2 videos, 0 rows without a video" in capfd.readouterr().err
 
 
+def test_a_video_whose_rows_are_lost_is_mended_as_check_says(
+    library: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged = str(shutil.copytree(library, tmp_path / "library"))
+    video = str(library.parent / "videos" / "shapes.mp4")
+    tables = Archive.open(damaged).tables
+    (entry,) = tables.videos.rows(["entry"], f"path = '{os.path.realpath(video)}'")["entry"]
+    tables.clips.delete(f"entry = '{entry}'")
+    assert run(["library", "check", damaged]) == 16
+    said = capfd.readouterr().err
+    assert f"{os.path.realpath(video)}: 0 vectors of" in said
+    assert "`r2rt library remove`" in said
+    assert run(["library", "remove", damaged, video]) == 0
+    assert run(["index", damaged, video, "--quiet"]) == 0
+    assert run(["library", "check", damaged]) == 0
+
+
 def test_an_interrupt_that_a_library_loses_ends_the_command(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
