@@ -48,7 +48,7 @@ def choose_model(model: str | None, *, yes: bool, quiet: bool) -> Path:
         return fetch_model(name, quiet=quiet)
     chosen = choose_default()
     if not is_packaged_demo(chosen.path):
-        note(f"no --model given: this is {chosen.reason}", quiet=quiet)
+        note(f"no --model given, using {chosen.name}: {chosen.reason}", quiet=quiet)
         return chosen.path
     if yes or _is_wanted(chosen, quiet=quiet):
         return fetch_model(DEFAULT_NAME, quiet=quiet)
@@ -83,7 +83,7 @@ def _is_wanted(demo: DefaultModel, *, quiet: bool) -> bool:
     from r2rt.model.registry import DEFAULT_NAME
 
     declined = models_dir() / ".full-model-declined"
-    note(f"no --model given: this is {demo.reason}", quiet=quiet)
+    note(f"no --model given, using {demo.name}: {demo.reason}", quiet=quiet)
     if quiet or declined.exists():
         return False
     if hub_is_offline():

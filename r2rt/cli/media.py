@@ -270,7 +270,7 @@ def deliver_media(
             _deliver_thumbnails(source, predictions, options, quiet, label)
             _deliver_pages(source, predictions, options, quiet, label)
     else:
-        warn(f"{video_path} is no video file here, so there are no frames of it")
+        warn(f"{video_path} is not a video file here: plot and report have no frames of it")
         _deliver_pages(None, predictions, options, quiet, label)
 
 
@@ -396,5 +396,6 @@ def _gap(off_s: float) -> str:
 
 def _no_video(path: Path, options: MediaOptions) -> QueryError:
     return QueryError(
-        f"{', '.join(options.needs_video)}: {path} is no video file here; ask the video itself"
+        f"{', '.join(options.needs_video)}: {path} is not a video file here; put it there, "
+        "or name the video in place of an encoding or images"
     )

@@ -216,7 +216,7 @@ class Delivery:
             for item in options.formats:
                 if not item.holds_several:
                     raise QueryError(
-                        f"{item.name} is of one video; for several, write a file for each: "
+                        f"{item.name} holds one video; for several, write a file for each: "
                         "--output-dir FOLDER"
                     )
         self._stems = dict(zip(videos, output_stems(videos), strict=True))
@@ -270,8 +270,8 @@ class Delivery:
         ]
         if len(waiting) < len(videos):
             done = len(videos) - len(waiting)
-            plural = "s have" if done > 1 else " has"
-            note(f"{done} video{plural} newer files already, left out", quiet=self._quiet)
+            plural = "s" if done > 1 else ""
+            note(f"{done} video{plural} skipped: the outputs are up to date", quiet=self._quiet)
         return waiting
 
     def add(self, answers: Answers) -> None:

@@ -74,7 +74,7 @@ class Format:
             text = module.render_all(answers)
         else:
             raise QueryError(
-                f"{self.name} is of one video; for several, write a file for each: --output-dir"
+                f"{self.name} holds one video; for several, write a file for each: --output-dir"
             )
         return as_text(text)
 

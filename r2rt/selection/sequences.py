@@ -138,7 +138,7 @@ def find_sequences(
     asked = SequenceQuery(queries=tuple(p.query for p in predictions), within_s=gaps)
     first = predictions[0]
     if any(p.video != first.video or len(p.saliency) != len(first.saliency) for p in predictions):
-        raise QueryError("a sequence is of one video; these answers are about several")
+        raise QueryError("a sequence lies in one video; these answers are about several")
     chains = _best_chains([p.moments for p in predictions], gaps, 1.0 / float(first.fps))
     moments = [found for found in _distinct(chains) if found.score >= min_score]
     sure = [p.presence_score for p in predictions if p.presence_score is not None]

@@ -291,7 +291,7 @@ def _problem(record: CubinRecord, target: str) -> str | None:
         return f"{record.num_warps} warps and {record.num_ctas} blocks a cluster cannot be launched"
     sizes = (record.shared_bytes, record.global_scratch_bytes, record.profile_scratch_bytes)
     if min(sizes) < 0 or max(sizes) > 1 << 30:
-        return f"shared memory and scratch of {sizes} bytes cannot be had"
+        return f"shared memory and scratch of {sizes} bytes are impossible"
     aligns = (
         record.global_scratch_align,
         record.profile_scratch_align,

@@ -37,7 +37,7 @@ def fetch_clip(
     Raises:
         SourceNotFoundError: `place` is a path at which nothing is.
         HashMismatchError: the file at `place` is not one that is known.
-        DownloadError: the file could not be had from anywhere; says how to bring it.
+        DownloadError: the file could not be fetched; says how to bring it.
     """
     place = place or os.environ.get("R2RT_CLIP")
     if place and not is_remote(place):
@@ -62,10 +62,10 @@ def fetch_clip(
                 )
             except (DownloadError, HashMismatchError) as error:
                 failures.append(str(error))
-                say(f"CLIP is not to be had there: {error}")
+                say(f"CLIP could not be fetched from there: {error}")
     names = " or ".join(source.filename for source in registry.CLIP_SOURCES)
     raise DownloadError(
-        f"CLIP's weights could not be had from anywhere ({failures[-1]}); bring {names} here and "
+        f"CLIP's weights could not be fetched ({failures[-1]}); bring {names} here and "
         "name it with --clip FILE"
     )
 

@@ -93,7 +93,7 @@ def get_file(video_id: VideoId, service: ServiceOf, download: bool = False) -> F
     video = _there(service, video_id)
     reason = why_not_playable(video.facts)
     if reason is not None and not download:
-        raise ProblemError(415, "not-playable", f"{reason}; parts of it can be had as /clip")
+        raise ProblemError(415, "not-playable", f"{reason}; /clip converts parts of it")
     return FileResponse(
         video.path,
         media_type=media_type(video.facts["container"]),

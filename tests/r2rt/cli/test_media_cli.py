@@ -173,7 +173,7 @@ def test_clips_need_the_video_itself(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     Image.new("RGB", (64, 48)).save(images / "0001.png")
-    with pytest.raises(QueryError, match=r"--clips: .* is no video file here"):
+    with pytest.raises(QueryError, match=r"--clips: .* is not a video file here"):
         ground(images, QUERY, "--clips", tmp_path / "clips")
     options = MediaOptions(thumbnails=tmp_path / "thumbs", reel=tmp_path / "reel.mp4")
     with pytest.raises(QueryError, match="--reel, --thumbnails"):
