@@ -335,8 +335,11 @@ class Writer:
             return
         import pyarrow as pa
 
-        tables, pieces = self._tables, self._pieces
+        tables = self._tables
         with write_lock(tables.root):
+            # Taken off first: what is interrupted half-way must not be written once more.
+            pieces, self._pieces = self._pieces, []
+            gone, self._gone = self._gone, []
             for table, parts in (
                 (tables.clips, [piece.clips for piece in pieces if piece.clips is not None]),
                 (tables.tokens, [piece.tokens for piece in pieces if piece.tokens is not None]),
@@ -355,10 +358,9 @@ class Writer:
             rows = list({piece.row["path"]: piece.row for piece in pieces}.values())
             schema = tables.videos.latest().schema.remove_metadata()
             tables.videos.upsert(pa.Table.from_pylist(rows, schema=schema), "path")
-            if self._gone:
-                tables.videos.delete(f"path in {quoted(self._gone)}")
+            if gone:
+                tables.videos.delete(f"path in {quoted(gone)}")
         _log.info("committed %d videos", len(pieces))
-        self._pieces, self._gone = [], []
         for piece in pieces:
             if piece.row["content"] in self._claims:
                 self._claims.pop(piece.row["content"]).close()

@@ -7,9 +7,13 @@ import shutil
 from pathlib import Path
 from typing import cast
 
+import pyarrow as pa
 import pytest
 
+from r2rt.archive import index
 from r2rt.archive.library import Archive
+from r2rt.archive.maintenance import check_tables
+from r2rt.archive.tables import Table
 from r2rt.errors import LibraryFullError, ModelMismatchError, SourceNotFoundError
 from tests.r2rt.archive.colours import ColourGrounder, colour_grounder, make_colours, write_colours
 
@@ -146,6 +150,30 @@ def test_a_quota_stops_before_the_next_video(tmp_path: Path, videos: Path) -> No
     with pytest.raises(LibraryFullError, match="--quota"):
         archive.add(videos, quota_bytes=1000)
     assert names(archive, "state = 'ready'") == {"beach.mp4"}
+
+
+@pytest.mark.parametrize("table", ["clips", "tokens"])
+def test_an_interrupt_while_rows_are_committed_doubles_none(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    append = Table.append
+    written: list[str] = []
+
+    def interrupted(self: Table, rows: pa.Table) -> None:
+        append(self, rows)
+        written.append(Path(self.uri).stem)
+        if written.count(table) == 1 and written[-1] == table:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Table, "append", interrupted)
+    monkeypatch.setattr(index, "_BATCH_VIDEOS", 1)
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        archive.add(videos)
+    archive.add(videos)
+    found = check_tables(archive.tables)
+    assert (found.videos, found.faults) == (3, [])
+    assert [Path(hit.path).name for hit in archive.search("yellow")] == ["beach.mp4"]
 
 
 def test_another_model_is_refused(tmp_path: Path, videos: Path, archive: Archive) -> None:
