@@ -262,8 +262,7 @@ class Writer:
         except R2rtError as error:
             self.take(failed_piece(file, None, error, tags=self._options.tags))
             return None
-        before = self._known.get(file.path)
-        if self._use_known(file, content, before):
+        if self._use_known(file, content):
             return None
         if content in self._claims:
             self.deferred.append(file)
@@ -389,16 +388,14 @@ class Writer:
             or time.monotonic() - self._last_s >= _BATCH_S
         )
 
-    def _use_known(self, file: File, content: str, before: Row | None) -> bool:
+    def _use_known(self, file: File, content: str) -> bool:
         """Take over the vectors of the same content where the library has it; say whether so."""
-        keeps = ("tokens",) if self._options.keep == "tokens" else ("tokens", "vectors")
-        rows = [
-            self._known[path] for path in self._by_content.get(content, ()) if path in self._known
-        ]
-        same = [row for row in rows if row["content"] == content and row["keep"] in keeps]
+        rows = [self._known.get(path) for path in self._by_content.get(content, ())]
+        same = [row for row in rows if row is not None and self._has(row, content)]
+        same.sort(key=lambda row: row["path"] != file.path)  # its own row is the first
         if not same:
             return False
-        row = before if before is not None and before["content"] == content else same[0]
+        row = same[0]
         piece = copied_piece(file, self._whole(row["path"]), tags=self._options.tags)
         gone = [x["path"] for x in same if x["path"] != file.path and _is_gone(x["path"])]
         self._pieces.append(piece)
@@ -406,12 +403,17 @@ class Writer:
         for path in gone[:1]:
             self._gone.append(path)
             del self._known[path]
-        if before is not None and before["content"] == content:
+        if row["path"] == file.path:
             self._count(unchanged=1)
         else:
             self._count(moved=bool(gone), copied=not gone)
         self.flush(only_if_due=True)
         return True
+
+    def _has(self, row: Row, content: str) -> bool:
+        """Return whether a row has what is to be kept of a content; a failed one has nothing."""
+        keeps = ("tokens",) if self._options.keep == "tokens" else ("tokens", "vectors")
+        return bool(row.get("entry")) and row["content"] == content and row["keep"] in keeps
 
     def _is_made_meanwhile(self, file: File, content: str) -> bool:
         """Look for the content once more, now that no other process can be at it."""
@@ -422,7 +424,7 @@ class Writer:
             return False
         for row in known_videos(self._tables).values():
             self._remember(row)
-        return self._use_known(file, content, self._known.get(file.path))
+        return self._use_known(file, content)
 
     def _whole(self, path: str) -> Row:
         """Return all columns of a file's row."""

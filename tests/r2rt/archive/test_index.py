@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -14,7 +14,12 @@ from r2rt.archive import index
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables
 from r2rt.archive.tables import Table
-from r2rt.errors import LibraryFullError, ModelMismatchError, SourceNotFoundError
+from r2rt.errors import (
+    LibraryFullError,
+    MemoryLimitError,
+    ModelMismatchError,
+    SourceNotFoundError,
+)
 from tests.r2rt.archive.colours import ColourGrounder, colour_grounder, make_colours, write_colours
 
 
@@ -174,6 +179,55 @@ def test_an_interrupt_while_rows_are_committed_doubles_none(
     found = check_tables(archive.tables)
     assert (found.videos, found.faults) == (3, [])
     assert [Path(hit.path).name for hit in archive.search("yellow")] == ["beach.mp4"]
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of videos that cannot be encoded for now, as for lack of memory."""
+    encode, names = ColourGrounder.encode, set[str]()
+
+    def refuse(self: ColourGrounder, source: Path, *arguments: Any, **options: Any) -> Any:
+        if Path(source).name in names:
+            raise MemoryLimitError("too large")
+        return encode(self, source, *arguments, **options)
+
+    monkeypatch.setattr(ColourGrounder, "encode", refuse)
+    return names
+
+
+def test_a_video_that_failed_is_found_with_the_vectors_of_its_copy(
+    archive: Archive, videos: Path, unreadable: set[str]
+) -> None:
+    unreadable.add("fails.mp4")
+    shutil.copy(write_colours(videos / "fails.mp4", ["pink", "red"]), videos / "sound.mp4")
+    assert list(archive.add(videos / "fails.mp4").failed) == [str(videos / "fails.mp4")]
+    assert archive.add(videos / "sound.mp4").added == 1
+    assert archive.add(videos, retry=True).copied == 1
+    copies = [{Path(path).name for path in (x.path, *x.also)} for x in archive.search("pink")]
+    assert {"fails.mp4", "sound.mp4"} in copies
+    assert check_tables(archive.tables).faults == []
+
+
+def test_a_video_that_fails_does_not_stop_its_copy(
+    tmp_path: Path, videos: Path, unreadable: set[str]
+) -> None:
+    archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    archive.add(videos, keep="vectors")
+    shutil.copy(videos / "beach.mp4", videos / "copy.mp4")
+    unreadable.add("beach.mp4")
+    report = archive.add(videos, keep="tokens")
+    assert (list(report.failed), report.added) == ([str(videos / "beach.mp4")], 1)
+    assert [Path(hit.path).name for hit in archive.search("yellow")] == ["copy.mp4"]
+
+
+def test_a_video_with_vectors_alone_takes_the_tokens_of_its_copy(
+    tmp_path: Path, videos: Path
+) -> None:
+    archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    archive.add(videos, keep="vectors")
+    archive.add(shutil.copy(videos / "beach.mp4", tmp_path / "copy.mp4"), keep="tokens")
+    archive.add(videos, keep="tokens")
+    assert {row["keep"] for row in archive.videos()} == {"tokens"}
 
 
 def test_another_model_is_refused(tmp_path: Path, videos: Path, archive: Archive) -> None:
