@@ -189,9 +189,9 @@ def _index_files(
     for path in by_path:
         if path in writer.report.failed:
             failed(path, writer.report.failed[path])
+    writer.flush()
     if writer.deferred:
         again, writer.deferred = writer.deferred, []
-        writer.flush()
         _index_files(writer, again, pieces_of, done, failed)
 
 
@@ -235,6 +235,7 @@ class Writer:
         # Claims are held until the rows are committed: nobody encodes the same video meanwhile.
         self._claims: dict[str, contextlib.ExitStack] = {}
         self.deferred: list[File] = []
+        self._copied: dict[str, File] = {}
         self._last_s = time.monotonic()
         self._commits = 0
         self.report = IndexReport()
@@ -314,15 +315,20 @@ class Writer:
         """Mark files as gone: searches leave them out, and `compact` removes what they have."""
         for path in paths:
             # A path that is not known any more was found elsewhere meanwhile.
-            if path in self._known and self._known[path]["state"] != MISSING:
-                self._pieces.append(Piece(row={**self._whole(path), "state": MISSING}))
+            if path not in self._known or self._known[path]["state"] == MISSING:
+                continue
+            if (whole := self._whole(path)) is not None:
+                self._pieces.append(Piece(row={**whole, "state": MISSING}))
                 self._count(removed=1)
 
     def replace_words(self, row: Row, file: File) -> None:
         """Read the subtitles of a video again, which have changed."""
+        whole = self._whole(row["path"])
+        if whole is None:
+            return
         lines = words_of(file.path, self._options.speech)
         new = {
-            **self._whole(row["path"]),
+            **whole,
             "words": new_id() if lines else None,
             "words_key": file.words_key,
         }
@@ -337,7 +343,7 @@ class Writer:
         tables = self._tables
         with write_lock(tables.root):
             # Taken off first: what is interrupted half-way must not be written once more.
-            pieces, self._pieces = self._pieces, []
+            pieces, self._pieces = self._without_lost(self._pieces), []
             gone, self._gone = self._gone, []
             for table, parts in (
                 (tables.clips, [piece.clips for piece in pieces if piece.clips is not None]),
@@ -354,19 +360,40 @@ class Writer:
             if lines := words_table(pieces):
                 schema = tables.subtitles.latest().schema
                 tables.subtitles.append(pa.Table.from_pylist(lines, schema=schema))
-            rows = list({piece.row["path"]: piece.row for piece in pieces}.values())
-            schema = tables.videos.latest().schema.remove_metadata()
-            tables.videos.upsert(pa.Table.from_pylist(rows, schema=schema), "path")
+            if rows := list({piece.row["path"]: piece.row for piece in pieces}.values()):
+                schema = tables.videos.latest().schema.remove_metadata()
+                tables.videos.upsert(pa.Table.from_pylist(rows, schema=schema), "path")
             if gone:
                 tables.videos.delete(f"path in {quoted(gone)}")
         _log.info("committed %d videos", len(pieces))
         for piece in pieces:
-            if piece.row["content"] in self._claims:
-                self._claims.pop(piece.row["content"]).close()
+            self._unclaim(piece.row["content"])
         self._commits += 1
         if self._commits % _COMMITS_A_CLEANING == 0:
             update_indices(tables)
         self._last_s = time.monotonic()
+
+    def _without_lost(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Leave out rows whose clips another process may have removed; copies are `deferred`.
+
+        Clips stay as long as a row of `videos` names their entry, and nobody can commit now.
+        """
+        made = {piece.row["entry"] for piece in pieces if piece.num_clips}
+        taken = {piece.row.get("entry") for piece in pieces} - made - {None}
+        if not taken:
+            return list(pieces)
+        where = f"entry in {quoted(sorted(taken))}"
+        made |= {None, *self._tables.videos.rows(["entry"], where)["entry"].to_pylist()}
+        for lost in (piece.row for piece in pieces if piece.row.get("entry") not in made):
+            self._known.pop(lost["path"], None)
+            self._unclaim(lost["content"])
+            if lost["path"] in self._copied:
+                self.deferred.append(self._copied.pop(lost["path"]))
+        return [piece for piece in pieces if piece.row.get("entry") in made]
+
+    def _unclaim(self, content: str | None) -> None:
+        if content in self._claims:
+            self._claims.pop(content).close()
 
     def close(self) -> None:
         """Give up what was claimed."""
@@ -393,12 +420,16 @@ class Writer:
         rows = [self._known.get(path) for path in self._by_content.get(content, ())]
         same = [row for row in rows if row is not None and self._has(row, content)]
         same.sort(key=lambda row: row["path"] != file.path)  # its own row is the first
-        if not same:
+        for row in same:
+            whole = self._whole(row["path"])
+            if whole is not None and self._has(whole, content):
+                break
+        else:
             return False
-        row = same[0]
-        piece = copied_piece(file, self._whole(row["path"]), tags=self._options.tags)
+        piece = copied_piece(file, whole, tags=self._options.tags)
         gone = [x["path"] for x in same if x["path"] != file.path and _is_gone(x["path"])]
         self._pieces.append(piece)
+        self._copied[file.path] = file
         self._remember(piece.row)
         for path in gone[:1]:
             self._gone.append(path)
@@ -426,14 +457,14 @@ class Writer:
             self._remember(row)
         return self._use_known(file, content)
 
-    def _whole(self, path: str) -> Row:
-        """Return all columns of a file's row."""
+    def _whole(self, path: str) -> Row | None:
+        """Return all columns of a file's row; None if another process has removed it."""
         for piece in reversed(self._pieces):
             if piece.row["path"] == path:
                 return piece.row
         names = self._tables.videos.latest().schema.names
         rows: list[Row] = self._tables.videos.rows(names, f"path in {quoted([path])}").to_pylist()
-        return rows[0] if rows else self._known[path]
+        return rows[0] if rows else None
 
     def _count(self, **more: int) -> None:
         now = {name: getattr(self.report, name) + int(count) for name, count in more.items()}

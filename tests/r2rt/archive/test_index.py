@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +14,13 @@ import pytest
 
 from r2rt.archive import index
 from r2rt.archive.library import Archive
-from r2rt.archive.maintenance import check_tables
+from r2rt.archive.maintenance import check_tables, compact_tables, info_of, remove_videos
 from r2rt.archive.tables import Table
 from r2rt.errors import (
     LibraryFullError,
     MemoryLimitError,
     ModelMismatchError,
+    QueryError,
     SourceNotFoundError,
 )
 from tests.r2rt.archive.colours import ColourGrounder, colour_grounder, make_colours, write_colours
@@ -228,6 +231,51 @@ def test_a_video_with_vectors_alone_takes_the_tokens_of_its_copy(
     archive.add(shutil.copy(videos / "beach.mp4", tmp_path / "copy.mp4"), keep="tokens")
     archive.add(videos, keep="tokens")
     assert {row["keep"] for row in archive.videos()} == {"tokens"}
+
+
+@pytest.fixture
+def meanwhile(
+    archive: Archive, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """Let another process do something to the beach while a run has read what the library has."""
+
+    def another(name: str, *, compacted: bool) -> None:
+        original = getattr(index, name)
+
+        def last(*arguments: Any, **options: Any) -> Any:
+            found = original(*arguments, **options)
+            with contextlib.suppress(QueryError):  # only once
+                remove_videos(archive.tables, [str(videos / "beach.mp4")], None)
+                if compacted:
+                    compact_tables(archive.tables)
+            return found
+
+        monkeypatch.setattr(index, name, last)
+
+    return another
+
+
+@pytest.mark.parametrize("name", ["scan", "copied_piece"])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_copy_of_a_video_that_is_removed_meanwhile(
+    archive: Archive, videos: Path, meanwhile: Callable[..., None], name: str, compacted: bool
+) -> None:
+    copy = shutil.copy(videos / "beach.mp4", videos.parent / "copy.mp4")
+    meanwhile(name, compacted=compacted)
+    archive.add(copy)
+    assert names(archive, "state = 'ready'") == {"copy.mp4", "garden.mp4", "night.mp4"}
+    assert check_tables(archive.tables).faults == []
+    assert info_of(archive.tables).duration_s == 3 * 16
+    assert [Path(hit.path).name for hit in archive.search("yellow")] == ["copy.mp4"]
+
+
+def test_what_is_removed_meanwhile_does_not_come_back_with_its_words(
+    archive: Archive, videos: Path, meanwhile: Callable[..., None]
+) -> None:
+    (videos / "beach.srt").write_text("1\n00:00:00,500 --> 00:00:03,000\nWaves\n")
+    meanwhile("scan", compacted=False)
+    archive.add(videos)
+    assert names(archive) == {"garden.mp4", "night.mp4"}
 
 
 def test_another_model_is_refused(tmp_path: Path, videos: Path, archive: Archive) -> None:
