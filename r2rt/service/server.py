@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from r2rt.errors import ServiceStateError
 from r2rt.service.connections import timely
 from r2rt.service.service import Service
 
@@ -30,8 +31,21 @@ class _Server(uvicorn.Server):
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve, and say where."""
-        await super().startup(sockets)
+        """Begin to serve, and say where.
+
+        Raises:
+            ServiceStateError: the address cannot be listened at.
+        """
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:
+            reason = error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise ServiceStateError(
+                f"{self.config.host}:{self.config.port}: {reason.strerror or reason}; choose "
+                "another --port or --host, or end the program that listens there"
+            ) from error
         for server in self.servers:
             for listener in server.sockets:
                 host, port = listener.getsockname()[:2]
@@ -50,6 +64,9 @@ def run(app: FastAPI, *, on_ready: Callable[[str], object]) -> None:
     Args:
         app: made by `create_app`.
         on_ready: called with a line that says where it is served.
+
+    Raises:
+        ServiceStateError: the address cannot be listened at, such as one in use.
     """
     service: Service = app.state.service
     config = uvicorn.Config(

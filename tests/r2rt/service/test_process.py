@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,10 @@ from typing import Any
 import pytest
 
 from r2rt.cli.main import run
+from r2rt.errors import ServiceStateError
+from r2rt.service.app import create_app
+from r2rt.service.server import run as serve
+from r2rt.service.settings import Settings
 from tests.conftest import CHECKOUT
 from tests.r2rt.service.live_server import LiveServer, live_server
 
@@ -142,3 +148,11 @@ def test_two_services_do_not_share_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ServiceStateError, match="another r2rt serve uses it"):
         create_app(settings)
     app.state.service.release()
+
+
+def test_a_port_that_is_in_use_is_one_line(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        app = create_app(dataclasses.replace(settings, port=port))
+        with pytest.raises(ServiceStateError, match=rf"127\.0\.0\.1:{port}: .*--port"):
+            serve(app, on_ready=pytest.fail)
