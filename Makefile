@@ -4,7 +4,7 @@ VENV := .venv
 DEMO_VENV := .venv-demo
 # Every version that the project is tested with; users of the library are not bound to them.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# `make test` takes some five minutes on two cores; `make test SLOW=1` runs the slow tests as well.
+# `make test` takes some eight minutes on two cores; `make test SLOW=1` runs the slow tests as well.
 MARKERS := $(if $(SLOW),-m "",)
 # These measure time, or wait for it: they run one by one, after the others in two processes.
 SERIAL := $(addprefix tests/benchmarks/test_,$(addsuffix .py,baseline decode harness live long_video roofline)) \

@@ -1,6 +1,6 @@
 """Chapters in ffmpeg's metadata format.
 
-    ffmpeg -i video.mp4 -i video.chapters.txt -map 0 -map_metadata 1 -codec copy out.mp4
+    ffmpeg -i video.mp4 -i video.chapters.txt -map 0 -map_chapters 1 -codec copy out.mp4
 
 Chapters cannot overlap, and in mp4 each lasts until the next begins. So the whole video is divided:
 where moments of one query overlap, the better one names the chapter; where moments of several
