@@ -142,6 +142,34 @@ class Videos:
         path = self.folder / secrets.token_hex(8) / stored_name(name)
         return self._insert(name, path, "url", url=url)
 
+    def there(self, id_: str) -> Video:
+        """Return a video whose file is there and was looked at.
+
+        Raises:
+            ProblemError: there is no such video, or its file is not there.
+            R2rtError: it is no video that can be read.
+        """
+        video = self.get(id_)
+        if not video.path.is_file():
+            if video.url is not None and not video.facts:
+                raise ProblemError(
+                    409, "not-fetched", f"{video.name} is not fetched; wait for its job"
+                )
+            raise ProblemError(410, "file-gone", f"{video.name}: its file is not there any more")
+        return self.known(id_)
+
+    def known(self, id_: str) -> Video:
+        """Return a video whose file was looked at; it is now if it was not before.
+
+        Nothing else may open a file before: it may be a playlist, which names other files.
+
+        Raises:
+            ProblemError: there is no such video.
+            R2rtError: it is no video that can be read.
+        """
+        video = self.get(id_)
+        return video if video.facts else self.looked_at(video)
+
     def looked_at(self, video: Video) -> Video:
         """Look at a file that was not looked at, and keep its facts.
 

@@ -70,8 +70,7 @@ def _encode(service: Service, job: Job, progress: Progress) -> Any:
     try:
         if not video.path.exists() and video.url is not None:
             service.fetch(video, progress)
-        if not video.facts:
-            video = service.videos.looked_at(video)
+        video = service.videos.known(video.id)
         clips, duration_s = service.computing.encode(video.path, job.request.get("model"), progress)
     except R2rtError as error:
         _set_state(service, job, video, "failed", as_text(str(error)))
@@ -88,7 +87,7 @@ def _encode(service: Service, job: Job, progress: Progress) -> Any:
 
 def _ground(service: Service, job: Job, progress: Progress) -> Any:
     request = job.request
-    videos = [service.videos.get(id_) for id_ in request["videos"]]
+    videos = [service.videos.there(id_) for id_ in request["videos"]]
     results = []
     for number, video in enumerate(videos):
         part = _Part(progress, number, len(videos))
@@ -111,7 +110,7 @@ def _ground(service: Service, job: Job, progress: Progress) -> Any:
 
 def _highlights(service: Service, job: Job, progress: Progress) -> Any:
     request = job.request
-    video = service.videos.get(request["video"])
+    video = service.videos.there(request["video"])
     asked = *_encoded(service, job, video, progress), request.get("query")
     length: HighlightLength = request.get("length_s") or "auto"
     return _selected(video, service.computing.highlights(*asked, request["top"], length))
@@ -122,7 +121,7 @@ def _summarize(service: Service, job: Job, progress: Progress) -> Any:
 
     request = job.request
     parse_length(request["length"])
-    video = service.videos.get(request["video"])
+    video = service.videos.there(request["video"])
     asked = *_encoded(service, job, video, progress), request.get("query")
     return _selected(video, service.computing.summarize(*asked, request["length"]))
 
@@ -137,7 +136,7 @@ def _clips(service: Service, job: Job, progress: Progress) -> Any:
     from r2rt.media.reel import write_reel
 
     request = job.request
-    video = service.videos.get(request["video"])
+    video = service.videos.there(request["video"])
     predictions = as_predictions(video, request["moments"])
     label = Path(video.name).stem
 
@@ -166,14 +165,14 @@ def _clips(service: Service, job: Job, progress: Progress) -> Any:
 
 def _export(service: Service, job: Job, progress: Progress) -> Any:
     request = job.request
-    video = service.videos.get(request["video"])
+    video = service.videos.known(request["video"])
     name, text = export(video, request["format"], request["moments"])
     progress(1, 1)
     return _files(service, job, lambda folder: (folder / name).write_text(text, "utf-8"))
 
 
 def _index(service: Service, job: Job, progress: Progress) -> Any:
-    video = service.videos.get(job.request["video"])
+    video = service.videos.there(job.request["video"])
     reason = service.computing.index(video.path, progress)
     if reason is not None:
         raise ProblemError(422, "not-indexed", reason)
@@ -206,8 +205,6 @@ def _files(service: Service, job: Job, write: Any) -> Any:
 
 def _encoded(service: Service, job: Job, video: Video, progress: Update) -> tuple[Path, str | None]:
     """Encode a video if it is not encoded, and return what asks about it."""
-    if not video.path.exists() and video.url is not None:
-        raise ProblemError(409, "not-fetched", f"{video.name} is not fetched yet; wait for its job")
     model = job.request.get("model")
     service.computing.encode(video.path, model, progress)
     return video.path, model

@@ -16,7 +16,7 @@ _MEDIA = {".json": "application/json", ".csv": "text/csv; charset=utf-8", ".vtt"
 @router.post("/export", response_class=Response)
 def export_moments(body: ExportBody, service: ServiceOf) -> Response:
     """Return picked moments as subtitles, an edit list, markers or a table."""
-    video = service.videos.get(body.video)
+    video = service.videos.known(body.video)
     name, text = export(video, body.format, [item.model_dump() for item in body.moments])
     kind = next((kind for end, kind in _MEDIA.items() if name.endswith(end)), "text/plain")
     return Response(

@@ -90,7 +90,7 @@ def remove_video(video_id: VideoId, service: ServiceOf) -> None:
 @router.get("/{video_id}/file", response_class=FileResponse)
 def get_file(video_id: VideoId, service: ServiceOf, download: bool = False) -> FileResponse:
     """Return the file, or the ranges of it that are asked for; `download` also what cannot play."""
-    video = _there(service, video_id)
+    video = service.videos.there(video_id)
     reason = why_not_playable(video.facts)
     if reason is not None and not download:
         raise ProblemError(415, "not-playable", f"{reason}; /clip converts parts of it")
@@ -112,7 +112,7 @@ def get_filmstrip(
     height: Annotated[int, Query(ge=16, le=720)] = 72,
 ) -> Response:
     """Return `count` frames of a span beside each other in one image."""
-    video = _there(service, video_id)
+    video = service.videos.there(video_id)
     end_s = video.facts["duration_s"] if end_s is None else end_s
     image = service.media.filmstrip(video.path, start_s, end_s, count, height)
     return Response(image, media_type="image/jpeg", headers=_KEPT)
@@ -126,7 +126,7 @@ def get_frame(
     height: Annotated[int, Query(ge=16, le=2160)] = 360,
 ) -> Response:
     """Return the frame on display at a time."""
-    image = service.media.frame(_there(service, video_id).path, time_s, height)
+    image = service.media.frame(service.videos.there(video_id).path, time_s, height)
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
 
@@ -141,7 +141,7 @@ def get_peaks(
     """Return the waveform of a span; all zeros where there is no sound."""
     from r2rt.media.waveform import spread
 
-    video = _there(service, video_id)
+    video = service.videos.there(video_id)
     end = video.facts["duration_s"] if end_s is None else end_s
     if end <= start_s:
         raise ProblemError(422, "invalid-request", "end_s must be later than start_s")
@@ -157,7 +157,7 @@ def get_clip(
     end_s: Annotated[float, Query(gt=0, le=1e9, allow_inf_nan=False)],
 ) -> FileResponse:
     """Return a span as an mp4, exact to the frame."""
-    path = service.media.clip(_there(service, video_id).path, start_s, end_s)
+    path = service.media.clip(service.videos.there(video_id).path, start_s, end_s)
     return FileResponse(path, media_type="video/mp4", headers=_KEPT)
 
 
@@ -172,7 +172,7 @@ async def ground_video(
     """Find sentences in an encoded video, at once."""
     video = service.videos.get(video_id)
     if not video.facts or not video.path.is_file():
-        video = await asyncio.to_thread(_there, service, video_id)
+        video = await asyncio.to_thread(service.videos.there, video_id)
     try:
         predictions = await service.answerer.ask(Asked(video.path, body.model), body.queries)
     except NotEncodedError:
@@ -195,13 +195,3 @@ async def ground_video(
 def _document(service: Service, video: Video) -> VideoDocument:
     job = service.jobs.active("encode", video.id)
     return VideoDocument(**video.as_dict(None if job is None else job.id))
-
-
-def _there(service: Service, video_id: str) -> Video:
-    """Return a video whose file is there and was looked at."""
-    video = service.videos.get(video_id)
-    if not video.path.is_file():
-        if video.url is not None and not video.facts:
-            raise ProblemError(409, "not-fetched", f"{video.name} is not fetched; wait for its job")
-        raise ProblemError(410, "file-gone", f"{video.name}: its file is not there any more")
-    return video if video.facts else service.videos.looked_at(video)

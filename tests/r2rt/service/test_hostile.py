@@ -123,6 +123,32 @@ def test_files_that_name_other_files_are_no_videos(tmp_path: Path, name: str) ->
         container_of(file)
 
 
+JOBS = {
+    "encode": {},
+    "ground": {"queries": ["a dog"]},
+    "highlights": {},
+    "summarize": {},
+    "clips": {"moments": [{"query": "x", "start_s": 0, "end_s": 1}]},
+    "export": {"format": "edl", "moments": [{"query": "x", "start_s": 0, "end_s": 1}]},
+    "index": {},
+}
+
+
+def test_no_job_reads_what_a_fetched_playlist_names(served: Run, recording: Path) -> None:
+    async def test(it: Served) -> None:
+        video = it.service.videos.add_url("http://films.example/hls.m3u8", "hls.m3u8")
+        video.path.parent.mkdir(parents=True)
+        video.path.write_text(playlists(recording)["hls.mp4"])
+        for kind, request in JOBS.items():
+            of = {"videos": [video.id]} if kind == "ground" else {"video": video.id}
+            job = await it.run(kind, **request, **of)
+            assert (job["error"] or {}).get("code") == "NotAVideoError", (kind, job["result"])
+        body = JOBS["export"] | {"video": video.id}
+        assert (await it.post("/export", body)).json()["code"] == "NotAVideoError"
+
+    served(test)
+
+
 def test_images_of_a_pattern_are_no_video(tmp_path: Path) -> None:
     from PIL import Image
 
