@@ -29,7 +29,9 @@ _FAILURES_SHOWN = 20
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--model", required=True, help="A bundle (tokens), or a CLIP (authors).")
+@click.option(
+    "--model", required=True, help="With --format authors an encoder, with tokens a bundle."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
 @click.option(
     "--format",
@@ -37,12 +39,12 @@ _FAILURES_SHOWN = 20
     type=click.Choice(["authors", "tokens"]),
     default="authors",
     show_default=True,
-    help="Hidden states to train on, or what a bundle grounds in.",
+    help="authors: hidden states, to train on; tokens: encoded videos, to ask a model.",
 )
 @click.option(
     "--videos",
     type=click.Path(path_type=Path),
-    help="Folder of the annotations' videos.  [default: the annotations' own]",
+    help="Folder of the annotations' videos.  [default: the folder of the annotations]",
 )
 @click.option("--recipe", help="Take the clip rate of this recipe.")
 @click.option(
@@ -51,8 +53,14 @@ _FAILURES_SHOWN = 20
 @click.option("--layers", default=4, show_default=True, help="Last CLIP layers to keep (authors).")
 @click.option("--clip-arch", help="open_clip's name of the architecture of a file of weights.")
 @click.option("--tokenizer", help="The tokenizer.json of a CLIP that has another than OpenAI's.")
-@click.option("--only", type=click.Choice(["videos", "queries"]), help="Leave out the others.")
-@click.option("--sampling", type=click.Choice(["exact", "nearest"]), default="exact")
+@click.option("--only", type=click.Choice(["videos", "queries"]), help="Make these alone.")
+@click.option(
+    "--sampling",
+    type=click.Choice(["exact", "nearest"]),
+    default="exact",
+    show_default=True,
+    help="Decode the exact frame of each clip, or the cheapest one near it.",
+)
 @click.option("--batch", default=32, show_default=True, help="Frames that CLIP takes at once.")
 @click.option("--shard", default="1/1", show_default=True, help="This machine's share, as 3/8.")
 @click.option(

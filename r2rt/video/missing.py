@@ -31,8 +31,8 @@ def not_found(source: str | os.PathLike[str]) -> SourceNotFoundError:
     name = os.fspath(source)
     if "://" in name:
         return SourceNotFoundError(
-            f"{name}: an address, not a file; download the video first, or follow a live stream "
-            "with `r2rt watch`"
+            f"{name}: an address, not a file; download the video first, add it to a library with "
+            "`r2rt index`, or follow a live stream with `r2rt watch`"
         )
     return SourceNotFoundError(
         f"{name}: no such file or folder; expected a video or a folder of images"

@@ -48,7 +48,9 @@ def data() -> None:
     help="Clips a second that clip indices and saliency count in, such as 1/2.",
 )
 @click.option("--min-video", default=5.0, show_default=True, help="Warn of videos under SECONDS.")
-@click.option("--unlabelled", is_flag=True, help="Accept queries without moments, as of a test.")
+@click.option(
+    "--unlabelled", is_flag=True, help="Accept queries without moments, as test splits have."
+)
 @click.option(
     "--most", default=100, show_default=True, help="How many problems to print a file; 0 for all."
 )
