@@ -17,6 +17,7 @@ import pytest
 
 from r2rt.errors import R2rtError, exit_codes
 from r2rt.outputs import FORMATS, Answers, render
+from r2rt.outputs.csv_format import COLUMNS
 from r2rt.video import Departures
 from tests.conftest import CHECKOUT
 from tests.r2rt.answers import moments, prediction
@@ -146,6 +147,11 @@ def test_the_json_page_has_every_field() -> None:
     assert {name for name in fields if f"`{name}`" not in text.split("```")[-1]} <= {
         *("encode_s", "text_s", "ground_s", "score"),  # described with the object they belong to
     }
+
+
+def test_the_json_page_has_every_column_of_csv() -> None:
+    text = page("reference/json.md").split("## The other formats")[1]
+    assert re.findall(r"`(\w+)`", text.split("`csv`")[1])[: len(COLUMNS)] == list(COLUMNS)
 
 
 def test_the_json_page_has_every_departure() -> None:
