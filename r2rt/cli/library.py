@@ -86,7 +86,7 @@ def compact(library_: str, quiet: bool) -> None:
 @library.command()
 @click.argument("library_")
 @click.argument("videos", nargs=-1, metavar="VIDEO...")
-@click.option("--where", metavar="SQL", help="Remove the videos that fit a condition.")
+@click.option("--where", metavar="SQL", help="Also remove all videos that fit a condition.")
 @quiet_option
 def remove(library_: str, videos: tuple[str, ...], where: str | None, quiet: bool) -> None:
     """Remove each VIDEO from LIBRARY, and what was kept of it; the files themselves stay."""
