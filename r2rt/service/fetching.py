@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,7 +21,6 @@ __all__ = ["checked_url", "fetch"]
 _SCHEMES = ("http", "https")
 _REDIRECTS = 5
 _TIMEOUT_S = 20.0
-_CHUNK_BYTES = 1 << 18
 
 
 def checked_url(url: str) -> tuple[str, str]:
@@ -47,7 +47,7 @@ def fetch(
     path: Path,
     settings: Settings,
     progress: Progress,
-    transport: httpx2.BaseTransport | None = None,
+    transport: Callable[..., httpx2.BaseTransport] = PublicTransport,
 ) -> None:
     """Fetch a file, whole or not at all.
 
@@ -55,27 +55,38 @@ def fetch(
         url: see `checked_url`.
         path: where it goes.
         settings: how long it may take, and how large it may be.
-        progress: called with bytes; raises to end it.
-        transport: what connects; one that connects to public addresses by default.
+        progress: called with bytes, and while nothing comes; raises to end it.
+        transport: makes what connects, of arguments `private` and `before_read`.
 
     Raises:
         ProblemError: the address is forbidden or does not answer, or the file is too large.
     """
-    transport = transport or PublicTransport(private=settings.private_addresses)
-    path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + settings.fetch_timeout_s
+
+    def check() -> None:
+        progress(0, None)
+        if time.monotonic() > deadline:
+            raise _failed(f"it took longer than {settings.fetch_timeout_s:g} s")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
     client = httpx2.Client(
-        transport=transport,
-        follow_redirects=True,
-        max_redirects=_REDIRECTS,
+        transport=transport(private=settings.private_addresses, before_read=check),
         timeout=_TIMEOUT_S,
         headers={"Accept-Encoding": "identity", "User-Agent": "r2rt"},
     )
     try:
-        with client, client.stream("GET", url) as response:
-            if response.status_code != 200:
-                raise _failed(f"it answers with status {response.status_code}")
-            _receive(response, path, settings, progress, deadline)
+        with client:
+            for _ in range(1 + _REDIRECTS):
+                with client.stream("GET", url) as response:
+                    # Followed here, since httpx2 reads the whole body of a redirect.
+                    if response.next_request is not None:
+                        url = str(response.next_request.url)
+                        continue
+                    if response.status_code != 200:
+                        raise _failed(f"it answers with status {response.status_code}")
+                    _receive(response, path, settings, progress, check)
+                    return
+            raise _failed(f"it redirects more than {_REDIRECTS} times")
     except ForbiddenAddressError as error:
         raise _forbidden(error) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -85,7 +96,11 @@ def fetch(
 
 
 def _receive(
-    response: httpx2.Response, path: Path, settings: Settings, progress: Progress, deadline: float
+    response: httpx2.Response,
+    path: Path,
+    settings: Settings,
+    progress: Progress,
+    check: Callable[[], None],
 ) -> None:
     most = settings.max_upload_bytes
     announced = response.headers.get("content-length", "")
@@ -94,13 +109,13 @@ def _receive(
         raise _too_large(most)
     received = 0
     with replacing(path) as temporary, temporary.open("wb") as file:
-        # Not decoded: what a few bytes may become has no limit.
-        for chunk in response.iter_raw(_CHUNK_BYTES):
+        # Not decoded: what a few bytes may become has no limit. And as it comes: what fills a
+        # chunk of some size may come slowly.
+        for chunk in response.iter_raw():
             received += len(chunk)
             if received > most:
                 raise _too_large(most)
-            if time.monotonic() > deadline:
-                raise _failed(f"it took longer than {settings.fetch_timeout_s:g} s")
+            check()
             file.write(chunk)
             # The encoding, which follows, is most of the work.
             progress(received // 10, total)

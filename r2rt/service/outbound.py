@@ -31,21 +31,29 @@ class PublicTransport(httpx2.HTTPTransport):
     Args:
         resolve: returns the addresses of a name.
         private: connect to private addresses too.
+        before_read: called before each read from a server; what it raises ends the request. A
+            timeout alone does not: it begins anew with every byte.
     """
 
-    def __init__(self, *, resolve: Resolve | None = None, private: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        resolve: Resolve | None = None,
+        private: bool = False,
+        before_read: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(trust_env=False)
         self._pool.close()
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl.create_default_context(),
             max_connections=4,
-            network_backend=_Backend(resolve or _addresses, private),
+            network_backend=_Backend(resolve or _addresses, private, before_read),
         )
 
 
 class _Backend(httpcore2.NetworkBackend):
-    def __init__(self, resolve: Resolve, private: bool) -> None:
-        self._resolve, self._private = resolve, private
+    def __init__(self, resolve: Resolve, private: bool, before_read: Callable[[], object]) -> None:
+        self._resolve, self._private, self._before_read = resolve, private, before_read
         self._sockets = httpcore2.SyncBackend()
 
     def connect_tcp(
@@ -63,7 +71,39 @@ class _Backend(httpcore2.NetworkBackend):
             raise httpcore2.ConnectError(f"{host[:100]}: {error.strerror or error}") from error
         if not addresses or not (self._private or all(map(is_public, addresses))):
             raise ForbiddenAddressError(f"{host[:100]} leads to an address that is not public")
-        return self._sockets.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        stream = self._sockets.connect_tcp(
+            addresses[0], port, timeout, local_address, socket_options
+        )
+        return _Stream(stream, self._before_read)
+
+
+class _Stream(httpcore2.NetworkStream):
+    """A connection that calls a function before each read."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, before_read: Callable[[], object]) -> None:
+        self._stream, self._before_read = stream, before_read
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._before_read()
+        return self._stream.read(max_bytes, timeout)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore2.NetworkStream:
+        stream = self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return _Stream(stream, self._before_read)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def is_public(address: str) -> bool:

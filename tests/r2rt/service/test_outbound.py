@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import http.server
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -82,6 +86,9 @@ def resolved(host: str, port: int) -> list[str]:
     return ["10.0.0.1"] if host == "private.example" else ["127.0.0.1"]
 
 
+public = functools.partial(PublicTransport, resolve=resolved)
+
+
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     real = is_public
@@ -92,7 +99,7 @@ def test_a_file_is_fetched(
     server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
 ) -> None:
     url, name = checked_url(f"http://films.example:{server}/a%20film.mp4")
-    fetch(url, tmp_path / name, settings, progress(), PublicTransport(resolve=resolved))
+    fetch(url, tmp_path / name, settings, progress(), public)
     assert name == "a film.mp4"
     assert (tmp_path / name).read_bytes() == _Handler.content
 
@@ -140,7 +147,7 @@ def test_a_redirect_into_a_private_network_is_not_followed(
             tmp_path / "film.mp4",
             settings,
             progress(),
-            PublicTransport(resolve=resolved),
+            public,
         )
     assert caught.value.status == 403
     assert _Handler.reached == ["/redirect"]
@@ -163,7 +170,7 @@ def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(
             tmp_path / "film.mp4",
             settings,
             progress(),
-            PublicTransport(resolve=rebinding),
+            functools.partial(PublicTransport, resolve=rebinding),
         )
     assert caught.value.code == "address-forbidden"
     assert asked == ["rebinding.example"]
@@ -191,7 +198,7 @@ def test_what_has_no_end_or_is_too_large_leaves_nothing(
             folder / "film.mp4",
             small,
             progress(),
-            PublicTransport(resolve=resolved),
+            public,
         )
     assert caught.value.code == code
     assert list(folder.iterdir()) == []
@@ -206,7 +213,7 @@ def test_a_file_of_which_a_part_came_is_not_kept(
         return httpx2.Response(200, headers={"Content-Length": "100"}, content=iter([b"a part"]))
 
     folder = tmp_path / "new"
-    for transport in (PublicTransport(resolve=resolved), httpx2.MockTransport(short)):
+    for transport in (public, lambda **_: httpx2.MockTransport(short)):
         with pytest.raises(ProblemError) as caught:
             fetch(
                 f"http://films.example:{server}/short",
@@ -219,6 +226,67 @@ def test_a_file_of_which_a_part_came_is_not_kept(
         assert list(folder.iterdir()) == []
 
 
+class Dripping:
+    """A server that sends a head, and then one byte at a time; `sent` are bytes after the head."""
+
+    def __init__(self, head: bytes, byte: bytes, pause_s: float) -> None:
+        self._sends = head, byte, pause_s
+        self.sent = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Dripping:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        head, byte, pause_s = self._sends
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(head)
+            try:
+                while self.sent < 4_000_000:
+                    connection.sendall(byte)
+                    self.sent += len(byte)
+                    time.sleep(pause_s)
+            except OSError:
+                pass
+
+
+@pytest.mark.parametrize("head", ["HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 200 OK\r\n\r\n"])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_server_that_drips_holds_no_worker(
+    settings: Settings, tmp_path: Path, loopback_is_public: None, head: str, cancelled: bool
+) -> None:
+    hasty = dataclasses.replace(settings, fetch_timeout_s=60.0 if cancelled else 0.3)
+    following = progress()
+    with Dripping(head.encode(), b"x", 0.05) as dripping:
+        if cancelled:
+            threading.Timer(0.3, lambda: setattr(following, "ends", "cancelled")).start()
+        expected = "cancelled" if cancelled else "took longer"
+        with pytest.raises(BaseException, match=expected):
+            fetch(f"http://x:{dripping.port}/f", tmp_path / "f", hasty, following, public)
+        assert dripping.sent < 60
+    assert list(tmp_path.glob("*f*")) == []
+
+
+def test_the_body_of_a_redirect_is_not_read(
+    server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
+) -> None:
+    """It may be endless."""
+    head = f"HTTP/1.1 302 Found\r\nLocation: http://x:{server}/film.mp4\r\n\r\n"
+    with Dripping(head.encode(), b"x" * 100_000, 0.0) as endless:
+        fetch(f"http://x:{endless.port}/f", tmp_path / "f", settings, progress(), public)
+    assert endless.sent < 4_000_000
+    assert (tmp_path / "f").read_bytes() == _Handler.content
+
+
 def test_fetching_has_an_end_in_time(
     server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
 ) -> None:
@@ -229,7 +297,7 @@ def test_fetching_has_an_end_in_time(
             tmp_path / "film.mp4",
             hasty,
             progress(),
-            PublicTransport(resolve=resolved),
+            public,
         )
 
 
