@@ -45,7 +45,7 @@ def data() -> None:
 @click.option(
     "--fps",
     type=_Rate(),
-    help="Clips a second that clip indices and saliency count in, such as 1/2.",
+    help="Clips a second that `saliency` has and that features will have, such as 1/2.",
 )
 @click.option("--min-video", default=5.0, show_default=True, help="Warn of videos under SECONDS.")
 @click.option(

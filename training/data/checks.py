@@ -63,7 +63,8 @@ def check_file(
 
     Args:
         path: the file.
-        fps: clips a second that its clip indices and saliency count in; None where unknown.
+        fps: clips a second that its saliency has; None where unknown. Clips that are rated as
+            QVHighlights', by their index, last 2 s whatever the rate.
         videos: where each video must be found.
         length_s: length of a video in seconds by its id, None where unknown; by default that of its
             file in `videos`. It counts where a record does not say how long its video is.

@@ -137,12 +137,23 @@ class SaliencyCheck:
                 return None
             # sum / 12 for three people
             saliency[clip] = ratings.sum() / (len(ratings) * _QV_RATING[1])
-        return saliency
+        return self._at_rate(saliency)
+
+    def _at_rate(self, saliency: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ratings of clips of 2 s to those of clips at the rate: the highest that a clip meets."""
+        if self._fps is None or self._fps == _QV_FPS:
+            return saliency
+        ratio = _QV_FPS / self._fps  # clips of 2 s in a clip
+        spans = [
+            saliency[math.floor(n * ratio) : math.ceil((n + 1) * ratio)]
+            for n in range(math.ceil(len(saliency) / ratio))
+        ]
+        return np.array([span.max() for span in spans], np.float32)
 
     def _clips_are_sound(self, clips: list[Any], duration_s: float | None) -> bool:
         count = None
         if duration_s is not None:
-            count = math.ceil(duration_s * (self._fps or _QV_FPS))
+            count = math.ceil(duration_s * _QV_FPS)
         before = len(self._fields.problems)
         seen = set()
         for index, clip in enumerate(clips):

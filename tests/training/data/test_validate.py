@@ -166,6 +166,29 @@ def test_what_is_right_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [third.moments_s, third.place] == [((2.0, 6.0),), "4"]
 
 
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        ("1/2", [0, 6, 12, 1]),
+        ("1", [0, 0, 6, 6, 12, 12, 1, 1]),
+        # Clips of 4 s, and of 3 s, of which the second meets the clips from 2 to 6 s.
+        ("1/4", [6, 12]),
+        ("1/3", [6, 12, 1]),
+    ],
+)
+def test_clips_of_qvhighlights_last_two_seconds_at_any_rate(
+    tmp_path: Path, fps: str, expected: list[int]
+) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(qv())
+    (found,) = check_file(path, fps=Fraction(fps)).annotations
+    assert found.saliency is not None
+    np.testing.assert_allclose(found.saliency, np.array(expected) / 12, rtol=1e-6)
+    path.write_text(qv(relevant_clip_ids=[1, 2, 10]))
+    checked = check_file(path, fps=Fraction(fps))
+    assert [problem.kind for problem in checked.errors] == ["clip-outside-video"]
+
+
 def test_counts_and_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "own.jsonl"
     rows = [line(qid=index, query=f"q{index}", relevant_windows=[[8, 2]]) for index in range(7)]
