@@ -27,11 +27,13 @@ class VideoFolder:
         if not folder.is_dir():
             raise SourceNotFoundError(f"{folder}: no such folder; expected one of videos")
         self.folder = folder
+        self._by_path: dict[str, list[Path]] = defaultdict(list)
         self._files: dict[str, list[Path]] = defaultdict(list)
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in _SUFFIXES and path.is_file():
-                names = {path.relative_to(folder).with_suffix("").as_posix(), path.stem}
-                for name in names:
+                whole = path.relative_to(folder).with_suffix("").as_posix()
+                self._by_path[whole].append(path)
+                for name in {whole, path.stem}:
                     self._files[name].append(path)
 
     def files(self) -> list[Path]:
@@ -39,10 +41,14 @@ class VideoFolder:
         return sorted({path for paths in self._files.values() for path in paths})
 
     def candidates(self, vid: str) -> list[Path]:
-        """Return the files that may be meant, in order; more than one is an ambiguity."""
-        for ending in _ENDINGS:
-            if f"{vid}{ending}" in self._files:
-                return self._files[f"{vid}{ending}"]
+        """Return the files that may be meant, in order; more than one is an ambiguity.
+
+        What is a path from the folder on means the file there, whatever else has its name below.
+        """
+        for files in (self._by_path, self._files):
+            for ending in _ENDINGS:
+                if f"{vid}{ending}" in files:
+                    return files[f"{vid}{ending}"]
         return []
 
     def duration_s(self, file: Path) -> float | None:

@@ -234,6 +234,10 @@ def test_videos_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "did you mean 'v1'?" in out
     assert validate(path, capsys, "--videos", str(tmp_path / "none"))[0] == 10
     assert validate(tmp_path / "none.jsonl", capsys)[0] == 10
+    # A path from the folder on is that file, though another one below has its name.
+    (videos / "a" / "v1.mp4").write_bytes(b"x")
+    assert VideoFolder(videos).candidates("v1") == [videos / "v1.mp4"]
+    assert VideoFolder(videos).candidates("a/v1") == [videos / "a" / "v1.mp4"]
 
 
 @pytest.mark.parametrize(("duration", "code"), [(24, 0), (23.2, 0), (24.9, 0), (126, 60), (20, 60)])
