@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from r2rt.files import replacing
@@ -40,8 +42,10 @@ def split_by_video(
     return train, [annotation for annotation in annotations if annotation.vid in kept]
 
 
-def write_annotations(path: Path, annotations: Sequence[Annotation], videos: VideoFolder) -> None:
-    """Write annotations of moments as jsonl lines, with each video's length."""
+def write_annotations(
+    path: Path, annotations: Sequence[Annotation], videos: VideoFolder, fps: Fraction
+) -> None:
+    """Write annotations of moments, read at `fps`, as jsonl lines, with each video's length."""
     lines = []
     for each in annotations:
         row: dict[str, object] = {"qid": each.qid, "vid": each.vid, "query": each.query}
@@ -50,7 +54,11 @@ def write_annotations(path: Path, annotations: Sequence[Annotation], videos: Vid
             row["duration"] = round(duration_s, 3)
         row["relevant_windows"] = each.moments_s
         if each.saliency is not None:
-            row["saliency"] = [round(float(value), 6) for value in each.saliency]
+            saliency = [round(float(value), 6) for value in each.saliency]
+            if duration_s is not None:
+                # Clips behind the last rated one count as 0.
+                saliency += [0.0] * (math.ceil(duration_s * fps) - len(saliency))
+            row["saliency"] = saliency
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     with replacing(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")

@@ -22,7 +22,7 @@ from training.data.checks import check_file
 from training.data.errors import AnnotationError
 from training.data.layouts import load_annotations
 from training.data.videos import VideoFolder
-from training.errors import TrainingInterruptedError
+from training.errors import TrainingError, TrainingInterruptedError
 from training.own.settings import choose_rate, choose_settings
 from training.own.split import split_by_video, write_annotations
 
@@ -73,8 +73,10 @@ class Own:
 
     @property
     def features(self) -> Path:
-        """Folder of features."""
-        return self.out / "features"
+        """Folder of features; another CLIP, rate or choice of layers has another one."""
+        layers = [self.settings.get(name) for name in ("layers", "read")]
+        made_with = repr((self.clip, str(self.rate()), layers))
+        return self.out / "features" / hashlib.sha256(made_with.encode()).hexdigest()[:8]
 
     @property
     def run(self) -> Path:
@@ -130,9 +132,11 @@ def validate(own: Own) -> str:
         AnnotationError: annotations cannot be trained on; every problem was printed.
     """
     videos = VideoFolder(own.videos)
+    # The rate that the later steps will have: what fits no other is found out here.
+    rate = own.fps or choose_rate(check_file(own.annotations).annotations)
     files = [path for path in (own.annotations, own.val) if path is not None]
     for path in files:
-        checked = check_file(path, fps=own.fps, videos=videos, min_video_s=5.0)
+        checked = check_file(path, fps=rate, videos=videos, min_video_s=5.0)
         for problem in checked.problems:
             own.say(str(problem))
         without = [each.place for each in checked.annotations if each.moments_s is None]
@@ -141,18 +145,18 @@ def validate(own: Own) -> str:
             if not checked.errors:
                 what = f"{without[0]} has no relevant_windows"
             raise AnnotationError(f"{path}: {what}; correct it and run the same command again")
-    annotations = load_annotations(own.annotations, fps=own.fps)
+    annotations = load_annotations(own.annotations, fps=rate)
     if own.val is None:
         train, val = split_by_video(annotations, own.seed)
     else:
-        train, val = annotations, load_annotations(own.val, fps=own.fps)
+        train, val = annotations, load_annotations(own.val, fps=rate)
     own.out.mkdir(parents=True, exist_ok=True)
-    write_annotations(own.train_file, train, videos)
-    write_annotations(own.val_file, val, videos)
+    write_annotations(own.train_file, train, videos, rate)
+    write_annotations(own.val_file, val, videos, rate)
     counts = [
         f"{len(part)} queries of {len({a.vid for a in part})} videos" for part in (train, val)
     ]
-    return f"{counts[0]} to train on, {counts[1]} to evaluate on, {own.rate()} clips a second"
+    return f"{counts[0]} to train on, {counts[1]} to evaluate on, {rate} clips a second"
 
 
 def extract(own: Own) -> str:
@@ -160,7 +164,8 @@ def extract(own: Own) -> str:
     from training.extract import main
     from training.extraction.errors import ExtractionError
 
-    layers = own.config().model.layers
+    # As deep as the deepest layer that is read.
+    layers = -min(own.config().model.read_layers)
     for path in (own.train_file, own.val_file):
         arguments = [str(path), "--videos", str(own.videos), "--model", own.clip]
         arguments += ["--out", str(own.features), "--fps", str(own.rate()), "--layers", str(layers)]
@@ -177,7 +182,7 @@ def train(own: Own) -> str:
     """Train, or go on with a training that was interrupted."""
     from training.data.layouts import open_data
     from training.train import build_validation, new_model
-    from training.trainer import fit
+    from training.trainer import fit, read_progress
 
     config = own.config()
     samples = open_data(
@@ -185,7 +190,7 @@ def train(own: Own) -> str:
         own.features,
         "train",
         annotations=own.train_file,
-        layers=config.model.layers,
+        layers=config.model.read_layers,
     )
     try:
         best = fit(
@@ -200,6 +205,12 @@ def train(own: Own) -> str:
         )
     except TrainingInterruptedError as error:  # all is saved; its own message names --resume
         raise KeyboardInterrupt from error
+    progress = read_progress(own.run)
+    if progress is not None and not progress.finished:
+        raise TrainingError(
+            f"max_minutes are over at step {progress.step} of {progress.total_steps}; all is "
+            "saved, the same command goes on"
+        )
     return f"{config.recipe.epochs} epochs of batches of {config.recipe.batch_size}: {best}"
 
 
@@ -240,15 +251,17 @@ def quantise(own: Own) -> str:
 def evaluate(own: Own) -> str:
     """Ask the bundle the queries that were kept, and write the figures."""
     from r2rt.grounding.grounder import Grounder
-    from training.evaluation.answering import answer, find_sources
+    from training.evaluation.answering import answer
     from training.evaluation.benchmarks import BENCHMARKS
     from training.evaluation.benchmarks import evaluate as evaluate_lines
     from training.evaluation.reading import read_annotations
 
     benchmark = BENCHMARKS["own"]
     lines = read_annotations(own.val_file, benchmark)
+    # The files that features were made of, whatever else goes by their names.
+    videos = VideoFolder(own.videos)
+    sources = {line.vid: videos.candidates(line.vid)[0] for line in lines.lines}
     with Grounder.load(own.bundle.resolve(), device="cpu") as grounder:
-        sources = find_sources(own.videos, lines, encoded=False)
         answers = answer(grounder, benchmark, lines.lines, sources)
     evaluation = evaluate_lines(benchmark, answers, lines.lines)
     with replacing(own.out / "figures.json") as temporary:

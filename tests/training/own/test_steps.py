@@ -1,0 +1,175 @@
+"""The steps' own work, around the commands that they run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import r2rt.grounding.grounder
+import training.evaluation.answering
+import training.extract
+import training.train
+import training.trainer
+from tests.r2rt.video.clips import write_video
+from training.data.errors import AnnotationError
+from training.data.layouts import load_annotations
+from training.errors import TrainingError
+from training.metrics import Prediction
+from training.own.steps import STEPS, Own
+from training.trainer.state import Progress
+
+ROW = {"query": "x", "duration": 6.0, "relevant_windows": [[0, 6]]}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "inner").mkdir()
+    for name in ("a", "inner/b"):
+        write_video(folder / f"{name}.mp4", frames=150)
+    return folder
+
+
+def make(tmp_path: Path, videos: Path, *rows: dict[str, Any], **changes: Any) -> Own:
+    """A run on two videos of 6 s, of which `validate` keeps one to evaluate on."""
+    mine = tmp_path / "mine.jsonl"
+    rows = rows or (ROW | {"video": "a.mp4"}, ROW | {"video": "b"})
+    mine.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings: dict[str, Any] = {
+        "annotations": mine,
+        "videos": videos,
+        "out": tmp_path / "run",
+        "clip": "r2rt-tiny",
+        "val": None,
+        "init": None,
+        "fps": None,
+        "settings": {},
+        "workers": 0,
+        "seed": 0,
+        "say": lambda _: None,
+    }
+    return Own(**settings | changes)
+
+
+def write_features(own: Own, layers: int) -> None:
+    """Features that carry the number of their layer, counted from the last, -1."""
+    places = np.arange(-layers, 0, dtype=np.float16)
+    for kind, shape in (("vid", (3, layers, 2, 128)), ("txt", (4, layers, 64))):
+        folder = own.features / f"clip_tiny_{kind}_k{layers}"
+        folder.mkdir(parents=True)
+        values = np.broadcast_to(places.reshape(-1, *(1,) * (len(shape) - 2)), shape)
+        for name in ("a", "b", "1", "2"):
+            np.save(folder / f"{name}.npy", np.ascontiguousarray(values))
+
+
+def test_training_reads_the_layers_that_the_model_says(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make(tmp_path, videos, settings={"read": [-1, -6, -2]})
+    STEPS["validate"](own)
+    asked: list[Sequence[str]] = []
+
+    def extract(arguments: Sequence[str]) -> int:
+        asked.append(arguments)
+        return 0
+
+    monkeypatch.setattr(training.extract, "main", extract)
+    STEPS["extract"](own)
+    assert {x[x.index("--layers") + 1] for x in asked} == {"6"}
+
+    write_features(own, 6)
+    seen: list[np.ndarray[Any, Any]] = []
+
+    def fit(model: Any, _recipe: Any, samples: Any, **_: Any) -> Path:
+        seen.extend(samples[0].video[0, :, 0, 0].numpy())
+        assert model.config.read == (-1, -6, -2)
+        return own.run / "best.pth"
+
+    monkeypatch.setattr(training.trainer, "fit", fit)
+    STEPS["train"](own)
+    assert seen == [-1, -6, -2]
+
+
+def test_a_training_whose_time_is_up_is_not_done(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make(tmp_path, videos, settings={"max_minutes": 1})
+    STEPS["validate"](own)
+    write_features(own, 4)
+    monkeypatch.setattr(training.trainer, "fit", lambda *_, **__: own.run / "last.pth")
+    progress = Progress(step=7, total_steps=300, samples=1)
+    monkeypatch.setattr(training.trainer, "read_progress", lambda _: progress)
+    with pytest.raises(TrainingError, match="max_minutes are over at step 7 of 300"):
+        STEPS["train"](own)
+
+
+def test_the_videos_that_are_evaluated_on_are_those_of_the_features(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's name alone finds it in a folder below, and a subtitle beside it is no video."""
+    own = make(tmp_path, videos)
+    STEPS["validate"](own)
+    (videos / "a.srt").write_text("1")
+    (videos / "inner" / "b.srt").write_text("1")
+    own.val_file.write_text(own.train_file.read_text() + own.val_file.read_text())
+    asked: dict[str, Path] = {}
+
+    class Model:
+        def __enter__(self) -> Model:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def answer(_model: Any, _benchmark: Any, lines: Any, sources: dict[str, Path]) -> Any:
+        asked.update(sources)
+        return [Prediction(qid=line.qid, pred_relevant_windows=[(0, 6, 1)]) for line in lines]
+
+    monkeypatch.setattr(r2rt.grounding.grounder.Grounder, "load", lambda *_, **__: Model())
+    monkeypatch.setattr(training.evaluation.answering, "answer", answer)
+    assert "R1@0.5 100.0" in STEPS["evaluate"](own)
+    assert asked == {"a": videos / "a.mp4", "b": videos / "inner" / "b.mp4"}
+
+
+@pytest.mark.parametrize("fps", [Fraction(1, 2), Fraction(1)])
+def test_ratings_as_qvhighlights_has_them_are_trained_on(
+    tmp_path: Path, videos: Path, fps: Fraction
+) -> None:
+    """Ratings end before the video does, and rate clips of 2 s whatever the run's clips are."""
+    longer = {"duration": 6.0, "relevant_clip_ids": [1], "saliency_scores": [[4, 4, 4]]}
+    rows = [ROW | longer | {"video": name, "relevant_windows": [[2, 4]]} for name in ("a", "b")]
+    own = make(tmp_path, videos, *rows, fps=fps)
+    STEPS["validate"](own)
+    (line,) = load_annotations(own.train_file, fps=fps)
+    assert line.saliency is not None
+    assert line.saliency.tolist() == ([0, 1, 0] if fps == Fraction(1, 2) else [0, 0, 1, 1, 0, 0])
+
+
+def test_saliency_of_another_rate_is_found_before_anything_is_made(
+    tmp_path: Path, videos: Path
+) -> None:
+    write_video(videos / "long.mp4", frames=600)
+    short = ROW | {"relevant_windows": [[0, 3]]}
+    rated = short | {"video": "long", "duration": 24.0, "saliency": [1.0] * 12}
+    own = make(tmp_path, videos, rated, short | {"video": "a"})
+    with pytest.raises(AnnotationError, match="1 errors"):
+        STEPS["validate"](own)
+    assert not own.out.exists()
+
+
+def test_features_of_another_rate_have_a_folder_of_their_own(tmp_path: Path, videos: Path) -> None:
+    first = make(tmp_path, videos).features
+    assert make(tmp_path, videos).features == first
+    short = [ROW | {"video": name, "relevant_windows": [[0, 3]]} for name in ("a", "b")]
+    others = [
+        make(tmp_path, videos, *short).features,
+        make(tmp_path, videos, clip="other").features,
+        make(tmp_path, videos, settings={"read": [-5, -1]}).features,
+    ]
+    assert len({first, *others}) == 4
