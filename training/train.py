@@ -204,9 +204,10 @@ def build_validation(
         layers=config.model.read_layers,
         skip_missing=skip,
     )
-    if recipe.dataset == "tvsum":
-        if path.suffix != ".jsonl":
-            return None
+    if recipe.dataset == "tvsum" and path.suffix != ".jsonl":
+        return None
+    # Highlights are evaluated by each annotator's own ratings, which samples have the mean of.
+    if recipe.dataset == "tvsum" or (recipe.dataset == "qvhighlights" and annotations is None):
         kept = {annotation.qid for annotation in samples.annotations}
         labels = [a for a in read_annotations(path, benchmark).lines if a.qid in kept]
     else:

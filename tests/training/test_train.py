@@ -10,9 +10,11 @@ from click.testing import CliRunner
 
 import training.train
 from training.checkpoint import build_model, load_checkpoint
-from training.config import recorded_config
+from training.config import RunConfig, find_recipe, recorded_config
 from training.data.layouts import open_data
+from training.metrics import Prediction
 from training.recipes import RECIPES
+from training.train import build_validation
 from training.trainer import read_progress
 
 K, P, CV, CT = 4, 5, 8, 6
@@ -170,6 +172,30 @@ def test_highlights_are_trained_and_validated(tmp_path: Path) -> None:
     figures = [line["validation"] for line in lines if "validation" in line]
     assert figures
     assert all(0 <= each["all"] <= 1 for each in figures)
+
+
+def test_qvhighlights_is_validated_by_its_highlights_too(tmp_path: Path) -> None:
+    rows = [
+        row | {"relevant_clip_ids": [1, 2], "saliency_scores": [[4, 2, 3], [0, 1, 4]]}
+        for row in moments(2, 12.0)
+    ]
+    files = {"qvhighlights_train.jsonl": moments(1, 12.0), "qvhighlights_val.jsonl": rows}
+    data = layout(tmp_path / "qv", files, clips=6)
+    config = RunConfig(recipe=find_recipe("qvhighlights"))
+    validation = build_validation(config, data)
+    assert validation is not None
+    validation.check_monitor("HL-min-VeryGood-Hit1")
+    # A model that is most certain of the second clip, which one annotator finds very good.
+    answers = [
+        Prediction(
+            qid=row["qid"], pred_relevant_windows=[(2, 8, 1.0)], pred_saliency_scores=[0, 1, 0.5]
+        )
+        for row in rows
+    ]
+    figures = validation._figures(answers)
+    assert figures["HL-min-VeryGood-Hit1"] == figures["HL-min-Fair-Hit1"] == 100.0
+    # Of the three annotators one has no clip that is very good; the others' is first or second.
+    assert figures["HL-min-VeryGood-mAP"] == 50.0
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class MetricsValidation:
                 Prediction(
                     qid=annotation.qid,
                     pred_relevant_windows=[],
-                    pred_saliency_scores=[0.0] * len(annotation.label or ()),
+                    pred_saliency_scores=[0.0] * len(annotation.label or (0,)),
                 )
                 for annotation in self._annotations
             ]
@@ -85,8 +85,8 @@ class MetricsValidation:
 def labels_of(dataset: GroundingDataset) -> list[Annotation]:
     """Return a data set's labels as the metrics read them, of the queries that have some.
 
-    Of TVSum, whose metric wants each annotator's own scores, there are none: read them from its
-    annotation file.
+    There are no ratings of highlights by TVSum's and QVHighlights' annotators, whose own scores
+    their metrics want: read them from the annotation files.
     """
     found = []
     for annotation, duration_s in zip(dataset.annotations, dataset.durations_s, strict=True):
