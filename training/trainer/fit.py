@@ -64,8 +64,8 @@ Validation = Callable[[R2Tuning], Mapping[str, float]]
 """Gives figures of a model, in evaluation mode on the training's device; larger is better."""
 
 # Settings that may change when a run is resumed: they affect how long it lasts and what it reports,
-# not what a step does.
-_FREE = {"epochs"} | ({*TrainOptions.__struct_fields__} - {"seed", "precision"})
+# not what a step does. The monitored figure stays: the best one so far is compared with later ones.
+_FREE = {"epochs"} | ({*TrainOptions.__struct_fields__} - {"seed", "precision", "monitor"})
 
 
 def fit(
@@ -223,13 +223,18 @@ class _Run:
             saved.total_steps = self.progress.total_steps
             saved.finished = saved.step >= saved.total_steps
             self.progress = saved
+        elif not self.resume and (kept := [x for x in self.folder.checkpoints if x.exists()]):
+            raise TrainingError(
+                f"{kept[0]} is there, without a state of its run to go on from; move it, or choose "
+                "another folder"
+            )
         # Nobody writes before all have seen what is there.
         self.fabric.barrier()
         if not self.first:
             return
         if not self.progress.step:
             # What a run left that was killed before it saved a state.
-            for path in (self.folder.metrics, self.folder.best, self.folder.last):
+            for path in (self.folder.metrics, *self.folder.checkpoints):
                 path.unlink(missing_ok=True)
         with replacing(self.folder.config) as temporary:
             temporary.write_text(write_config(self.config), encoding="utf-8")
@@ -405,9 +410,11 @@ class _Run:
         if history is not None:
             history.validation(progress.step, figures)
         text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        better = progress.best is None or figures[monitor] > progress.best
+        value = float(figures[monitor])
+        # Nothing compares as larger than NaN, which would stay the best for ever.
+        better = not math.isnan(value) and (progress.best is None or value > progress.best)
         if better:
-            progress.best, progress.best_step = float(figures[monitor]), progress.step
+            progress.best, progress.best_step = value, progress.step
             self.folder.write_weights(self.folder.best, self.model, progress, self.config)
         bar.say(f"step {progress.step}: {text}" + (" (best)" if better else ""))
 

@@ -92,6 +92,11 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
 
     @property
+    def checkpoints(self) -> tuple[Path, Path]:
+        """The files of weights."""
+        return self.best, self.last
+
+    @property
     def has_state(self) -> bool:
         """Whether there is something to resume."""
         return self.state.is_file()

@@ -201,6 +201,15 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path) -> N
     assert (progress.best, progress.best_step, progress.finished) == (0.7, 10, True)
 
 
+def test_a_figure_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    figures = iter([math.nan, 0.2, math.nan, 0.1])
+    train(tmp_path, val=lambda _: {"mAP": next(figures)})
+    progress = read_progress(tmp_path)
+    assert progress is not None
+    assert (progress.best, progress.best_step) == (0.2, 10)
+    assert load_checkpoint(tmp_path / "best.pth").meta["step"] == 10
+
+
 def test_a_figure_that_the_validation_does_not_give_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no figure 'mAP'; monitor one of loss"):
         train(tmp_path, val=lambda _: {"loss": 1.0}, options=options(monitor="mAP"))
@@ -348,11 +357,22 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
         train(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["best.pth", "last.pth"])
+def test_weights_whose_run_is_not_there_are_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(TrainingError, match=f"{name} is there, without a state of its run"):
+        train(tmp_path, options=options(max_steps=1))
+    assert (tmp_path / name).read_bytes() == b"weights"
+    train(tmp_path, options=options(max_steps=1), resume=True)
+    assert (tmp_path / "last.pth").read_bytes() != b"weights"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"recipe": small_recipe(lr=1e-3)}, "its run has lr = 0.0005, now it is 0.001"),
         ({"options": options(seed=3)}, "its run has seed = 0, now it is 3"),
+        ({"options": options(monitor="mAP")}, "its run has monitor = None, now it is mAP"),
         ({"train_set": RandomSamples(11)}, "its run has 10 samples, now there are 11"),
     ],
 )
