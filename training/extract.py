@@ -71,7 +71,8 @@ _FAILURES_SHOWN = 20
 @click.option(
     "--workers",
     type=int,
-    help="Processes; 0 works in this one.  [default: one a core, 0 for a single job]",
+    help="Processes; 0 works in this one.  [default: one a core, 0 for a single job; with --gpus, "
+    "as many as they take]",
 )
 @click.option("--threads", type=int, help="Threads of a worker.  [default: 1, without workers all]")
 @click.option("--ray", is_flag=True, help="Let Ray start the workers, on this machine.")
@@ -156,6 +157,8 @@ def extract(
             err=True,
         )
     cores = len(os.sched_getaffinity(0))
+    if gpus and address is None:
+        workers = _workers_on_gpus(gpus, workers)
     if workers is None:
         workers = 0 if len(pending) < 2 else max(1, cores // (threads or 1))
     if threads is None:
@@ -241,6 +244,27 @@ def _rate(fps: str | None, recipe: str | None, bundle: str | None) -> Fraction:
             raise QueryError(f"no recipe {recipe!r}; there are {', '.join(sorted(RECIPES))}")
         return RECIPES[recipe].fps
     return Fraction(1, 2) if bundle is None else Bundle.open(resolve(bundle)).fps
+
+
+def _workers_on_gpus(gpus: float, workers: int | None) -> int:
+    """How many workers to start: as many as this machine's GPUs take, or fewer if asked for."""
+    import torch
+
+    from r2rt.errors import BackendUnavailableError, QueryError
+    from training.extraction.pipeline import workers_on
+
+    count = torch.cuda.device_count()
+    most = workers_on(count, gpus)
+    if not most:
+        raise BackendUnavailableError(
+            f"--gpus {gpus:g}: PyTorch sees {count} GPUs here; ask for fewer, or leave --gpus out"
+        )
+    if workers is not None and workers > most:
+        raise QueryError(
+            f"--workers {workers} with --gpus {gpus:g} each: PyTorch sees {count} GPUs here, "
+            f"which take {most}"
+        )
+    return most if workers is None else workers
 
 
 def _absolute(model: str) -> str:

@@ -15,7 +15,7 @@ from training.extraction.errors import ExtractionError
 from training.extraction.jobs import Job
 from training.extraction.worker import Outcome, Setup, Worker
 
-__all__ = ["run_jobs"]
+__all__ = ["gpu_of", "run_jobs", "workers_on"]
 
 
 def run_jobs(
@@ -81,8 +81,28 @@ def _start_worker(setup: Setup, started: Synchronized[int], gpus: float) -> None
     with started.get_lock():
         index, started.value = started.value, started.value + 1
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(int(index * gpus))
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(
+            index, gpus, os.environ.get("CUDA_VISIBLE_DEVICES")
+        )
     _worker = Worker(setup)
+
+
+def workers_on(count: int, gpus: float) -> int:
+    """Return how many workers of so many GPUs each, or a fraction of one, `count` GPUs take."""
+    return count * int(1 / gpus) if gpus <= 1 else int(count / gpus)
+
+
+def gpu_of(index: int, gpus: float, visible: str | None) -> str:
+    """Return the GPU of a worker as CUDA_VISIBLE_DEVICES names it.
+
+    Args:
+        index: of the worker, from 0.
+        gpus: GPUs of each worker; a fraction shares one.
+        visible: GPUs that are there for all of them, as that variable names them; None for all.
+    """
+    place = index // int(1 / gpus) if gpus <= 1 else int(index * gpus)
+    names = visible.split(",") if visible else []
+    return names[place].strip() if place < len(names) else str(place)
 
 
 def _work(job: Job) -> Outcome:

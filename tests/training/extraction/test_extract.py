@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import asdict, replace
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.numpy import load_file
 
@@ -27,7 +29,8 @@ from training.extraction import pipeline
 from training.extraction.encoders import Settings, make_manifest
 from training.extraction.errors import ExtractionError
 from training.extraction.jobs import Job, Shard, plan_jobs
-from training.extraction.worker import Outcome, Worker
+from training.extraction.pipeline import gpu_of, workers_on
+from training.extraction.worker import Outcome, Setup, Worker
 from training.recipes import RECIPES
 
 BUNDLE = CHECKOUT / "demo" / "random-tiny"
@@ -359,6 +362,41 @@ def test_without_workers_this_process_makes_them(
         assert main([source, *options, "--threads", "1", "--out", str(tmp_path / name)]) == 0
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
     assert len(contents(tmp_path / "first")) == 8
+
+
+def test_workers_are_as_many_as_the_gpus_take(
+    clip: Path,
+    material: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever the number of cores, and on those GPUs alone that the command was given."""
+    assert [workers_on(2, gpus) for gpus in (0.3, 0.5, 1, 2, 3)] == [6, 4, 2, 1, 0]
+    assert [gpu_of(index, 0.3, None) for index in range(6)] == ["0"] * 3 + ["1"] * 3
+    assert [gpu_of(index, 0.5, "3, 5") for index in range(4)] == ["3", "3", "5", "5"]
+    assert [gpu_of(index, 2, "0,1,6,7") for index in range(2)] == ["0", "6"]
+
+    asked: list[int] = []
+
+    def run_jobs(jobs: list[Job], setup: Setup, *, workers: int, **_: object) -> Iterator[Outcome]:
+        asked.append(workers)
+        return map(Worker(Setup(**asdict(setup) | {"settings": on_cpu(setup)})).work, jobs)
+
+    def on_cpu(setup: Setup) -> Settings:
+        return replace(setup.settings, device="cpu")
+
+    monkeypatch.setattr(pipeline, "run_jobs", run_jobs)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    command = [str(material / "own.jsonl"), "--model", str(clip), "--out", str(tmp_path / "out")]
+    assert main([*command, "--gpus", "0.5"]) == 0
+    assert asked == [2]
+    assert main([*command, "--gpus", "0.5", "--workers", "3"]) == 2
+    assert "PyTorch sees 1 GPUs here, which take 2" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main([*command, "--gpus", "1"]) == 30
+    assert "PyTorch sees 0 GPUs here" in capsys.readouterr().err
 
 
 def test_the_packages_own_clip_by_name_by_file_and_by_its_bundle(
