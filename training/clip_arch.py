@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from training.clip_config import (
     DEFAULT_ARCH,
+    OPENAI_MEAN,
+    OPENAI_STD,
     ClipConfig,
     ClipError,
     ProjectionKind,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["arch_config", "infer_config"]
 
+PixelStatistics = tuple[float, float, float]
 _HEAD_WIDTH = 64
 _QUICKGELU_ARCHS = (
     "ViT-B-32-quickgelu",
@@ -87,13 +90,31 @@ def arch_config(name: str) -> ClipConfig:
         if "timm_model_name" in vision
         else _plain_vision(name, vision)
     )
+    mean, std = _pixel_statistics(name)
     return ClipConfig(
         name=name,
         quick_gelu=quick_gelu,
         embed_width=embed_width,
+        mean=mean,
+        std=std,
         **sizes,
         **_text(name, found["text_cfg"]),
     )
+
+
+def _pixel_statistics(name: str) -> tuple[PixelStatistics, PixelStatistics]:
+    """Mean and standard deviation that all published weights of an architecture have, or OpenAI's.
+
+    A file of weights does not show them.
+    """
+    import open_clip
+
+    found = {
+        (tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"])))
+        for tag in open_clip.list_pretrained_tags_by_model(name)
+        if (cfg := open_clip.get_pretrained_cfg(name, tag))
+    }
+    return found.pop() if len(found) == 1 else (OPENAI_MEAN, OPENAI_STD)  # type: ignore[return-value]
 
 
 class _UnfitError(ClipError):

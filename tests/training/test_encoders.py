@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.training.encoders import KINDS, LAYERS, VOCABULARY, blocks_of, hidden_states, shrink
 from training.clip import towers_from_state_dict
 from training.clip_arch import arch_config
-from training.clip_config import ClipConfig, ClipError
+from training.clip_config import OPENAI_MEAN, ClipConfig, ClipError
 from training.clip_towers import ClipTowers
 
 # Sums are ordered differently in the attention, the pooling and the folded layers.
@@ -128,3 +128,19 @@ def test_true_sizes(name: str, sizes: tuple[int, ...], kind: str) -> None:
     found = (*vision, *text, config.context_length, config.patches, config.vocab_size)
     assert found == sizes
     assert config.vision.frame_token == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("ViT-B-16-SigLIP2", (0.5, 0.5, 0.5)),
+        ("ViT-L-14-CLIPA", (0.485, 0.456, 0.406)),
+        ("ViT-B-32-quickgelu", OPENAI_MEAN),
+        # Published with two of them: a file of weights does not show which it wants.
+        ("ViT-L-14", OPENAI_MEAN),
+    ],
+)
+def test_frames_are_normalised_as_the_weights_of_an_architecture_want(
+    name: str, mean: tuple[float, float, float]
+) -> None:
+    assert arch_config(name).mean == mean
