@@ -274,7 +274,9 @@ class OnnxRuntimeEngine:
         if self._provider.options:
             compiled = cache_dir() / "engines"
             compiled.mkdir(parents=True, exist_ok=True)
-            settings = provider_options(self._provider, spec, compiled)
+            settings = provider_options(
+                self._provider, spec, compiled, context_length=self._bundle.dims.context_length
+            )
         providers = use(options, self._provider, settings)
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
 

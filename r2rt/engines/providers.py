@@ -141,21 +141,26 @@ _registered = threading.Lock()
 _plugins: set[str] = set()
 
 
-def provider_options(provider: Provider, spec: GraphSpec, cache: Path) -> dict[str, str]:
+def provider_options(
+    provider: Provider, spec: GraphSpec, cache: Path, *, context_length: int
+) -> dict[str, str]:
     """Return a provider's settings for a graph.
 
     Args:
         provider: a row of the table.
         spec: the graph's definition, whose dynamic dimensions get a range of sizes.
         cache: folder for what is compiled.
+        context_length: the most tokens of a query that the graphs take.
     """
     options = {key: value.format(cache=cache) for key, value in provider.options.items()}
     if provider.profile is None:
         return options
+    # An engine is compiled for the largest sizes as well, which the graph must take.
+    ranges = {**_RANGES, "L": tuple(min(size, context_length) for size in _RANGES["L"])}
     for place, kind in enumerate(("min", "opt", "max")):
         shapes = []
         for tensor in spec.inputs:
-            sizes = [_RANGES[x][place] if isinstance(x, str) else x for x in tensor.shape]
+            sizes = [ranges[x][place] if isinstance(x, str) else x for x in tensor.shape]
             shapes.append(f"{tensor.name}:{'x'.join(map(str, sizes))}")
         options[f"{provider.profile}_{kind}_shapes"] = ",".join(shapes)
     return options

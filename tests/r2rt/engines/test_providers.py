@@ -26,7 +26,7 @@ from r2rt.engines.providers import (
 from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import GROUNDER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 from tests.conftest import CHECKOUT
 
 DEMO = CHECKOUT / "demo" / "random-tiny"
@@ -39,21 +39,40 @@ def bundle() -> Bundle:
 
 
 def test_the_cpu_has_no_settings(bundle: Bundle, tmp_path: Path) -> None:
-    assert provider_options(PROVIDERS["cpu"], bundle.graphs[GROUNDER], tmp_path) == {}
+    grounder = bundle.graphs[GROUNDER]
+    assert provider_options(PROVIDERS["cpu"], grounder, tmp_path, context_length=77) == {}
     options = onnxruntime.SessionOptions()
     assert use(options, PROVIDERS["cpu"], {}) == [("CPUExecutionProvider", {})]
 
 
 def test_engines_are_compiled_for_ranges_of_shapes_and_kept(bundle: Bundle, tmp_path: Path) -> None:
     spec, size = bundle.graphs[VIDEO_ENCODER], bundle.dims.image_size
-    options = provider_options(PROVIDERS["tensorrt"], spec, tmp_path)
+    options = provider_options(PROVIDERS["tensorrt"], spec, tmp_path, context_length=77)
     assert options["trt_engine_cache_path"] == str(tmp_path)
     assert options["trt_profile_min_shapes"] == f"frames:1x{size}x{size}x3"
     assert options["trt_profile_opt_shapes"] == f"frames:32x{size}x{size}x3"
-    grounder = provider_options(PROVIDERS["rtx"], bundle.graphs[GROUNDER], tmp_path)
+    grounder = provider_options(
+        PROVIDERS["rtx"], bundle.graphs[GROUNDER], tmp_path, context_length=77
+    )
     names = [shape.split(":")[0] for shape in grounder["nv_profile_max_shapes"].split(",")]
     assert names == [tensor.name for tensor in bundle.graphs[GROUNDER].inputs]
     assert all(isinstance(value, str) for value in (options | grounder).values())
+
+
+@pytest.mark.parametrize(("context_length", "usual"), [(77, 16), (64, 16), (8, 8)])
+def test_queries_are_no_longer_than_the_graphs_take(
+    bundle: Bundle, tmp_path: Path, context_length: int, usual: int
+) -> None:
+    """An encoder that reads 64 tokens has positions for 64: engines for more are refused."""
+    options = provider_options(
+        PROVIDERS["tensorrt"],
+        bundle.graphs[TEXT_ENCODER],
+        tmp_path,
+        context_length=context_length,
+    )
+    for kind, queries, length in (("opt", 1, usual), ("max", 16, context_length)):
+        shapes = options[f"trt_profile_{kind}_shapes"]
+        assert shapes == f"token_ids:{queries}x{length},query_mask:{queries}x{length}"
 
 
 def test_tensorrt_falls_back_to_cuda_alone() -> None:
