@@ -123,8 +123,9 @@ class FeatureStore:
         found = self._source(job.vid)
         return found is not None and found != _source_of(job)
 
-    def disown(self, vid: str) -> None:
-        """Forget what a video's features were made of, before they are made again."""
+    def discard(self, vid: str) -> None:
+        """Remove a video's features before they are made again: it may not come to that."""
+        self.video_path(vid).unlink(missing_ok=True)
         self._source_path(vid).unlink(missing_ok=True)
 
     def own(self, job: Job) -> None:

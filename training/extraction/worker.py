@@ -63,7 +63,7 @@ class Worker:
         if job.vid is not None:
             path = self._store.video_path(job.vid)
             source, vid, fps = Path(job.path), job.vid, Fraction(job.fps)
-            self._store.disown(vid)
+            self._store.discard(vid)
             made = self._make(vid, lambda e: e.video(source, vid, fps, path))
             if made.made:
                 self._store.own(job)

@@ -331,6 +331,11 @@ def test_a_video_never_takes_the_features_of_another(
     assert len(np.load(features)) == 3
     assert main(arguments) == 0
 
+    # Nor those that it had before, where it cannot be read any more.
+    video.write_bytes(b"no video")
+    assert main([*arguments, "--replace"]) == 63
+    assert not features.exists()
+
 
 def test_features_of_unknown_origin_are_neither_kept_nor_overwritten(
     clip: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
