@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from r2rt.cli.console import progress, warn
-from r2rt.cli.options import model_options, quiet_option, verbose_option
+from r2rt.cli.options import (
+    is_model_named,
+    library_model_options,
+    quiet_option,
+    verbose_option,
+)
 from r2rt.cli.session import note, open_model
 from r2rt.errors import QueryError, SomeVideosFailedError
 from r2rt.grounding.many import kind_of
@@ -80,7 +85,7 @@ _EXAMPLES = """Examples:
     "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers of --ray."
 )
 @click.option("--watch", is_flag=True, help="Go on, and index what appears or changes.")
-@model_options
+@library_model_options
 @quiet_option
 @verbose_option
 def index(
@@ -117,7 +122,7 @@ def index(
     if not sources:
         raise QueryError("no video: give files, folders, globs, or --videos-from FILE")
     require_lance()
-    is_new = model is not None or not is_library(library)
+    is_new = is_model_named() or not is_library(library)
     if not is_new:
         model = Archive.open(library).tables.settings.model
     with (

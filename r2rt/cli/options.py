@@ -23,7 +23,9 @@ __all__ = [
     "Encoding",
     "asked_precision",
     "encoding_options",
+    "is_model_named",
     "is_yes_given",
+    "library_model_options",
     "model_options",
     "quiet_option",
     "verbose_option",
@@ -65,10 +67,17 @@ class _WindowLength(click.ParamType["WindowLength"]):
 TIME = _Time()
 
 
-def model_options(command: F) -> F:
+_DEFAULT_MODEL = "qvhighlights or another installed one, else the demo model"
+
+
+def model_options(command: F, *, default: str = _DEFAULT_MODEL) -> F:
     """Add `--model`, `--precision`, `--yes` and `--device`; the command gets the first and last.
 
     `is_yes_given` and `asked_precision` return the others.
+
+    Args:
+        command: the command.
+        default: what the help says of the default model.
     """
     command = click.option(
         "--device",
@@ -98,9 +107,24 @@ def model_options(command: F) -> F:
         "--model",
         "-m",
         envvar="R2RT_MODEL",
-        help="An installed model's name or a bundle's folder; also R2RT_MODEL.  [default: "
-        "qvhighlights or another installed one, else the demo model]",
+        help="An installed model's name or a bundle's folder; also R2RT_MODEL.  "
+        f"[default: {default}]",
     )(command)
+
+
+def library_model_options(command: F) -> F:
+    """Add the options of `model_options` to a command about a library; see `is_model_named`."""
+    return model_options(command, default=f"the library's own; for a new library {_DEFAULT_MODEL}")
+
+
+def is_model_named() -> bool:
+    """Return whether `--model` stands on the running command's line.
+
+    A library takes its own model otherwise: one that the environment or a file of defaults names
+    is for other uses, and the library would be refused with it.
+    """
+    source = click.get_current_context().get_parameter_source("model")
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def is_yes_given() -> bool:

@@ -9,7 +9,12 @@ import click
 
 from r2rt.cli.console import write_text
 from r2rt.cli.hits_media import check_hits_media, deliver_hits_media, hits_media_options
-from r2rt.cli.options import model_options, quiet_option, verbose_option
+from r2rt.cli.options import (
+    is_model_named,
+    library_model_options,
+    quiet_option,
+    verbose_option,
+)
 from r2rt.cli.session import note, open_model, warn, warn_of_unknown_words
 from r2rt.errors import NotInVideoError, QueryError
 
@@ -84,7 +89,7 @@ _EXAMPLES = """Examples:
     "--output", "-o", type=click.Path(), help="Write the hits here; - is standard output."
 )
 @hits_media_options
-@model_options
+@library_model_options
 @quiet_option
 @verbose_option
 def search(
@@ -121,8 +126,9 @@ def search(
     moments = [Like.parse(like) for like in likes]
     with Archive.open(library) as archive:
         settings = archive.tables.settings
-        own = model or settings.model
-        with open_model(own, device, quiet=quiet, any_form=model is not None) as grounder:
+        named = is_model_named()
+        own = model if named else settings.model
+        with open_model(own, device, quiet=quiet, any_form=named) as grounder:
             settings.check_model(grounder.bundle, library)
             if query is not None:
                 warn_of_unknown_words(grounder, [query])

@@ -53,6 +53,22 @@ def test_a_sentence_finds_its_moment(library: Path, capfd: pytest.CaptureFixture
     )
 
 
+def test_a_model_that_a_default_names_does_not_replace_the_librarys_own(
+    library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would be refused, or not be there at all."""
+    config = tmp_path / "config.toml"
+    config.write_text('[defaults]\nmodel = "tacos"\n')
+    search = ["search", str(library), "a panda", "--quiet"]
+    index = ["index", str(library), str(library.parent / "videos"), "--quiet"]
+    assert run([*search, "-m", "tacos"]) == 20
+    for name, value in (("R2RT_MODEL", "tacos"), ("R2RT_CONFIG", str(config))):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            assert run(search) == 0
+            assert run(index) == 0
+
+
 def test_info_and_check(library: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["library", "info", str(library), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
