@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from r2rt.cli.console import note, print_table, progress, write_text
-from r2rt.cli.options import model_options, quiet_option
+from r2rt.cli.options import is_model_named, model_options, quiet_option
 from training._command import run
 from training.evaluation.benchmarks import BENCHMARKS, Benchmark, Evaluation
 from training.evaluation.benchmarks import evaluate as evaluate_lines
@@ -87,8 +87,8 @@ def evaluate(
     if videos is not None and features is not None:
         raise click.UsageError("--videos and --features: give one of them")
     folder = videos or features
-    if folder is None and (model is not None or submission is not None):
-        raise click.UsageError("--model and --submission want --videos DIR or --features DIR")
+    if folder is None and (is_model_named() or submission is not None):
+        raise click.UsageError("--model and --submission need --videos DIR or --features DIR")
     if folder is None and not predictions_paths:
         raise click.UsageError("give --predictions FILE, or --videos DIR or --features DIR")
     chosen = BENCHMARKS[benchmark]

@@ -69,6 +69,14 @@ def test_several_predictions_stand_side_by_side(
     assert document["results"][0]["metrics"]["full"]["MR-R5"]["0.8"] == 100.0
 
 
+def test_a_default_model_is_not_asked_about_predictions(
+    truths: Path, answers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R2RT_MODEL", "demo")
+    arguments = ["own", "--annotations", str(truths), "--predictions", str(answers), "--quiet"]
+    assert main(arguments) == 0
+
+
 def test_plots_are_drawn(tmp_path: Path, truths: Path, answers: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need pip install 'r2rt[train]'")
     folder = tmp_path / "new" / "plots"
