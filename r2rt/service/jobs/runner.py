@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,8 @@ _log = logging.getLogger(__name__)
 # Progress is published no more often than this, and at the end.
 _PUBLISH_S = 0.2
 _SMOOTHING = 0.3
+# A database that cannot be written, such as on a full disk, is tried again so often.
+_WRITE_AGAIN_S = 5.0
 
 
 class _EndedError(BaseException):
@@ -94,7 +98,7 @@ class Runner:
         self._running: dict[str, Progress] = {}
         self._lock = threading.Lock()
         self._wake = threading.Condition()
-        self._closing = False
+        self._closing = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"r2rt-job-{number}", daemon=True)
             for number in range(workers)
@@ -109,7 +113,7 @@ class Runner:
     def close(self, timeout_s: float = 30.0) -> None:
         """Begin no further job and hand back those that run; wait for their threads to end."""
         with self._wake:
-            self._closing = True
+            self._closing.set()
             self._wake.notify_all()
         with self._lock:
             for progress in self._running.values():
@@ -163,51 +167,86 @@ class Runner:
         }
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                if self._closing:
-                    return
-                job = self._store.claim()
-                if job is None:
-                    self._wake.wait()
-                    continue
-            self._do(job)
+        while not self._closing.is_set():
+            try:
+                with self._wake:
+                    job = None if self._closing.is_set() else self._store.claim()
+                    if job is None and not self._closing.is_set():
+                        self._wake.wait()
+            except sqlite3.OperationalError:
+                self._wait_to_write("no job can be begun")
+            else:
+                if job is not None:
+                    self._do(job)
 
     def _do(self, job: Job) -> None:
         progress = Progress(lambda: self._publish(job.id))
         with self._lock:
             self._running[job.id] = progress
-            if self._closing:
+            if self._closing.is_set():
                 progress.ends = "closing"
         self._publish(job.id)
         try:
-            result = self._work(job, progress)
-            self._store.finish(job.id, "done", result=result)
-        except _EndedError as end:
-            if end.why == "closing":
-                self._store.hand_back(job.id)
-        except TransientError as error:
-            if job.attempts < self._max_attempts:
-                self._store.retry(job.id)
-            else:
-                self._fail(job, ProblemError(502, "failed-too-often", as_text(str(error))))
-        except R2rtError as error:
-            self._fail(job, ProblemError.of(error))
-        except ProblemError as problem:
-            self._fail(job, problem)
-        except Exception as error:
-            _log.exception("job %s (%s) failed", job.id, job.kind)
-            kind = type(error).__name__
-            self._fail(job, ProblemError(500, "internal", f"a fault in r2rt itself ({kind})"))
+            self._note(job, self._outcome(job, progress))
         finally:
             with self._lock:
-                del self._running[job.id]
+                # One that is tried again may have been begun by another thread.
+                if self._running.get(job.id) is progress:
+                    del self._running[job.id]
             self._publish(job.id)
+
+    def _outcome(self, job: Job, progress: Progress) -> Callable[[], object]:
+        """Do a job, and return what notes how it ended."""
+        fail = functools.partial(self._fail, job)
+        try:
+            if self._store.get(job.id).state in FINISHED:  # cancelled before its progress was known
+                return lambda: None
+            result = self._work(job, progress)
+            return functools.partial(self._store.finish, job.id, "done", result=result)
+        except _EndedError as end:
+            back = functools.partial(self._store.hand_back, job.id)
+            return back if end.why == "closing" else lambda: None
+        except TransientError as error:
+            if job.attempts < self._max_attempts:
+                return functools.partial(self._store.retry, job.id)
+            return functools.partial(
+                fail, ProblemError(502, "failed-too-often", as_text(str(error)))
+            )
+        except R2rtError as error:
+            return functools.partial(fail, ProblemError.of(error))
+        except ProblemError as error:
+            return functools.partial(fail, error)
+        except Exception as error:
+            return functools.partial(fail, _fault(job, error))
+
+    def _note(self, job: Job, end: Callable[[], object]) -> None:
+        """Note how a job ended, when it can be written; the next process does it again if never."""
+        while True:
+            try:
+                end()
+            except sqlite3.OperationalError:
+                if self._wait_to_write(f"the end of job {job.id} cannot be noted"):
+                    return
+            except Exception as error:  # such as a result that is too large
+                end = functools.partial(self._fail, job, _fault(job, error))
+            else:
+                return
+
+    def _wait_to_write(self, what: str) -> bool:
+        """Wait for a database that cannot be written; return whether the runner closes."""
+        _log.warning("%s; trying again in %g s", what, _WRITE_AGAIN_S, exc_info=True)
+        return self._closing.wait(_WRITE_AGAIN_S)
 
     def _fail(self, job: Job, problem: ProblemError) -> None:
         error = {"status": problem.status, "code": problem.code, "detail": problem.detail}
         self._store.finish(job.id, "failed", error=error)
 
     def _publish(self, id_: str) -> None:
-        with contextlib.suppress(ProblemError):  # it was removed
+        # It was removed, or the database cannot be read.
+        with contextlib.suppress(ProblemError, sqlite3.Error):
             self._hub.publish(f"job:{id_}", self.document(self._store.get(id_)))
+
+
+def _fault(job: Job, error: Exception) -> ProblemError:
+    _log.error("job %s (%s) failed", job.id, job.kind, exc_info=error)
+    return ProblemError(500, "internal", f"a fault in r2rt itself ({type(error).__name__})")

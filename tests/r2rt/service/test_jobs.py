@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,87 @@ def test_a_running_job_is_cancelled_and_one_that_waits_is_never_begun(store: Job
         runner.cancel(fresh)
     assert ids[2] not in begun
     assert [store.get(id_).result for id_ in ids] == [None] * 3
+
+
+def test_a_job_that_is_cancelled_as_it_is_claimed_does_not_run(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    running = Running(store, lambda job, _: begun.append(job.id))
+    claim = store.claim
+
+    def claim_and_cancel() -> Job | None:
+        job = claim()
+        if job is not None and job.id == first:
+            running.runner.cancel(first)
+        return job
+
+    first, second = add(store), add(store)
+    monkeypatch.setattr(store, "claim", claim_and_cancel)
+    with running:
+        assert [job.state for job in finished(store, first, second)] == ["cancelled", "done"]
+    assert begun == [second]
+
+
+def test_a_job_that_another_thread_tries_again_costs_no_thread(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, go_on = threading.Event(), threading.Event()
+    retry = store.retry
+
+    def work(job: Job, _: Progress) -> None:
+        if job.attempts == 1:
+            raise TransientError("not now")
+        again.set()
+        go_on.wait(10)
+
+    def slow_retry(id_: str) -> None:
+        retry(id_)
+        running.runner.submitted()
+        again.wait(10)  # the other thread has begun it before this one has left it
+
+    monkeypatch.setattr(store, "retry", slow_retry)
+    running = Running(store, work)
+    id_ = add(store)
+    with running as runner:
+        again.wait(10)
+        go_on.set()
+        assert finished(store, id_)[0].state == "done"
+        assert sum(thread.is_alive() for thread in runner._threads) == 2
+
+
+def test_a_full_disk_ends_no_thread_and_loses_no_end(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r2rt.service.jobs.runner._WRITE_AGAIN_S", 0.02)
+    full = {"finish": 4, "claim": 3}
+
+    def failing(name: str) -> Callable[..., Any]:
+        real = getattr(store, name)
+
+        def fail(*arguments: Any, **options: Any) -> Any:
+            if full[name]:
+                full[name] -= 1
+                raise sqlite3.OperationalError("database or disk is full")
+            return real(*arguments, **options)
+
+        return fail
+
+    for name in full:
+        monkeypatch.setattr(store, name, failing(name))
+    ids = [add(store) for _ in range(3)]
+    with Running(store, lambda job, _: job.id) as runner:
+        assert [job.result for job in finished(store, *ids)] == ids
+        assert sum(thread.is_alive() for thread in runner._threads) == 2
+    assert full == {"finish": 0, "claim": 0}
+
+
+def test_a_result_that_cannot_be_kept_is_a_fault(store: JobStore) -> None:
+    id_ = add(store)
+    with Running(store, lambda *_: object()):
+        job = finished(store, id_)[0]
+    assert job.error is not None
+    assert (job.state, job.error["code"]) == ("failed", "internal")
 
 
 def test_closing_hands_running_jobs_back_as_if_they_had_not_begun(store: JobStore) -> None:
