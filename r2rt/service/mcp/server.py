@@ -25,8 +25,8 @@ __all__ = ["http_routes", "mcp_server", "running"]
 
 _INSTRUCTIONS = (
     "r2rt finds moments in videos from a sentence. list_videos shows what there is; ground answers "
-    "when a sentence happens in one video, search_library in all. Describe the picture, in few "
-    "words ('a dog catches a frisbee'), not the speech. Times are seconds from the start of the "
+    "when a sentence happens in one video, search_library in all. Describe what is seen, in few "
+    "words ('a dog catches a frisbee'), not what is said. Times are seconds from the start of the "
     "video. A low score means that the moment fits badly."
 )
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
