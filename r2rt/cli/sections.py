@@ -34,7 +34,8 @@ class SectionedCommand(click.Command):
         rows: dict[str, list[tuple[str, str]]] = {title: [] for title in (_FIRST, *_SECTIONS)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            # Arguments are in the line of usage, and described by the text below it.
+            if record is not None and isinstance(parameter, click.Option):
                 is_help = "--help" in parameter.opts  # its name is click's own affair
                 title = _LAST if is_help else _SECTION_OF.get(parameter.name or "", _FIRST)
                 rows[title].append(record)

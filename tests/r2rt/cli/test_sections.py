@@ -42,6 +42,7 @@ def test_every_option_is_listed_once_below_its_title(name: str) -> None:
     long_names = [next(o for o in p.opts if o.startswith("--")) for p in parameters]
     assert sorted(option for options in listed.values() for option in options) == sorted(long_names)
     assert set(listed["Options"]) == OWN[name]
+    assert text.split("\nOptions:\n")[1].lstrip().startswith("-")  # no row for an argument
     assert "--model" in listed["Model"]
     assert "--output" in listed["Results"]
     assert "--quiet" in listed["Other"]
