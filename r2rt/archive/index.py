@@ -25,6 +25,7 @@ from r2rt.archive.piece import (
 from r2rt.archive.scan import FAILED, MISSING, READY, File, known_videos, scan
 from r2rt.archive.tables import Row, Tables, is_remote, quoted, write_lock
 from r2rt.errors import OutputError, R2rtError
+from r2rt.files import as_text
 from r2rt.grounding.many import attempt, kind_of
 
 if TYPE_CHECKING:
@@ -256,6 +257,10 @@ class Writer:
         Raises:
             OutputError: the library cannot be written.
         """
+        if as_text(file.path) != file.path:
+            reason = f"{file.path}: the library keeps names in UTF-8, and this is none; rename it"
+            self.report.failed[file.path] = reason
+            return None
         try:
             content = file.content()
         except OutputError:

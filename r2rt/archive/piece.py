@@ -228,9 +228,9 @@ def _facts(path: str) -> Row:
 def _date_of(path: str) -> str | None:
     try:
         changed_s = os.stat(path).st_mtime  # noqa: PTH116  may be an address
-    except OSError:
+        changed = datetime.datetime.fromtimestamp(changed_s, datetime.UTC)
+    except (OSError, ValueError, OverflowError):  # the last two of a year beyond 9999
         return None
-    changed = datetime.datetime.fromtimestamp(changed_s, datetime.UTC)
     return changed.isoformat(timespec="seconds")[:19]
 
 

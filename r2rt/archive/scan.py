@@ -32,6 +32,7 @@ _COLUMNS = (
     *("path", "content", "entry", "words", "words_key", "state", "size", "mtime_ns"),
     *("clips", "keep", "tags"),
 )
+_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,7 @@ def _stat(path: str) -> File | None:
             size, mtime_ns = _sum_of(Path(path).iterdir())
     except OSError:
         return None
-    return File(path=path, size=size, mtime_ns=mtime_ns, words_key=words_key(Path(path)))
+    return _file(path, size, mtime_ns, words_key(Path(path)))
 
 
 def _remote(path: str, row: Row | None) -> File | None:
@@ -184,7 +185,13 @@ def _remote(path: str, row: Row | None) -> File | None:
         if row is None:
             return None
         size, version = row["size"], row["mtime_ns"]
-    return File(path=path, size=size, mtime_ns=version, words_key="")
+    return _file(path, size, version, "")
+
+
+def _file(path: str, size: int, mtime_ns: int, words_key: str) -> File:
+    """Return a file with numbers that the table can hold, whatever a clock or a server says."""
+    size, mtime_ns = min(size, _LARGEST), max(-_LARGEST, min(mtime_ns, _LARGEST))
+    return File(path=path, size=size, mtime_ns=mtime_ns, words_key=words_key)
 
 
 def _sum_of(files: Iterable[Path]) -> tuple[int, int]:

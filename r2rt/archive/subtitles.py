@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ def words_key(video: Path) -> str:
         with contextlib.suppress(OSError):
             status = file.stat()
             parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest() if parts else ""
+    names = os.fsencode("\n".join(parts))  # a name need not be text
+    return hashlib.blake2b(names, digest_size=8).hexdigest() if parts else ""
 
 
 def lines_of(video: Path) -> Iterator[Line]:

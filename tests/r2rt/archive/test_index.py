@@ -127,6 +127,32 @@ def test_a_failing_video_is_tried_again_when_it_changes(archive: Archive, videos
     assert "new.mp4" in {Path(hit.path).name for hit in archive.search("pink")}
 
 
+def test_a_name_that_is_no_text_does_not_stop_the_others(
+    archive: Archive, videos: Path, tmp_path: Path
+) -> None:
+    odd = videos / os.fsdecode(b"caf\xe9.mp4")
+    write_colours(tmp_path / "new.mp4", ["pink"]).rename(odd)
+    write_colours(videos / "other.mp4", ["cyan"])
+    words = videos / os.fsdecode(b"other.\xe9.srt")
+    words.write_text("1\n00:00:00,500 --> 00:00:03,000\nA cyan sea\n", encoding="utf-8")
+    reasons: dict[str, str] = {}
+    assert archive.add(videos, failed=reasons.__setitem__).added == 1
+    assert list(reasons) == [str(odd)]
+    assert "rename it" in reasons[str(odd)]
+    assert list(archive.add(videos).failed) == [str(odd)]
+    assert "A cyan sea" in {hit.words for hit in archive.search("cyan")}
+
+
+@pytest.mark.parametrize("changed_s", [10**10, 3 * 10**11, -(10**10)])
+def test_a_date_far_away_does_not_stop_the_others(
+    archive: Archive, videos: Path, changed_s: int
+) -> None:
+    """The table counts nanoseconds up to the year 2262, Python's dates end with 9999."""
+    os.utime(write_colours(videos / "new.mp4", ["pink"]), (changed_s, changed_s))
+    assert archive.add(videos).added == 1
+    assert archive.add(videos).unchanged == 4
+
+
 def test_files_of_a_folder_that_were_never_there_are_reported(archive: Archive) -> None:
     with pytest.raises(SourceNotFoundError):
         archive.add("no-such-folder/*.mp4")
