@@ -113,10 +113,12 @@ class Catalog:
 
     def _read(self, where: str | None) -> pa.Table:
         videos = self._tables.videos
-        condition = f"state = '{READY}'" + ("" if where is None else f" and ({where})")
+        # A filter has its own condition: it may end the parentheses that it stands in.
+        condition = f"state = '{READY}'" if where is None else f"({where})"
         try:
-            return videos.rows(_COLUMNS, condition).sort_by("path")
+            rows = videos.rows((*_COLUMNS, "state"), condition)
         except ValueError as error:
             names = ", ".join(videos.latest().schema.names)
             reason = str(error).partition("Valid fields")[0].partition(", /")[0].strip()
             raise QueryError(f"--where {where!r}: {reason}; columns are {names}") from error
+        return rows.filter(np.asarray(rows["state"]) == READY).sort_by("path")

@@ -237,7 +237,9 @@ class Archive:
         """
         names = self.tables.videos.latest().schema.names
         try:
-            yield from self.tables.videos.rows(names, where).to_pylist()
+            # Without parentheses, Lance ignores what follows a condition that ends.
+            condition = None if where is None else f"({where})"
+            yield from self.tables.videos.rows(names, condition).to_pylist()
         except ValueError as error:
             raise QueryError(f"where {where!r}: {str(error)[:200]}") from error
 

@@ -65,6 +65,21 @@ def test_a_filter_leaves_videos_out(archive: Archive) -> None:
     assert result.videos == 3
 
 
+def test_a_filter_finds_nothing_that_cannot_be_searched(tmp_path: Path) -> None:
+    """Whatever its parentheses are: rows of videos that failed or are gone have no clips."""
+    make_colours(tmp_path / "videos")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    archive.add(tmp_path / "videos")
+    for where in ("true) or (true", "path like '%b%' or true"):
+        assert archive.search("yellow", where=where).videos == 3
+    for where in ("true; true", ""):
+        with pytest.raises(QueryError, match="where"):
+            archive.search("yellow", where=where)
+        with pytest.raises(QueryError, match="where"):
+            list(archive.videos(where))
+
+
 def test_a_filter_that_cannot_be_used_names_the_columns(archive: Archive) -> None:
     with pytest.raises(QueryError, match=r"No field named colour.*columns are path, "):
         archive.search("blue", where="colour = 'red'")
