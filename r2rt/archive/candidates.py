@@ -114,14 +114,10 @@ class FirstStage:
         mean, deviation, clip_deviation = self._sample().moments(queries)
         scale = np.maximum(clip_deviation, 1e-6)
         together = normalized((queries / scale[:, None]).sum(axis=0))
-        found = self._nearest(
-            together, windows, list(clips) if filtered else None, several=len(queries) > 1
-        )
-        if len(queries) > 1:
-            cosines = as_vectors(found["vector"], self._tables.settings.width) @ queries.T
-        else:
-            cosines = 1 - np.asarray(found["_distance"], np.float32)[:, None]
-        best = self._windows(found, cosines, clips)
+        best, others = self._best(together, queries, clips, windows, filtered=filtered)
+        if others and len(best) < windows:
+            # What was removed or replaced is still there, and took the places of the others.
+            best, _ = self._best(together, queries, clips, windows, filtered=True)
         z = _standardised(
             np.array([item[1] for item in best]).reshape(-1, len(queries)), mean, deviation
         )
@@ -150,6 +146,25 @@ class FirstStage:
         return np.asarray(found["row"]).astype(np.int64) * pool, (
             vectors @ normalized(queries).T
         ).mean(axis=1)
+
+    def _best(
+        self,
+        query: Floats,
+        queries: Floats,
+        clips: Mapping[str, int],
+        windows: int,
+        *,
+        filtered: bool,
+    ) -> tuple[list[tuple[tuple[str, Window], Floats]], bool]:
+        """Return windows near a query, see `_windows`, and whether rows of none were as near."""
+        several = len(queries) > 1
+        found = self._nearest(query, windows, list(clips) if filtered else None, several=several)
+        if several:
+            cosines = as_vectors(found["vector"], self._tables.settings.width) @ queries.T
+        else:
+            cosines = 1 - np.asarray(found["_distance"], np.float32)[:, None]
+        others = any(entry not in clips for entry in found["entry"].to_pylist())
+        return self._windows(found, cosines, clips), others
 
     def _nearest(
         self, query: Floats, windows: int, entries: Sequence[str] | None, *, several: bool

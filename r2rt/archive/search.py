@@ -324,14 +324,7 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
     if not videos.words or not tables.subtitles.latest().describe_indices():
         return hits
     assert request.text is not None
-    found = tables.subtitles.read(
-        columns=["words", "start_s", "end_s", "text"],
-        full_text_query={"query": request.text, "columns": ["text"]},
-        filter=f"words in {quoted(list(videos.words))}" if videos.filtered else None,
-        prefilter=videos.filtered,
-        limit=_MOST_LINES,
-    ).to_pylist()
-    lines = [line for line in found if line["words"] in videos.words]
+    lines = _lines(tables, videos, request.text)
     rows = [videos.row(videos.words[line["words"]]) for line in lines]
     ranked: list[tuple[float, Hit]] = []
     taken: set[int] = set()
@@ -356,6 +349,22 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
             ranked.append((reciprocal_rank(number + 1), hit))
     ranked.sort(key=lambda item: -item[0])
     return [hit for _, hit in ranked]
+
+
+def _lines(tables: Tables, videos: Snapshot, text: str) -> list[Row]:
+    """Return the lines of the videos that have words of a text, best first."""
+    for filtered in (videos.filtered, True):
+        found = tables.subtitles.read(
+            columns=["words", "start_s", "end_s", "text"],
+            full_text_query={"query": text, "columns": ["text"]},
+            filter=f"words in {quoted(list(videos.words))}" if filtered else None,
+            prefilter=filtered,
+            limit=_MOST_LINES,
+        ).to_pylist()
+        lines = [line for line in found if line["words"] in videos.words]
+        if len(found) < _MOST_LINES or len(lines) == len(found):
+            break  # else lines of videos that were removed took the places of others
+    return lines
 
 
 def _is_near(line: Row, hit: Hit) -> bool:

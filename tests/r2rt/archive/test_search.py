@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from r2rt.archive.library import Archive
+from r2rt.archive.maintenance import remove_videos
 from r2rt.errors import LibraryError, QueryError
-from tests.r2rt.archive.colours import COLOURS, colour_grounder, make_colours
+from tests.r2rt.archive.colours import COLOURS, colour_grounder, make_colours, write_colours
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,20 @@ def test_a_library_of_nothing_answers_with_nothing(tmp_path: Path) -> None:
     report = archive.add(tmp_path / "broken.mp4")
     assert list(report.failed) == [str(tmp_path / "broken.mp4")]
     assert archive.search("red").hits == ()
+
+
+def test_what_was_removed_takes_no_place_in_the_answer(tmp_path: Path) -> None:
+    """Its rows, which stay until the library is compacted, are nearer than all others."""
+    words = "1\n00:00:00,500 --> 00:00:03,000\nAll is yellow\n\n"
+    videos = tmp_path / "videos"
+    write_colours(videos / "long.mp4", ["yellow"] * 200)
+    (videos / "long.srt").write_text(words * 120, encoding="utf-8")
+    write_colours(videos / "short.mp4", ["pink", "yellow", "green"])
+    (videos / "short.srt").write_text(words.replace("All", "Here all"), encoding="utf-8")
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    archive.add(videos)
+    remove_videos(archive.tables, [str(videos / "long.mp4")], None)
+    assert found(archive, "yellow", words=False) == [("short.mp4", 4, 8)]
+    assert archive.search("yellow").hits[0].words == "Here all is yellow"
+    yellow = np.full((8, 8, 3), COLOURS["yellow"], np.uint8)
+    assert found(archive, image=[yellow, yellow]) == [("short.mp4", 4, 8)]
