@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -21,9 +22,13 @@ __all__ = ["Line", "lines_of", "words_key"]
 _SUFFIXES = frozenset((".srt", ".vtt", ".ass", ".ssa", ".sub", ".ttml"))
 _LARGEST_BYTES = 32 << 20
 _MOST_LINES = 100_000
-_MOST_CHARACTERS = 1000
+_MOST_CHARACTERS, _MOST_CHARACTERS_A_LINE = 1000, 4000
 _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z]{2,4})?")
-_TAGS = re.compile(r"\{[^}]*\}|<[^>]*>")
+# None reaches over the beginning of another: else many beginnings without an end take for ever.
+_TAGS = re.compile(r"\{[^{}]*\}|<[^<>]*>")
+_BREAKS = re.compile(r"\\[Nnh]")
+_GAPS = re.compile(r"\n{3,}")
+_TTML = "http://www.w3.org/ns/ttml"
 _EVENT_FIELDS = 8  # fields of an ASS event before its text, as FFmpeg hands it out
 
 
@@ -58,7 +63,7 @@ def lines_of(video: Path) -> Iterator[Line]:
     """
     count = 0
     for line in _all_lines(video):
-        if line.text and line.end_s > line.start_s:
+        if line.text and -math.inf < line.start_s < line.end_s < math.inf:
             yield line
             count += 1
             if count == _MOST_LINES:
@@ -93,20 +98,20 @@ def _file_lines(file: Path, stem: str) -> Iterator[Line]:
     try:
         if file.stat().st_size > _LARGEST_BYTES:
             return
-        content = file.read_bytes()
-        subtitles: SSAFile = pysubs2.SSAFile.from_string(_decoded(content))
-    except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error):
+        text = _shortened(_decoded(file.read_bytes()))
+        # Marks of style stay, and go with all others.
+        subtitles: SSAFile = pysubs2.SSAFile.from_string(text, keep_html_tags=True)
+        events = [
+            (event.start / 1000, event.end / 1000, _plain(event.text))
+            for event in subtitles
+            if not event.is_comment
+        ]
+    except Exception:  # each format has errors of its own for damaged files
         return
     ending = file.stem[len(stem) + 1 :]
     language = ending if _LANGUAGE.fullmatch(ending) else ""
-    for event in subtitles:
-        if not event.is_comment:
-            yield Line(
-                start_s=event.start / 1000,
-                end_s=event.end / 1000,
-                text=_plain(event.plaintext),
-                language=language,
-            )
+    for start_s, end_s, text in events:
+        yield Line(start_s=start_s, end_s=end_s, text=text, language=language)
 
 
 def _decoded(content: bytes) -> str:
@@ -114,6 +119,17 @@ def _decoded(content: bytes) -> str:
         with contextlib.suppress(UnicodeDecodeError):
             return content.decode(encoding)
     return content.decode("cp1252", errors="replace")
+
+
+def _shortened(text: str) -> str:
+    """Return text whose lines are no longer than any that is read, and that has no gaps.
+
+    pysubs2 takes the square of a line's length, or of a gap's, for some that no program writes.
+    """
+    if _TTML in text:  # XML may be one line
+        return text
+    lines = (line[:_MOST_CHARACTERS_A_LINE] for line in text.split("\n"))
+    return _GAPS.sub("\n\n", "\n".join(lines))
 
 
 def _stream_lines(video: Path) -> Iterator[Line]:
@@ -149,5 +165,6 @@ def _packet_lines(packet: Any, begins_s: float, language: str) -> Iterator[Line]
 
 def _plain(text: str) -> str:
     """Return text on one line without marks of style."""
-    joined = _TAGS.sub("", text.replace("\\N", " ").replace("\\n", " "))
-    return " ".join(joined.split())[:_MOST_CHARACTERS]
+    joined = _TAGS.sub("", _BREAKS.sub(" ", text))
+    line = " ".join(joined.split())[:_MOST_CHARACTERS]
+    return line.encode(errors="replace").decode()  # halves of characters cannot be stored
