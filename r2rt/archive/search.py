@@ -324,8 +324,14 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
     if not videos.words or not tables.subtitles.latest().describe_indices():
         return hits
     assert request.text is not None
-    lines = _lines(tables, videos, request.text)
-    rows = [videos.row(videos.words[line["words"]]) for line in lines]
+    lines, rows = [], []
+    for line in _lines(tables, videos, request.text):
+        row = videos.row(videos.words[line["words"]])
+        starts_s, ends_s = row["start_s"], row["start_s"] + row["duration_s"]
+        start_s, end_s = max(line["start_s"], starts_s), min(line["end_s"], ends_s)
+        if start_s < end_s:  # else it is about a longer cut of the video
+            lines.append({**line, "start_s": start_s, "end_s": end_s})
+            rows.append(row)
     ranked: list[tuple[float, Hit]] = []
     taken: set[int] = set()
     for rank, hit in enumerate(hits, start=1):

@@ -9,6 +9,8 @@ import pytest
 
 from r2rt.archive.library import Archive
 from r2rt.archive.subtitles import lines_of
+from r2rt.cli.hits_media import deliver_hits_media
+from r2rt.cli.media import MediaOptions
 from tests.r2rt.archive.colours import colour_grounder, make_colours
 from tests.r2rt.video.oracle import needs_ffmpeg
 
@@ -21,6 +23,7 @@ The <i>sun</i> is yellow
 Waves are blue
 and they break
 """
+TTML = b"<tt xmlns='http://www.w3.org/ns/ttml'><body><div>"
 
 
 @pytest.fixture
@@ -73,9 +76,60 @@ def test_encodings_of_files(videos: Path, content: bytes, text: str) -> None:
     assert next(iter(lines_of(videos / "beach.mp4"))).text == text
 
 
-def test_a_damaged_file_is_left_out(videos: Path) -> None:
-    (videos / "beach.en.srt").write_bytes(bytes(range(256)) * 10)
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytes(range(256)) * 10,
+        TTML + b"<p begin='0s' end",
+        TTML + b"<p begin='x' end='1s'>a</p></div></body></tt>",
+        b"{1}{1}25\n{" + b"9" * 400 + b"}{" + b"9" * 401 + b"}a\n",
+        b"[" + b"9" * 400 + b"][" + b"9" * 401 + b"] a\n",
+        b'{"info": 1, "styles": {}, "events": []}',
+        b'{"info": {}, "styles": {}, "events": [{"start": 0, "end": Infinity, "text": "a"}]}',
+        b'{"info": {}, "styles": {}, "events": [{"start": 0, "end": "b", "text": "a"}]}',
+    ],
+)
+def test_a_damaged_file_is_left_out(videos: Path, content: bytes) -> None:
+    (videos / "beach.en.srt").write_bytes(content)
     assert list(lines_of(videos / "beach.mp4")) == []
+
+
+def test_half_a_character_becomes_a_mark(videos: Path) -> None:
+    event = '{"start": 0, "end": 9, "text": "a \\ud800 b"}'
+    content = f'{{"info": {{}}, "styles": {{}}, "events": [{event}]}}'
+    (videos / "beach.en.srt").write_text(content, encoding="utf-8")
+    assert [line.text for line in lines_of(videos / "beach.mp4")] == ["a ? b"]
+
+
+@pytest.mark.parametrize(
+    ("beginning", "mark"),
+    [
+        *((SRT, mark) for mark in ("<", "{", "<a", "\n")),
+        ("WEBVTT\n\n00:00.500 --> 00:03.000\nThe sun\n", "<a"),
+        ("{1}{1}25\n{0}{90}The sun\n", "{y:"),
+        ("{1}{1}25\n{0}{90}The sun\n{0}{90}", "{y:"),
+    ],
+)
+def test_marks_without_an_end_do_not_take_for_ever(videos: Path, beginning: str, mark: str) -> None:
+    """Those that take the square of a length take an hour for such a file."""
+    (videos / "beach.en.srt").write_text(beginning + 1_000_000 * mark, encoding="utf-8")
+    assert next(lines_of(videos / "beach.mp4")).text.startswith("The sun")
+
+
+def test_words_end_where_the_video_does(archive: Archive, videos: Path, tmp_path: Path) -> None:
+    """Files of a longer cut, and lines about who made the subtitles, go on behind the end."""
+    (videos / "night.srt").write_text(
+        "1\n00:00:13,000 --> 00:00:30,000\nStill cyan\n\n"
+        "2\n01:00:08,000 --> 01:00:11,500\nCyan by night\n",
+        encoding="utf-8",
+    )
+    archive.add(videos)
+    found = archive.search("cyan")
+    spoken = {hit.words: (hit.start_s, hit.end_s) for hit in found if hit.words}
+    assert "Cyan by night" not in spoken
+    assert all(hit.end_s <= hit.duration_s for hit in found)
+    deliver_hits_media(found, MediaOptions(reel=tmp_path / "reel.mp4"), quiet=True)
+    assert (tmp_path / "reel.mp4").is_file()
 
 
 def test_a_moment_that_shows_and_says_it_comes_first(archive: Archive) -> None:
