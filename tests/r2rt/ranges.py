@@ -47,8 +47,8 @@ def running_ranges() -> Iterator[RangeServer]:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
             self.end_headers()
             if self.command == "GET":
+                served.sent += last + 1 - first  # before the client, who has it then, may look
                 self.wfile.write(body[first : last + 1])
-                served.sent += last + 1 - first
 
         def log_message(self, *_: object) -> None:
             """Stay quiet."""
