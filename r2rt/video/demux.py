@@ -176,7 +176,7 @@ class Demuxer:
                 (entries[number].pos, entries[number].pos + entries[number].size)
                 for number in np.flatnonzero(feed[: len(entries)]).tolist()
             ]
-        self._remote.need(spans)
+        self._remote.need(spans, before=max(entry.pos + entry.size for entry in entries))
 
     def encrypted(self) -> NoVideoStreamError:
         """Return the error of a file whose packets turn out to be encrypted."""

@@ -2,7 +2,8 @@
 
 A demuxer reads every packet on its way. Where the container lists its packets at the beginning or
 the end, as MP4 and QuickTime do, the list says where they lie: what a pass does not need is then
-given to the demuxer as zeros and never fetched.
+given to the demuxer as zeros and never fetched. Of an MP4 in fragments the demuxer may know the
+first one alone, so what lies after the last listed packet is fetched as it comes.
 """
 
 from __future__ import annotations
@@ -151,10 +152,11 @@ class RemoteReader(io.RawIOBase):
         self._at = 0
         self._block = block_bytes
         self._needed: list[Span] | None = None
+        self._listed_end = 0
         self._kept: OrderedDict[Span, bytes] = OrderedDict()
 
-    def need(self, spans: Iterable[Span]) -> None:
-        """Give zeros for everything but these spans, (first byte, byte after the last) each."""
+    def need(self, spans: Iterable[Span], *, before: int) -> None:
+        """Give zeros for everything before a byte but these spans, (first, after the last) each."""
         joined: list[list[int]] = []
         for start, end in sorted(spans):
             near = joined and start - joined[-1][1] <= _NEAR_BYTES
@@ -163,6 +165,7 @@ class RemoteReader(io.RawIOBase):
             else:
                 joined.append([max(start, joined[-1][1]) if joined else start, end])
         self._needed = [(start, end) for start, end in joined if start < end]
+        self._listed_end = before
 
     def readable(self) -> bool:
         """Return True."""
@@ -188,19 +191,19 @@ class RemoteReader(io.RawIOBase):
         start, self._at = self._at, max(end, self._at)
         if end <= start:
             return b""
-        block = self._block
-        if self._needed is None and block is None:
+        if self._needed is None and self._block is None:
             return self._video.fetch(start, end)
-        if self._needed is None:
-            assert block is not None
-            spans = [
-                (place, min(place + block, self._size))
-                for place in range(start - start % block, end, block)
-            ]
-        else:
+        spans: list[Span] = []
+        if self._needed is not None:
             first = max(bisect_left(self._needed, (start, 0)) - 1, 0)
             last = bisect_left(self._needed, (end, 0))
             spans = self._needed[first:last]
+        unlisted, block = max(start, self._listed_end), self._block or BLOCK_BYTES
+        spans += [
+            (place, min(place + block, self._size))
+            for place in range(unlisted - unlisted % block, end, block)
+            if unlisted < end
+        ]
         found = bytearray(end - start)
         for span in spans:
             low, high = max(span[0], start), min(span[1], end)

@@ -77,6 +77,20 @@ def test_packets_have_the_same_times_and_entry_points(server: RangeServer, video
     assert there.end_pts == here.end_pts
 
 
+@needs_ffmpeg
+def test_fragments_that_the_demuxer_has_not_seen_yet_are_read(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    # An index of all fragments at the beginning: the demuxer opens the first one alone.
+    options = _GROUPS | {"qp": "30"}
+    flags = {"movflags": "frag_keyframe+delay_moov+dash+global_sidx"}
+    path = write_video(tmp_path / "dash.mp4", frames=250, options=options, muxer_options=flags)
+    with open_source(serve(server, path), fps=_FPS, image_size=32) as frames:
+        found = [frame.pixels for frame in frames for _ in range(frame.count)]
+        assert not frames.report.departures.warnings
+    assert np.array_equal(found, ffmpeg_clips(path, _FPS))
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "avi"])
 def test_other_containers_are_read_from_their_beginning(
     server: RangeServer, tmp_path: Path, suffix: str
@@ -93,7 +107,8 @@ def test_what_is_not_needed_is_zeros(server: RangeServer) -> None:
     content = bytes(range(1, 251)) * 4000
     server.files["file"] = content
     reader = RemoteReader(RemoteVideo(f"{server.url}/file"))
-    reader.need([(500_000, 500_100), (10, 20), (15, 30), (999_990, 1_000_000)])
+    needed = [(500_000, 500_100), (10, 20), (15, 30), (999_990, 1_000_000)]
+    reader.need(needed, before=len(content))
     found = reader.read()
     expected = bytearray(len(content))
     for start, end in ((10, 30), (500_000, 500_100), (999_990, 1_000_000)):
