@@ -43,7 +43,8 @@ class Webhook:
         transport: what connects; httpx2's own if None.
 
     Raises:
-        QueryError: the address is none of http or https, or a header is not ASCII.
+        QueryError: the address is none of http or https, a header is not ASCII, or the environment
+            names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Webhook:
         self._headers = dict(headers or {})
         self._tries = tries
         self._first_wait_s = first_wait_s
-        self._transport = transport
+        self._client = _client(url, self._headers, transport)
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(waiting)
         self._closing = threading.Event()
         self._counted = threading.Lock()
@@ -99,11 +100,7 @@ class Webhook:
                 self._drop("watching ended")
 
     def _run(self) -> None:
-        import httpx2
-
-        with httpx2.Client(
-            timeout=_REQUEST_TIMEOUT_S, headers=self._headers, transport=self._transport
-        ) as client:
+        with self._client as client:
             while not self._closing.is_set():
                 record = self._queue.get()
                 if record is None:
@@ -136,6 +133,8 @@ class Webhook:
                 status, success = response.status_code, response.is_success
         except httpx2.HTTPError as error:
             failure = TransientError(type(error).__name__)
+        except Exception as error:  # such as a name that the resolver cannot even encode
+            raise _RefusedError(type(error).__name__) from error
         else:
             if success:
                 return
@@ -161,6 +160,22 @@ def _is_web_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # such as an IPv6 address without its end, or a port that is no number
         return False
+
+
+def _client(
+    url: str, headers: Mapping[str, str], transport: httpx2.BaseTransport | None
+) -> httpx2.Client:
+    """Return what posts; made at once, so that what it cannot use is no surprise to a thread."""
+    import httpx2
+
+    try:
+        httpx2.URL(url)
+        return httpx2.Client(timeout=_REQUEST_TIMEOUT_S, headers=headers, transport=transport)
+    except (httpx2.InvalidURL, ValueError, ImportError, OSError) as error:
+        raise QueryError(
+            f"webhook {url[:80]!r}: cannot be posted to ({error}); check the address, and the "
+            "proxy and certificates that the environment names"
+        ) from error
 
 
 class _RefusedError(Exception):

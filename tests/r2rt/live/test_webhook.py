@@ -115,11 +115,36 @@ def test_nobody_waits_for_a_server_that_is_slow_or_dead(hook: Hook) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["example.com", "ftp://example.com/x", "http://", "http://[::1", "http://a:b/", "http://[", ""],
+    [
+        *(
+            "example.com",
+            "ftp://example.com/x",
+            "http://",
+            "http://[::1",
+            "http://a:b/",
+            "http://[",
+        ),
+        *("", "http://[::1]x/", "https://é..org/", "http://a\x7fb/"),
+    ],
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(QueryError, match="webhook"):
         Webhook(address)
+
+
+def test_a_proxy_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "gopher://127.0.0.1:9")
+    with pytest.raises(QueryError, match="gopher"):
+        Webhook("http://127.0.0.1:9/")
+
+
+def test_a_name_that_cannot_be_resolved_at_all_drops_each_record() -> None:
+    webhook = Webhook(f"http://{'a' * 70}.example/")  # a label has 63 letters at most
+    for number in range(3):
+        webhook.post({"number": number})
+    webhook.close()
+    assert (webhook.delivered, webhook.dropped) == (0, 3)
+    assert webhook.last_failure == "UnicodeError"
 
 
 @pytest.mark.parametrize("value", ["ü", "a\r\nX-Other: b", "\x00"])
