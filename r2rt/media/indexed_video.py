@@ -153,6 +153,12 @@ class IndexedVideo:
             raise
         self._idle.setdefault(audio, []).append(demuxer)
 
+    @contextlib.contextmanager
+    def unread(self) -> Iterator[Demuxer]:
+        """Give the file opened anew, to be read from its beginning without seeking."""
+        with contextlib.closing(self.open(threads=1)) as demuxer:
+            yield demuxer
+
     def open(self, *, threads: int | None = None) -> Demuxer:
         """Open the file once more."""
         return Demuxer(self.path, threads=threads, video_track=self._video_track)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,11 +13,13 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
+from r2rt.media.closed_leaps import packets_in_step
 from r2rt.video.container import read_stream, skip_stream
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
+    from av.packet import Packet
 
     from r2rt.media.indexed_video import IndexedVideo
     from r2rt.video.demux import Demuxer
@@ -84,9 +87,19 @@ def read_sound(
     left = round((end_s - start_s) * format_.rate)
     tracks = audio_tracks(video)
     if track < len(tracks):
-        with video.borrowed(audio=tracks[track]) as demuxer:
+        leaps = bool(video.index.leaps)
+        with video.unread() if leaps else video.borrowed(audio=tracks[track]) as demuxer:
             stream = demuxer.container.streams.audio[tracks[track]]
-            for block in _converted(demuxer, stream, start_s, end_s, format_):
+            origin_s = Fraction(demuxer.container.start_time or 0, 1_000_000)
+            if leaps:
+                origin_s = video.index.start_pts * video.time_base
+                frames = _frames_in_step(demuxer, stream, start_s + origin_s)
+            else:
+                skip_stream(demuxer.stream)
+                read_stream(stream)
+                frames = _frames(demuxer, stream, start_s + origin_s)
+            decoded = _decoded(frames, start_s + origin_s, end_s + origin_s)
+            for block in _converted(decoded, format_):
                 for at in range(0, min(block.shape[1], left), _BLOCK):
                     yield block[:, at : min(at + _BLOCK, left)]
                 left -= min(block.shape[1], left)
@@ -98,19 +111,12 @@ def read_sound(
 
 
 def _converted(
-    demuxer: Demuxer,
-    stream: AudioStream,
-    start_s: Fraction,
-    end_s: Fraction,
-    format_: SoundFormat,
+    decoded: Iterator[tuple[NDArray[np.float32], int, str]], format_: SoundFormat
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield what is decoded from `start_s` on, resampled; up to about `end_s`."""
-    skip_stream(demuxer.stream)
-    read_stream(stream)
-    origin_s = Fraction(demuxer.container.start_time or 0, 1_000_000)
+    """Yield what is decoded, resampled."""
     resampler: av.AudioResampler | None = None
     pts = 0
-    for block, rate, layout in _decoded(demuxer, stream, start_s + origin_s, end_s + origin_s):
+    for block, rate, layout in decoded:
         if resampler is None:
             resampler = av.AudioResampler("fltp", format_.layout, format_.rate)
         frame = av.AudioFrame.from_ndarray(
@@ -124,13 +130,13 @@ def _converted(
 
 
 def _decoded(
-    demuxer: Demuxer, stream: AudioStream, start_s: Fraction, end_s: Fraction
+    frames: Iterator[AudioFrame], start_s: Fraction, end_s: Fraction
 ) -> Iterator[tuple[NDArray[np.float32], int, str]]:
-    """Yield blocks at the source's rate that follow one another from `start_s` on."""
+    """Yield blocks at the source's rate that follow one another from `start_s` to about `end_s`."""
     planar: av.AudioResampler | None = None
     rate, layout = 0, ""
     position = 0  # samples handed out
-    for frame in _frames(demuxer, stream, start_s):
+    for frame in frames:
         if planar is None:
             rate, layout = frame.sample_rate, frame.layout.name
             planar = av.AudioResampler("fltp", layout, rate)
@@ -185,10 +191,29 @@ def _frames_after_seek(
         if warm_up_s is not None:
             return
     context.flush_buffers()
+    yield from _decode(stream, container.demux(stream))
+
+
+def _frames_in_step(
+    demuxer: Demuxer, stream: AudioStream, start_s: Fraction
+) -> Iterator[AudioFrame]:
+    """Yield decoded sound of a file whose clock leaps, from before `start_s` on."""
+    tick = stream.time_base
+    assert tick is not None
+    packets = packets_in_step(demuxer, stream)
+    due = (p for p in packets if p.pts is None or p.pts * tick >= start_s - _WARM_UP_S[0])
+    yield from _decode(stream, itertools.chain(due, (None,)))
+
+
+def _decode(
+    stream: AudioStream, packets: Iterator[Packet[AudioStream] | None]
+) -> Iterator[AudioFrame]:
+    """Yield what comes out of the decoder; a packet that is None, or empty, drains it."""
     try:
-        for packet in container.demux(stream):
+        for packet in packets:
             try:
-                yield from context.decode(packet if packet.size else None)
+                whole = packet if packet is not None and packet.size else None
+                yield from stream.codec_context.decode(whole)
             except av.error.EOFError:
                 return
             except av.error.FFmpegError:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from r2rt.video.container import exact
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
@@ -29,10 +30,12 @@ LONGEST_GAP_S = Fraction(3600)
 _TS_DISCONT = 0x200  # a bit of a demuxer's flags, as in libavformat/avformat.h
 
 
-def leap_closer(container: InputContainer, stream: VideoStream) -> LeapCloser:
+def leap_closer(container: InputContainer, stream: VideoStream | AudioStream) -> LeapCloser:
     """Return what closes the leaps of a stream, for one pass over its packets."""
     time_base = exact(stream.time_base) or Fraction(1, 90_000)
-    rate = exact(stream.average_rate) or exact(stream.guessed_rate)
+    # Sound has no such rates; its packets say how long they last.
+    rates = (getattr(stream, name, None) for name in ("average_rate", "guessed_rate"))
+    rate = next(filter(None, map(exact, rates)), None)
     return LeapCloser(
         time_base,
         discontinuous=bool(format_flags(container) & _TS_DISCONT),

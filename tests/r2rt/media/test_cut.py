@@ -251,6 +251,27 @@ def test_what_avi_does_not_time_is_cut_all_the_same(tmp_path: Path) -> None:
         cut(video, tmp_path, 1.0, 2.0, copy=True)
 
 
+@pytest.mark.parametrize("second_begins_s", [0, 60])
+def test_where_the_clock_leaps_sound_stays_in_step(second_begins_s: int, tmp_path: Path) -> None:
+    starts = (Fraction(0), Fraction(second_begins_s))
+    parts = [
+        write_footage(tmp_path / f"{number}.ts", frames=100, start_s=start)
+        for number, start in enumerate(starts)
+    ]
+    video = tmp_path / "joined.ts"
+    video.write_bytes(b"".join(part.read_bytes() for part in parts))
+    for start_s, end_s, clicks in ((2.4, 3.6, 1), (2.6, 5.6, 2), (4.8, 7.6, 3)):
+        clip = watch(cut(video, tmp_path / "out", start_s, end_s).path)
+        # The footage clicks with every 25th of its pictures, but not with the first.
+        at_s = [
+            time_s
+            for number, time_s in zip(clip.numbers, clip.times_s, strict=True)
+            if number and number % 25 == 0
+        ]
+        assert len(at_s) == clicks
+        assert clip.clicks_s == pytest.approx(at_s, abs=SYNC_S)
+
+
 def test_damage_in_a_moment_leaves_frames_out_and_nothing_else(tmp_path: Path) -> None:
     video = write_footage(tmp_path / "a.mp4", frames=150)
     content = bytearray(video.read_bytes())
