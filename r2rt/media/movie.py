@@ -61,18 +61,21 @@ class Segment:
         return (self.span.end_pts - self.span.start_pts) * self.video.time_base
 
 
-def write_movie(path: Path, segments: Sequence[Segment], update: Update | None = None) -> None:
+def write_movie(path: Path, segments: Sequence[Segment], update: Update | None = None) -> Fraction:
     """Encode segments one after another into an mp4 of H.264 and AAC.
 
     The movie begins with the first segment's start at its time 0 and is as long as the segments
     together. Frames keep their distance in time. Every audio track is kept, cut to the sample, and
     silent where a source has none. Videos of different sizes are fitted into the largest, with
-    black bars.
+    black bars. The first segments are left out as long as not one frame of them decodes.
 
     Args:
         path: where to write; overwritten.
         segments: at least one.
         update: called with frames done and their total.
+
+    Returns:
+        How long the movie is, in seconds.
 
     Raises:
         OutputError: this FFmpeg cannot encode it.
@@ -90,7 +93,7 @@ def write_movie(path: Path, segments: Sequence[Segment], update: Update | None =
     try:
         # A faststart movie can be shown while it is still being fetched.
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            _Movie(container, canvas, time_base, formats).write(segments, update)
+            return _Movie(container, canvas, time_base, formats).write(segments, update)
     except OSError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
@@ -113,7 +116,7 @@ class _Movie:
         self._tracks: list[_AudioTrack] = []
         self._last_pts = -1
 
-    def write(self, segments: Sequence[Segment], update: Update | None) -> None:
+    def write(self, segments: Sequence[Segment], update: Update | None) -> Fraction:
         total = sum(_count(segment) for segment in segments)
         done = 0
         offset_s = Fraction(0)
@@ -136,7 +139,9 @@ class _Movie:
                 done += 1
                 if update is not None:
                     update(done, total)
-            for track, sound in zip(self._tracks, sounds, strict=False):
+            if self._video is None:
+                continue  # no frame decodes: its sound has no track yet, and would be missing
+            for track, sound in zip(self._tracks, sounds, strict=True):
                 track.write(sound, until_s=None)
             offset_s += segment.duration_s
         if self._video is None:
@@ -144,6 +149,7 @@ class _Movie:
         streams: list[Any] = [self._video, *(track.stream for track in self._tracks)]
         for stream in streams:
             self._container.mux(stream.encode(None))
+        return offset_s
 
     def _frames(
         self, segment: Segment, offset_s: Fraction

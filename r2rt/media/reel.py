@@ -62,15 +62,11 @@ def write_reel(
         raise OutputError(f"{path}: no moment was found, so there is nothing to make a reel of")
     try:
         with replacing(path) as temporary:
-            write_movie(temporary, segments, update)
+            duration_s = write_movie(temporary, segments, update)
     finally:
         if len(found) > 1 or found[0][0] is not videos[0][0]:  # else others go on reading it
             segments[-1].video.close()  # the others are closed as they are done
-    return Reel(
-        path=path,
-        parts=len(segments),
-        duration_s=float(sum(segment.duration_s for segment in segments)),
-    )
+    return Reel(path=path, parts=len(segments), duration_s=float(duration_s))
 
 
 def _segments(

@@ -46,6 +46,25 @@ def test_a_reel_is_as_long_as_its_moments_together_and_in_step(tmp_path: Path) -
     assert film.clicks_s == pytest.approx(clicks, abs=0.005)
 
 
+def test_a_moment_of_which_no_frame_decodes_puts_no_sound_out_of_step(tmp_path: Path) -> None:
+    options = {"g": "25", "keyint_min": "25", "sc_threshold": "0", "bf": "0"}
+    video = write_footage(tmp_path / "a.mp4", frames=125, options=options)
+    with av.open(str(video)) as container:
+        places = [(p.pts * p.time_base, p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(video.read_bytes())
+    for time_s, at, size in places:
+        if 1 <= time_s < 2:
+            content[at : at + size] = b"\xa5" * size
+    video.write_bytes(content)
+    reel = write_reel([(video, [prediction((1.0, 2.0, 0.9), (2.6, 3.6, 0.8))])], tmp_path / "b.mp4")
+    film = watch(reel.path)
+    assert film.numbers == list(range(65, 90))
+    # The click at 3 s is that of picture 75.
+    assert film.clicks_s == pytest.approx([film.times_s[75 - 65]], abs=0.005)
+    assert film.times_s[0] == 0
+    assert reel.duration_s == pytest.approx(film.ends_s, abs=0.002)
+
+
 def test_moments_that_overlap_are_shown_once(tmp_path: Path) -> None:
     video = write_footage(tmp_path / "a.mp4", frames=100, sound=None)
     asked = [prediction((0.0, 1.0, 0.9), (0.6, 2.0, 0.8), (2.0, 2.4, 0.7), (3.0, 3.2, 0.1))]
