@@ -98,7 +98,7 @@ def address_of(video: Path, page: Path) -> str:
     """Return the video's address relative to the page, with every sign of its name quoted."""
     relative = os.path.relpath(video.resolve(), page.resolve().parent)
     # A leading `./` keeps a name with a colon from being taken for another scheme.
-    return "./" + "/".join(quote(part, safe="") for part in Path(relative).parts)
+    return "./" + "/".join(quote(os.fsencode(part), safe="") for part in Path(relative).parts)
 
 
 class _Page:
