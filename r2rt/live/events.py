@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from r2rt.files import as_text
+
 __all__ = [
     "Changed",
     "CloseReason",
@@ -156,7 +158,7 @@ def as_record(event: Event, *, source: str | None = None) -> dict[str, Any]:
     """Return an event as a JSON object: `event`, its own fields, times rounded to milliseconds."""
     record: dict[str, Any] = {"event": event.kind}
     if source is not None:
-        record["source"] = source
+        record["source"] = as_text(source)
     for name, value in dataclasses.asdict(event).items():
         record[name] = (
             round(value, 3 if not name.endswith("score") else 6)

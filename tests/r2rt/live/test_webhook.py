@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from r2rt.errors import QueryError
-from r2rt.live import Webhook
+from r2rt.live import Dropped, Webhook, as_record
 from tests.r2rt.local_server import local_server
 
 
@@ -75,6 +76,14 @@ def test_a_server_that_fails_at_first_gets_everything_in_order(hook: Hook) -> No
     assert hook.headers == ["k"] * 5
     assert hook.requests == 9
     assert (webhook.delivered, webhook.dropped) == (5, 0)
+
+
+def test_a_source_whose_name_is_no_utf8_is_reported_all_the_same(hook: Hook) -> None:
+    webhook = Webhook(hook.url)
+    event = Dropped(what="clips", count=1, total=1, at=0.0)
+    webhook.post(as_record(event, source=os.fsdecode(b"caf\xe9.ts")))
+    webhook.close()
+    assert [item["source"] for item in hook.taken] == ["caf\N{REPLACEMENT CHARACTER}.ts"]
 
 
 def test_what_a_server_refuses_is_dropped_and_the_next_goes_on(hook: Hook) -> None:
