@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from r2rt.cli.media import COPY, PADDING, MediaOptions, check_media, deliver_media, deliver_reel
+from r2rt.cli.outputs import distinct_labels
 from r2rt.cli.session import note, warn
 from r2rt.errors import R2rtError
 
@@ -68,11 +69,11 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
     of_video = MediaOptions(
         clips=media.clips, copy=media.copy, padding_s=media.padding_s, thumbnails=media.thumbnails
     )
-    stems = output_stems(list(predictions))
-    for (path, prediction), stem in zip(predictions.items(), stems, strict=True):
+    labels = distinct_labels(output_stems(list(predictions)))
+    for (path, prediction), label in zip(predictions.items(), labels, strict=True):
 
-        def make(video: str, prediction: Any = prediction, stem: str = stem) -> None:
-            deliver_media(Path(video), [prediction], of_video, quiet, label=stem)
+        def make(video: str, prediction: Any = prediction, label: str = label) -> None:
+            deliver_media(Path(video), [prediction], of_video, quiet, label=label)
 
         outcome = attempt(path, make)
         if isinstance(outcome, R2rtError):

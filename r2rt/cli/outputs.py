@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,7 @@ from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
 from r2rt.outputs.names import numbered, output_stems
 
-__all__ = ["Delivery", "OutputOptions", "deliver", "output_options"]
+__all__ = ["Delivery", "OutputOptions", "deliver", "distinct_labels", "output_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -183,6 +183,14 @@ def output_options(command: F) -> F:
     return with_outputs  # type: ignore[return-value]
 
 
+def distinct_labels(stems: Iterable[str]) -> list[str]:
+    """Return the part of clips' and thumbnails' names that is each video's."""
+    from r2rt.media.names import slug
+
+    # Stems that differ may be the same as slugs. A number must not be cut off again.
+    return numbered([slug(stem, _LABEL_BYTES, empty="video") for stem in stems])
+
+
 class Delivery:
     """Delivers answers as they come: into a folder at once, elsewhere when all are there.
 
@@ -239,11 +247,7 @@ class Delivery:
 
     @functools.cached_property
     def _labels(self) -> dict[str, str]:
-        from r2rt.media.names import slug
-
-        # Stems that differ may be the same as slugs. A number must not be cut off again.
-        slugs = [slug(stem, _LABEL_BYTES, empty="video") for stem in self._stems.values()]
-        return dict(zip(self._stems, numbered(slugs), strict=True))
+        return dict(zip(self._stems, distinct_labels(self._stems.values()), strict=True))
 
     def stem(self, video: str) -> str:
         """Return the name of a video's output files, without suffix."""

@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from r2rt.archive.result import Hit, SearchResult, SearchTimings
+from r2rt.cli.hits_media import deliver_hits_media
 from r2rt.cli.main import cli
 from r2rt.cli.media import MediaOptions, best_of, deliver_media, deliver_reel
 from r2rt.errors import MissingExtraError, OutputError, QueryError, R2rtError
@@ -32,6 +34,21 @@ def ground(*arguments: object) -> str:
     if result.exception is not None:
         raise result.exception
     return result.output
+
+
+def test_hits_in_videos_of_like_names_have_images_of_their_own(tmp_path: Path) -> None:
+    names = ["my film.mp4", "my-film.mp4", f"{'a' * 90}.mp4", f"{'a' * 90}b.mp4"]
+    first = write_footage(tmp_path / names[0], frames=10, sound=None)
+    for name in names[1:]:
+        shutil.copy(first, tmp_path / name)
+    hits = tuple(
+        Hit(path=str(tmp_path / name), start_s=0.0, end_s=0.4, score=0.5, duration_s=0.4)
+        for name in names
+    )
+    timings = SearchTimings(query_s=0, first_s=0, second_s=0)
+    found = SearchResult(query="a dog", hits=hits, timings=timings)
+    deliver_hits_media(found, MediaOptions(thumbnails=tmp_path / "images"), quiet=True)
+    assert len(list((tmp_path / "images").iterdir())) == len(names)
 
 
 def test_everything_at_once(tmp_path: Path) -> None:
