@@ -17,6 +17,7 @@ from r2rt.live.events import Retrying
 from r2rt.live.segments import ReadEnoughError, Segments
 from r2rt.live.source import Connection, LiveSource, LostError
 from r2rt.retry import wait_s
+from r2rt.video.demux import stores_no_timestamps
 
 __all__ = ["Reader"]
 
@@ -168,7 +169,10 @@ class Reader:
     def _read(self, connection: Connection) -> str | None:
         """Read a connection to its end; return why it was lost, None where the source has ended."""
         container, stream = connection.container, connection.stream
-        if container.format.name in _FORMATS_WITHOUT_TIME:
+        if container.format.name in _FORMATS_WITHOUT_TIME or (
+            # What comes through a pipe may be a recording, which comes faster than it was taken.
+            self._source.is_live and stores_no_timestamps(container)
+        ):
             self._segments.time_by_arrival()
         decoder = PacketDecoder(
             connection,

@@ -59,7 +59,8 @@ class SourceOptions:
         input_format: FFmpeg's name of the format, where the content does not show it.
         input_options: further options of FFmpeg, such as `{"video_size": "1280x720"}`.
         clock: `stream` believes the source's timestamps, `arrival` takes the time of arrival;
-            `auto` does the former wherever the format has timestamps.
+            `auto` does the former wherever the format has timestamps; of raw streams through pipes,
+            which may be recordings, it counts the frames.
         no_drop: wait for what cannot keep up instead of leaving out; for recordings, not cameras.
         video_track: number of the video track to read, from 1; None takes the default one.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["Demuxer", "choose_track"]
+__all__ = ["Demuxer", "choose_track", "stores_no_timestamps"]
 
 # Demuxers that take any text or any bytes for a frame.
 NOT_VIDEO_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
@@ -116,7 +116,7 @@ class Demuxer:
     @property
     def has_no_timestamps(self) -> bool:
         """Whether the format stores no timestamps, such as raw H.264."""
-        return bool(format_flags(self.container) & _NO_TIMESTAMPS)
+        return stores_no_timestamps(self.container)
 
     @property
     def leaps(self) -> int:
@@ -305,6 +305,11 @@ def _checked(container: InputContainer, path: VideoPath) -> InputContainer:
             f"{path}: a live playlist, which has no end; `r2rt watch` reads it as it comes"
         )
     return container
+
+
+def stores_no_timestamps(container: InputContainer) -> bool:
+    """Return whether a container's format has no timestamps, such as raw H.264."""
+    return bool(format_flags(container) & _NO_TIMESTAMPS)
 
 
 def choose_track(container: InputContainer, name: str, number: int | None) -> VideoStream:

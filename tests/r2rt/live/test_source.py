@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
 from r2rt.live import LiveSource, SourceOptions
+from r2rt.live.backlog import Backlog
+from r2rt.live.reader import Reader
 from r2rt.live.source import LostError
+from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.test_foreign_kinds import two_tracks
 
 
@@ -105,3 +111,30 @@ def test_the_default_video_track_is_read_or_the_one_asked_for(
         LiveSource(str(path), SourceOptions(realtime=True, video_track=3)).open(
             threading.Event(), first=True
         )
+
+
+def test_a_raw_stream_from_the_network_has_the_times_of_its_arrival(tmp_path: Path) -> None:
+    # Its frames say nothing about when they were taken; FFmpeg would count 25 a second.
+    path = write_video(tmp_path / "a.h264", frames=20, options={"bf": "0", "tune": "zerolatency"})
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    sent_s: list[float] = []
+    backlog = Backlog(100)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        # Few bytes are looked at before the first frame; the others come while they are read.
+        options = SourceOptions(reconnect=0, input_options={"probesize": "4096"})
+        source = LiveSource(address, options)
+        reader = Reader(
+            source, backlog, fps=Fraction(2), image_size=32, window_s=60.0, duration_s=None
+        )
+        reader.start()
+        connection = server.accept()[0]
+        with connection:
+            for packet in packets:
+                connection.sendall(packet)
+                sent_s.append(time.monotonic())
+                time.sleep(0.1)
+        assert reader.join(10)
+    assert reader.counts.frames == len(packets)
+    assert reader.time_s == pytest.approx(sent_s[-1] - sent_s[0], abs=0.5)
