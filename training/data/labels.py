@@ -122,12 +122,17 @@ def _rated_clips(annotation: Annotation, clips: int) -> ClipLabels:
             "extract features at the rate of the ratings"
         )
     clips = min(clips, rated)
-    saliency = torch.from_numpy(annotation.saliency[:clips].copy())
+    whole = torch.from_numpy(annotation.saliency.copy())
+    saliency = whole[:clips]
+    relevant = _above_others(annotation, saliency)
+    if not len(relevant) and len(_above_others(annotation, whole)):
+        # Only clips behind the last one that has features; that is next to them.
+        relevant = torch.tensor([clips - 1])
+    return ClipLabels(clips=clips, moments_s=None, saliency=saliency, relevant_clips=relevant)
+
+
+def _above_others(annotation: Annotation, saliency: Tensor) -> Tensor:
+    """Indices of the clips to learn from, (R,)."""
     # torch's median of an even number is the lower one of the two in the middle.
     least = saliency.median().item() if annotation.labels == "tvsum" else _YOUTUBE_RELEVANT
-    return ClipLabels(
-        clips=clips,
-        moments_s=None,
-        saliency=saliency,
-        relevant_clips=(saliency > least).nonzero()[:, 0],
-    )
+    return (saliency > least).nonzero()[:, 0]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.annotation import Annotation
+from training.data.annotation import Annotation, Labels
 from training.data.errors import AnnotationError, FeatureError
 from training.data.features import FeatureFolder
-from training.data.labels import clip_labels, moments_in_video
+from training.data.labels import clip_labels, has_relevant_clip, moments_in_video
 from training.data.layouts import Split, load_annotations, open_data
 from training.data.sample import collate
 from training.recipes import RECIPES
@@ -341,6 +342,17 @@ def test_any_moment_lies_in_its_video_and_has_clips(
         ]
         if all(map(any, begins)):
             assert labels.saliency.tolist() == [float(any(c)) for c in zip(*begins, strict=True)]
+
+
+@pytest.mark.parametrize("labels", ["tvsum", "youtube"])
+def test_a_rating_behind_the_features_leaves_a_clip_to_learn_from(labels: Labels) -> None:
+    """Otherwise training would end at that sample, in the middle of a run."""
+    rated = replace(annotation(None, np.array([0, 0, 0, 0, 1], np.float32)), labels=labels)
+    assert has_relevant_clip(rated)
+    assert clip_labels(rated, 5, 0.5).relevant_clips.tolist() == [4]
+    assert clip_labels(rated, 3, 0.5).relevant_clips.tolist() == [2]
+    nothing = replace(rated, saliency=np.zeros(5, np.float32))
+    assert clip_labels(nothing, 3, 0.5).relevant_clips.tolist() == []
 
 
 @pytest.mark.slow
