@@ -116,7 +116,7 @@ def _source(
         return exact
     # A name may hold dots without having a suffix, such as `NUsG9BgSes0_210.0_360.0`.
     found = by_stem.get(exact, [])
-    if not found and encoded:
+    if not found and encoded and not exact.suffix[1:].isdecimal():
         found = by_stem.get(exact.with_suffix(""), [])
     if len(found) > 1:
         names = " and ".join(path.name for path in found)

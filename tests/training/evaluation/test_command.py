@@ -186,6 +186,7 @@ def test_moments_of_a_part_count_from_where_it_begins(tmp_path: Path, truths: Pa
         (["a_1.0_2.0.mp4", "a_1.0_2.0.mkv"], False, "a_1.0_2.0.mkv and a_1.0_2.0.mp4"),
         (["a_1.0.mp4", "a_1.r2rt"], False, "is not in"),
         (["a_1.0_2.0.mp4"], True, "a_1.0_2.0.r2rt is not in"),
+        (["a_1.0_2.r2rt"], True, "a_1.0_2.0.r2rt is not in"),
     ],
 )
 def test_a_video_is_found_by_its_name(
