@@ -19,6 +19,8 @@ SCHEMA_VERSION = 1
 # A vector of the first stage is the mean of this many clips: the measured ranking is the same for
 # 1 to 3 clips, and 2,000 hours take half the space.
 _CLIPS_PER_VECTOR = 2
+# Far beyond every model: a window of a day at a thousand clips a second.
+_MOST_NUMBERS, _MOST_CLIPS = 1 << 16, 86_400_000
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +90,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"{library}: schema {found.schema}, this r2rt reads {SCHEMA_VERSION}; "
                 "index the videos into a new library"
             )
+        if not found._is_possible():
+            raise LibraryError(f"{library}: its settings cannot be ({found})")
         return found
+
+    def _is_possible(self) -> bool:
+        window = 1 if self.window_clips is None else self.window_clips
+        return (
+            1 <= self.width <= _MOST_NUMBERS
+            and 1 <= self.clips_per_vector <= _MOST_NUMBERS
+            and 1 <= window <= _MOST_CLIPS
+            and (0 <= self.overlap_clips < window)
+        )
 
     def check_model(self, bundle: Bundle, library: str) -> None:
         """Raise `ModelMismatchError` unless this is the model of the library."""

@@ -246,14 +246,24 @@ class Tables:
             metadata_cache_size_bytes=_METADATA_CACHE_BYTES,
         )
         tables: dict[TableName, Table] = {}
+        found: dict[TableName, pa.Schema] = {}
         for name in NAMES:
             uri = _uri(root, name)
             try:
-                tables[name] = Table(uri, lance.dataset(uri, session=session))
+                dataset = lance.dataset(uri, session=session)
+                tables[name], found[name] = Table(uri, dataset), dataset.schema
             except (OSError, ValueError) as error:
                 raise _damaged(uri, error) from error
         metadata = tables["videos"].latest().schema.metadata or {}
-        return cls(root, Settings.parse(metadata.get(_SETTINGS), root), tables)
+        settings = Settings.parse(metadata.get(_SETTINGS), root)
+        for name, schema in schemas(settings.width).items():
+            lacking = [column.name for column in schema if column not in list(found[name])]
+            if lacking:
+                raise LibraryError(
+                    f"{_uri(root, name)}: no column {lacking[0]} as a library has it; name "
+                    "the folder that `r2rt index` made"
+                )
+        return cls(root, settings, tables)
 
     @classmethod
     def create(cls, root: str, settings: Settings) -> Tables:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables, compact_tables, info_of, remove_videos
 from r2rt.archive.piece import new_id
+from r2rt.cli.main import run
 from r2rt.errors import LibraryError, QueryError
 from tests.r2rt.archive.colours import colour_grounder, make_colours
 
@@ -85,3 +87,29 @@ def test_a_damaged_table_is_one_line(archive: Archive) -> None:
         path.write_bytes(b"damaged")
     with pytest.raises(LibraryError, match=r"clips.lance: cannot be read"):
         check_tables(Archive.open(archive.path).tables)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clips_per_vector": 0},
+        {"window_clips": 0},
+        {"window_clips": -5},
+        {"window_clips": 10**30},
+        {"overlap_clips": 10},
+        {"overlap_clips": -1},
+        {"width": 0},
+        {"width": 7},
+    ],
+)
+def test_a_library_of_impossible_numbers_is_refused(
+    archive: Archive, change: dict[str, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A library may come from anyone, as its tables do."""
+    table = archive.tables.videos
+    settings = {**msgspec.structs.asdict(archive.tables.settings), **change}
+    table.latest().replace_schema_metadata({"r2rt": msgspec.json.encode(settings).decode()})
+    with pytest.raises(LibraryError):
+        Archive.open(archive.path)
+    assert run(["library", "info", archive.path]) == 16
+    assert capfd.readouterr().err.count("\n") == 1
