@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.archive.tables import Table, TableName, Tables, is_remote
+from r2rt.archive.tables import Table, TableName, Tables, is_remote, unwritable
 
 if TYPE_CHECKING:
     from lance import LanceDataset
@@ -148,12 +148,14 @@ def _alone(root: str) -> Iterator[bool]:
         return
     from filelock import FileLock, Timeout
 
-    lock = FileLock(Path(root, "locks", "indices.lock"))
     try:
+        lock = FileLock(Path(root, "locks", "indices.lock"))
         lock.acquire(timeout=0)
     except Timeout:
         yield False
         return
+    except OSError as error:
+        raise unwritable(root, error) from error
     try:
         yield True
     finally:

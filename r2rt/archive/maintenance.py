@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from r2rt.archive.indices import update_indices
 from r2rt.archive.scan import FAILED, MISSING, READY
-from r2rt.archive.tables import Table, Tables, is_remote, quoted, write_lock
+from r2rt.archive.tables import Table, Tables, folder_bytes, is_remote, quoted, write_lock
 from r2rt.errors import QueryError
 
 __all__ = ["Check", "Info", "check_tables", "compact_tables", "info_of", "remove_videos"]
@@ -67,7 +66,9 @@ def info_of(tables: Tables) -> Info:
     columns = ["path", "entry", "state", "error", "duration_s", "clips", "keep"]
     rows = tables.videos.rows(columns).to_pylist()
     ready = [row for row in rows if row["state"] == READY]
-    sizes: dict[str, int] = {name: _size(table.uri) for name, table in tables.all()}
+    sizes: dict[str, int] = {
+        name: 0 if is_remote(table.uri) else folder_bytes(table.uri) for name, table in tables.all()
+    }
     return Info(
         model=tables.settings.model,
         model_fingerprint=tables.settings.model_fingerprint,
@@ -89,12 +90,15 @@ def check_tables(tables: Tables) -> Check:
         LibraryError: a table cannot be read.
     """
     rows = tables.videos.rows(["path", "entry", "state", "clips", "keep"]).to_pylist()
-    wanted = {row["entry"]: row for row in rows if row["entry"]}
+    wanted = {row["entry"] for row in rows}
     pool = tables.settings.clips_per_vector
     vectors = _numbers(tables.clips, "row", "vector")
     tokens = _numbers(tables.tokens, "first", "data")
     faults = []
-    for entry, row in wanted.items():
+    for row in rows:
+        if not (entry := row["entry"]):
+            faults += [f"{row['path']}: ready without clips"] if row["state"] == READY else []
+            continue
         expected = list(range(-(-row["clips"] // pool)))
         found = sorted(vectors.get(entry, []))
         if found != expected:
@@ -181,9 +185,3 @@ def _numbers(table: Table, column: str, data: str) -> dict[str, list[int]]:
         for entry, number in zip(rows["entry"].to_pylist(), rows[column].to_pylist(), strict=True):
             found.setdefault(entry, []).append(number)
     return found
-
-
-def _size(uri: str) -> int:
-    if is_remote(uri):
-        return 0
-    return sum(path.stat().st_size for path in Path(uri).rglob("*") if path.is_file())

@@ -17,6 +17,8 @@ __all__ = ["Pack", "pack", "unpacked"]
 
 # A row holds half a minute to a minute: a window of 75 clips is in 3 to 5 rows.
 _CLIPS = 25
+# A video that has not changed is not read again.
+_AGAIN = "remove the video from the library and index it again"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,10 +38,12 @@ __all__ = [
     "Table",
     "TableName",
     "Tables",
+    "folder_bytes",
     "is_remote",
     "quoted",
     "require_lance",
     "require_package",
+    "unwritable",
 ]
 
 TableName: TypeAlias = Literal["videos", "clips", "tokens", "subtitles"]
@@ -201,7 +203,7 @@ class Table:
                 text = str(error)
                 if "conflict" in text.lower() or "concurrent" in text.lower():
                     raise TransientError(text) from error
-                raise _unwritable(self.uri, error) from error
+                raise unwritable(self.uri, error) from error
 
         tries = retrying(tries=_TRIES, first_s=_FIRST_WAIT_S, longest_s=_LONGEST_WAIT_S)
         try:
@@ -293,7 +295,7 @@ class Tables:
                         lance.write_dataset(schema.empty_table(), uri, schema, mode="create")
                     except OSError as error:
                         if "already exists" not in str(error).lower():
-                            raise _unwritable(uri, error) from error
+                            raise unwritable(uri, error) from error
         return cls.open(root)
 
     def all(self) -> Iterator[tuple[TableName, Table]]:
@@ -321,7 +323,7 @@ class Tables:
             yield False
             return
         except OSError as error:
-            raise _unwritable(str(path), error) from error
+            raise unwritable(str(path), error) from error
         try:
             yield True
         finally:
@@ -330,13 +332,7 @@ class Tables:
 
     def size_bytes(self) -> int:
         """Return the bytes that the library takes on disk; 0 for one at an address."""
-        if is_remote(self.root):
-            return 0
-        total = 0
-        for path in Path(self.root).rglob("*"):
-            with contextlib.suppress(OSError):  # removed meanwhile
-                total += path.stat().st_size if path.is_file() else 0
-        return total
+        return 0 if is_remote(self.root) else folder_bytes(self.root)
 
     def check_quota(self, quota_bytes: int | None) -> None:
         """Raise `LibraryFullError` if the library takes as much as it may."""
@@ -348,6 +344,16 @@ class Tables:
                 f"{self.root}: {size / 1e9:.2f} GB of {quota_bytes / 1e9:.2f} GB; give a larger "
                 "--quota, use --keep vectors, or `r2rt library remove` and `compact`"
             )
+
+
+def folder_bytes(folder: str) -> int:
+    """Return the bytes of all files in a folder; others may add and remove some meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(folder):  # skips a folder that is removed
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(Path(parent, name)).st_size
+    return total
 
 
 def is_library(root: str) -> bool:
@@ -369,7 +375,7 @@ def write_lock(root: str) -> Iterator[None]:
         lock = FileLock(folder / "write.lock")
         lock.acquire()
     except OSError as error:
-        raise _unwritable(root, error) from error
+        raise unwritable(root, error) from error
     try:
         yield
     finally:
@@ -441,7 +447,7 @@ def _make_folder(root: str) -> None:
                 )
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(root, error) from error
+        raise unwritable(root, error) from error
 
 
 def _uri(root: str, name: str) -> str:
@@ -455,6 +461,7 @@ def _damaged(uri: str, error: Exception) -> LibraryError:
     return LibraryError(f"{uri}: cannot be read ({line}); see `r2rt library check`")
 
 
-def _unwritable(uri: str, error: Exception) -> OutputError:
+def unwritable(uri: str, error: Exception) -> OutputError:
+    """Return the error of a library or table that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0][:200]
     return OutputError(f"{uri}: cannot be written ({reason}); check free space and permissions")

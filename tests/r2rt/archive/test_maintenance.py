@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -12,7 +15,7 @@ from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables, compact_tables, info_of, remove_videos
 from r2rt.archive.piece import new_id
 from r2rt.cli.main import run
-from r2rt.errors import LibraryError, QueryError
+from r2rt.errors import LibraryError, OutputError, QueryError
 from tests.r2rt.archive.colours import colour_grounder, make_colours
 
 
@@ -113,3 +116,46 @@ def test_a_library_of_impossible_numbers_is_refused(
         Archive.open(archive.path)
     assert run(["library", "info", archive.path]) == 16
     assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_what_check_lists_is_mended_by_what_it_says(
+    archive: Archive, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    copy = shutil.copy(videos / "beach.mp4", videos / "copy.mp4")
+    archive.add(copy)
+    archive.tables.clips.delete("row = 0")
+    archive.tables.videos.delete("path like '%night%'")
+    assert run(["library", "check", archive.path, "--quiet"]) == 16
+    listed = capfd.readouterr().err
+    damaged = ["beach.mp4", "copy.mp4", "garden.mp4"]
+    assert all(f"{videos / name}: 3 vectors of 4" in listed for name in damaged)
+    assert "`r2rt library remove`" in listed
+    remove_videos(archive.tables, [str(videos / name) for name in damaged], None)
+    archive.add(videos)
+    assert check_tables(archive.tables).faults == []
+
+
+def test_a_file_that_goes_while_sizes_are_added_is_not_counted(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may join small files, and remove old ones."""
+    stat = Path.stat
+
+    def vanishing(path: Path, **options: Any) -> os.stat_result:
+        if path.suffix == ".txn":
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    monkeypatch.setattr(Path, "is_file", os.path.isfile)
+    assert info_of(archive.tables).videos == 3
+
+
+def test_a_library_that_cannot_be_locked(archive: Archive, tmp_path: Path) -> None:
+    """Such as one on a share that is read-only, although there is nothing to write."""
+    locks = Path(archive.path, "locks")
+    shutil.rmtree(locks)
+    locks.write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot be written"):
+        archive.add(tmp_path / "videos")
