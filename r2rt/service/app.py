@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -77,6 +78,7 @@ def create_app(settings: Settings, computing: Computing | None = None) -> FastAP
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(R2rtError, _runtime_error)
     app.add_exception_handler(TransientError, _transient)
+    app.add_exception_handler(sqlite3.OperationalError, _unwritable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
@@ -116,6 +118,15 @@ def _runtime_error(_: Request, error: Exception) -> Response:
 
 def _transient(_: Request, error: Exception) -> Response:
     return problem_response(503, "try-again", str(error), headers={"Retry-After": "5"})
+
+
+def _unwritable(_: Request, error: Exception) -> Response:
+    return problem_response(
+        503,
+        "state-unwritable",
+        f"the service's database cannot be used ({error}); try again later",
+        headers={"Retry-After": "60"},
+    )
 
 
 def _invalid(_: Request, error: Exception) -> Response:

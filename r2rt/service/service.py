@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import time
@@ -205,8 +204,10 @@ class Service:
         """Unload idle models and forget what has expired, every few seconds."""
         while True:
             await asyncio.sleep(_TIDY_S)
-            with contextlib.suppress(OSError):
+            try:
                 await asyncio.to_thread(self._tidy_once)
+            except Exception:  # such as a full disk, on which tidying makes room later
+                _log.exception("tidying failed; it is tried again in %g s", _TIDY_S)
 
     def _tidy_once(self) -> None:
         if self.computing.unload_idle():
