@@ -40,7 +40,8 @@ class _Running:
     events: deque[tuple[int, dict[str, Any]]] = field(
         default_factory=lambda: deque(maxlen=_KEPT_EVENTS)
     )
-    last: int = 0
+    first: int = 1  # number of its first event
+    last: int = 0  # number of its last event
     watcher: Watcher | None = None
     stopping: bool = False
     thread: threading.Thread | None = None
@@ -62,7 +63,9 @@ class Watches:
     def start(self) -> None:
         """Go on with the watches that ran when the process ended."""
         for row in self._database.rows("SELECT * FROM watches WHERE state = 'running'"):
-            self._begin(row["id"], json.loads(row["request"]))
+            # Later than those of the process before, which clients ask to be resumed after.
+            first = int(1000 * time.time())
+            self._begin(row["id"], json.loads(row["request"]), first)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """End all; they go on with the next process."""
@@ -114,9 +117,10 @@ class Watches:
         return self._document(row)
 
     def events(self, id_: str, after: int = 0) -> list[tuple[int, dict[str, Any]]]:
-        """Return the events of a watch that are kept, each with its number, from 1."""
+        """Return the events of a watch that are kept, each with its number, which grows."""
         running = self._running.get(id_)
-        return [] if running is None else [item for item in running.events if item[0] > after]
+        # Copied at once: its thread adds to them.
+        return [] if running is None else [item for item in list(running.events) if item[0] > after]
 
     def remove(self, id_: str) -> None:
         """End a watch and forget it.
@@ -129,9 +133,10 @@ class Watches:
         running = self._running.pop(id_, None)
         if running is not None:
             _stop(running)
+            self._publish(id_, running, {"event": "ended", "error": None})
 
-    def _begin(self, id_: str, request: dict[str, Any]) -> None:
-        running = self._running[id_] = _Running()
+    def _begin(self, id_: str, request: dict[str, Any], first: int = 1) -> None:
+        running = self._running[id_] = _Running(first=first, last=first - 1)
         running.thread = threading.Thread(
             target=self._run, args=(id_, request, running), name=f"r2rt-watch-{id_}", daemon=True
         )
@@ -216,7 +221,7 @@ class Watches:
             "queries": request["queries"],
             "state": row["state"],
             "error": row["error"],
-            "events": 0 if running is None else running.last,
+            "events": 0 if running is None else running.last - running.first + 1,
             "created_at": row["created_at"],
         }
 

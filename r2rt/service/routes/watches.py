@@ -93,11 +93,15 @@ async def watch_events(
 
 async def _events(service: Service, watch_id: str, after: int) -> AsyncIterator[bytes]:
     with service.hub.listening(f"watch:{watch_id}") as items:
+        watch = service.watches.get(watch_id)
         for number, record in service.watches.events(watch_id, after):
             after = number
             yield _event(number, record)
             if record["event"] in _ENDS:
                 return
+        if watch["state"] in _ENDS:  # in the process before, or the client knows it already
+            yield _event(after + 1, {"event": watch["state"], "error": watch["error"]})
+            return
         async for item in items:
             if item is None:
                 yield b": still here\n\n"

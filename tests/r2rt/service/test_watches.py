@@ -16,6 +16,7 @@ import pytest
 from r2rt.live import Webhook
 from r2rt.service.outbound import PublicTransport
 from r2rt.service.settings import Settings
+from r2rt.service.watches import Watches
 from tests.r2rt.local_server import local_server
 from tests.r2rt.service.conftest import API, Run, Served, serving
 
@@ -122,21 +123,94 @@ def test_a_source_that_is_lost_is_a_failed_watch_and_shows_no_password(served: R
     served(test)
 
 
-def test_a_watch_goes_on_after_a_restart(served: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def watch(_: Any, __: str, ___: Any, running: Any) -> None:
-        while not running.stopping:
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watches have three events each; those of `rtsp://ends` end, others go on."""
+
+    def watch(it: Watches, id_: str, request: dict[str, Any], running: Any) -> None:
+        for number in range(3):
+            it._publish(id_, running, {"event": "opened", "moment_id": number})
+        while not running.stopping and "ends" not in request["source"]:
             time.sleep(0.01)
 
-    monkeypatch.setattr("r2rt.service.watches.Watches._watch", watch)
+    monkeypatch.setattr(Watches, "_watch", watch)
 
-    async def begin(it: Served) -> str:
-        response = await it.post("/watches", {"source": "rtsp://camera/1", "queries": ["x"]})
-        id_: str = response.json()["id"]
-        return id_
 
+async def begin(it: Served, source: str = "rtsp://camera/1") -> str:
+    response = await it.post("/watches", {"source": source, "queries": ["x"]})
+    id_: str = response.json()["id"]
+    return id_
+
+
+def test_a_watch_goes_on_after_a_restart(served: Run, made_up: None) -> None:
     async def later(it: Served) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await it.get("/watches")).json()
         return found
 
     id_ = served(begin)
     assert [(item["id"], item["state"]) for item in served(later)] == [(id_, "running")]
+
+
+def test_events_after_a_restart_follow_those_before(served: Run, made_up: None) -> None:
+    """A browser connects again by itself, and says which event was its last."""
+
+    async def seen(it: Served, id_: str, last: int) -> list[int]:
+        while (await it.get(f"/watches/{id_}")).json()["events"] < 3:
+            await asyncio.sleep(0.01)
+        numbers = [number for number, _ in it.service.watches.events(id_, last)]
+        assert len(numbers) == 3
+        assert all(number > last for number in numbers)
+        return numbers
+
+    id_ = served(begin)
+    last = 0
+    for _ in range(3):
+        numbers = served(lambda it, last=last: seen(it, id_, last))
+        assert numbers == sorted(set(numbers))
+        last = numbers[-1]
+
+
+def test_listeners_hear_of_the_end_of_a_watch_that_is_removed(served: Run, made_up: None) -> None:
+    async def test(it: Served) -> None:
+        id_ = await begin(it)
+        listening = asyncio.create_task(events(it, id_))
+        while not it.service.hub.listeners:
+            await asyncio.sleep(0.01)
+        assert (await it.client.delete(f"{API}/watches/{id_}")).status_code == 204
+        found = await asyncio.wait_for(listening, 5)
+        assert found[-1][1]["event"] == "ended"
+
+    served(test)
+
+
+def test_a_watch_that_is_over_says_so_however_late(served: Run, made_up: None) -> None:
+    async def ended(it: Served) -> str:
+        id_ = await begin(it, "rtsp://ends")
+        found = await events(it, id_)
+        assert [number for number, _ in found] == [1, 2, 3, 4]
+        again = await asyncio.wait_for(events(it, id_, last=4), 5)
+        assert [record["event"] for _, record in again] == ["ended"]
+        return id_
+
+    async def later(it: Served) -> None:
+        found = await asyncio.wait_for(events(it, id_), 5)
+        assert [record["event"] for _, record in found] == ["ended"]
+
+    id_ = served(ended)
+    served(later)
+
+
+def test_events_that_come_while_others_are_read_do_no_harm(served: Run, made_up: None) -> None:
+    async def test(it: Served) -> None:
+        id_ = await begin(it)
+        kept = it.service.watches._running[id_].events
+
+        class Number(int):
+            def __gt__(self, other: int) -> bool:
+                kept.append((1000, {}))  # as the thread of the watch does
+                return int(self) > other
+
+        kept.append((Number(500), {}))
+        assert (500, {}) in it.service.watches.events(id_)
+
+    served(test)
