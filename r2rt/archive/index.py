@@ -384,7 +384,8 @@ class Writer:
         Clips stay as long as a row of `videos` names their entry, and nobody can commit now.
         """
         made = {piece.row["entry"] for piece in pieces if piece.num_clips}
-        taken = {piece.row.get("entry") for piece in pieces} - made - {None}
+        entries = (piece.row.get("entry") for piece in pieces)
+        taken = {entry for entry in entries if entry is not None} - made
         if not taken:
             return list(pieces)
         where = f"entry in {quoted(sorted(taken))}"

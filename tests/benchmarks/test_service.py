@@ -34,8 +34,7 @@ def test_requests_are_counted_over_the_time_that_they_took(monkeypatch: pytest.M
 
 def test_a_command_that_fails_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        service.subprocess,
-        "run",
+        "benchmarks.service.subprocess.run",
         lambda *_, **__: SimpleNamespace(returncode=10, stderr=b"no file"),
     )
     with pytest.raises(AssertionError, match="no file"):

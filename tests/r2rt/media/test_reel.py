@@ -50,7 +50,11 @@ def test_a_moment_of_which_no_frame_decodes_puts_no_sound_out_of_step(tmp_path: 
     options = {"g": "25", "keyint_min": "25", "sc_threshold": "0", "bf": "0"}
     video = write_footage(tmp_path / "a.mp4", frames=125, options=options)
     with av.open(str(video)) as container:
-        places = [(p.pts * p.time_base, p.pos, p.size) for p in container.demux(video=0) if p.size]
+        places = [
+            (packet.pts * packet.time_base, packet.pos, packet.size)
+            for packet in container.demux(video=0)
+            if packet.pts is not None and packet.pos is not None
+        ]
     content = bytearray(video.read_bytes())
     for time_s, at, size in places:
         if 1 <= time_s < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_files_that_name_other_files_are_no_videos(tmp_path: Path, name: str) ->
         container_of(file)
 
 
-JOBS = {
+JOBS: dict[str, dict[str, Any]] = {
     "encode": {},
     "ground": {"queries": ["a dog"]},
     "highlights": {},

@@ -8,6 +8,7 @@ import http.server
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_events_after_a_restart_follow_those_before(served: Run, made_up: None) 
     id_ = served(begin)
     last = 0
     for _ in range(3):
-        numbers = served(lambda it, last=last: seen(it, id_, last))
+        numbers = served(partial(seen, id_=id_, last=last))
         assert numbers == sorted(set(numbers))
         last = numbers[-1]
 
