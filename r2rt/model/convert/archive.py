@@ -30,6 +30,8 @@ Array = NDArray[Any]
 # The module objects of the largest CLIP take under 1 MiB; storages are not in the pickle.
 _LARGEST_PICKLE_BYTES = 64 << 20
 _MOST_MODULES = 10_000
+# A container may be in others many times, so that walking it is not bounded by the file either.
+_MOST_VALUES = 200_000
 # Views may repeat numbers, so that their size is not bounded by the file's.
 _MOST_NUMBERS = 1 << 40
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -82,7 +84,7 @@ def read_archive(path: Path) -> object:
     value = _load(path)
     if isinstance(value, _Record):
         raise ArchiveError("data.pkl holds a module, not a dictionary of tensors")
-    return _plain(value, depth=0)
+    return _plain(value, depth=0, left=iter(range(_MOST_VALUES)))
 
 
 def read_module_tensors(path: Path) -> dict[str, Array] | None:
@@ -99,12 +101,18 @@ def read_module_tensors(path: Path) -> dict[str, Array] | None:
         with zipfile.ZipFile(path) as archive:
             if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 return None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise ArchiveError(f"no zip archive that can be read: {error}") from error
     module = _load(path)
     if not isinstance(module, _Record):
         raise ArchiveError(f"data.pkl holds a {type(module).__name__}, not a module")
-    return dict(_named_tensors(module))
+    size = path.stat().st_size
+    tensors: dict[str, Array] = {}
+    for name, array in _named_tensors(module):
+        if array.size > size:
+            raise ArchiveError(f"{name[:60]!r} has more numbers than the file has bytes")
+        tensors[name] = array
+    return tensors
 
 
 def _load(path: Path) -> object:
@@ -371,16 +379,18 @@ _GLOBALS: dict[tuple[str, str], object] = {
 }
 
 
-def _plain(value: object, *, depth: int) -> object:
+def _plain(value: object, *, depth: int, left: Iterator[int]) -> object:
     """Return a value with arrays in place of tensors; bounded, since a list may hold itself."""
     if depth > 20:
         raise ArchiveError("containers nested more than 20 deep, or one that contains itself")
+    if next(left, None) is None:
+        raise ArchiveError(f"more than {_MOST_VALUES} values, or containers that repeat each other")
     if isinstance(value, _Leaf):
         return value.array
     if isinstance(value, Mapping):
-        return {key: _plain(item, depth=depth + 1) for key, item in value.items()}
+        return {key: _plain(item, depth=depth + 1, left=left) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item, depth=depth + 1) for item in value)
+        return type(value)(_plain(item, depth=depth + 1, left=left) for item in value)
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
     raise ArchiveError(f"data.pkl holds a {type(value).__name__.strip('_').lower()} by itself")
@@ -389,10 +399,14 @@ def _plain(value: object, *, depth: int) -> object:
 def _named_tensors(root: _Record) -> Iterator[tuple[str, Array]]:
     """Walk the modules depth first; bounded, since a hostile record may hold itself."""
     pending = [("", root)]
+    left = _MOST_VALUES
     for _ in range(_MOST_MODULES):
         if not pending:
             return
         prefix, module = pending.pop()
+        left -= len(module.attributes)
+        if left < 0:
+            break
         for name, value in module.attributes.items():
             if isinstance(value, _Leaf):
                 yield prefix + name, value.array

@@ -292,6 +292,44 @@ def test_a_module_that_contains_itself_is_refused(archive: Path, tmp_path: Path)
         read_module_tensors(with_pickle(archive, tmp_path, doubling + b"h\x3c."))
 
 
+def test_containers_that_repeat_each_other_are_refused(archive: Path, tmp_path: Path) -> None:
+    """Each list holds the next one ten times, 10^18 in all, and each module all tensors."""
+    lists: list[object] = []
+    for _ in range(18):
+        lists = [lists] * 10
+    data = pickle.dumps(lists, protocol=2)
+    with pytest.raises(ArchiveError, match="repeat each other"):
+        read_archive(with_pickle(archive, tmp_path, data))
+    one = b"".join(text(str(number_)) + b"]s" for number_ in range(2000))
+    many = b"".join(text(str(number_)) + b"h\0s" for number_ in range(2000))
+    modules = RECORD + b")\x81}" + one + b"bq\0000" + RECORD + b")\x81}" + many + b"b."
+    with pytest.raises(ArchiveError, match="more than"):
+        read_module_tensors(with_pickle(archive, tmp_path, modules))
+
+
+def test_a_tensor_that_repeats_one_number_is_refused(archive: Path, tmp_path: Path) -> None:
+    """As a module's as well as a state dict's: it would take terabytes when it is used."""
+    size = b"(" + 3 * number(10_000) + b"t"
+    tensor = REBUILD + b"(" + storage("0", 5) + number(0) + size + numbers(0, 0, 0) + b"tR"
+    with pytest.raises(ArchiveError, match="more numbers than the file has bytes"):
+        read_module_tensors(with_pickle(archive, tmp_path, module_of(tensor)))
+
+
+@pytest.mark.parametrize(("at", "value"), [(6, 99), (46, 0xFF)])
+def test_a_directory_that_zip_does_not_know_is_refused(
+    archive: Path, tmp_path: Path, at: int, value: int
+) -> None:
+    """A version to come, and a name that is no UTF-8 though its flag says so."""
+    data = bytearray(archive.read_bytes())
+    start = data.index(b"PK\1\2")
+    data[start + 9] |= 8
+    data[start + at] = value
+    path = tmp_path / "changed.pt"
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError):
+        read_module_tensors(path)
+
+
 def test_a_list_that_contains_itself_is_refused(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="contains itself"):
         read_archive(with_pickle(archive, tmp_path, b"]q\1h\1a."))
