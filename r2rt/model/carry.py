@@ -7,11 +7,19 @@ and hashes of the manifest in it, and the file itself to a hash where one is giv
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
-from r2rt.errors import BundleDamagedError, HashMismatchError, SourceNotFoundError
+from r2rt.errors import (
+    BundleDamagedError,
+    HashMismatchError,
+    R2rtError,
+    SourceNotFoundError,
+)
 from r2rt.files import replacing
 from r2rt.model.bundle import Bundle
 from r2rt.model.installed import checked_name, install_folder, locked, resolve, staging_dir
@@ -22,6 +30,11 @@ __all__ = ["export_model", "import_model"]
 _MAX_MANIFEST_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 _NAME_ENTRY = "NAME"
+# What is raised for a zip that is damaged: of bzip2 an OSError, of a cipher a RuntimeError.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(KeyError, RuntimeError, UnicodeDecodeError, EOFError),
+)
 
 
 def export_model(name: str, destination: Path) -> str:
@@ -61,14 +74,20 @@ def import_model(source: Path, *, sha256: str | None = None) -> Path:
             )
         with zipfile.ZipFile(source) as archive:
             return _install(archive, source)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, UnicodeDecodeError) as error:
-        raise BundleDamagedError(
-            f"{source} is no file of `r2rt models export`, or damaged ({error}); copy it again"
-        ) from error
+    except _DAMAGED as error:
+        raise _damaged(source, error) from error
     except OSError as error:
-        if isinstance(error, (SourceNotFoundError, HashMismatchError)) or not error.errno:
+        if isinstance(error, R2rtError):
             raise
+        if error.errno is None:
+            raise _damaged(source, error) from error
         raise SourceNotFoundError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _damaged(source: Path, error: Exception) -> BundleDamagedError:
+    return BundleDamagedError(
+        f"{source} is no file of `r2rt models export`, or damaged ({error}); copy it again"
+    )
 
 
 def _install(archive: zipfile.ZipFile, source: Path) -> Path:

@@ -60,6 +60,20 @@ def test_a_file_that_changed_on_the_way_is_refused(carried: tuple[Path, str]) ->
     assert installed() == ()
 
 
+@pytest.mark.parametrize(("in_entry", "in_directory", "value"), [(6, 8, 1), (8, 10, 12)])
+def test_a_flag_or_method_that_changed_on_the_way(
+    carried: tuple[Path, str], in_entry: int, in_directory: int, value: int
+) -> None:
+    """The file then seems to be encrypted, or packed by bzip2."""
+    file, _ = carried
+    data = bytearray(file.read_bytes())
+    for at, sign in ((in_entry, b"PK\3\4"), (in_directory, b"PK\1\2")):
+        data[data.index(sign) + at] = value
+    file.write_bytes(data)
+    with pytest.raises(BundleDamagedError, match="copy it again"):
+        import_model(file)
+
+
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", ""])
 def test_a_name_that_leaves_the_folder_is_refused(carried: tuple[Path, str], name: str) -> None:
     file, _ = carried
