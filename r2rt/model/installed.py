@@ -41,6 +41,8 @@ __all__ = [
 INT8_SUFFIX = "-int8"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+# Of the folders in which a pull, its conversion, and an import put a model together.
+_STAGED = ("", ".convert", ".import")
 # A model that ships with the package, so that everything can be tried without a download.
 _DEMO = Path(__file__).parents[1] / "demo"
 
@@ -199,14 +201,30 @@ def remove(name: str) -> Path:
     name = checked_name(name)
     with locked(name):
         path = models_dir() / name
-        there = [folder for folder in (path, staging_dir(name)) if folder.is_dir()]
-        if not there and name == _DEMO.name:
+        staged = [staging_dir(f"{name}{ending}") for ending in _STAGED]
+        there = [folder for folder in (path, *staged) if folder.is_dir()]
+        fetched = [file for file in _fetched(name) if file.is_file()]
+        if not there and not fetched and name == _DEMO.name:
             raise ModelNotFoundError(f"{name} is part of the package: nothing to remove")
-        if not there:
+        if not there and not fetched:
             raise ModelNotFoundError(_not_found(name))
         for folder in there:
             _discard(folder)
+        for file in fetched:
+            try:
+                file.unlink()
+            except OSError as error:
+                raise OutputError(f"{file}: cannot be removed ({error.strerror})") from error
     return path
+
+
+def _fetched(name: str) -> list[Path]:
+    """Return where a pull keeps a published model's checkpoint until it is converted."""
+    if name not in PUBLISHED:
+        return []
+    checkpoint = staging_dir("checkpoints") / PUBLISHED[name].filename
+    endings = ("", ".part", ".part.json")
+    return [checkpoint.with_name(checkpoint.name + ending) for ending in endings]
 
 
 def int8_form(folder: Path) -> Path | None:

@@ -188,6 +188,22 @@ class TestFinding:
         left = [path for path in models_dir().rglob("*") if path.is_file()]
         assert sum(path.stat().st_size for path in left) == 0
 
+    @pytest.mark.parametrize(
+        "left",
+        [
+            "qvhighlights.convert/video_encoder.onnx",
+            "qvhighlights.import/bundle.json",
+            f"checkpoints/{registry.PUBLISHED['qvhighlights'].filename}",
+            f"checkpoints/{registry.PUBLISHED['qvhighlights'].filename}.part",
+        ],
+    )
+    def test_removing_what_a_killed_conversion_or_import_left(self, left: str) -> None:
+        path = models_dir() / ".partial" / left
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"half")
+        remove("qvhighlights")
+        assert not path.exists()
+
     @pytest.mark.parametrize("name", ["../home", "a/b", "", ".partial", "..", "-x"])
     def test_removing_takes_no_paths(self, name: str) -> None:
         install("mine")
