@@ -220,7 +220,7 @@ class _SecondStage:
             self._hit(
                 candidate,
                 start_s=row["start_s"] + firsts[start] / rate,
-                end_s=row["start_s"] + min((firsts[end] + pool) / rate, row["duration_s"]),
+                end_s=row["start_s"] + self._end_s(row, int(firsts[end]) + pool),
                 score=min(max(float(cosines[peak]), 0.0), 1.0),
                 grounder_score=None,
             )
@@ -274,12 +274,19 @@ class _SecondStage:
             packs[number] = sorted(mine, key=lambda pack: pack.first)
         return packs
 
+    def _end_s(self, row: Row, clip: int) -> float:
+        """Return where clip number `clip`, counted from 1, ends: the last one with the video."""
+        duration_s: float = row["duration_s"]
+        if clip >= row["clips"]:
+            return duration_s
+        return min(float(clip / self._tables.settings.rate), duration_s)
+
     def _encoded(self, candidate: Candidate, packs: list[Pack] | None) -> EncodedVideo:
         """Return a window as a video of its own, from its tokens or from the file."""
         row, window = self._row(candidate), candidate.window
         rate = self._tables.settings.rate
         start_s = float(window.start_clip / rate)
-        end_s = min(float(window.end_clip / rate), row["duration_s"])
+        end_s = self._end_s(row, window.end_clip)
         begins_s = row["start_s"] + start_s
         if packs is None:
             return self._grounder.encode(

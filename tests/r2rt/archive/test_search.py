@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import remove_videos
+from r2rt.archive.piece import Keep
 from r2rt.errors import LibraryError, QueryError
-from tests.r2rt.archive.colours import COLOURS, colour_grounder, make_colours, write_colours
+from r2rt.grounding.encoded import EncodedVideo
+from tests.r2rt.archive.colours import (
+    COLOURS,
+    ColourGrounder,
+    colour_grounder,
+    make_colours,
+    write_colours,
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +153,25 @@ def test_what_was_removed_takes_no_place_in_the_answer(tmp_path: Path) -> None:
     assert archive.search("yellow").hits[0].words == "Here all is yellow"
     yellow = np.full((8, 8, 3), COLOURS["yellow"], np.uint8)
     assert found(archive, image=[yellow, yellow]) == [("short.mp4", 4, 8)]
+
+
+@pytest.mark.parametrize("keep", ["tokens", "vectors"])
+def test_the_last_window_ends_with_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: Keep
+) -> None:
+    """A video of 16.8 s has 8 clips of 2 s, and its moments may reach to its end."""
+    ground = ColourGrounder.ground
+    ends_s = []
+
+    def watched(self: ColourGrounder, video: EncodedVideo, query: str, **options: Any) -> Any:
+        ends_s.append(video.start_s + video.duration_s)
+        return ground(self, video, query, **options)
+
+    monkeypatch.setattr(ColourGrounder, "ground", watched)
+    video = write_colours(tmp_path / "video.mp4", ["pink"], seconds=16.8)
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    archive.add(video, keep=keep)
+    archive.search("pink")
+    assert ends_s == pytest.approx([16.8])
+    pink = np.full((8, 8, 3), COLOURS["pink"], np.uint8)
+    assert [hit.end_s for hit in archive.search(image=pink)] == pytest.approx([16.8])
