@@ -38,7 +38,9 @@ _BACKOFF_S = 0.5
 _LONGEST_WAIT_S = 30.0
 
 _HASH = re.compile(r"[0-9a-f]{8,64}")
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+# No file has more digits, and Python refuses to read some thousands of them.
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]+|\*)/([0-9]{1,18}|\*)")
 
 
 def download(
@@ -217,7 +219,7 @@ def _begin(response: httpx2.Response, url: str, part: PartialFile, offset: int) 
     if status == 200:
         part.restart(url=url, validator=_validator(response))
         length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() else None
+        return int(length) if _LENGTH.fullmatch(length) else None
     if status == 206 and offset:
         known = part.validator if part.url == url else None
         fits = match is not None and match[1] is not None and int(match[1]) == offset

@@ -20,6 +20,8 @@ import pytest
 from r2rt.errors import DownloadError, HashMismatchError, OutputError, QueryError
 from r2rt.model import download as module
 from r2rt.model.download import download, shown_url
+from r2rt.model.partial_file import locked_part
+from r2rt.retry import TransientError
 from tests.conftest import CHECKOUT
 from tests.r2rt.hub import Hub, Step, running_hub
 
@@ -192,6 +194,20 @@ class TestResume:
         hub.steps[PATH] = [Step(cut_after=300_000), Step(shift=10)]
         download(f"{hub.url}/{PATH}", target, sha256=None)
         assert target.read_bytes() == BODY
+
+    def test_a_size_of_thousands_of_digits_is_no_size(self, target: Path) -> None:
+        """Python refuses to read such numbers."""
+        import httpx2
+
+        digits = "9" * 5000
+        target.parent.mkdir()
+        with locked_part(target) as part:
+            part.write(b"12345")
+            found = httpx2.Response(206, headers={"Content-Range": f"bytes 5-9/{digits}"})
+            with pytest.raises(TransientError, match="another part"):
+                module._begin(found, "http://hub/file", part, 5)
+            found = httpx2.Response(200, headers={"Content-Length": digits})
+            assert module._begin(found, "http://hub/file", part, 0) is None
 
     @pytest.mark.parametrize("length", [len(BODY), len(BODY) + 5], ids=["whole", "longer"])
     def test_a_part_that_is_wrong_is_given_up(self, hub: Hub, target: Path, length: int) -> None:
