@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.errors import AccuracyError, NoFramesError, QueryError
+from r2rt.errors import AccuracyError, BundleDamagedError, NoFramesError, QueryError
 from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle
 from r2rt.model.bundle_writer import check_destination, list_files, staged_folder, write_manifest
@@ -206,7 +206,7 @@ def _select_layers(
     measured = {VIDEO_ENCODER: 1, TEXT_ENCODER: None}
     return {
         graph: select(
-            OnnxGraph.read(bundle.file(f"{graph}.onnx")),
+            _read(bundle, graph),
             runs[graph],
             output=_OUTPUTS[graph],
             features=bundle.dims.width,
@@ -218,6 +218,16 @@ def _select_layers(
         )
         for graph in runs
     }
+
+
+def _read(bundle: Bundle, graph: str) -> OnnxGraph:
+    path = bundle.file(f"{graph}.onnx")
+    try:
+        return OnnxGraph.read(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise BundleDamagedError(
+            f"{path}: not a graph that r2rt exports ({error}); export the bundle again"
+        ) from error
 
 
 def _prefixed(graph: str, say: Callable[[str], None]) -> Callable[[str], None]:

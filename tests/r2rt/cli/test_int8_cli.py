@@ -13,8 +13,10 @@ from r2rt.cli.main import run
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
 from r2rt.model.installed import choose_default, int8_form
+from r2rt.model.manifest import TOKENIZER_NAME
 from r2rt.quality.agreement import LIMITS, compare
 from tests.conftest import CHECKOUT
+from tests.r2rt.bundles import fake_files, write_bundle
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
 _ALONE = """
@@ -32,6 +34,17 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("R2RT_MODEL", raising=False)
     return tmp_path / "home" / "models"
+
+
+def test_a_graph_of_another_exporter_is_refused_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = (DEMO_BUNDLE / TOKENIZER_NAME).read_bytes()
+    write_bundle(tmp_path / "odd", {**fake_files(), TOKENIZER_NAME: tokenizer})
+    command = ["models", "quantize", str(tmp_path / "odd"), "--output", str(tmp_path / "int8")]
+    assert run([*command, "--quiet"]) == 21
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "not a graph that r2rt exports" in line
 
 
 @pytest.mark.slow
