@@ -161,7 +161,7 @@ def test_the_last_window_ends_with_the_video(
 ) -> None:
     """A video of 16.8 s has 8 clips of 2 s, and its moments may reach to its end."""
     ground = ColourGrounder.ground
-    ends_s = []
+    ends_s: list[float] = []
 
     def watched(self: ColourGrounder, video: EncodedVideo, query: str, **options: Any) -> Any:
         ends_s.append(video.start_s + video.duration_s)
