@@ -108,7 +108,9 @@ class Uploads:
                 404, "no-such-upload", "no upload has this id; unfinished ones expire"
             )
         try:
-            offset = row["length"] if row["video"] else self._path(id_).stat().st_size
+            # One that was moved is whole, and is made a video of when it is asked for again.
+            whole = row["video"] or self._moved(id_, row["name"]).exists()
+            offset = row["length"] if whole else self._path(id_).stat().st_size
         except OSError:
             raise ProblemError(410, "upload-gone", "the upload is not there any more") from None
         return Upload(
@@ -144,15 +146,14 @@ class Uploads:
         Raises:
             R2rtError: it is no video that can be read; it is removed.
         """
-        folder = self._videos.folder / upload.id
-        path = folder / stored_name(upload.name)
-        folder.mkdir(parents=True, exist_ok=True)
+        path = self._moved(upload.id, upload.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if self._path(upload.id).exists():  # else it was moved before the process ended
             replace(self._path(upload.id), path)
         try:
             video = self._videos.add_path(path.resolve(), name=upload.name, origin="upload")
         except R2rtError:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(path.parent, ignore_errors=True)
             self._database.write("DELETE FROM uploads WHERE id = ?", (upload.id,))
             raise
         self._database.write("UPDATE uploads SET video = ? WHERE id = ?", (video.id, upload.id))
@@ -175,11 +176,18 @@ class Uploads:
                 self._forget(row["id"])
 
     def _forget(self, id_: str) -> None:
-        self._database.write("DELETE FROM uploads WHERE id = ?", (id_,))
+        row = self._database.row("SELECT * FROM uploads WHERE id = ?", (id_,))
         self._path(id_).unlink(missing_ok=True)
+        if row is not None and row["video"] is None:
+            shutil.rmtree(self._moved(id_, row["name"]).parent, ignore_errors=True)
+        self._database.write("DELETE FROM uploads WHERE id = ?", (id_,))
 
     def _path(self, id_: str) -> Path:
         return self._folder / id_
+
+    def _moved(self, id_: str, name: str) -> Path:
+        """Return where the file of an upload goes that is whole."""
+        return self._videos.folder / id_ / stored_name(name)
 
 
 def file_name(metadata: str) -> str:

@@ -61,9 +61,14 @@ def begin_upload(
 def upload_status(
     upload_id: UploadId, service: ServiceOf, owner: Owner, tus_resumable: Version
 ) -> Response:
-    """Return how many bytes have come, as `Upload-Offset`."""
+    """Return how many bytes have come, as `Upload-Offset`; of all, `R2rt-Video` too."""
     _check_version(tus_resumable)
-    return _state(service, service.uploads.get(upload_id, owner), 200)
+    upload = service.uploads.get(upload_id, owner)
+    if upload.offset == upload.length and upload.video is None:
+        # The process ended before it was made a video of; clients send nothing more.
+        with service.uploads.receiving(upload_id):
+            upload = _finished(service, service.uploads.get(upload_id, owner))
+    return _state(service, upload, 200)
 
 
 @router.patch(
@@ -95,11 +100,8 @@ async def send_upload(
             with path.open("ab") as file:
                 await _receive(request, service, upload, file)
             upload = service.uploads.get(upload_id, owner)
-        if upload.offset == upload.length and upload.video is None:
-            await asyncio.to_thread(service.uploads.finish, upload)
-            upload = service.uploads.get(upload_id, owner)
-            assert upload.video is not None
-            service.encode_soon(service.videos.get(upload.video), owner=owner)
+        if upload.offset == upload.length:
+            upload = await asyncio.to_thread(_finished, service, upload)
     return _state(service, upload, 204)
 
 
@@ -115,6 +117,15 @@ def end_upload(
     _check_version(tus_resumable)
     service.uploads.remove(upload_id, owner)
     response.headers.update(_TUS)
+
+
+def _finished(service: Service, upload: Upload) -> Upload:
+    """Return an upload that is whole once a video was made of it, which is encoded soon."""
+    if upload.video is None:
+        video = service.uploads.finish(upload)
+        service.encode_soon(video, owner=upload.owner)
+        upload = service.uploads.get(upload.id, upload.owner)
+    return upload
 
 
 async def _receive(request: Request, service: Service, upload: Upload, file: IO[bytes]) -> None:

@@ -123,6 +123,47 @@ def test_only_its_owner_reaches_an_upload_and_one_request_at_a_time(served: Run)
     served(test)
 
 
+@pytest.mark.parametrize("asks", ["HEAD", "PATCH"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_whole_upload_becomes_a_video_though_the_process_ended_before(
+    served: Run, monkeypatch: pytest.MonkeyPatch, moved: bool, asks: str
+) -> None:
+    def ends(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    target = "r2rt.service.videos.Videos.add_path" if moved else "r2rt.service.uploads.replace"
+
+    async def test(it: Served) -> None:
+        place = (await begin(it, len(SHAPES))).headers["location"]
+        await send(it, place, 0, SHAPES[:-1])
+        upload = it.service.uploads.get(place.rpartition("/")[2], "local")
+        it.service.uploads._path(upload.id).write_bytes(SHAPES)
+        with monkeypatch.context() as patched:
+            patched.setattr(target, ends)
+            with pytest.raises(KeyboardInterrupt):
+                it.service.uploads.finish(upload)
+        headers = PATCH | {"Upload-Offset": str(len(SHAPES))}
+        answer = await it.client.request(asks, place, headers=headers)
+        assert answer.headers["upload-offset"] == str(len(SHAPES))
+        file = await it.get(f"/videos/{answer.headers['r2rt-video']}/file")
+        assert file.content == SHAPES
+
+    served(test)
+
+
+def test_a_moved_file_goes_with_its_upload(served: Run) -> None:
+    async def test(it: Served) -> None:
+        place = (await begin(it, len(SHAPES))).headers["location"]
+        upload = it.service.uploads.get(place.rpartition("/")[2], "local")
+        moved = it.service.uploads._moved(upload.id, upload.name)
+        moved.parent.mkdir(parents=True)
+        it.service.uploads._path(upload.id).rename(moved)
+        assert (await it.client.delete(place, headers=TUS)).status_code == 204
+        assert not moved.exists()
+
+    served(test)
+
+
 def test_what_is_no_video_is_removed(served: Run) -> None:
     async def test(it: Served) -> None:
         place = (await begin(it, 4000, name="film.mp4")).headers["location"]
