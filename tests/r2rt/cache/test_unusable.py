@@ -109,4 +109,4 @@ def test_info_says_why_it_cannot_be_read(
     (tmp_path / "cache").write_text("no folder")
     monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
     cache_command.main(["info"], standalone_mode=False)
-    assert capsys.readouterr().out.count("Not a directory") == 4
+    assert capsys.readouterr().out.count("Not a directory") == 7
