@@ -13,8 +13,9 @@ const SAVE_MS = 400;
 let count = 0;
 let undone = []; // what Ctrl+Z takes back, newest last
 let saving = 0; // the timer of the next writing
+let pending = null; // what that writes
 let writing = Promise.resolve(); // one at a time, in order
-let written = []; // annotations of the open video, as the server holds them
+let held = null; // the open video's annotations, as the server holds them: see `read`
 
 const path = (video, rest) => `videos/${encodeURIComponent(video.id)}/${rest}`;
 
@@ -28,17 +29,17 @@ export async function ask(queries) {
       choose(known);
       continue;
     }
-    const lane = { id: `lane${(count += 1)}`, query, moments: [], saliency: null, waiting: true, error: null, job: null, all: false, kept: written.find((record) => record.query === query) ?? null };
+    const lane = { id: `lane${(count += 1)}`, query, moments: [], saliency: null, waiting: true, error: null, job: null, all: false };
     state.lanes.push(lane);
     added.push(lane);
   }
   if (!added.length) return;
   choose(added[0]);
   changed("lanes");
-  await answer(video, added);
+  await answer(video, added, held);
 }
 
-async function answer(video, lanes) {
+async function answer(video, lanes, its) {
   const queries = lanes.map((lane) => lane.query);
   try {
     let result;
@@ -55,7 +56,10 @@ async function answer(video, lanes) {
         });
       }
     }
-    result.predictions.forEach((prediction, index) => take(lanes[index], prediction));
+    // Without what was decided before, the next decision would replace it.
+    await flush();
+    await read(its);
+    result.predictions.forEach((prediction, index) => take(lanes[index], prediction, its.records));
     say(lanes.map(summary).join(". "));
   } catch (error) {
     for (const lane of lanes) Object.assign(lane, { waiting: false, error: error.message });
@@ -68,7 +72,7 @@ async function answer(video, lanes) {
   }
 }
 
-function take(lane, prediction) {
+function take(lane, prediction, records) {
   lane.waiting = false;
   lane.job = null;
   lane.present = prediction.present;
@@ -76,7 +80,8 @@ function take(lane, prediction) {
   lane.truncated = prediction.query_truncated;
   lane.saliency = prediction.saliency ?? null;
   lane.moments = (prediction.moments ?? []).map(({ start_s, end_s, score }) => newMoment(start_s, end_s, score));
-  if (lane.kept) merge(lane);
+  const before = records.find((record) => record.query === lane.query);
+  if (before) merge(lane, before);
 }
 
 /**
@@ -129,6 +134,7 @@ export function toggleAll(lane) {
 
 /** Take a lane away; what was decided about its moments stays kept. */
 export function removeLane(lane) {
+  flush();
   const at = state.lanes.indexOf(lane);
   state.lanes.splice(at, 1);
   if (state.lane === lane) choose(state.lanes[Math.min(at, state.lanes.length - 1)] ?? null);
@@ -228,31 +234,50 @@ export function laneOf(moment) {
 function settled() {
   changed("moments");
   clearTimeout(saving);
-  const [video, lanes] = [state.video, state.lanes];
-  saving = setTimeout(() => {
-    writing = writing.then(() => save(video, lanes)).catch(complain);
-  }, SAVE_MS);
+  const [lanes, its] = [[...state.lanes], held];
+  pending = () => save(lanes, its);
+  saving = setTimeout(flush, SAVE_MS);
+}
+
+/** Write at once what waits to be written; resolves when everything is written. */
+function flush() {
+  clearTimeout(saving);
+  if (pending) writing = writing.then(pending).catch(complain);
+  pending = null;
+  return writing;
+}
+
+/** Read a video's annotations into `its.records`, once; one that failed is tried again. */
+function read(its) {
+  its.reading ??= call(path(its.video, "annotations")).then(
+    ({ records }) => (its.records = records),
+    (error) => {
+      its.reading = null;
+      throw error;
+    },
+  );
+  return its.reading;
 }
 
 /** Read what was kept of a video, and ask those queries again. */
 export async function restore(video) {
   undone = [];
-  written = [];
+  const its = { video, records: null, reading: null };
+  held = its;
   state.lanes = [];
   choose(null);
   changed("lanes");
-  const { records } = await call(path(video, "annotations"));
-  if (state.video?.id !== video.id) return;
-  written = records;
-  if (video.state !== "ready" || !records.length) return;
-  await ask(records.map((record) => record.query));
+  await flush();
+  await read(its);
+  if (held !== its || video.state !== "ready" || !its.records.length) return;
+  await ask(its.records.map((record) => record.query));
 }
 
 /** What was decided before about a query, taken over into its lane once it is answered. */
-function merge(lane) {
+function merge(lane, before) {
   for (const [windows, verdict] of [
-    [lane.kept.windows, "kept"],
-    [lane.kept.rejected, "rejected"],
+    [before.windows, "kept"],
+    [before.rejected, "rejected"],
   ]) {
     for (const [start_s, end_s] of windows) {
       const same = lane.moments.find((moment) => !moment.verdict && overlap(moment, start_s, end_s) > SAME);
@@ -267,11 +292,12 @@ function overlap(moment, start_s, end_s) {
   return shared <= 0 ? 0 : shared / (Math.max(moment.end_s, end_s) - Math.min(moment.start_s, start_s));
 }
 
-async function save(video, lanes) {
+async function save(lanes, its) {
+  await read(its);
   const done = lanes.filter((lane) => !lane.waiting && !lane.error);
   const asked = new Set(done.map((lane) => lane.query));
   // Queries without a lane keep what was decided about them.
-  const records = state.video?.id === video.id ? written.filter((record) => !asked.has(record.query)) : [];
+  const records = its.records.filter((record) => !asked.has(record.query));
   for (const lane of done) {
     const spans = (verdict) =>
       lane.moments
@@ -281,8 +307,8 @@ async function save(video, lanes) {
     const record = { query: lane.query, windows: spans("kept"), rejected: spans("rejected") };
     if (record.windows.length || record.rejected.length) records.push(record);
   }
-  await call(path(video, "annotations"), { method: "PUT", json: { records } });
-  if (state.video?.id === video.id) written = records;
+  await call(path(its.video, "annotations"), { method: "PUT", json: { records } });
+  its.records = records;
   changed("saved");
 }
 

@@ -71,6 +71,16 @@ def kept(site: Site, video: dict[str, Any], page: Page) -> dict[str, Any]:
     raise AssertionError("no record was kept")
 
 
+def changed(site: Site, place: str, before: list[Any], page: Page) -> list[Any]:
+    """The records that the service keeps, once they are others than before."""
+    for _ in range(200):
+        records: list[Any] = site.client.get(place).json()["records"]
+        if records != before:
+            return records
+        page.wait_for_timeout(50)
+    raise AssertionError("nothing was kept")
+
+
 @pytest.fixture
 def fresh(emoji: dict[str, Any], site: Site) -> dict[str, Any]:
     """The demo's video without annotations."""
@@ -158,6 +168,46 @@ def test_decisions_are_there_again_after_the_page_is_opened_anew(
     expect(page.locator(".moments > li.kept")).to_have_count(0)
     page.keyboard.press("Control+z")
     expect(page.locator(".moments > li.kept")).to_have_count(1)
+
+
+def test_no_decision_is_lost_when_another_video_is_opened_at_once(
+    open_page: Opener, site: Site, fresh: dict[str, Any]
+) -> None:
+    shutil.copy(CHECKOUT / "demo" / "emoji.mp4", site.folder / "other.mp4")
+    other = site.add(site.folder / "other.mp4", encode=False)
+    before = {"query": "a dog", "windows": [[1.0, 2.0]], "rejected": []}
+    place = f"videos/{fresh['id']}/annotations"
+    site.client.put(place, json={"records": [before]})
+    page = open_page(f"/#/video/{fresh['id']}")
+    page.get_by_role("button", name="Remove the lane a dog").click()
+    ask(page, "a penguin")
+    page.evaluate(
+        "address => { document.querySelector('.moments .keep').click(); location.hash = address; }",
+        f"#/video/{other['id']}",
+    )
+    expect(page.get_by_role("heading", level=1)).to_have_text("other.mp4")
+    assert [record["query"] for record in changed(site, place, [before], page)] == [
+        "a dog",
+        "a penguin",
+    ]
+
+
+def test_no_decision_is_lost_when_the_ones_before_cannot_be_read(
+    open_page: Opener, site: Site, fresh: dict[str, Any]
+) -> None:
+    before = {"query": "a dog", "windows": [[1.0, 2.0]], "rejected": []}
+    place = f"videos/{fresh['id']}/annotations"
+    site.client.put(place, json={"records": [before]})
+    page = open_page("/#/library")
+    page.route("**/annotations", lambda route: route.fulfill(status=500), times=1)
+    page.evaluate("address => { location.hash = address; }", f"#/video/{fresh['id']}")
+    expect(page.locator("#notice")).to_contain_text("500")
+    ask(page, "a penguin")
+    page.locator(".moments .keep").first.click()
+    assert [record["query"] for record in changed(site, place, [before], page)] == [
+        "a dog",
+        "a penguin",
+    ]
 
 
 def test_an_end_is_dragged_to_a_frame(page: Page, fresh: dict[str, Any]) -> None:
