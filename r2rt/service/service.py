@@ -106,6 +106,7 @@ class Service:
         """Begin to work, in the running event loop."""
         self.hub.open()
         self.answerer.start()
+        self.videos.recover()
         self.runner.start()
         self.watches.start()
         self._tidying = asyncio.create_task(self._tidy(), name="r2rt-tidy")

@@ -188,6 +188,10 @@ class Videos:
             "UPDATE videos SET state = ?, error = ? WHERE id = ?", (state, error, id_)
         )
 
+    def recover(self) -> None:
+        """Note that nothing is encoded yet, when the service begins; a job that goes on says so."""
+        self._database.write("UPDATE videos SET state = 'new' WHERE state = 'encoding'")
+
     def remove(self, id_: str) -> None:
         """Forget a video; the file of one that was uploaded or fetched is removed.
 

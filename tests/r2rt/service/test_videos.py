@@ -1,0 +1,58 @@
+"""Videos from being added to being removed: their files, their facts, the jobs that encode them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r2rt.service.settings import Settings
+from tests.r2rt.service.conftest import DEMO_FOLDER, serving
+
+SHAPES = DEMO_FOLDER / "shapes.mp4"
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were encoded, at no cost."""
+    paths: list[Path] = []
+
+    def encode(_: Any, path: Path, model: str | None, update: Any) -> tuple[int, float]:
+        paths.append(path)
+        update(1, 1)
+        return 1, 2.0
+
+    monkeypatch.setattr("r2rt.service.computing.Computing.encode", encode)
+    return paths
+
+
+@pytest.mark.parametrize("end", ["fails", "cancelled"])
+def test_a_video_whose_job_ended_with_the_process_is_encoded_when_it_is_added_again(
+    settings: Settings, encoded: list[Path], end: str
+) -> None:
+    async def test() -> None:
+        async with serving(settings) as it:
+            video = await it.add(SHAPES, encode=False)
+            # As a process that is killed leaves it.
+            request = {"kind": "encode", "video": video["id"], "model": None}
+            it.service.runner.close()
+            it.service.submit("encode", request, owner="local", video=video["id"])
+            claimed = it.service.jobs.claim()
+            assert claimed is not None
+            it.service.videos.set_state(video["id"], "encoding")
+        most = 1 if end == "fails" else 2
+        restarted = dataclasses.replace(settings, max_attempts=most, workers=0)
+        async with serving(restarted) as it:
+            job = it.service.runner.cancel(claimed.id)
+            assert job.state == ("failed" if end == "fails" else "cancelled")
+            listed = (await it.get("/videos")).json()
+            assert [item["state"] for item in listed] == ["new"]
+        async with serving(settings) as it:
+            await it.add(SHAPES)
+            assert it.service.videos.get(video["id"]).state == "ready"
+
+    asyncio.run(test())
+    assert encoded == [SHAPES.resolve()]
