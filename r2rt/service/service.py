@@ -158,12 +158,23 @@ class Service:
             self.runner.submitted()
         return job, new
 
-    def encode_soon(self, video: Video, *, owner: str, model: str | None = None) -> Job:
-        """Return the job that encodes a video: the one that waits or runs, or a new one."""
+    def encode_soon(
+        self, video: Video, *, owner: str, model: str | None = None, encode: bool = True
+    ) -> Job:
+        """Return the job that encodes a video: the one that waits or runs, or a new one.
+
+        Args:
+            video: the video; it is fetched first if it is to be.
+            owner: who asks.
+            model: name of the model; None for the default one.
+            encode: whether it is encoded; else it is only fetched.
+        """
         active = self.jobs.active("encode", video.id)
         if active is not None and active.request.get("model") == model:
             return active
         request = {"kind": "encode", "video": video.id, "model": model}
+        if not encode:
+            request["encode"] = False
         return self.submit("encode", request, owner=owner, video=video.id)[0]
 
     def fetch(self, video: Video, progress: Progress) -> None:

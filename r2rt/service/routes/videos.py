@@ -54,7 +54,7 @@ def add_video(body: AddVideo, service: ServiceOf, owner: Owner) -> VideoDocument
         assert body.url is not None
         video = service.add_url(body.url)
     if (body.encode and video.state in ("new", "failed")) or body.url is not None:
-        service.encode_soon(video, owner=owner)
+        service.encode_soon(video, owner=owner, encode=body.encode)
     return _document(service, service.videos.get(video.id))
 
 

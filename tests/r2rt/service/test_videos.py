@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from r2rt.service.settings import Settings
-from tests.r2rt.service.conftest import DEMO_FOLDER, serving
+from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served, serving
 
 SHAPES = DEMO_FOLDER / "shapes.mp4"
 
@@ -56,3 +57,30 @@ def test_a_video_whose_job_ended_with_the_process_is_encoded_when_it_is_added_ag
 
     asyncio.run(test())
     assert encoded == [SHAPES.resolve()]
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address from which a video is fetched, without a network."""
+    monkeypatch.setattr("r2rt.service.fetching.fetch", lambda _, path, *__: _copy(path))
+    return "https://example.org/shapes.mp4"
+
+
+def _copy(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    shutil.copy(SHAPES, path)
+
+
+def test_an_address_is_only_fetched_where_no_encoding_is_wanted(
+    served: Run, encoded: list[Path], fetched: str
+) -> None:
+    async def test(it: Served) -> None:
+        video = (await it.post("/videos", {"url": fetched, "encode": False})).json()
+        assert (await it.finished(video["job"]))["state"] == "done"
+        seen = (await it.get(f"/videos/{video['id']}")).json()
+        assert (seen["state"], seen["duration_s"] > 0, seen["job"]) == ("new", True, None)
+        assert encoded == []
+        assert (await it.run("encode", video=video["id"]))["state"] == "done"
+
+    served(test)
+    assert len(encoded) == 1
