@@ -24,6 +24,8 @@ __all__ = ["Origin", "State", "Video", "Videos"]
 State = Literal["new", "encoding", "ready", "failed"]
 Origin = Literal["path", "upload", "url", "library"]
 
+_VERSION = ("size_bytes", "modified_ns")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
@@ -122,14 +124,14 @@ class Videos:
         return path
 
     def add_path(self, path: Path, *, name: str | None = None, origin: Origin = "path") -> Video:
-        """Add a file, which is looked at first; one that is known is returned as it is.
+        """Add a file, which is looked at first; one that is known is returned.
 
         Raises:
             R2rtError: it is no video that can be read.
         """
-        row = self._database.row("SELECT * FROM videos WHERE path = ?", (str(path),))
+        row = self._database.row("SELECT id FROM videos WHERE path = ?", (str(path),))
         if row is not None:
-            return _video(row)
+            return self.known(row["id"])
         return self._insert(name or as_text(path.name), path, origin, facts=file_facts(path))
 
     def add_known(self, path: Path) -> Video:
@@ -138,7 +140,7 @@ class Videos:
         return self._insert(as_text(path.name), path, "library") if row is None else _video(row)
 
     def add_url(self, url: str, name: str) -> Video:
-        """Add a video whose file is fetched later; see `looked_at`."""
+        """Add a video whose file is fetched later; see `known`."""
         path = self.folder / secrets.token_hex(8) / stored_name(name)
         return self._insert(name, path, "url", url=url)
 
@@ -159,7 +161,7 @@ class Videos:
         return self.known(id_)
 
     def known(self, id_: str) -> Video:
-        """Return a video whose file was looked at; it is now if it was not before.
+        """Return a video whose file was looked at; it is now if it was not, or has changed.
 
         Nothing else may open a file before: it may be a playlist, which names other files.
 
@@ -168,17 +170,24 @@ class Videos:
             R2rtError: it is no video that can be read.
         """
         video = self.get(id_)
-        return video if video.facts else self.looked_at(video)
+        if not video.facts:
+            return self._looked_at(video)
+        try:
+            unchanged = _version(video.path) == {name: video.facts.get(name) for name in _VERSION}
+        except OSError:
+            return video  # it is not there any more
+        return video if unchanged else self._looked_at(video)
 
-    def looked_at(self, video: Video) -> Video:
-        """Look at a file that was not looked at, and keep its facts.
+    def _looked_at(self, video: Video) -> Video:
+        """Look at a file, and keep its facts; what was encoded before is another file.
 
         Raises:
             R2rtError: it is no video that can be read.
         """
         facts = file_facts(video.path)
         self._database.write(
-            "UPDATE videos SET facts = ? WHERE id = ?", (json.dumps(facts), video.id)
+            "UPDATE videos SET facts = ?, state = iif(state = 'ready', 'new', state) WHERE id = ?",
+            (json.dumps(facts), video.id),
         )
         return self.get(video.id)
 
@@ -240,14 +249,14 @@ def file_facts(path: Path) -> dict[str, Any]:
 
     container = container_of(path)
     try:
-        size = path.stat().st_size
+        version = _version(path)
     except OSError as error:
         raise SourceNotFoundError(f"{path.name}: {error.strerror}") from error
     facts = inspect_file(path)
     index = facts.index
     rate = facts.average_rate or next(iter(facts.declared_rates), None)
     return {
-        "size_bytes": size,
+        **version,
         "container": container,
         "duration_s": float((index.end_pts - index.start_pts) * index.time_base),
         "width": facts.display_size[0],
@@ -261,6 +270,12 @@ def file_facts(path: Path) -> dict[str, Any]:
             for item in facts.audio
         ],
     }
+
+
+def _version(path: Path) -> dict[str, Any]:
+    """Return the facts that say whether a file was replaced since they were read."""
+    status = path.stat()
+    return dict(zip(_VERSION, (status.st_size, status.st_mtime_ns), strict=True))
 
 
 def _video(row: sqlite3.Row) -> Video:

@@ -62,8 +62,8 @@ def add_video(body: AddVideo, service: ServiceOf, owner: Owner) -> VideoDocument
 def get_video(video_id: VideoId, service: ServiceOf) -> VideoDetails:
     """Return a video with its streams."""
     video = service.videos.get(video_id)
-    if not video.facts and video.path.is_file():
-        video = service.videos.looked_at(video)
+    if video.path.is_file():
+        video = service.videos.known(video.id)
     facts = video.facts
     reason = why_not_playable(facts) if facts else "it is not fetched yet"
     return VideoDetails(

@@ -84,3 +84,24 @@ def test_an_address_is_only_fetched_where_no_encoding_is_wanted(
 
     served(test)
     assert len(encoded) == 1
+
+
+def test_a_file_that_was_replaced_is_looked_at_and_encoded_again(
+    settings: Settings, encoded: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "film.mp4"
+    shutil.copy(SHAPES, file)
+
+    async def test() -> None:
+        async with serving(dataclasses.replace(settings, roots=(tmp_path,))) as it:
+            first = await it.add(file)
+            shutil.copy(DEMO_FOLDER / "emoji.mp4", file)
+            seen = (await it.get(f"/videos/{first['id']}")).json()
+            assert (seen["state"], seen["duration_s"]) == ("new", 80.0)
+            assert (await it.add(file))["id"] == first["id"]
+            assert it.service.videos.get(first["id"]).state == "ready"
+            file.unlink()
+            assert (await it.get(f"/videos/{first['id']}")).json()["duration_s"] == 80.0
+
+    asyncio.run(test())
+    assert encoded == [file, file]
