@@ -19,7 +19,7 @@ CREATE TABLE videos (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
     origin TEXT NOT NULL,       -- path, upload, url or library
-    path TEXT NOT NULL UNIQUE,  -- where the file is, or will be
+    path TEXT NOT NULL UNIQUE,  -- where the file is, or will be; below `videos` relative
     url TEXT,
     state TEXT NOT NULL,
     error TEXT,

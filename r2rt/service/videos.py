@@ -76,19 +76,20 @@ class Videos:
 
     Args:
         database: where it is.
-        folder: where uploaded and fetched files go, each in a folder of its own.
+        folder: where uploaded and fetched files go, each in a folder of its own; their paths are
+            kept relative to it, so that it can be moved.
         roots: the folders from which videos may be added by path, resolved.
     """
 
     def __init__(self, database: Database, folder: Path, roots: Sequence[Path]) -> None:
         self._database = database
-        self.folder = folder
+        self.folder = folder.resolve()
         self.roots = tuple(roots)
 
     def all(self) -> list[Video]:
         """Return every video, the newest first."""
         rows = self._database.rows("SELECT * FROM videos ORDER BY added_at DESC, id")
-        return [_video(row) for row in rows]
+        return [self._video(row) for row in rows]
 
     def get(self, id_: str) -> Video:
         """Return a video.
@@ -101,7 +102,7 @@ class Videos:
             raise ProblemError(
                 404, "no-such-video", "no video has this id; GET /api/v1/videos lists all"
             )
-        return _video(row)
+        return self._video(row)
 
     def allowed(self, text: str) -> Path:
         """Return the real path of a file that may be added.
@@ -129,15 +130,14 @@ class Videos:
         Raises:
             R2rtError: it is no video that can be read.
         """
-        row = self._database.row("SELECT id FROM videos WHERE path = ?", (str(path),))
-        if row is not None:
-            return self.known(row["id"])
+        video = self._at(path)
+        if video is not None:
+            return self.known(video.id)
         return self._insert(name or as_text(path.name), path, origin, facts=file_facts(path))
 
     def add_known(self, path: Path) -> Video:
         """Add a file of the library, which is looked at when more than its name is needed."""
-        row = self._database.row("SELECT * FROM videos WHERE path = ?", (str(path),))
-        return self._insert(as_text(path.name), path, "library") if row is None else _video(row)
+        return self._at(path) or self._insert(as_text(path.name), path, "library")
 
     def add_url(self, url: str, name: str) -> Video:
         """Add a video whose file is fetched later; see `known`."""
@@ -214,7 +214,7 @@ class Videos:
             self._database.write("DELETE FROM annotations WHERE video = ?", (id_,))
             self._database.write("DELETE FROM videos WHERE id = ?", (id_,))
         own = video.origin in ("upload", "url")
-        if own and video.path.parent.parent == self.folder.resolve():
+        if own and video.path.parent.parent == self.folder:
             shutil.rmtree(video.path.parent, ignore_errors=True)
 
     def _insert(
@@ -226,16 +226,37 @@ class Videos:
         url: str | None = None,
         facts: dict[str, Any] | None = None,
     ) -> Video:
-        values = (secrets.token_hex(8), name[:255], origin, str(path), url)
+        values = (secrets.token_hex(8), name[:255], origin, self._stored(path), url)
         with contextlib.suppress(sqlite3.IntegrityError):  # another request was faster
             self._database.write(
                 "INSERT INTO videos (id, name, origin, path, url, state, facts, added_at) "
                 "VALUES (?, ?, ?, ?, ?, 'new', ?, ?)",
                 (*values, None if facts is None else json.dumps(facts), time.time()),
             )
-        row = self._database.row("SELECT * FROM videos WHERE path = ?", (str(path),))
-        assert row is not None
-        return _video(row)
+        video = self._at(path)
+        assert video is not None
+        return video
+
+    def _at(self, path: Path) -> Video | None:
+        """Return the video whose file is at a path; None if there is none."""
+        row = self._database.row("SELECT * FROM videos WHERE path = ?", (self._stored(path),))
+        return None if row is None else self._video(row)
+
+    def _stored(self, path: Path) -> str:
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+
+    def _video(self, row: sqlite3.Row) -> Video:
+        return Video(
+            id=row["id"],
+            name=row["name"],
+            path=self.folder / row["path"],
+            origin=row["origin"],
+            url=row["url"],
+            state=row["state"],
+            error=row["error"],
+            facts=json.loads(row["facts"]) if row["facts"] else {},
+            added_at=row["added_at"],
+        )
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -276,17 +297,3 @@ def _version(path: Path) -> dict[str, Any]:
     """Return the facts that say whether a file was replaced since they were read."""
     status = path.stat()
     return dict(zip(_VERSION, (status.st_size, status.st_mtime_ns), strict=True))
-
-
-def _video(row: sqlite3.Row) -> Video:
-    return Video(
-        id=row["id"],
-        name=row["name"],
-        path=Path(row["path"]),
-        origin=row["origin"],
-        url=row["url"],
-        state=row["state"],
-        error=row["error"],
-        facts=json.loads(row["facts"]) if row["facts"] else {},
-        added_at=row["added_at"],
-    )

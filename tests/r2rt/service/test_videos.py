@@ -105,3 +105,45 @@ def test_a_file_that_was_replaced_is_looked_at_and_encoded_again(
 
     asyncio.run(test())
     assert encoded == [file, file]
+
+
+@pytest.mark.parametrize("kind", ["relative", "link"])
+def test_a_fetched_file_is_removed_with_its_video_wherever_the_state_is(
+    settings: Settings,
+    encoded: list[Path],
+    fetched: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("state") if kind == "relative" else tmp_path / "link"
+    if kind == "link":
+        (tmp_path / "state").mkdir()
+        folder.symlink_to(tmp_path / "state")
+
+    async def test() -> None:
+        async with serving(dataclasses.replace(settings, folder=folder)) as it:
+            video = (await it.post("/videos", {"url": fetched})).json()
+            assert (await it.finished(video["job"]))["state"] == "done"
+            assert len(list(folder.rglob("*.mp4"))) == 1
+            removed = await it.client.delete(f"/api/v1/videos/{video['id']}")
+            assert removed.status_code == 204
+            assert list(folder.rglob("*.mp4")) == []
+
+    asyncio.run(test())
+
+
+def test_the_folder_of_the_state_can_be_moved(
+    settings: Settings, encoded: list[Path], fetched: str, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with serving(settings) as it:
+            video = (await it.post("/videos", {"url": fetched})).json()
+            await it.finished(video["job"])
+        moved = settings.folder.rename(tmp_path / "moved")
+        async with serving(dataclasses.replace(settings, folder=moved)) as it:
+            file = await it.get(f"/videos/{video['id']}/file")
+            assert (file.status_code, file.content) == (200, SHAPES.read_bytes())
+
+    asyncio.run(test())
