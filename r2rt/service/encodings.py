@@ -82,6 +82,9 @@ class Encodings:
             return found
         with self._encoders:
             progress(0, 1)  # it may have been cancelled while it waited
+            found = self.find(path, fingerprint)  # or been encoded by another job
+            if found is not None:
+                return found
             encoded = grounder.encode(path, progress, sampling="exact")
             cache = self._cache
             assert cache is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,6 +100,7 @@ class Service:
             together=self.computing.answering,
             observe=self.metrics.batch,
         )
+        self._encoding = threading.Lock()
         self._tries = Limiter(rate=1 / 60, burst=10)
         self._tidying: asyncio.Task[None] | None = None
 
@@ -169,13 +171,14 @@ class Service:
             model: name of the model; None for the default one.
             encode: whether it is encoded; else it is only fetched.
         """
-        active = self.jobs.active("encode", video.id)
-        if active is not None and active.request.get("model") == model:
-            return active
         request = {"kind": "encode", "video": video.id, "model": model}
         if not encode:
             request["encode"] = False
-        return self.submit("encode", request, owner=owner, video=video.id)[0]
+        with self._encoding:  # of requests that come together only one adds a job
+            for job in self.jobs.active("encode", video.id):
+                if job.request == request:
+                    return job
+            return self.submit("encode", request, owner=owner, video=video.id)[0]
 
     def fetch(self, video: Video, progress: Progress) -> None:
         """Download a video that was added by its address.

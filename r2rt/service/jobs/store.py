@@ -132,13 +132,14 @@ class JobStore:
         row = self._database.row("SELECT count(*) FROM jobs WHERE state = ?", (state,))
         return 0 if row is None else int(row[0])
 
-    def active(self, kind: JobKind, video: str) -> Job | None:
-        """Return the job of a kind about a video that waits or runs; None if there is none."""
-        row = self._database.row(
-            "SELECT * FROM jobs WHERE kind = ? AND video = ? AND state IN ('queued', 'running')",
+    def active(self, kind: JobKind, video: str) -> list[Job]:
+        """Return the jobs of a kind about a video that wait or run, the oldest first."""
+        rows = self._database.rows(
+            "SELECT * FROM jobs WHERE kind = ? AND video = ? AND state IN ('queued', 'running') "
+            "ORDER BY created_at, rowid",
             (kind, video),
         )
-        return None if row is None else _job(row)
+        return [_job(row) for row in rows]
 
     def claim(self) -> Job | None:
         """Mark the oldest job that waits as running and return it; None if none waits."""

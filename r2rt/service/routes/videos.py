@@ -81,8 +81,7 @@ def get_video(video_id: VideoId, service: ServiceOf) -> VideoDetails:
 @router.delete("/{video_id}", status_code=204)
 def remove_video(video_id: VideoId, service: ServiceOf) -> None:
     """Forget a video; the file of one that was uploaded or fetched is removed."""
-    job = service.jobs.active("encode", service.videos.get(video_id).id)
-    if job is not None:
+    for job in service.jobs.active("encode", service.videos.get(video_id).id):
         service.runner.cancel(job.id)
     service.videos.remove(video_id)
 
@@ -193,5 +192,5 @@ async def ground_video(
 
 
 def _document(service: Service, video: Video) -> VideoDocument:
-    job = service.jobs.active("encode", video.id)
-    return VideoDocument(**video.as_dict(None if job is None else job.id))
+    jobs = service.jobs.active("encode", video.id)
+    return VideoDocument(**video.as_dict(jobs[0].id if jobs else None))

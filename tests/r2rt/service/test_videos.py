@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import shutil
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from r2rt.service.encodings import Encodings
+from r2rt.service.jobs.store import JobStore
 from r2rt.service.settings import Settings
 from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served, serving
 
@@ -147,3 +153,75 @@ def test_the_folder_of_the_state_can_be_moved(
             assert (file.status_code, file.content) == (200, SHAPES.read_bytes())
 
     asyncio.run(test())
+
+
+def test_a_video_has_one_job_for_each_model_however_many_ask_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active = JobStore.active
+
+    def slow(*arguments: Any) -> Any:
+        found = active(*arguments)
+        time.sleep(0.05)  # the others ask meanwhile
+        return found
+
+    monkeypatch.setattr(JobStore, "active", slow)
+
+    async def test() -> None:
+        async with serving(dataclasses.replace(settings, workers=0)) as it:
+            video = it.service.videos.get((await it.add(SHAPES, encode=False))["id"])
+
+            def ask(model: str | None) -> str:
+                return it.service.encode_soon(video, owner="local", model=model).id
+
+            models = (None, "other") * 4
+            ids = await asyncio.gather(*(asyncio.to_thread(ask, model) for model in models))
+            assert len(set(ids)) == len(it.service.jobs.all("queued")) == 2
+            assert ids == [*ids[:2]] * 4
+            await it.client.delete(f"/api/v1/videos/{video.id}")
+            assert it.service.jobs.all("queued") == []
+
+    asyncio.run(test())
+
+
+def test_a_video_that_two_jobs_need_is_encoded_once() -> None:
+    kept: dict[str, Any] = {}
+    asked, both_looked = itertools.count(), threading.Barrier(2, timeout=60)
+    made: list[Path] = []
+
+    class Cache:
+        max_bytes = 1
+
+        def key(self, path: Path, *_: Any) -> str:
+            return str(path)
+
+        def get(self, key: str, _: str) -> Any:
+            found = kept.get(key)
+            if next(asked) < 2:
+                both_looked.wait()
+            return found
+
+        def put(self, key: str, encoded: Any) -> bool:
+            kept[key] = encoded
+            return True
+
+    class Model:
+        bundle = SimpleNamespace(fingerprint="f")
+
+        def encode(self, path: Path, *_: Any, **__: Any) -> Any:
+            made.append(path)
+            return SimpleNamespace(tokens=None)
+
+    encodings = Encodings(1)
+    encodings._cache = cast("Any", Cache())
+    threads = [
+        threading.Thread(
+            target=encodings.encode, args=(cast("Any", Model()), Path("film.mp4"), lambda *_: None)
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert made == [Path("film.mp4")]
