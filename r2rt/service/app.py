@@ -81,7 +81,6 @@ def create_app(settings: Settings, computing: Computing | None = None) -> FastAP
     app.add_exception_handler(sqlite3.OperationalError, _unwritable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _fault)
     for module in (session, models, videos, uploads, corrections, jobs, exports, search, watches):
         app.include_router(module.router, prefix=_PREFIX)
     app.include_router(health.router)
@@ -144,10 +143,4 @@ def _http_error(_: Request, error: Exception) -> Response:
     code = _CODES.get(error.status_code, "http-error")
     return problem_response(
         error.status_code, code, str(error.detail), headers=dict(error.headers or {})
-    )
-
-
-def _fault(_: Request, error: Exception) -> Response:
-    return problem_response(
-        500, "internal", f"a fault in r2rt itself ({type(error).__name__}); see the service's log"
     )

@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r2rt.service.logs import request_id
-from r2rt.service.problems import ProblemError
+from r2rt.service.problems import ProblemError, problem_response
 from r2rt.service.settings import Settings, is_loopback
 from r2rt.service.tokens import SCOPES, Client, Tokens, needed_scope
 from r2rt.service.tracing import ended, request_span
@@ -109,12 +110,12 @@ class Guard:
         if not _REQUEST_ID.fullmatch(id_):
             id_ = secrets.token_hex(8)
         token = request_id.set(id_)
-        began, status = time.perf_counter(), 500
+        began, status, started = time.perf_counter(), 500, False
 
         async def send_marked(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 out = MutableHeaders(scope=message)
                 out["X-Request-Id"] = id_
                 for name, value in _HEADERS.items():
@@ -132,6 +133,13 @@ class Guard:
                         await problem.response()(scope, receive, send_marked)
                     else:
                         await self._app(scope, self._limited(scope, receive), send_marked)
+                except Exception as error:
+                    if started:
+                        raise
+                    # Here, since what the framework sends of itself lacks our headers.
+                    _log.exception("%s %s failed", scope["method"], scope["path"][:200])
+                    span.record_exception(error)
+                    await _fault(error)(scope, receive, send_marked)
                 finally:
                     ended(span, scope["method"], _route(scope), status)
         finally:
@@ -222,6 +230,12 @@ class Guard:
             return message
 
         return limited
+
+
+def _fault(error: Exception) -> Response:
+    return problem_response(
+        500, "internal", f"a fault in r2rt itself ({type(error).__name__}); see the service's log"
+    )
 
 
 def _route(scope: Scope) -> str:

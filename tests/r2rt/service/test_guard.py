@@ -212,6 +212,27 @@ def test_every_response_forbids_what_browsers_should_not_do(served: Run) -> None
     served(test)
 
 
+def test_the_response_to_a_fault_says_what_every_response_says(
+    served: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("r2rt.service.videos.Videos.all", fail)
+
+    async def test(it: Served) -> None:
+        response = await it.client.get(VIDEOS, headers={"X-Request-Id": "abc-1"})
+        assert (response.status_code, response.json()["code"]) == (500, "internal")
+        assert "secret" not in response.text
+        assert response.headers["x-request-id"] == "abc-1"
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert response.headers["cache-control"] == "no-store"
+
+    served(test)
+    (line,) = [record for record in caplog.records if record.exc_info]
+    assert "secret" in str(line.exc_info)
+
+
 def test_a_request_keeps_its_id_unless_it_is_none(served: Run) -> None:
     async def test(it: Served) -> None:
         for sent, kept in (("abc-1", True), ("a b", False), ("x" * 100, False), ("<b>", False)):
