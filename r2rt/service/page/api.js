@@ -1,5 +1,6 @@
 // The HTTP API: one function that calls it, its errors as one line, and its event streams.
 
+const AGAIN_MS = 2000;
 const BASE = new URL("api/v1/", document.baseURI);
 
 /** What the page hears of the connection: `offline`, `online`, `unauthorized`. */
@@ -74,7 +75,7 @@ let waiting = 0;
 
 function lost() {
   connection.dispatchEvent(new Event("offline"));
-  if (!waiting) waiting = setTimeout(look, 2000);
+  if (!waiting) waiting = setTimeout(look, AGAIN_MS);
 }
 
 async function look() {
@@ -83,7 +84,7 @@ async function look() {
     await fetch(new URL("../../healthz", BASE), { cache: "no-store" });
     connection.dispatchEvent(new Event("online"));
   } catch {
-    waiting = setTimeout(look, 2000);
+    waiting = setTimeout(look, AGAIN_MS);
   }
 }
 
@@ -95,19 +96,48 @@ export function signIn(token) {
 }
 
 /**
- * Listen to a stream of events; returns a function that stops it. The browser connects again by
- * itself; a stream that ends with one of `last` is closed.
+ * Listen to a stream of events; returns a function that stops it. A stream that is lost is connected
+ * again, and one that ends with one of `last` is closed. `refused` is called with the error once the
+ * server refuses it.
  */
-export function listen(path, listeners, last = []) {
-  const source = new EventSource(new URL(path, BASE));
-  for (const [name, listener] of Object.entries(listeners)) {
-    source.addEventListener(name, (event) => {
-      if (event.data === undefined) return; // an error of the connection
-      if (last.includes(name)) source.close();
-      listener(JSON.parse(event.data));
+export function listen(path, listeners, last = [], refused = () => {}) {
+  let source = null;
+  let stopped = false;
+  let seen = 0; // the number of the last event; a new source is sent all that are kept
+  const stop = () => {
+    stopped = true;
+    source.close();
+  };
+  const connect = () => {
+    source = new EventSource(new URL(path, BASE));
+    for (const [name, listener] of Object.entries(listeners)) {
+      source.addEventListener(name, (event) => {
+        if (event.data === undefined) return; // an error of the connection
+        const number = Number(event.lastEventId);
+        if (number && number <= seen) return;
+        seen = number;
+        if (last.includes(name)) stop();
+        listener(JSON.parse(event.data));
+      });
+    }
+    // The browser connects again by itself, but not after an error of HTTP, such as a proxy's.
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED && !stopped) setTimeout(again, AGAIN_MS);
     });
-  }
-  return () => source.close();
+  };
+  const again = async () => {
+    if (stopped) return;
+    try {
+      await (await send(path)).body.cancel(); // a source does not say why it is refused
+    } catch (error) {
+      if (error.status >= 400 && error.status < 500 && error.status !== 429) refused(error);
+      else setTimeout(again, AGAIN_MS);
+      return;
+    }
+    if (!stopped) connect();
+  };
+  connect();
+  return stop;
 }
 
 /** Follow a job to its end: `onProgress` is called with it as it changes. */
@@ -123,6 +153,7 @@ export function follow(id, onProgress = () => {}) {
         cancelled: () => reject(new ApiError(499, "The job was cancelled.")),
       },
       ends,
+      reject,
     );
   });
 }

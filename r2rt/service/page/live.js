@@ -106,6 +106,7 @@ function choose(watch) {
       failed: over("failed"),
     },
     ["ended", "failed"],
+    complain,
   );
 }
 

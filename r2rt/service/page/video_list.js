@@ -143,6 +143,7 @@ function watchEncoding() {
       cancelled: ended,
     },
     ["done", "failed", "cancelled"],
+    ended,
   );
   watched = { job: next.job, stop };
 }

@@ -200,6 +200,20 @@ def test_a_sentence_typed_early_is_answered_once_the_video_is_encoded(
     site.client.delete(f"videos/{video['id']}")
 
 
+def test_a_job_is_followed_although_a_proxy_answered_for_the_server(
+    open_page: Opener, site: Site
+) -> None:
+    path = site.folder / "followed.mp4"
+    _padded(EMOJI, path, EMOJI.stat().st_size + 200)
+    video = site.client.post("videos", json={"path": str(path), "encode": False}).json()
+    page = open_page(f"/#/video/{video['id']}")
+    # The list of videos and the lane listen to the job.
+    page.route("**/jobs/*/events", lambda route: route.fulfill(status=503), times=2)
+    ask(page, "a panda")
+    expect(page.locator(".moments > li")).not_to_have_count(0)
+    site.client.delete(f"videos/{video['id']}")
+
+
 def test_a_token_is_asked_for_once(open_page: Opener, tmp_path: Path) -> None:
     settings = Settings(
         folder=tmp_path / "service", roots=(tmp_path,), model="demo", device="cpu", rate=0
