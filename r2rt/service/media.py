@@ -30,6 +30,7 @@ MOST_FRAMES = 200
 LONGEST_CLIP_S = 600.0
 # Wide enough for a screen of a fine display, not for a bomb of memory.
 _MAX_HEIGHT = 720
+_WIDEST_JPEG = 65_500
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Media:
         Keyframes that lie in the same part are preferred, since they cost one decoded frame.
 
         Raises:
-            QueryError: the span, the count or the height is out of range.
+            QueryError: the span, the count or the height is out of range, or the frames together
+                are wider than a JPEG can be.
             R2rtError: the video cannot be read, or Pillow is missing.
         """
         if not 0 <= start_s < end_s <= 1e9:
@@ -147,12 +149,19 @@ class Media:
         require_pillow()
         from PIL import Image
 
-        from r2rt.media.stills import stills
+        from r2rt.media.stills import fitted_size, stills
 
+        box = (4 * height, height)
         part_s = (end_s - start_s) / count
         times_s = [start_s + (number + 0.5) * part_s for number in range(count)]
         with self._decoded(path) as video:
-            frames = stills(video, times_s, (4 * height, height), near_s=part_s / 2)
+            width = count * fitted_size(video.geometry.display_size, box)[0]
+            if width > _WIDEST_JPEG:
+                raise QueryError(
+                    f"count {count}, height {height}: {width} pixels wide; a JPEG has "
+                    f"{_WIDEST_JPEG} at most; ask for fewer frames, or lower ones"
+                )
+            frames = stills(video, times_s, box, near_s=part_s / 2)
         width = frames[0].width
         strip = Image.new("RGB", (count * width, frames[0].height))
         for number, frame in enumerate(frames):
