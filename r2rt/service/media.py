@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from r2rt.cache.folder import CacheFolder
 from r2rt.errors import QueryError
 from r2rt.files import temporary_beside
+from r2rt.portable import replace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,9 @@ class Media:
             )
         name = f"strip {start_s:.3f} {end_s:.3f} {count} {height}"
         return self._remembered(
-            path, name, lambda: self._strip(path, start_s, end_s, count, height)
+            path,
+            name,
+            lambda file: file.write_bytes(self._strip(path, start_s, end_s, count, height)),
         ).read_bytes()
 
     def frame(self, path: Path, time_s: float, height: int) -> bytes:
@@ -97,13 +100,16 @@ class Media:
         if not 0 <= time_s <= 1e9 or not 16 <= height <= 2160:
             raise QueryError(f"time_s {time_s:g}, height {height}: expected 16 to 2160 pixels")
         name = f"frame {time_s:.3f} {height}"
-        return self._remembered(path, name, lambda: self._frame(path, time_s, height)).read_bytes()
+        return self._remembered(
+            path, name, lambda file: file.write_bytes(self._frame(path, time_s, height))
+        ).read_bytes()
 
     def clip(self, path: Path, start_s: float, end_s: float) -> Path:
         """Return an mp4 of a span, exact to the frame.
 
         Raises:
-            QueryError: the span is empty, too long, or outside of the video.
+            QueryError: the span is empty, too long, or outside of the video, or the clip too large
+                to be kept.
             R2rtError: the video cannot be read, or the clip not be written.
         """
         if not 0 <= start_s < end_s or end_s - start_s > LONGEST_CLIP_S:
@@ -112,18 +118,13 @@ class Media:
                 f"{LONGEST_CLIP_S:g} s at most; longer ones are a job of kind `clips`"
             )
 
-        def make() -> bytes:
+        def write(file: Path) -> None:
             from r2rt.media.movie import Segment, write_movie
 
-            file = temporary_beside(self._kept.folder / "clip.mp4")
-            try:
-                with self._decoded(path) as video:
-                    write_movie(file, [Segment(video, video.span(start_s, end_s))])
-                return file.read_bytes()
-            finally:
-                file.unlink(missing_ok=True)
+            with self._decoded(path) as video:
+                write_movie(file, [Segment(video, video.span(start_s, end_s))])
 
-        return self._remembered(path, f"clip {start_s:.3f} {end_s:.3f}", make)
+        return self._remembered(path, f"clip {start_s:.3f} {end_s:.3f}", write)
 
     def peaks(
         self, path: Path, progress: Callable[[int, int], None] | None = None
@@ -131,16 +132,16 @@ class Media:
         """Return the peaks of a whole video's sound; see `r2rt.media.waveform.sound_peaks`."""
         import numpy as np
 
-        def make() -> bytes:
+        def write(file: Path) -> None:
             from r2rt.media.indexed_video import IndexedVideo
             from r2rt.media.waveform import sound_peaks
 
             # Not the shared one, which would keep frames waiting for as long as this takes.
             with IndexedVideo(path) as video:
-                return sound_peaks(video, progress).tobytes()
+                file.write_bytes(sound_peaks(video, progress).tobytes())
 
         with self._peaks:
-            content = self._remembered(path, "peaks", make).read_bytes()
+            content = self._remembered(path, "peaks", write).read_bytes()
         return np.frombuffer(content, np.int8).reshape(2, -1)
 
     def _strip(self, path: Path, start_s: float, end_s: float, count: int, height: int) -> bytes:
@@ -177,7 +178,7 @@ class Media:
         with self._decoded(path) as video:
             return _jpeg(stills(video, [time_s], (4 * height, height))[0], 85)
 
-    def _remembered(self, path: Path, name: str, make: Callable[[], bytes]) -> Path:
+    def _remembered(self, path: Path, name: str, write: Callable[[Path], object]) -> Path:
         """Return the file that keeps what was made of a video, which is made if it is not kept."""
         identity = f"{path}\0{_status(path)}\0{name}"
         key = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:40]
@@ -188,8 +189,17 @@ class Media:
             return kept
         self.misses += 1
         self._kept.folder.mkdir(parents=True, exist_ok=True)
-        content = make()
-        self._kept.put(key, len(content), lambda file: file.write_bytes(content))
+        made = temporary_beside(kept)
+        try:
+            write(made)
+            size = made.stat().st_size
+            if not self._kept.put(key, size, lambda file: replace(made, file)):
+                raise QueryError(
+                    f"{size >> 20} MB; expected {self._kept.max_bytes >> 21} MB at most; "
+                    "longer clips are a job of kind `clips`"
+                )
+        finally:
+            made.unlink(missing_ok=True)
         return kept
 
     @contextmanager

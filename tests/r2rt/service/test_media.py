@@ -24,3 +24,15 @@ def media(tmp_path: Path) -> Iterator[Media]:
 def test_a_strip_that_is_wider_than_a_jpeg_can_be_is_refused(media: Media) -> None:
     with pytest.raises(QueryError, match="65600 pixels wide"):
         media.filmstrip(EMOJI, 0.0, 1.0, 200, 328)
+
+
+def test_a_clip_that_is_too_large_to_be_kept_is_refused_and_leaves_nothing(
+    media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "r2rt.media.movie.write_movie", lambda file, _: file.write_bytes(bytes(2001))
+    )
+    media._kept.max_bytes = 4000
+    with pytest.raises(QueryError, match="a job of kind `clips`"):
+        media.clip(EMOJI, 0.0, 1.0)
+    assert [file for file in media._kept.folder.iterdir() if file.stat().st_size] == []
