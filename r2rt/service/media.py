@@ -83,7 +83,7 @@ class Media:
                 f"count {count}, height {height}: expected 1 to {MOST_FRAMES} frames, "
                 f"16 to {_MAX_HEIGHT} pixels high"
             )
-        name = f"strip {start_s:.3f} {end_s:.3f} {count} {height}"
+        name = f"strip {start_s!r} {end_s!r} {count} {height}"
         return self._remembered(
             path,
             name,
@@ -99,7 +99,7 @@ class Media:
         """
         if not 0 <= time_s <= 1e9 or not 16 <= height <= 2160:
             raise QueryError(f"time_s {time_s:g}, height {height}: expected 16 to 2160 pixels")
-        name = f"frame {time_s:.3f} {height}"
+        name = f"frame {time_s!r} {height}"
         return self._remembered(
             path, name, lambda file: file.write_bytes(self._frame(path, time_s, height))
         ).read_bytes()
@@ -124,7 +124,7 @@ class Media:
             with self._decoded(path) as video:
                 write_movie(file, [Segment(video, video.span(start_s, end_s))])
 
-        return self._remembered(path, f"clip {start_s:.3f} {end_s:.3f}", write)
+        return self._remembered(path, f"clip {start_s!r} {end_s!r}", write)
 
     def peaks(
         self, path: Path, progress: Callable[[int, int], None] | None = None

@@ -28,7 +28,7 @@ const path = (id) => `videos/${encodeURIComponent(id)}`;
 
 /** The address of the frame on display at a time of a video, as a JPEG. */
 export function frameAddress(id, time_s, height) {
-  return address(`${path(id)}/frame`, { time_s: Math.max(0, time_s).toFixed(3), height });
+  return address(`${path(id)}/frame`, { time_s: Math.max(0, time_s).toFixed(6), height });
 }
 
 /** Send a request and return the response, or throw an `ApiError`. */

@@ -36,3 +36,14 @@ def test_a_clip_that_is_too_large_to_be_kept_is_refused_and_leaves_nothing(
     with pytest.raises(QueryError, match="a job of kind `clips`"):
         media.clip(EMOJI, 0.0, 1.0)
     assert [file for file in media._kept.folder.iterdir() if file.stat().st_size] == []
+
+
+def test_times_on_either_side_of_a_frame_s_start_have_images_of_their_own(
+    media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Media, "_frame", lambda _, *asked: repr(asked[1]).encode())
+    assert [media.frame(EMOJI, time_s, 90) for time_s in (0.0833, 0.0834, 0.0833)] == [
+        b"0.0833",
+        b"0.0834",
+        b"0.0833",
+    ]
