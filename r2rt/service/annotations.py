@@ -38,19 +38,19 @@ class Annotations:
         """Replace the records of a video.
 
         Args:
-            video: the video.
+            video: the video, which was looked at.
             records: `query`, `windows` and `rejected` (start and end in seconds, each).
 
         Raises:
             QueryError: a window is no span of the video, or a query comes twice.
         """
-        duration_s = float(video.facts.get("duration_s") or 0.0)
+        duration_s = float(video.facts["duration_s"])
         queries = [record["query"] for record in records]
         if len(set(queries)) < len(queries):
             raise QueryError("a query comes twice; put its windows into one record")
         for record in records:
             for start_s, end_s in (*record["windows"], *record["rejected"]):
-                if not 0 <= start_s < end_s or (duration_s and start_s >= duration_s):
+                if not 0 <= start_s < min(end_s, duration_s):
                     raise QueryError(
                         f"a window from {start_s:g} to {end_s:g} s; expected a span of the "
                         f"{duration_s:g} s of the video"
@@ -73,16 +73,18 @@ class Annotations:
         for video in videos:
             duration_s = float(video.facts.get("duration_s") or 0.0)
             for record in self.get(video):
-                if record["windows"]:
+                windows = [
+                    [start_s, min(end_s, duration_s)]
+                    for start_s, end_s in sorted(record["windows"])
+                    if start_s < duration_s  # the file may have been replaced by a shorter one
+                ]
+                if windows:
                     document = {
                         "qid": _qid(video, record["query"]),
                         "query": record["query"],
                         "vid": Path(stored_name(video.name)).stem,
                         "duration": duration_s,
-                        "relevant_windows": [
-                            [start_s, min(end_s, duration_s)]
-                            for start_s, end_s in sorted(record["windows"])
-                        ],
+                        "relevant_windows": windows,
                         "rejected_windows": record["rejected"],
                     }
                     lines.append(json.dumps(document) + "\n")

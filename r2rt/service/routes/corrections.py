@@ -49,7 +49,7 @@ def put_annotations(
     video_id: VideoId, body: AnnotationsBody, service: ServiceOf
 ) -> AnnotationsBody:
     """Replace the annotations of a video."""
-    video = service.videos.get(video_id)
+    video = service.videos.known(video_id)  # its duration says which windows can be right
     service.annotations.put(video, [record.model_dump() for record in body.records])
     return body
 
