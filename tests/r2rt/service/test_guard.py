@@ -98,6 +98,19 @@ def test_the_cookie_of_a_session_does_as_a_token_where_no_header_can_be_sent(ser
     with_token(served)(test)
 
 
+def test_a_malformed_cookie_of_another_service_leaves_ours(served: Run) -> None:
+    async def test(it: Served, good: dict[str, str]) -> None:
+        token = good["Authorization"].removeprefix("Bearer ")
+        for other in ("a[b]=1", "a=b c", 'a="b', "=", "a,b=1"):
+            for cookie in (f"{other}; r2rt_token={token}", f"r2rt_token={token}; {other}"):
+                response = await it.client.get(VIDEOS, headers={"Cookie": cookie})
+                assert response.status_code == 200, cookie
+        response = await it.client.get(VIDEOS, headers={"Cookie": "r2rt_token=wrong"})
+        assert response.status_code == 401
+
+    with_token(served)(test)
+
+
 def test_trying_tokens_gets_slow(served: Run) -> None:
     async def test(it: Served, _: dict[str, str]) -> None:
         codes = [(await it.post("/session", {"token": f"t{n}"})).status_code for n in range(12)]
