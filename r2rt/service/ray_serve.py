@@ -276,15 +276,12 @@ async def _reported(work: Callable[[Update], Any]) -> AsyncIterator[Any]:
             raise _LeftError
         loop.call_soon_threadsafe(items.put_nowait, (done, total))
 
-    def run() -> None:
-        outcome = _outcome(work, update)
-        loop.call_soon_threadsafe(items.put_nowait, outcome)
-
-    thread = asyncio.create_task(asyncio.to_thread(run))
+    thread = asyncio.create_task(asyncio.to_thread(_outcome, work, update))
+    thread.add_done_callback(lambda _: items.put_nowait(None))
     try:
-        while isinstance(item := await items.get(), tuple):
+        while (item := await items.get()) is not None:
             yield item
-        yield item
+        yield await thread  # raises a fault, which Ray reports
     finally:
         left.set()
         await asyncio.shield(asyncio.gather(thread, return_exceptions=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -22,6 +23,23 @@ pytest.importorskip("ray.serve", reason="Ray Serve is not installed; pip install
 
 JOBS = 8
 PANDA = {"queries": ["a panda"], "saliency": False, "top_k": 1}
+
+
+def test_a_fault_ends_the_job_that_waits_for_it() -> None:
+    from r2rt.service.ray_serve import _reported
+
+    def work(update: Callable[[int, int], None]) -> None:
+        update(1, 2)
+        raise KeyError("a fault")
+
+    async def follow() -> None:
+        assert [item async for item in _reported(work)] == []
+
+    async def main() -> None:
+        await asyncio.wait_for(follow(), 20)
+
+    with pytest.raises(KeyError, match="a fault"):
+        asyncio.run(main())
 
 
 def replicas(kind: str) -> set[int]:
