@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Metrics", "resident_bytes"]
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -55,6 +56,7 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, took_s: float) -> None:
         """Count a request."""
+        method = method if method in _METHODS else "other"  # clients may send any word
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(took_s)
 

@@ -246,6 +246,18 @@ def test_the_response_to_a_fault_says_what_every_response_says(
     assert "secret" in str(line.exc_info)
 
 
+def test_no_client_adds_figures_by_methods_that_it_invents(served: Run) -> None:
+    async def test(it: Served) -> None:
+        for method in ("INVENTED", "GET"):
+            await it.client.request(method, f"{API}/jobs")
+        text = (await it.client.get("/metrics")).text
+        assert 'method="GET"' in text
+        assert 'method="other"' in text
+        assert "INVENTED" not in text
+
+    served(test)
+
+
 def test_a_request_keeps_its_id_unless_it_is_none(served: Run) -> None:
     async def test(it: Served) -> None:
         for sent, kept in (("abc-1", True), ("a b", False), ("x" * 100, False), ("<b>", False)):
