@@ -47,6 +47,8 @@ _WIDTH, _MARGIN, _GUTTER = 1600, 36, 52
 _STRIP, _CURVE, _HEADING, _ROW_GAP = 96, 110, 28, 30
 _TOP, _AXIS = 66, 40
 _MOST_ROWS = 24
+# Of bars for each query: all rows of so many are 14,000 pixels high, and WebP ends at 16,383.
+_MOST_LANES = 40
 _MOST_STILLS = 24
 
 
@@ -61,7 +63,8 @@ def write_plot(
 
     Args:
         video: the file that was grounded, or its path; None leaves the film strip out.
-        predictions: at least one; the first 24 are drawn, on one scale of saliency.
+        predictions: at least one; the first 24 are drawn, on one scale of saliency, and of each
+            the moments that fit into 40 lanes of bars.
         path: a .png, .jpg or .webp.
         update: called with frames decoded and their total.
 
@@ -83,42 +86,57 @@ def write_plot(
 
 @dataclass(frozen=True)
 class _Row:
-    """One query: its heading's lines, and in which lane each moment lies."""
+    """One query: its heading's lines, and rank, moment and lane of each bar."""
 
     prediction: Prediction
     heading: list[str]
-    lanes: list[int]
+    bars: list[tuple[int, Moment, int]]
+
+    @classmethod
+    def of(cls, prediction: Prediction, room: int, least_s: float) -> _Row:
+        heading = one_line(prediction.query) or "(no query)"
+        moments = prediction.moments
+        placed = lanes([(moment.start_s, moment.end_s) for moment in moments], least_s)
+        bars = [
+            (rank, moment, lane)
+            for rank, (moment, lane) in enumerate(zip(moments, placed, strict=True), start=1)
+            if lane < _MOST_LANES
+        ]
+        return cls(prediction, wrapped(heading, font(21, prediction.query), room, 2), bars)
+
+    @property
+    def left_out(self) -> int:
+        return len(self.prediction.moments) - len(self.bars)
+
+    @property
+    def lanes(self) -> int:
+        return max((lane for _, _, lane in self.bars), default=0) + 1
 
     @property
     def lane_height(self) -> int:
-        count = max(self.lanes, default=0) + 1
-        return 26 if count <= 4 else 18 if count <= 8 else 9
+        return 26 if self.lanes <= 4 else 18 if self.lanes <= 8 else 9
 
     @property
     def height(self) -> int:
-        count = max(self.lanes, default=0) + 1
-        return len(self.heading) * _HEADING + 6 + _CURVE + 8 + count * self.lane_height
+        return len(self.heading) * _HEADING + 6 + _CURVE + 8 + self.lanes * self.lane_height
 
 
 class _Plot:
     def __init__(self, predictions: Sequence[Prediction]) -> None:
         shown = list(predictions[:_MOST_ROWS])
-        self._left_out = len(predictions) - len(shown)
         self._name = one_line(Path(shown[0].video).name)
         self._start_s = min(float(item.clip_starts_s[0]) for item in shown)
         self._end_s = max(float(item.clip_starts_s[0]) + item.duration_s for item in shown)
         self._x0, self._x1 = _MARGIN + _GUTTER, _WIDTH - _MARGIN
         room = self._x1 - self._x0
         # The least length of a bar, and the least gap between two, so that each can be seen.
-        self._least_s = 4 * (self._end_s - self._start_s) / room
-        self._rows = [
-            _Row(
-                item,
-                wrapped(one_line(item.query) or "(no query)", font(21, item.query), room, 2),
-                lanes([(m.start_s, m.end_s) for m in item.moments], self._least_s),
-            )
-            for item in shown
-        ]
+        least_s = 4 * (self._end_s - self._start_s) / room
+        self._rows = [_Row.of(item, room, least_s) for item in shown]
+        left_out = {
+            "queries": len(predictions) - len(shown),
+            "moments": sum(row.left_out for row in self._rows),
+        }
+        self._left_out = " and ".join(f"{n} further {what}" for what, n in left_out.items() if n)
         values = np.concatenate([item.saliency for item in shown])
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
@@ -162,8 +180,7 @@ class _Plot:
             self._axis(y - 12)
             y += _AXIS
         if self._left_out:
-            text = f"{self._left_out} further queries are not shown."
-            self._pen.text((self._x0, y - 8), text, QUIET, 18)
+            self._pen.text((self._x0, y - 8), f"{self._left_out} are not shown.", QUIET, 18)
         return sheet.reduce(_SCALE)
 
     def _x(self, time_s: float) -> float:
@@ -205,11 +222,9 @@ class _Plot:
         y += 6
         self._curve(row.prediction, y)
         y += _CURVE + 8
-        for moment, lane, rank in zip(
-            row.prediction.moments, row.lanes, range(1, len(row.lanes) + 1), strict=True
-        ):
+        for rank, moment, lane in row.bars:
             self._moment(row, moment, lane, rank, y)
-        if not row.prediction.moments:
+        if not row.bars:
             pen.text((self._x0, y), "no moment was found", QUIET, 18)
         return row.height
 
@@ -265,7 +280,7 @@ class _Plot:
         room = pen.length(str(rank), size) + 10
         others = [
             (self._x(other.start_s), max(self._x(other.end_s), self._x(other.start_s) + 4))
-            for other, place in zip(row.prediction.moments, row.lanes, strict=True)
+            for _, other, place in row.bars
             if place == lane and other is not moment
         ]
         middle = top + (height - 3) / 2

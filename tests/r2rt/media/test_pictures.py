@@ -199,6 +199,19 @@ def test_a_sheet_of_many_queries_is_no_taller_than_programs_open(
     assert (bottom < 200).any()  # it says how many are not shown
 
 
+def test_a_timeline_of_many_moments_is_no_taller_than_programs_open(tmp_path: Path) -> None:
+    many = prediction(*[(1.0, 2.0, 0.5)] * 200, duration_s=6, fps=Fraction(1), query="word " * 99)
+    heights = []
+    for rows in (1, 2):
+        write_plot(None, [many] * rows, tmp_path / "plot.png")
+        with Image.open(tmp_path / "plot.png") as plot:
+            heights.append(plot.size[1])
+            bottom = np.asarray(plot.convert("L"))[-40:, :500]
+        assert (bottom < 200).any()  # it says how many are not shown
+    a_row = heights[1] - heights[0]
+    assert heights[0] + 23 * a_row + 100 < 16_383  # where WebP ends; 24 queries are drawn
+
+
 def test_a_frame_that_cannot_be_written_leaves_nothing(video: Path, tmp_path: Path) -> None:
     answer = prediction((1, 2, 0.5), duration_s=6)
     with pytest.raises(OutputError):
