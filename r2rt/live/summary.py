@@ -32,7 +32,8 @@ class Latencies:
         """Return the latency that `share` percent do not exceed; None if there is none."""
         if not self._values:
             return None
-        return float(np.percentile(np.frombuffer(self._values, np.float64), share))
+        # A copy: while the memory of an array is lent to numpy, nothing can be added to it.
+        return float(np.percentile(np.frombuffer(self._values[:], np.float64), share))
 
 
 @dataclass(frozen=True, kw_only=True)

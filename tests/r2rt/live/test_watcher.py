@@ -29,6 +29,7 @@ from r2rt.live import (
     as_record,
 )
 from r2rt.live.pace import Pace
+from r2rt.live.summary import Latencies
 from r2rt.model.contract import VIDEO_ENCODER
 from tests.r2rt.live.conftest import FPS, VIDEO_S, WINDOW_S, quick_grounder
 
@@ -360,6 +361,19 @@ def test_stopping_closes_what_is_open(grounder: Grounder, video: Path) -> None:
     assert opened
     assert opened == closed
     assert {item.reason for item in events if isinstance(item, Closed)} == {"stopped"}
+
+
+def test_latencies_can_be_read_while_they_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    latencies = Latencies()
+    latencies.add(1.0)
+    percentile = np.percentile
+
+    def meanwhile(values: np.ndarray, share: float) -> float:
+        latencies.add(2.0)  # as another thread does
+        return float(percentile(values, share))
+
+    monkeypatch.setattr(np, "percentile", meanwhile)
+    assert latencies.percentile(95) == 1.0
 
 
 def test_a_wall_clock_time_ends_it(grounder: Grounder, video: Path) -> None:
