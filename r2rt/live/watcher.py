@@ -216,7 +216,7 @@ class Watcher:
     def _watch(self) -> Iterator[Event]:
         error: BaseException | None = None
         give_up_s: float | None = None
-        ended = False
+        ended = gave_up = False
         while not ended:
             if self._until is not None and time.time() >= self._until:
                 self.stop()
@@ -224,9 +224,10 @@ class Watcher:
                 # A reader that waits for a silent source is not waited for.
                 now_s = time.monotonic()
                 give_up_s = give_up_s or now_s + _LET_READER_END_S
-                if now_s >= give_up_s:
-                    break
+                gave_up = now_s >= give_up_s
             items = self._backlog.take(_POLL_S)
+            if gave_up and not items:
+                break  # what was read meanwhile is there
             for place, item in enumerate(items):
                 if isinstance(item, End):
                     error, ended = item.error, True

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +29,9 @@ from r2rt.live import (
     Watcher,
     as_record,
 )
+from r2rt.live.backlog import ClipItem, End
 from r2rt.live.pace import Pace
+from r2rt.live.reader import Reader
 from r2rt.live.summary import Latencies
 from r2rt.model.contract import VIDEO_ENCODER
 from tests.r2rt.live.conftest import FPS, VIDEO_S, WINDOW_S, quick_grounder
@@ -361,6 +364,45 @@ def test_stopping_closes_what_is_open(grounder: Grounder, video: Path) -> None:
     assert opened
     assert opened == closed
     assert {item.reason for item in events if isinstance(item, Closed)} == {"stopped"}
+
+
+def test_what_was_read_until_it_stopped_is_handled_however_long_that_takes(
+    grounder: Grounder, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def take_clip(watcher: Watcher, item: ClipItem, _: object) -> Iterator[Event]:
+        taken.append(item.segment)
+        if item.segment == 0:
+            watcher.stop()
+            watcher._backlog.put(replace(item, segment=1))
+            time.sleep(0.02)
+        else:
+            time.sleep(0.06)  # longer than the reader is waited for
+            if item.segment == 1:
+                watcher._backlog.put(replace(item, segment=2))
+                watcher._backlog.put(End(SourceLostError("gone")))
+        yield from ()
+
+    def read(reader: Reader) -> None:
+        clip = ClipItem(
+            pixels=np.zeros((8, 8, 3), np.uint8),
+            count=1,
+            segment=0,
+            segment_s=0.0,
+            edge_s=1.0,
+            arrival_s=0.0,
+            is_live=True,
+        )
+        reader._backlog.put(clip)
+
+    monkeypatch.setattr(Watcher, "_take_clip", take_clip)
+    monkeypatch.setattr(Reader, "_run", read)
+    monkeypatch.setattr("r2rt.live.watcher._LET_READER_END_S", 0.05)
+    watcher = Watcher(grounder, str(video), QUERIES, options=REALTIME)
+    with pytest.raises(SourceLostError):
+        list(watcher)
+    assert taken == [0, 1, 2]
 
 
 def test_latencies_can_be_read_while_they_grow(monkeypatch: pytest.MonkeyPatch) -> None:
