@@ -36,22 +36,25 @@ def chapters_ms(answers: Answers) -> list[tuple[int, int, str]]:
         return []
     ends_s = [p.clip_starts_s[0] + p.duration_s for p in answers.predictions]
     edges = {0, round(max(ends_s) * 1000), *itertools.chain(*((a, b) for a, b, _ in cues))}
-    chapters: list[tuple[int, int, str]] = []
+    chapters: list[tuple[int, int, list[Found]]] = []
     for start, end in itertools.pairwise(sorted(edges)):
-        title = _title([found for a, b, found in cues if a <= start and end <= b])
-        if chapters and chapters[-1][2] == title:
-            chapters[-1] = (chapters[-1][0], end, title)
+        best = _best([found for a, b, found in cues if a <= start and end <= b])
+        if chapters and chapters[-1][2] == best:
+            chapters[-1] = (chapters[-1][0], end, best)
         else:
-            chapters.append((start, end, title))
-    return chapters
+            chapters.append((start, end, best))
+    return [
+        (start, end, " + ".join(item.title for item in best) or BETWEEN)
+        for start, end, best in chapters
+    ]
 
 
-def _title(found: list[Found]) -> str:
+def _best(found: list[Found]) -> list[Found]:
+    """Return the best moment of each query, the one of the highest score first."""
     best: dict[int | str, Found] = {}
     for item in sorted(found, key=lambda item: item.rank, reverse=True):
         best[item.qid] = item
-    by_score = sorted(best.values(), key=lambda item: -item.moment.score)
-    return " + ".join(item.title for item in by_score) or BETWEEN
+    return sorted(best.values(), key=lambda item: -item.moment.score)
 
 
 def _escaped(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 from fractions import Fraction
 from pathlib import Path
@@ -290,6 +291,12 @@ def test_chapters_by_ffmpeg_alone_and_in_a_video(tmp_path: Path, container: str)
                 packet.stream = stream
                 target.mux(packet)
     assert read_chapters(out) == expected
+
+
+def test_moments_that_touch_are_chapters_of_their_own_though_they_score_alike() -> None:
+    answers = answers_about("a.mp4", ("a dog", [(1, 2, 0.801), (2, 3, 0.799)]), seconds=4)
+    starts = re.findall(r"START=(\d+)", render("chapters", answers))
+    assert starts == ["0", "1000", "2000", "3000"]
 
 
 def test_csv_by_the_csv_module() -> None:
