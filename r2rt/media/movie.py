@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["Segment", "write_movie"]
+__all__ = ["Movie", "Segment", "write_movie"]
 
 
 # What PyAV's FFmpeg may have, best first, and what makes it indistinguishable at a glance.
@@ -61,7 +61,15 @@ class Segment:
         return (self.span.end_pts - self.span.start_pts) * self.video.time_base
 
 
-def write_movie(path: Path, segments: Sequence[Segment], update: Update | None = None) -> Fraction:
+@dataclass(frozen=True, kw_only=True)
+class Movie:
+    """A movie that was written: of how many segments, and its length in seconds."""
+
+    segments: int
+    duration_s: Fraction
+
+
+def write_movie(path: Path, segments: Sequence[Segment], update: Update | None = None) -> Movie:
     """Encode segments one after another into an mp4 of H.264 and AAC.
 
     The movie begins with the first segment's start at its time 0 and is as long as the segments
@@ -73,9 +81,6 @@ def write_movie(path: Path, segments: Sequence[Segment], update: Update | None =
         path: where to write; overwritten.
         segments: at least one.
         update: called with frames done and their total.
-
-    Returns:
-        How long the movie is, in seconds.
 
     Raises:
         OutputError: this FFmpeg cannot encode it.
@@ -93,14 +98,14 @@ def write_movie(path: Path, segments: Sequence[Segment], update: Update | None =
     try:
         # A faststart movie can be shown while it is still being fetched.
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            return _Movie(container, canvas, time_base, formats).write(segments, update)
+            return _Writer(container, canvas, time_base, formats).write(segments, update)
     except OSError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
         raise OutputError(f"FFmpeg cannot encode the movie ({error}); try --copy") from error
 
 
-class _Movie:
+class _Writer:
     def __init__(
         self,
         container: Any,
@@ -116,9 +121,9 @@ class _Movie:
         self._tracks: list[_AudioTrack] = []
         self._last_pts = -1
 
-    def write(self, segments: Sequence[Segment], update: Update | None) -> Fraction:
+    def write(self, segments: Sequence[Segment], update: Update | None) -> Movie:
         total = sum(_count(segment) for segment in segments)
-        done = 0
+        done = written = 0
         offset_s = Fraction(0)
         previous = segments[0].video
         for segment in segments:
@@ -144,12 +149,13 @@ class _Movie:
             for track, sound in zip(self._tracks, sounds, strict=True):
                 track.write(sound, until_s=None)
             offset_s += segment.duration_s
+            written += 1
         if self._video is None:
             raise ValueError("no frame could be decoded")
         streams: list[Any] = [self._video, *(track.stream for track in self._tracks)]
         for stream in streams:
             self._container.mux(stream.encode(None))
-        return offset_s
+        return Movie(segments=written, duration_s=offset_s)
 
     def _frames(
         self, segment: Segment, offset_s: Fraction

@@ -62,11 +62,12 @@ def write_reel(
         raise OutputError(f"{path}: no moment was found, so there is nothing to make a reel of")
     try:
         with replacing(path) as temporary:
-            duration_s = write_movie(temporary, segments, update)
+            movie = write_movie(temporary, segments, update)
     finally:
-        if len(found) > 1 or found[0][0] is not videos[0][0]:  # else others go on reading it
-            segments[-1].video.close()  # the others are closed as they are done
-    return Reel(path=path, parts=len(segments), duration_s=float(duration_s))
+        for source, _ in found:  # some may be open still, if one fails
+            if not any(source is video for video, _ in videos):  # others go on reading these
+                source.close()
+    return Reel(path=path, parts=movie.segments, duration_s=float(movie.duration_s))
 
 
 def _segments(

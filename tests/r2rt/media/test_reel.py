@@ -66,6 +66,7 @@ def test_a_moment_of_which_no_frame_decodes_puts_no_sound_out_of_step(tmp_path: 
     # The click at 3 s is that of picture 75.
     assert film.clicks_s == pytest.approx([film.times_s[75 - 65]], abs=0.005)
     assert film.times_s[0] == 0
+    assert reel.parts == 1
     assert reel.duration_s == pytest.approx(film.ends_s, abs=0.002)
 
 
