@@ -346,7 +346,7 @@ class _Waiting:
 
 
 def _kind(address: str, options: SourceOptions) -> Kind:
-    scheme = urlsplit(address).scheme.lower() if "://" in address else ""
+    scheme = _scheme(address) if "://" in address else ""
     plain_file = False
     kind: Kind
     if scheme in _SCHEMES:
@@ -380,6 +380,20 @@ def _kind(address: str, options: SourceOptions) -> Kind:
         name = "follow" if options.follow else "realtime"
         raise QueryError(f"--{name}: for files alone, and {_without_secrets(address)} is none")
     return kind
+
+
+def _scheme(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        if parts.scheme.lower() in _SCHEMES:
+            _ = parts.port
+    except ValueError:
+        # It is not quoted: what was taken for a port may be a part of a password.
+        raise QueryError(
+            "the address cannot be read; write scheme://user:password@host:port/path, in user and "
+            "password %23 for #, %2F for / and %3F for ?, and brackets around an IPv6 address"
+        ) from None
+    return parts.scheme.lower()
 
 
 def _without_secrets(address: str) -> str:

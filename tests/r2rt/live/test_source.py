@@ -53,6 +53,15 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
             SourceOptions(**options)
 
 
+@pytest.mark.parametrize(
+    "address", ["rtsp://[::1/1", "rtsp://user:se#cret@camera/1", "rtsp://user:se/cret@camera/1"]
+)
+def test_an_address_that_cannot_be_read_is_refused_without_its_password(address: str) -> None:
+    with pytest.raises(QueryError, match="IPv6") as caught:
+        LiveSource(address)
+    assert "user:se" not in str(caught.value)
+
+
 def test_passwords_and_keys_are_not_reported() -> None:
     source = LiveSource("rtsp://user:secret@127.0.0.1:9/live/1?key=hidden")
     assert source.name == "rtsp://127.0.0.1:9/live/1"
