@@ -152,9 +152,10 @@ def _decoded(
             return
         if abs(begin - position) <= _JITTER_S * rate and position:
             begin = position
-        if begin > position:
-            yield np.zeros((samples.shape[0], begin - position), np.float32), rate, layout
-            position = begin
+        while begin > position:  # of a gap, which may last for hours, a second at a time
+            silent = min(begin - position, rate)
+            yield np.zeros((samples.shape[0], silent), np.float32), rate, layout
+            position += silent
         fresh = samples[:, position - begin :]
         if fresh.shape[1]:
             yield fresh, rate, layout
