@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from PIL import Image
 
-__all__ = ["fitted_size", "stills"]
+__all__ = ["each_still", "fitted_size", "stills"]
 
 
 def stills(
@@ -38,22 +38,42 @@ def stills(
     Returns:
         RGB images, as many as times; grey where none can be decoded.
     """
+    found = dict(each_still(video, times_s, box, near_s=near_s, update=update))
+    return [found[number] for number in range(len(times_s))]
+
+
+def each_still(
+    video: IndexedVideo,
+    times_s: Sequence[float],
+    box: tuple[int, int],
+    *,
+    near_s: float = 0.0,
+    update: Update | None = None,
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the number of each time and its image as soon as it is decoded; see `stills`.
+
+    They come in the order of the video, and at the end those that cannot be decoded.
+    """
     from PIL import Image
 
     size = fitted_size(video.geometry.display_size, box)
-    wanted = [video.shown_at(_cheapest(video, time_s, near_s)) for time_s in times_s]
-    found: dict[int, Image.Image] = {}
-    needed = set(wanted)
+    needed: dict[int, list[int]] = {}
+    for number, time_s in enumerate(times_s):
+        needed.setdefault(video.shown_at(_cheapest(video, time_s, near_s)), []).append(number)
+    left = dict(needed)
     scaler = VideoReformatter()
     with FrameReader(video) as reader:
         for group in _groups(video, sorted(needed)):
             for frame, pts in reader.frames(Span(group[0], group[-1] + 1), needed):
-                if pts in needed:
-                    found[pts] = _image(video, frame, size, scaler)
-                    if update is not None:
-                        update(len(found), len(needed))
+                numbers = left.pop(pts, None)
+                if numbers is None:
+                    continue
+                if update is not None:
+                    update(len(needed) - len(left), len(needed))
+                image = _image(video, frame, size, scaler)
+                yield from ((number, image) for number in numbers)
     grey = Image.new("RGB", size, "#808080")
-    return [found.get(pts, grey) for pts in wanted]
+    yield from ((number, grey) for numbers in left.values() for number in numbers)
 
 
 def fitted_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from r2rt.errors import MissingExtraError, OutputError
+from r2rt.media import stills as stills_module
 from r2rt.media import write_contact_sheet, write_plot, write_report, write_thumbnails
 from r2rt.media.drawing import BLUE, ORANGE, axis_clock, font, nice_ticks, shortened, wrapped
 from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
@@ -98,6 +100,28 @@ def test_thumbnails_show_the_most_salient_clip(video: Path, tmp_path: Path) -> N
     pictures = [Image.open(path) for path in paths]
     assert [number_in(picture) for picture in pictures] == [87, 12]
     assert pictures[0].size == (192, 128)
+
+
+def test_thumbnails_are_not_all_in_memory_at_once(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Image.Image]] = []
+    most = 0
+    scaled = stills_module._image
+
+    def counted(*arguments: Any) -> Image.Image:
+        nonlocal most
+        image = scaled(*arguments)
+        made.append(weakref.ref(image))
+        most = max(most, sum(one() is not None for one in made))
+        return image
+
+    monkeypatch.setattr(stills_module, "_image", counted)
+    moments = [(at / 10, at / 10 + 0.1, 0.5) for at in range(50)]
+    asked = prediction(*moments, duration_s=6, fps=Fraction(10))
+    assert len(write_thumbnails(video, [asked], tmp_path / "made", size=32)) == 50
+    assert len(list((tmp_path / "made").iterdir())) == 50
+    assert most <= 3
 
 
 def colored(picture: Image.Image, color: str, tolerance: int = 12) -> NDArray[np.bool_]:
