@@ -258,6 +258,7 @@ class FrameReader:
     ) -> Iterator[tuple[VideoFrame, int]]:
         """Yield the frames shown in a span, and when: first the one on display at its start.
 
+        That is the video's first frame where the span begins before it, as where sound comes first.
         What the decoder refuses is left out.
 
         Args:
@@ -268,16 +269,17 @@ class FrameReader:
         video = self._video
         index = video.index
         first = video.shown_at(span.start_pts)
+        end_pts = max(span.end_pts, first + 1)
         if index.unusable is not None:
-            yield from self._from_the_beginning(first, span.end_pts)
+            yield from self._from_the_beginning(first, end_pts)
             return
-        needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < span.end_pts))
+        needed = np.flatnonzero(index.shown & (index.pts >= first) & (index.pts < end_pts))
         last = int(index.pts[needed[-1]])  # the last one that must be fed, in decoding order
         packets = _until(self.packets_from(video.entry_before(first)), last)
         if only is not None:
             packets = itertools.filterfalse(functools.partial(self._is_spare, only), packets)
         for frame in decode_packets(self._open(), packets, DecodeCounts()):
-            if frame.pts is not None and first <= frame.pts < span.end_pts:
+            if frame.pts is not None and first <= frame.pts < end_pts:
                 yield frame, frame.pts
 
     def packets_from(self, place: int) -> Iterator[Packet[VideoStream]]:

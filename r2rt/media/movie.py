@@ -264,7 +264,7 @@ def _sound_of(
 def _count(segment: Segment) -> int:
     pts = segment.video.pts
     first = segment.video.shown_at(segment.span.start_pts)
-    return int(np.searchsorted(pts, segment.span.end_pts) - np.searchsorted(pts, first))
+    return max(1, int(np.searchsorted(pts, segment.span.end_pts) - np.searchsorted(pts, first)))
 
 
 def _encoder() -> tuple[str, dict[str, str]]:

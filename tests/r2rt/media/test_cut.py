@@ -170,6 +170,17 @@ def test_even_the_shortest_moment_has_a_frame(tmp_path: Path) -> None:
     assert watch(cut(video, tmp_path, 1.99, 2.0).path).numbers == [49]
 
 
+@pytest.mark.parametrize("ending", [".mkv", ".mp4"])
+def test_a_moment_before_the_first_frame_shows_that_frame(ending: str, tmp_path: Path) -> None:
+    late = [Fraction(3) + Fraction(number, 25) for number in range(25)]
+    video = write_footage(tmp_path / f"a{ending}", frames=25, times=late)
+    made = cut(video, tmp_path / "cut", 0.5, 2.25)
+    film = watch(made.path)
+    assert film.numbers == [0]
+    assert film.ends_s == pytest.approx(1.75, abs=0.002)
+    assert film.clicks_s == pytest.approx([0.5, 1.5], abs=SYNC_S)
+
+
 def test_a_moment_outside_of_the_video_is_refused(tmp_path: Path) -> None:
     video = write_footage(tmp_path / "a.mp4", frames=25, sound=None)
     with pytest.raises(QueryError, match="is it the video that was asked"):
