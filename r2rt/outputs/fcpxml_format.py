@@ -47,7 +47,7 @@ def _add_resources(resources: ET.Element, source: SourceFacts, name: str) -> Non
     if source.sound_channels:
         sound = {"hasAudio": "1", "audioSources": "1"}
         sound |= {"audioChannels": str(source.sound_channels)}
-        sound |= {"audioRate": str(source.sound_rate)}
+        sound |= {"audioRate": str(source.sound_rate)} if source.sound_rate else {}
     asset = _add(
         resources,
         "asset",
