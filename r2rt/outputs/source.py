@@ -47,7 +47,7 @@ class SourceFacts:
         first_frame_s: when the first frame is shown, on the source's clock.
         frames: how many frames the video lasts at `rate`; at least 1.
         start_frame: number that the video's own timecode gives its first frame, 0 without one.
-        drop: whether timecodes are drop-frame.
+        drop_frame: whether timecodes are drop-frame at rates where there is such.
         width: width in square pixels, upright; None if unknown.
         height: height in square pixels, upright; None if unknown.
         sound_rate: samples a second of the first sound; None if silent or unknown.
@@ -61,11 +61,16 @@ class SourceFacts:
     first_frame_s: Fraction
     frames: int
     start_frame: int
-    drop: bool
+    drop_frame: bool
     width: int | None
     height: int | None
     sound_rate: int | None
     sound_channels: int
+
+    @property
+    def drop(self) -> bool:
+        """Whether timecodes are drop-frame."""
+        return self.drop_frame and drops_frames(self.rate)
 
     def span(self, start_s: float, end_s: float) -> tuple[int, int]:
         """Return the frames [first, end) of a span on the source's clock, at least one.
@@ -94,7 +99,6 @@ class SourceFacts:
             rate_is_own=False,
             frames=max(1, round(self.frames * ratio)),
             start_frame=round(self.start_frame * ratio),
-            drop=self.drop and drops_frames(rate),
         )
 
     def seconds(self, frame: int) -> Fraction:
@@ -143,7 +147,7 @@ def read_source_facts(
         first_frame_s=(begin - index.start_pts) * index.time_base,
         frames=max(1, round(lasts_s * rate)),
         start_frame=start_frame,
-        drop=_drop(rate, drop_frame, declared_drop),
+        drop_frame=_drop(drop_frame, declared_drop),
         width=facts.display_size[0],
         height=facts.display_size[1],
         sound_rate=(facts.audio[0].rate or None) if facts.audio else None,
@@ -163,7 +167,7 @@ def assumed_source_facts(
         first_frame_s=Fraction(0),
         frames=max(1, round(Fraction(duration_s) * rate)),
         start_frame=0,
-        drop=_drop(rate, drop_frame, None),
+        drop_frame=_drop(drop_frame, None),
         width=None,
         height=None,
         sound_rate=None,
@@ -185,9 +189,8 @@ def editing_rate(rate: Fraction, most: int = 60) -> Fraction:
     return Fraction(25)
 
 
-def _drop(rate: Fraction, asked: bool | None, declared: bool | None) -> bool:
-    wanted = next((value for value in (asked, declared) if value is not None), True)
-    return wanted and drops_frames(rate)
+def _drop(asked: bool | None, declared: bool | None) -> bool:
+    return next((value for value in (asked, declared) if value is not None), True)
 
 
 def _rate(facts: FileFacts) -> tuple[Fraction, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -72,6 +73,24 @@ def test_edl_of_a_file_of_120_frames_a_second(tmp_path: Path) -> None:
     (clip,) = otio.adapters.read_from_string(text, "cmx_3600", rate=60).find_clips()
     assert clip.source_range.start_time.to_seconds() == 0.5
     assert clip.source_range.duration.to_seconds() == 1.5
+
+
+def test_a_rate_of_119_88_is_counted_in_drop_frame_timecode_at_59_94() -> None:
+    asked = answers_about("a.mp4", ("q", [(61.0, 62.0, 0.9)]), seconds=120)
+    for drop_frame, drop in ((None, True), (False, False)):
+        answers = replace(asked, frame_rate=Fraction(120000, 1001), drop_frame=drop_frame)
+        lines = render("edl", answers).splitlines()
+        assert lines[1] == ("FCM: DROP FRAME" if drop else "FCM: NON-DROP FRAME")
+        (event,) = (line.split() for line in lines if line.startswith("001"))
+        # Frame 3656 at 59.94 a second; drop-frame timecode skips four numbers in minute 1.
+        assert event[4] == ("00:01:01;00" if drop else "00:01:00:56")
+
+
+def test_sound_of_unknown_rate_has_none() -> None:
+    answers = answers_about("a.mp4", frame_rate=Fraction(25))
+    answers.__dict__["source"] = replace(answers.source, sound_channels=2)
+    for name in ("fcpxml", "xmeml", "otio"):
+        assert "None" not in render(name, answers)
 
 
 def test_rates_for_editing_programs() -> None:
