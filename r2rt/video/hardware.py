@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import platform
@@ -112,7 +113,7 @@ def _times(
     with tempfile.TemporaryDirectory(prefix="r2rt-") as folder:
         for name in ("cpu", *names):
             place = Path(folder) / f"{name}.npz"
-            job = msgspec.json.encode([str(path), name, video_track, threads, str(place)]).decode()
+            job = json.dumps([str(path), name, video_track, threads, str(place)])
             command = [sys.executable, "-m", "r2rt.video.hardware", job]
             with contextlib.suppress(subprocess.TimeoutExpired, OSError, ValueError):
                 subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)
@@ -181,4 +182,4 @@ def _frames(demuxer: Demuxer) -> Iterator[VideoFrame]:
 
 
 if __name__ == "__main__":
-    _work(*msgspec.json.decode(sys.argv[1]))
+    _work(*json.loads(sys.argv[1]))

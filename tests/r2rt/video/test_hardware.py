@@ -200,6 +200,15 @@ class TestTheChoice:
         monkeypatch.setattr("subprocess.run", None)
         assert choose_decoder("auto", VIDEO, threads=1) == "cuda"
 
+    def test_it_measures_whatever_the_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        video = tmp_path / os.fsdecode(b"\xff.mp4")
+        video.symlink_to(VIDEO)
+        monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(hardware, "_LIMIT_S", 600.0)
+        assert set(hardware._times([], video, None, 1)) == {"cpu"}
+
     @pytest.mark.parametrize(
         ("times", "chosen"),
         [
