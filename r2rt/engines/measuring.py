@@ -92,7 +92,8 @@ def fastest(
     if found is None:
         found = measure(bundle, ways, threads=threads)
         how = "measured now"
-        _remember(path, found)
+        if found[0].problem is None:  # else nothing was compared; the next process tries again
+            _remember(path, found)
     for one in found:
         if one.problem is not None:
             _log.info("%s by %s is not used: %s", one.device, one.backend, one.problem)
@@ -135,7 +136,8 @@ def forms_on_cpu(
     fresh = found is None or len(found) != 2
     if found is None or fresh:
         found = [measure(bundle, (), threads=threads)[0] for bundle in (fp32, int8)]
-        _remember(path, found)
+        if all(one.problem is None for one in found):
+            _remember(path, found)
     return (found[0], found[1]), fresh
 
 
@@ -150,14 +152,18 @@ def measure(
         threads: processor threads an operator may use.
 
     Returns:
-        The CPU's measurement, then the others' in order.
+        The CPU's measurement, then the others' in order; they are refused if the CPU was not
+        measured, since there is nothing to compare them with.
     """
     with tempfile.TemporaryDirectory(prefix="r2rt-") as folder:
         results = []
         want: dict[str, NDArray[Any]] = {}
         for number, (device, backend) in enumerate((_CPU, *ways)):
             place = Path(folder) / f"{number}.npz"
-            problem = _run(bundle, device, backend, threads, place)
+            if number and not want:
+                problem: str | None = "not measured, since the CPU could not be"
+            else:
+                problem = _run(bundle, device, backend, threads, place)
             if problem is not None:
                 results.append(Measurement(device=device, backend=backend, problem=problem))
                 continue
