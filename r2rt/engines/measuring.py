@@ -188,7 +188,8 @@ def measure(
 def _run(bundle: Bundle, device: str, backend: str, threads: int | None, place: Path) -> str | None:
     """Measure one backend in a process of its own; return why there is no result, or None."""
     job = msgspec.json.encode([str(bundle.path), device, backend, threads, str(place)]).decode()
-    command = [sys.executable, "-m", "r2rt.engines.measuring", job]
+    # -P: nothing is imported from the folder in which the command happens to run.
+    command = [sys.executable, "-P", "-m", "r2rt.engines.measuring", job]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:

@@ -114,7 +114,8 @@ def _times(
         for name in ("cpu", *names):
             place = Path(folder) / f"{name}.npz"
             job = json.dumps([str(path), name, video_track, threads, str(place)])
-            command = [sys.executable, "-m", "r2rt.video.hardware", job]
+            # -P: nothing is imported from the folder in which the command happens to run.
+            command = [sys.executable, "-P", "-m", "r2rt.video.hardware", job]
             with contextlib.suppress(subprocess.TimeoutExpired, OSError, ValueError):
                 subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)
                 with np.load(place, allow_pickle=False) as found:

@@ -130,3 +130,12 @@ def test_what_could_not_be_compared_is_not_remembered(
     chosen = choose("auto", Bundle.open(DEMO), threads=1)
     assert (chosen.device, chosen.reason) == ("cpu", "the CPU could not be measured")
     assert not (tmp_path / "cache" / "devices").exists()
+
+
+def test_nothing_in_the_working_folder_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('taken from the working folder')")
+    monkeypatch.chdir(tmp_path)
+    (found,) = measuring.measure(Bundle.open(DEMO), [], threads=1)
+    assert found.problem is None

@@ -200,11 +200,13 @@ class TestTheChoice:
         monkeypatch.setattr("subprocess.run", None)
         assert choose_decoder("auto", VIDEO, threads=1) == "cuda"
 
-    def test_it_measures_whatever_the_name(
+    def test_it_measures_whatever_the_name_and_the_working_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         video = tmp_path / os.fsdecode(b"\xff.mp4")
         video.symlink_to(VIDEO)
+        (tmp_path / "numpy.py").write_text("raise SystemExit('taken from the working folder')")
+        monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(hardware, "_LIMIT_S", 600.0)
         assert set(hardware._times([], video, None, 1)) == {"cpu"}
