@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from r2rt.textfiles import UTF8_MARK
 from training.evaluation.benchmarks import Benchmark
 from training.metrics import Annotation, EvaluationInputError, Prediction, Qid
 from training.metrics.highlights import num_clips
@@ -156,8 +157,9 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                if raw.strip():
-                    yield number, raw
+                line = raw.removeprefix(UTF8_MARK) if number == 1 else raw
+                if line.strip():
+                    yield number, line
     except OSError as error:
         raise EvaluationInputError(f"{path}: {error.strerror}") from error
 

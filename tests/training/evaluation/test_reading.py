@@ -170,6 +170,13 @@ def test_a_line_without_qid_is_given_its_number(tmp_path: Path) -> None:
     assert file.lines[0].video == "v.mp4"
 
 
+def test_a_byte_order_mark_is_left_out_as_in_training(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    line = {"qid": 7, "video": "v.mp4", "query": "a dog", "relevant_windows": [[0, 1]]}
+    path.write_text(f"{json.dumps(line)}\n", encoding="utf-8-sig")
+    assert [each.qid for each in read_annotations(path, BENCHMARKS["own"]).lines] == [7]
+
+
 def test_saliency_is_given_for_all_queries_or_for_none() -> None:
     truths = [Annotation(qid=qid, relevant_windows=[(0, 1)]) for qid in (1, 2)]
     lines = [
