@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
@@ -242,6 +243,12 @@ def _on_grid(pts: NDArray[np.int64], time_base: Fraction, rate: Fraction) -> boo
 def _start(facts: FileFacts, rate: Fraction) -> tuple[int, bool | None]:
     """Return the number of the first frame by the file's own timecode, and whether it drops."""
     for text in facts.timecodes:
+        # Cameras count 30 in 59.94 frames a second, too: the track's own number shows which it is.
+        for frames in (1, 2, 4) if facts.timecode_frame is not None else ():
+            with contextlib.suppress(QueryError):
+                number, drop = parse_timecode(text, rate / frames)
+                if number == facts.timecode_frame:
+                    return number * frames, drop
         try:
             return parse_timecode(text, rate)
         except QueryError:

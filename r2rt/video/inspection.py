@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from array import array
 from collections import OrderedDict
@@ -25,6 +26,7 @@ from r2rt.video.structure import broken_at
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
+    from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
 
@@ -72,6 +74,8 @@ class FileFacts:
         video_track: number of the video track that was read, from 1.
         video_tracks: how many video tracks there are, cover art not counted.
         timecodes: the `timecode` entries of the video stream, the container and other streams.
+        timecode_frame: the number of the first frame in the timecode track of a QuickTime file or
+            MP4, which may count fewer frames a second than there are; None where there is none.
         ends_early_s: how many seconds before the end that the header declares the frames end.
         broken_at_byte: where the container's parts do not fit together; None if they all fit.
     """
@@ -92,6 +96,7 @@ class FileFacts:
     video_tracks: int
     ends_early_s: float
     broken_at_byte: int | None
+    timecode_frame: int | None = None
 
 
 def inspect_file(path: VideoPath, *, video_track: int | None = None) -> FileFacts:
@@ -185,9 +190,20 @@ def _inspect(path: VideoPath, video_track: int | None) -> FileFacts:
             ends_early_s=ends_early_s(demuxer.container, stream, index),
             broken_at_byte=broken_at_byte,
             timecodes=tuple(place["timecode"] for place in places if place.get("timecode")),
+            timecode_frame=_timecode_frame(demuxer.container, path),
         )
     finally:
         demuxer.close()
+
+
+def _timecode_frame(container: InputContainer, path: VideoPath) -> int | None:
+    for stream in container.streams.data:
+        entries = getattr(stream, "index_entries", None)  # since PyAV 17
+        if isinstance(path, Path) and entries and stream.metadata.get("timecode"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                file.seek(entries[0].pos)
+                return int.from_bytes(file.read(4), "big")
+    return None
 
 
 def _audio_facts(stream: AudioStream) -> AudioFacts:

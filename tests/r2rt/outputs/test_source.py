@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
@@ -87,6 +89,27 @@ def test_a_files_own_timecode(
     facts = read_source_facts(make_video(tmp_path / "a.mov", rate, timecode=text))
     assert (facts.start_frame, facts.drop) == (frame, drop)
     assert facts.timecode(0) == text
+
+
+def test_a_timecode_track_that_counts_every_second_frame(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mov", NTSC_60, timecode="01:00:00;20", seconds=2)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"tmcd", content.index(b"stsd", content.index(b"gmhd"))) - 4
+    # Behind size, type, reference and flags: units and frames a second, and a frame's units.
+    assert struct.unpack_from(">IIB", content, entry + 24) == (60000, 1001, 60)
+    struct.pack_into(">IIB", content, entry + 24, 30000, 1001, 30)
+    first = 3600 * 30 - 108 + 20  # an hour of drop-frame timecode skips 108 numbers
+    at = content.index(struct.pack(">I", 3600 * 60 - 216 + 20))
+    struct.pack_into(">I", content, at, first)
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        (track,) = container.streams.data
+        assert track.metadata["timecode"] == "01:00:00;20"
+        if not hasattr(track, "index_entries"):
+            pytest.skip(f"PyAV {av.__version__} does not say where the track lies")
+    facts = read_source_facts(path)
+    assert (facts.rate, facts.start_frame, facts.drop) == (NTSC_60, 2 * first, True)
+    assert facts.timecode(0) == "01:00:00;40"
 
 
 def test_drop_frame_as_asked_where_there_is_such(tmp_path: Path) -> None:
