@@ -204,7 +204,7 @@ class EncodedVideo:
             file.flush()
             digest = _checksum(path, header)
             file.seek(8)
-            file.write(header.replace(_NO_CHECKSUM.encode(), digest.encode(), 1))
+            file.write(_with_checksum(header, _NO_CHECKSUM, digest))
 
     @classmethod
     def load(cls, path: str | Path) -> EncodedVideo:
@@ -368,9 +368,18 @@ def _check_checksum(path: Path, want: str) -> bytes:
     """
     with path.open("rb") as file:
         header = file.read(_header_bytes(file))
-    if _checksum(path, header.replace(want.encode(), _NO_CHECKSUM.encode(), 1)) != want:
+    if _checksum(path, _with_checksum(header, want, _NO_CHECKSUM)) != want:
         raise ValueError("its checksum is of other content")
     return header
+
+
+def _with_checksum(header: bytes, old: str, new: str) -> bytes:
+    """Return a header with another checksum in the place of one of the same length.
+
+    The last such text is meant: names of sources and models, which may contain it, come before.
+    """
+    before, found, after = header.rpartition(old.encode())
+    return before + new.encode() + after if found else header
 
 
 def _checksum(path: Path, header: bytes) -> str:

@@ -282,3 +282,11 @@ def test_a_full_disk_leaves_what_was_there(video: EncodedVideo, tmp_path: Path) 
 def test_a_folder_that_is_not_there(video: EncodedVideo, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file or directory"):
         video.save(tmp_path / "none" / "video.r2rt")
+
+
+def test_a_name_may_contain_what_stands_for_the_checksum(
+    video: EncodedVideo, tmp_path: Path
+) -> None:
+    name = f"{'0' * 40}.mp4"
+    dataclasses.replace(video, source=name).save(tmp_path / "video.r2rt")
+    assert EncodedVideo.load(tmp_path / "video.r2rt").source == name
