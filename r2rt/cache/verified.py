@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ _CHECKS = 2
 
 def is_verified(folder: Path, names: Iterable[str]) -> bool:
     """Return whether these files of a folder are the very ones that were remembered."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # then they are compared again
         stamp = _stamp(folder, names)
         return _memo(folder).read_text() == stamp
     return False
@@ -40,7 +41,7 @@ def remember_verified(folder: Path, names: Iterable[str]) -> None:
 
 
 def _memo(folder: Path) -> Path:
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:40]
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:40]  # need not be text
     return cache_dir() / "verified" / name
 
 
