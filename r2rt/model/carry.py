@@ -7,12 +7,14 @@ and hashes of the manifest in it, and the file itself to a hash where one is giv
 from __future__ import annotations
 
 import hashlib
+import io
 import lzma
 import shutil
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 from r2rt.errors import (
     BundleDamagedError,
@@ -22,8 +24,10 @@ from r2rt.errors import (
 )
 from r2rt.files import replacing
 from r2rt.model.bundle import Bundle
+from r2rt.model.download import checked_hash
 from r2rt.model.installed import checked_name, install_folder, locked, resolve, staging_dir
 from r2rt.model.manifest import MANIFEST_NAME, parse_manifest
+from r2rt.model.partial_file import output_error
 
 __all__ = ["export_model", "import_model"]
 
@@ -47,7 +51,10 @@ def export_model(name: str, destination: Path) -> str:
     """
     bundle = Bundle.open(resolve(name), verify="always")
     with replacing(destination) as temporary:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        # Files of reproducible installations are dated before 1980, which a zip cannot say.
+        with zipfile.ZipFile(
+            temporary, "w", zipfile.ZIP_STORED, strict_timestamps=False
+        ) as archive:
             archive.writestr(_NAME_ENTRY, checked_name(bundle.path.absolute().name))
             for file in (MANIFEST_NAME, *bundle.manifest.files):
                 archive.write(bundle.path / file, file)
@@ -59,18 +66,20 @@ def import_model(source: Path, *, sha256: str | None = None) -> Path:
 
     Args:
         source: the file.
-        sha256: what `export_model` returned, or its first digits.
+        sha256: what `export_model` returned, or at least its first 8 digits.
 
     Raises:
+        QueryError: `sha256` is not a hash.
         SourceNotFoundError: the file cannot be read.
         HashMismatchError: the file, or one in it, is not what was promised.
         BundleDamagedError, BundleSchemaError: it holds no bundle that can be used.
         OutputError: it cannot be installed.
     """
+    want = checked_hash(sha256)
     try:
-        if sha256 and not (found := _sha256(source)).startswith(sha256.lower()):
+        if want and not (found := _sha256(source)).startswith(want):
             raise HashMismatchError(
-                f"{source}: sha256 is {found[:16]}…, expected {sha256[:16]}…; copy it again"
+                f"{source}: sha256 is {found[:16]}…, expected {want[:16]}…; copy it again"
             )
         with zipfile.ZipFile(source) as archive:
             return _install(archive, source)
@@ -101,15 +110,29 @@ def _install(archive: zipfile.ZipFile, source: Path) -> Path:
             for file, entry in manifest.files.items():  # names were checked by parse_manifest
                 if archive.getinfo(file).file_size != entry.size:
                     raise BundleDamagedError(f"{source}: {file} has another size than promised")
-                path = staging / file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(file) as packed, path.open("wb") as out:
-                    shutil.copyfileobj(packed, out, _CHUNK_BYTES)
-            (staging / MANIFEST_NAME).write_bytes(manifest_text)
+                with archive.open(file) as packed:
+                    _write(packed, staging / file)
+            _write(io.BytesIO(manifest_text), staging / MANIFEST_NAME)
             Bundle.open(staging, verify="always")
             return install_folder(staging, name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(content: IO[bytes], path: Path) -> None:
+    """Copy to a new file; an error of the file is none of what is read."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    except OSError as error:
+        raise output_error(path, error) from error
+    with file:
+        while chunk := content.read(_CHUNK_BYTES):
+            try:
+                file.write(chunk)
+                file.flush()
+            except OSError as error:
+                raise output_error(path, error) from error
 
 
 def _text(archive: zipfile.ZipFile, name: str, most: int) -> bytes:

@@ -26,7 +26,7 @@ from r2rt.retry import TransientError, retrying
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["download", "is_remote", "shown_url"]
+__all__ = ["checked_hash", "download", "is_remote", "shown_url"]
 
 _CHUNK_BYTES = 1 << 18
 _CONNECT_TIMEOUT_S = 10.0
@@ -72,7 +72,7 @@ def download(
         OutputError: the file cannot be written (disk full, no permission).
         QueryError: `sha256` is not a hash.
     """
-    want = _checked_hash(sha256)
+    want = checked_hash(sha256)
     if want and _has_hash(destination, want, size):
         return destination
     try:
@@ -90,6 +90,19 @@ def download(
         _verify(wanted, part)
         part.land()
     return destination
+
+
+def checked_hash(sha256: str | None) -> str | None:
+    """Return a sha256, or its first 8 digits or more, in lower case; None for None.
+
+    Raises:
+        QueryError: it is not a hash; an empty text, as of an unset variable, is none either.
+    """
+    if sha256 is None:
+        return None
+    if not _HASH.fullmatch(sha256.lower()):
+        raise QueryError(f"{sha256!r} is no sha256: expected 8 to 64 hexadecimal digits")
+    return sha256.lower()
 
 
 def is_remote(source: str) -> bool:
@@ -362,11 +375,3 @@ def _has_hash(path: Path, want: str, size: int | None) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest().startswith(want)
     except OSError:
         return False  # absent or unreadable: fetching it says what is wrong
-
-
-def _checked_hash(sha256: str | None) -> str | None:
-    if sha256 is None:
-        return None
-    if not _HASH.fullmatch(sha256.lower()):
-        raise QueryError(f"{sha256!r} is no sha256: expected 8 to 64 hexadecimal digits")
-    return sha256.lower()

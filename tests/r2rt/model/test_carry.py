@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from r2rt.errors import (
     BundleDamagedError,
     HashMismatchError,
     ModelNotFoundError,
+    OutputError,
     QueryError,
     SourceNotFoundError,
 )
@@ -91,3 +95,51 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         import_model(tmp_path / "nowhere")
     with pytest.raises(ModelNotFoundError):
         export_model("nonesuch", tmp_path / "file")
+
+
+def test_files_older_than_a_zip_can_say_are_carried(tmp_path: Path) -> None:
+    write_bundle(models_dir() / "mine", fake_files())
+    for file in (models_dir() / "mine").iterdir():
+        os.utime(file, (0, 0))  # as in a reproducible installation
+    export_model("mine", tmp_path / "mine.zip")
+    assert import_model(tmp_path / "mine.zip") == models_dir() / "mine"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_a_file_that_was_packed_again(carried: tuple[Path, str], method: int) -> None:
+    file, _ = carried
+    with zipfile.ZipFile(file) as old:
+        entries = {entry: old.read(entry) for entry in old.namelist()}
+    with zipfile.ZipFile(file, "w", method) as new:
+        for entry, content in entries.items():
+            new.writestr(entry, content)
+        first = new.infolist()[2]
+    data = bytearray(file.read_bytes())
+    start = first.header_offset + 30 + len(first.filename)
+    data[start : start + first.compress_size] = b"\xff" * first.compress_size
+    file.write_bytes(data)
+    with pytest.raises(BundleDamagedError, match="copy it again"):
+        import_model(file)
+    assert installed() == ()
+
+
+def test_a_full_disk_is_no_fault_of_the_file(
+    carried: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, _ = carried
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *others: Any) -> Any:
+        if mode == "wb" and path.suffix == ".onnx":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, mode, *others)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OutputError, match="No space left"):
+        import_model(file)
+
+
+@pytest.mark.parametrize("digest", ["", "a", "not a hash"])
+def test_a_hash_that_is_none_is_refused(carried: tuple[Path, str], digest: str) -> None:
+    with pytest.raises(QueryError, match="no sha256"):
+        import_model(carried[0], sha256=digest)
