@@ -11,12 +11,13 @@ import re
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from r2rt.errors import OutputError
-from r2rt.portable import process_exists, replace
+from r2rt.errors import OutputError, R2rtError
+from r2rt.portable import process_exists, replace, sync_file
 
 __all__ = [
     "StrPath",
@@ -24,8 +25,10 @@ __all__ = [
     "check_destinations",
     "check_folder",
     "remove_orphans",
+    "replace_folder",
     "replacing",
     "temporary_beside",
+    "umask",
 ]
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -33,6 +36,7 @@ StrPath: TypeAlias = str | os.PathLike[str]
 _IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 # A name has 255 bytes at most; this many of them are kept in the name of a temporary file.
 _KEPT_BYTES = 100
+_UMASK = threading.Lock()
 # `.NAME.r2rt-MACHINE-PID-RANDOM`, so that others can find out whether it is still written.
 _TEMPORARY = re.compile(r"\..*\.r2rt-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}")
 
@@ -117,9 +121,11 @@ def replacing(destination: Path) -> Iterator[Path]:
     killed processes left in the folder is removed the first time that this process writes there.
 
     Raises:
-        OutputError: the folder is not there, not writable, or the disk is full.
+        OutputError: the folder is not there, not writable, or the disk is full; or a pipe or a
+            device is at the destination.
     """
     temporary: Path | None = None
+    _check_replaceable(destination)
     try:
         _clean_once(destination.parent.absolute())
         new = temporary_beside(destination)
@@ -127,16 +133,13 @@ def replacing(destination: Path) -> Iterator[Path]:
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         temporary = new
         yield temporary
-        with temporary.open("r+b") as file:  # Windows syncs what can be written alone
-            os.fsync(file.fileno())
+        sync_file(temporary)
         # What replaces a file gets the permissions of a new one.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~umask())
         replace(temporary, destination)
         temporary = None
     except OSError as error:
-        if isinstance(error, OutputError):
+        if isinstance(error, R2rtError):  # such as that of a source that is read meanwhile
             raise
         raise OutputError(
             f"{destination}: cannot be written ({error.strerror or error}); "
@@ -145,6 +148,35 @@ def replacing(destination: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def replace_folder(source: Path, destination: Path) -> None:
+    """Put a folder in the place of what is at the destination, which comes back if that fails.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    if not destination.exists():
+        source.rename(destination)
+        return
+    old = temporary_beside(destination)
+    destination.rename(old)
+    try:
+        source.rename(destination)
+    except BaseException:
+        old.rename(destination)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def umask() -> int:
+    """Return the permissions that new files do not get."""
+    # It can only be read by setting it. Two threads at once would leave what one of them set, and
+    # a file that a third one makes meanwhile must not be open to everybody.
+    with _UMASK:
+        found = os.umask(0o077)
+        os.umask(found)
+    return found
 
 
 def temporary_beside(destination: Path) -> Path:
@@ -171,6 +203,16 @@ def remove_orphans(folder: Path) -> int:
                     os.unlink(entry.path)  # noqa: PTH108  an entry has a name, not a path
             removed += 1
     return removed
+
+
+def _check_replaceable(destination: Path) -> None:
+    """Raise `OutputError` for a pipe or device: root would replace /dev/null for everybody."""
+    try:
+        mode = destination.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OutputError(f"{destination}: a pipe or a device, not a file; choose another name")
 
 
 @functools.lru_cache(maxsize=1024)

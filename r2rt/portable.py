@@ -20,6 +20,7 @@ __all__ = [
     "may_read_terminal",
     "process_exists",
     "replace",
+    "sync_file",
     "sync_folder",
     "terminations_interrupt",
 ]
@@ -28,6 +29,7 @@ __all__ = [
 _REPLACE_TRIES = 20
 _REPLACE_WAIT_S = 0.05
 _STILL_ACTIVE = 259
+_NO_SUCH_PROCESS = 87  # ERROR_INVALID_PARAMETER
 _QUERY_LIMITED_INFORMATION = 0x1000
 
 
@@ -77,6 +79,20 @@ def replace(source: Path, destination: Path) -> None:
             return
 
 
+def sync_file(path: Path) -> None:
+    """Make sure that a file's content survives a power failure.
+
+    Raises:
+        OSError: it cannot be opened, or the disk is full.
+    """
+    # Windows syncs only what can be written; elsewhere a copy may be read-only.
+    handle = os.open(path, os.O_RDWR if _is_windows() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Make sure that names in a folder survive a power failure, where the system can."""
     if _is_windows():  # a folder cannot be opened there, and names are journalled
@@ -111,9 +127,14 @@ def may_read_terminal(terminal: TextIO) -> bool:
         return False  # another terminal than the one that controls this process
 
 
-def has_input(terminal: TextIO, timeout_s: float) -> bool:
-    """Wait until a terminal has a line to read, or ends; on Windows return true at once."""
-    return _is_windows() or bool(select.select([terminal], [], [], timeout_s)[0])
+def has_input(source: TextIO | int, timeout_s: float) -> bool:
+    """Wait until a terminal or pipe has something to read, or ends; on Windows return true at once.
+
+    Args:
+        source: the terminal, or a file descriptor.
+        timeout_s: the longest wait.
+    """
+    return _is_windows() or bool(select.select([source], [], [], timeout_s)[0])
 
 
 @contextlib.contextmanager
@@ -146,10 +167,11 @@ def _windows_process_exists(pid: int) -> bool:
     # os.kill would end it: on Windows every signal does.
     import ctypes
 
-    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
-    handle = kernel.OpenProcess(_QUERY_LIMITED_INFORMATION, False, pid)
-    if not handle:
-        return False
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore]
+    handle = kernel.OpenProcess(_QUERY_LIMITED_INFORMATION, False, ctypes.c_ulong(pid))
+    if not handle:  # one of another user may not be opened, but runs
+        error: int = ctypes.get_last_error()  # type: ignore[attr-defined,unused-ignore]
+        return error != _NO_SUCH_PROCESS
     code = ctypes.c_ulong()
     known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
     kernel.CloseHandle(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import stat
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from r2rt.cli.console import progress
 from r2rt.errors import OutputError, QueryError
 from r2rt.files import as_text
 from r2rt.memory import parse_bytes
+from r2rt.portable import has_input
 
 __all__ = ["LIMIT_VARIABLE", "spooled"]
 
@@ -99,6 +99,6 @@ def _copy(source: str, *, quiet: bool) -> str:
 def _read(handle: int) -> bytes:
     """Return what a pipe holds, as soon as there is anything; none at its end."""
     # Python acts on Ctrl-C between two calls, not in a read that was about to block.
-    while not select.select([handle], [], [], _POLL_S)[0]:
+    while not has_input(handle, _POLL_S):
         pass
     return os.read(handle, _CHUNK_BYTES)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from r2rt.errors import OutputError, R2rtError
-from r2rt.files import remove_orphans, temporary_beside
+from r2rt.files import remove_orphans, replace_folder, temporary_beside, umask
 from r2rt.model.bundle import file_entry
 from r2rt.model.manifest import MANIFEST_NAME, FileEntry, Manifest, manifest_bytes
+from r2rt.portable import sync_file, sync_folder
 
 __all__ = ["check_destination", "list_files", "staged_folder", "write_manifest"]
 
@@ -56,7 +56,7 @@ def staged_folder(destination: Path, *, force: bool = False) -> Iterator[Path]:
             _sync(staged)
             _open_up(staged)
             check_destination(destination, force=force)
-            _swap(staged, destination)
+            replace_folder(staged, destination)
         finally:
             if staged is not None:
                 shutil.rmtree(staged, ignore_errors=True)
@@ -81,34 +81,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
 
 
-def _swap(staged: Path, destination: Path) -> None:
-    """Rename the staged folder to the destination; what stood there is set aside, then removed."""
-    if not destination.exists():
-        staged.rename(destination)
-        return
-    old = temporary_beside(destination)
-    destination.rename(old)
-    try:
-        staged.rename(destination)
-    except BaseException:
-        old.rename(destination)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _sync(folder: Path) -> None:
-    """Flush files and folder to the disk, so that the rename never outlives their content."""
-    for path in (*(p for p in folder.rglob("*") if p.is_file()), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Flush files and folders to the disk, so that the rename never outlives their content."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            sync_file(path)
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def _open_up(folder: Path) -> None:
     """Give the folder, which is private while it is written, the permissions of a new one."""
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
+    folder.chmod(0o777 & ~umask())

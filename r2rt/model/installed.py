@@ -13,7 +13,7 @@ from pathlib import Path
 
 from r2rt import portable
 from r2rt.errors import ModelNotFoundError, OutputError, QueryError, R2rtError
-from r2rt.files import remove_orphans, temporary_beside
+from r2rt.files import remove_orphans, replace_folder, temporary_beside
 from r2rt.model.manifest import MANIFEST_NAME, Manifest, read_manifest
 from r2rt.model.registry import DEFAULT_NAME, PUBLISHED, canonical_name
 from r2rt.user_folders import user_data, user_path
@@ -270,16 +270,12 @@ def install_folder(staged: Path, name: str) -> Path:
     """Move a complete bundle's folder to where model `name` is installed, replacing what is there.
 
     Raises:
-        OutputError: it cannot be moved.
+        OutputError: it cannot be moved; what is there stays.
     """
     target = models_dir() / name
     try:
-        if target.exists():
-            _discard(target)
-        staged.rename(target)
+        replace_folder(staged, target)
     except OSError as error:
-        if isinstance(error, R2rtError):
-            raise
         raise OutputError(f"{target}: cannot be installed ({error.strerror})") from error
     return target
 

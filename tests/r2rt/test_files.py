@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -10,12 +13,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from r2rt import portable
-from r2rt.errors import OutputError
-from r2rt.files import remove_orphans, replacing, temporary_beside
+from r2rt.cli import spool
+from r2rt.errors import OutputError, SourceNotFoundError
+from r2rt.files import remove_orphans, replace_folder, replacing, temporary_beside
+from r2rt.model.bundle_writer import staged_folder
 from r2rt.portable import locked, process_exists, terminations_interrupt
 
 
@@ -191,6 +197,48 @@ class TestWindows:
     def test_folders_are_not_synced(self, tmp_path: Path) -> None:
         portable.sync_folder(tmp_path / "none")
 
+    def test_a_file_is_synced_by_a_handle_that_can_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Windows refuses to sync through another one, and to open a folder."""
+        sync, flags = os.fsync, []
+
+        def checked(handle: int) -> None:
+            flags.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE)
+            sync(handle)
+
+        monkeypatch.setattr(os, "fsync", checked)
+        with staged_folder(tmp_path / "bundle") as folder:
+            (folder / "inside").mkdir()
+            (folder / "inside" / "file").write_bytes(b"x")
+        assert flags == [os.O_RDWR]
+
+    @pytest.mark.parametrize(("error", "runs"), [(87, False), (5, True)])
+    def test_a_process_that_may_not_be_asked_runs(
+        self, monkeypatch: pytest.MonkeyPatch, error: int, runs: bool
+    ) -> None:
+        class Kernel:
+            def __init__(self, *_: object, **__: object) -> None:
+                pass
+
+            def OpenProcess(self, *_: object) -> int:  # noqa: N802
+                return 0
+
+        monkeypatch.setattr(ctypes, "WinDLL", Kernel, raising=False)
+        monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=Kernel()), raising=False)
+        monkeypatch.setattr(ctypes, "get_last_error", lambda: error, raising=False)
+        assert process_exists(7) == runs
+
+    def test_a_pipe_is_read_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There `select` takes sockets alone."""
+        reader, writer = os.pipe()
+        os.write(writer, b"video")
+        monkeypatch.setattr(select, "select", lambda *_: pytest.fail("refused"))
+        assert spool._read(reader) == b"video"
+        os.close(writer)
+        assert spool._read(reader) == b""
+        os.close(reader)
+
     def test_a_process_is_asked_for_without_a_signal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(portable, "_windows_process_exists", lambda pid: pid == 7)
         monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("this ends it"))
@@ -221,3 +269,62 @@ def test_a_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.SIG_DFL]
+
+
+def test_an_error_of_a_source_stays_what_it_is(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SourceNotFoundError, match="the source"),
+        replacing(tmp_path / "a"),
+    ):
+        raise SourceNotFoundError("the source is gone")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no such pipes")
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(OutputError, match="not a file"), replacing(path) as temporary:
+            temporary.write_bytes(b"new")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+
+
+def test_threads_that_write_leave_the_permissions_of_new_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_umask = os.umask
+
+    def slow(mask: int) -> int:
+        before = set_umask(mask)
+        time.sleep(0.05)  # the other thread runs
+        return before
+
+    def write(name: str) -> None:
+        with replacing(tmp_path / name) as temporary:
+            temporary.write_bytes(b"x")
+
+    before = set_umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", slow)
+        threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.02)
+        for thread in threads:
+            thread.join()
+        (tmp_path / "c").touch()
+        modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "abc"}
+        assert modes == {0o640}
+    finally:
+        set_umask(before)
+
+
+def test_a_folder_comes_back_if_its_place_cannot_be_taken(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").touch()
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "none", tmp_path / "old")
+    assert names_in(tmp_path) == ["old"]
+    assert names_in(tmp_path / "old") == ["file"]

@@ -11,6 +11,7 @@ import pytest
 from r2rt.errors import (
     DownloadError,
     ModelNotFoundError,
+    OutputError,
     QueryError,
 )
 from r2rt.model import installed as models
@@ -18,6 +19,7 @@ from r2rt.model import registry
 from r2rt.model.installed import (
     choose_default,
     demo_model,
+    install_folder,
     installed,
     models_dir,
     remove,
@@ -210,3 +212,11 @@ class TestFinding:
         with pytest.raises(QueryError, match="no name of a model"):
             remove(name)
         assert len(installed()) == 1
+
+
+def test_a_model_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    before = install("mine")
+    with pytest.raises(OutputError, match="cannot be installed"):
+        install_folder(tmp_path / "nothing", "mine")
+    assert resolve("mine") == before
+    assert [model.problem for model in installed()] == [None]
