@@ -66,7 +66,7 @@ def pull(
         The folder of the installed bundle.
 
     Raises:
-        QueryError: the name can be none, or the pin cannot be used.
+        QueryError: the name can be none, or the pin or the source's address cannot be used.
         ModelNotFoundError: no source is given, and no model of that name was published; or the
             source holds another published model under this name.
         DownloadError: it could not be fetched.
@@ -77,8 +77,8 @@ def pull(
         OutputError: it cannot be written.
     """
     say = say or _silent
-    name, _, pin_text = name.partition("@")
-    pin = _checked_pin(pin_text) if pin_text else None
+    name, at, pin_text = name.partition("@")
+    pin = _checked_pin(pin_text) if at else None
     name = checked_name(name)
     if pin and source is None:
         raise QueryError("NAME@SHA256 pins a mirror's manifest; add --from URL|DIR")
@@ -178,6 +178,12 @@ def _check_own_name(manifest: Manifest, name: str, where: str) -> None:
 def _base(source: str, name: str) -> str:
     """Return where the bundle's own files lie: `NAME` in the mirror, or a bundle's very folder."""
     if "://" in source:
+        try:
+            urlsplit(source)
+        except ValueError as error:
+            raise QueryError(
+                f"the source is no address ({error}); give https://HOST/PATH or a folder"
+            ) from error
         return f"{source.rstrip('/')}/{name}"
     folder = user_path(source).absolute()
     if (folder / MANIFEST_NAME).is_file() and not (folder / name / MANIFEST_NAME).is_file():

@@ -194,7 +194,7 @@ class TestPin:
             pull(f"mine@{pin}", source=f"{hub.url}/mirror")
         pull(f"mine@{pin}", source=f"{hub.url}/mirror", force=True)
 
-    @pytest.mark.parametrize("pin", ["12345678", "g" * 64, "0" * 65])
+    @pytest.mark.parametrize("pin", ["", "12345678", "g" * 64, "0" * 65])
     def test_a_pin_is_a_whole_hash(self, pin: str) -> None:
         with pytest.raises(QueryError, match="64"):
             pull(f"mine@{pin}", source="/nowhere")
@@ -226,6 +226,11 @@ class TestDisk:
         assert installed() == ()
         with pytest.raises(OutputError, match="R2RT_HOME"):
             pull("mine", source="/nowhere")
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(QueryError, match="no address"):
+        pull("mine", source="http://[::1/mirror")
 
 
 def test_a_name_that_was_never_published() -> None:
