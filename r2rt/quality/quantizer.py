@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import AccuracyError, BundleDamagedError, NoFramesError, QueryError
+from r2rt.grounding.many import find_videos
 from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle
 from r2rt.model.bundle_writer import check_destination, list_files, staged_folder, write_manifest
@@ -145,7 +146,8 @@ def quantize_bundle(
 
     Raises:
         RefusedError: the new bundle's answers differ too much from its origin's.
-        QueryError: the origin is not fp32, or a folder named holds nothing to calibrate on.
+        QueryError: the origin is not fp32 or would be replaced, or there is nothing to calibrate
+            on.
         R2rtError: another of its classes; the message says what to do.
     """
     bundle = Bundle.open(resolve(origin))
@@ -153,6 +155,10 @@ def quantize_bundle(
         raise QueryError(f"{bundle.path} is {bundle.manifest.precision}; expected an fp32 bundle")
     name = checked_name(name or f"{bundle.manifest.name}{INT8_SUFFIX}")
     destination = models_dir() / name if output is None else Path(output)
+    if destination.exists() and destination.samefile(bundle.path):
+        raise QueryError(
+            f"{destination} is the bundle that is quantised; write to another --output or --name"
+        )
     check_destination(destination, force=force)
     frames, sources = _material(bundle, calibration)
     say(f"calibrating on {len(frames)} frames")
@@ -235,18 +241,16 @@ def _prefixed(graph: str, say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _videos(calibration: Sequence[str | Path]) -> list[Path]:
-    """Return the sources named; a folder without images stands for the files in it."""
-    from r2rt.video.still import IMAGE_SUFFIXES
+    """Return the sources named; a folder of videos stands for these, whatever lies beside them.
 
-    found = []
-    for path in map(Path, calibration):
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        if not inside or any(file.suffix.lower() in IMAGE_SUFFIXES for file in inside):
-            found.append(path)
-        else:
-            found += [file for file in inside if file.is_file()]
+    Raises:
+        SourceNotFoundError: a folder holds neither videos nor images.
+        QueryError: there are encoded videos alone, which have no frames.
+    """
+    paths = [Path(video) for video in find_videos(calibration)]
+    found = [path for path in paths if path.suffix.lower() != ".r2rt"]
     if not found:
-        raise QueryError("nothing to calibrate on; name a video or a folder with --frames")
+        raise QueryError(f"{paths[0]}: an encoded video has no frames; name the video itself")
     return found
 
 

@@ -1,0 +1,39 @@
+"""What is quantised and calibrated on, before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from r2rt.errors import QueryError, SourceNotFoundError
+from r2rt.model.bundle import Bundle
+from r2rt.model.installed import models_dir
+from r2rt.quality.quantizer import _videos, quantize_bundle
+from tests.r2rt.bundles import write_bundle
+
+
+def test_what_lies_beside_videos_is_left_out(tmp_path: Path) -> None:
+    for name in ("clip 10.mp4", "clip 2.mkv", ".DS_Store", "clip 2.srt", "clip 2.r2rt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert _videos([tmp_path]) == [tmp_path / "clip 2.mkv", tmp_path / "clip 10.mp4"]
+
+
+def test_there_must_be_frames_to_calibrate_on(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SourceNotFoundError, match="no videos and no images"):
+        _videos([tmp_path])
+    (tmp_path / "clip.r2rt").touch()
+    with pytest.raises(QueryError, match="has no frames"):
+        _videos([tmp_path])
+
+
+def test_the_origin_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path))
+    folder = models_dir() / "mine"
+    write_bundle(folder)
+    (tmp_path / "link").symlink_to(folder)
+    for output in (None, folder, tmp_path / "link"):
+        with pytest.raises(QueryError, match="is the bundle that is quantised"):
+            quantize_bundle("mine", output, name="mine", force=True)
+    assert Bundle.open(folder, verify="always").manifest.precision == "fp32"
