@@ -11,6 +11,7 @@ from r2rt.cli.console import complain, note, print_table, printable, write_text
 from r2rt.cli.first_run import fetch_model
 from r2rt.cli.options import quiet_option
 from r2rt.engines.choice import DEVICES
+from r2rt.files import as_text
 from r2rt.model.installed import INT8_SUFFIX
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def list_models(format_: str) -> None:
     if format_ == "json":
         _write_json(
             {
-                "folder": str(models_dir()),
+                "folder": as_text(models_dir()),
                 "installed": [_record(model) for model in there.values()],
                 "demo": _record(demo) if demo else None,
                 "published": [
@@ -93,7 +94,7 @@ def info(model: str, format_: str) -> None:
     if format_ == "json":
         _write_json(
             {
-                "path": str(bundle.path.absolute()),
+                "path": as_text(bundle.path.absolute()),
                 "fingerprint": bundle.fingerprint,
                 "manifest_sha256": pin,
                 "manifest": bundle.manifest,
@@ -113,6 +114,7 @@ def info(model: str, format_: str) -> None:
 )
 @click.option(
     "--clip",
+    envvar="R2RT_CLIP",  # which goes before the file of defaults
     metavar="FILE|DIR|URL",
     help="CLIP's weights: a file, its folder, or its address, instead of the published one.  "
     "[default: $R2RT_CLIP]",
@@ -453,10 +455,10 @@ def _presence(manifest: Manifest) -> list[tuple[str, str]]:
 def _record(model: InstalledModel) -> dict[str, Any]:
     return {
         "name": model.name,
-        "path": str(model.path),
+        "path": as_text(model.path),
         "size_bytes": model.size_bytes,
         "precision": model.manifest.precision if model.manifest else None,
-        "problem": model.problem,
+        "problem": model.problem and as_text(model.problem),
     }
 
 

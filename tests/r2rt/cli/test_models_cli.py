@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from r2rt.cli.main import run as run_here
 from r2rt.model.bundle import Bundle
 from r2rt.model.pull import manifest_sha256
 from r2rt.model.registry import PUBLISHED
@@ -239,3 +240,26 @@ class TestRemove:
         write_bundle(tmp_path / "precious")
         fails(run("remove", tmp_path / "precious"), 2, "no name")
         assert (tmp_path / "precious").is_dir()
+
+
+def test_json_of_a_folder_whose_name_is_not_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    monkeypatch.setenv("R2RT_HOME", str(folder))
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+    write_bundle(folder / "models" / "mine")
+    write_bundle(folder / "models" / "bad")
+    (folder / "models" / "bad" / "bundle.json").write_bytes(b"{")
+    assert run_here(["models", "list", "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["folder"] == str(tmp_path / "caf\ufffd" / "models")
+    bad, mine = document["installed"]
+    assert mine["path"] == str(tmp_path / "caf\ufffd" / "models" / "mine")
+    assert "caf\ufffd" in bad["problem"]
+    assert run_here(["models", "info", "mine", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == mine["path"]
