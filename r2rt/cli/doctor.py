@@ -17,6 +17,7 @@ import click
 
 from r2rt.cli.console import print_table, write_text
 from r2rt.errors import R2rtError
+from r2rt.files import as_text
 
 __all__ = ["doctor"]
 
@@ -125,7 +126,7 @@ def _as_json(findings: list[Finding]) -> str:
     document: dict[str, Any] = {}
     for item in findings:
         document.setdefault(item.section, {})[item.name] = {
-            "value": item.value,
+            "value": as_text(item.value),
             "problem": item.problem,
         }
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
@@ -134,18 +135,13 @@ def _as_json(findings: list[Finding]) -> str:
 def _system() -> list[Finding]:
     model, flags = _processor()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    total, available = _memory_bytes()
-    memory = f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"
-    limit = _memory_limit_bytes()
-    if limit is not None and limit < total:
-        memory += f", limited to {limit / 2**30:.1f} GiB"
     return [
         Finding(section="system", name="python", value=f"{platform.python_version()} {sys.prefix}"),
         Finding(section="system", name="platform", value=platform.platform()),
         Finding(section="system", name="processor", value=model),
         Finding(section="system", name="instructions", value=" ".join(flags) or "none of note"),
         Finding(section="system", name="cores", value=f"{usable} usable of {os.cpu_count()}"),
-        Finding(section="system", name="memory", value=memory),
+        Finding(section="system", name="memory", value=_memory_text()),
     ]
 
 
@@ -340,17 +336,28 @@ def _processor() -> tuple[str, list[str]]:
     return name, [flag for flag in _RELEVANT_FLAGS if flag in there]
 
 
-def _memory_bytes() -> tuple[int, int]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = page * os.sysconf("SC_PHYS_PAGES")
+def _memory_text() -> str:
+    """Return how much memory there is, and how much is available where the system says."""
     try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total = page * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return "unknown"
+    text = f"{total / 2**30:.1f} GiB"
+    available = None
+    with contextlib.suppress(OSError, ValueError):  # macOS
+        available = page * os.sysconf("SC_AVPHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError, IndexError):
         # What can be had without swapping; free pages alone leave out what caches hold.
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                return total, int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return total, page * os.sysconf("SC_AVPHYS_PAGES")
+                available = int(line.split()[1]) * 1024
+    if available is not None:
+        text += f", {available / 2**30:.1f} GiB available"
+    limit = _memory_limit_bytes()
+    return (
+        text if limit is None or limit >= total else f"{text}, limited to {limit / 2**30:.1f} GiB"
+    )
 
 
 def _memory_limit_bytes() -> int | None:

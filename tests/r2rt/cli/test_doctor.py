@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from r2rt.cli import doctor as doctor_module
 from r2rt.cli.doctor import doctor
 from tests.conftest import CHECKOUT
 from tests.r2rt.bundles import write_bundle
@@ -159,3 +161,33 @@ def test_two_packages_of_one_module_are_a_problem(monkeypatch: pytest.MonkeyPatc
     found = diagnose()["packages"]["onnxruntime"]
     assert found["problem"]
     assert "uninstall both" in found["value"]
+
+
+def test_a_system_that_says_little_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS names no available pages and has no /proc; Windows has no sysconf."""
+    known, read = os.sysconf, Path.read_text
+
+    def sysconf(name: str) -> int:
+        if name == "SC_AVPHYS_PAGES":
+            raise ValueError("unrecognized configuration name")
+        return known(name)
+
+    def read_text(path: Path, **options: Any) -> str:
+        if path.is_relative_to("/proc") or path.is_relative_to("/sys"):
+            raise FileNotFoundError(path)
+        return read(path, **options)
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    total = known("SC_PAGE_SIZE") * known("SC_PHYS_PAGES") / 2**30
+    assert doctor_module._system()[-1].value == f"{total:.1f} GiB"
+    monkeypatch.delattr(os, "sysconf")
+    assert doctor_module._system()[-1].value == "unknown"
+
+
+def test_json_of_a_folder_whose_name_is_not_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path / os.fsdecode(b"caf\xe9")))
+    found = [item for item in doctor_module._folders() if item.name == "models"]
+    assert "caf\ufffd" in json.loads(doctor_module._as_json(found))["folders"]["models"]["value"]
