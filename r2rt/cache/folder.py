@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from r2rt.files import remove_orphans, temporary_beside
 from r2rt.portable import locked, replace
-from r2rt.user_folders import user_cache
+from r2rt.user_folders import user_cache, user_path
 
 __all__ = ["CacheFolder", "Entry", "cache_dir", "report_unusable"]
 
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 def cache_dir() -> Path:
     """Return `$R2RT_CACHE`, or r2rt's folder among the user's caches."""
     if folder := os.environ.get("R2RT_CACHE"):
-        return Path(folder)
+        return user_path(folder)
     return user_cache()
 
 

@@ -24,7 +24,7 @@ import click
 
 from r2rt.errors import QueryError
 from r2rt.files import as_text
-from r2rt.user_folders import user_config
+from r2rt.user_folders import user_config, user_path
 
 __all__ = ["VARIABLE", "config_path", "defaults_of", "read_config"]
 
@@ -36,7 +36,7 @@ def config_path() -> Path:
     """Return where the file is, whether it is there or not."""
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named)
+        return user_path(named)
     return user_config() / "config.toml"
 
 

@@ -236,8 +236,11 @@ def encoding_options(command: F) -> F:
     return with_encoding  # type: ignore[return-value]
 
 
-def _limit_memory(_: click.Context, __: click.Parameter, size: str | None) -> None:
-    """Set the limit for this process and its workers."""
+def _limit_memory(context: click.Context, option: click.Parameter, size: str | None) -> None:
+    """Set the limit for this process and its workers; a default gives way to the environment's."""
+    given = context.get_parameter_source(option.name or "")
+    if given is not click.core.ParameterSource.COMMANDLINE and os.environ.get(MAX_MEMORY_VARIABLE):
+        return
     if size is not None:
         parse_bytes(size, what="--max-memory")
         os.environ[MAX_MEMORY_VARIABLE] = size

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from r2rt.cache import cache_dir
 from r2rt.cli.config import config_path
 from r2rt.cli.main import run
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
@@ -101,3 +103,41 @@ def test_a_file_that_is_named_must_be_there(
     monkeypatch.delenv("R2RT_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/nowhere")
     assert run(["ground", "/nowhere.mp4", "a", "-m", str(DEMO_BUNDLE)]) == 10
+
+
+def test_the_environment_goes_before_the_file(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text('[defaults]\nmax-memory = "1k"\n[models.pull]\nclip = "/of/the/file"\n')
+    monkeypatch.setenv("R2RT_MAX_MEMORY", "4G")
+    assert run(["ground", "nowhere.mp4", "a", "--model", str(DEMO_BUNDLE)]) == 10
+    assert os.environ["R2RT_MAX_MEMORY"] == "4G"
+    assert run(["ground", "nowhere.mp4", "a", "--max-memory", "2G"]) == 10
+    assert os.environ["R2RT_MAX_MEMORY"] == "2G"
+    monkeypatch.delenv("R2RT_MAX_MEMORY")
+    assert run(["ground", "nowhere.mp4", "a"]) == 10
+    assert os.environ["R2RT_MAX_MEMORY"] == "1k"
+
+    asked: list[str | None] = []
+
+    def pull(_: str, *, clip: str | None, **__: object) -> Path:
+        asked.append(clip)
+        return config
+
+    monkeypatch.setattr("r2rt.model.pull.pull", pull)
+    monkeypatch.setenv("R2RT_CLIP", "/of/the/environment")
+    assert run(["models", "pull", "mine"]) == 0
+    assert run(["models", "pull", "mine", "--clip", "/of/the/line"]) == 0
+    monkeypatch.delenv("R2RT_CLIP")
+    assert run(["models", "pull", "mine"]) == 0
+    assert asked == ["/of/the/environment", "/of/the/line", "/of/the/file"]
+
+
+def test_folders_may_begin_with_the_users_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("R2RT_CONFIG", "~/r2rt.toml")
+    monkeypatch.setenv("R2RT_CACHE", "~/cache")
+    assert config_path() == tmp_path / "r2rt.toml"
+    assert cache_dir() == tmp_path / "cache"
