@@ -37,6 +37,9 @@ def spooled(sources: Iterable[str], *, quiet: bool) -> list[tuple[str, str]]:
         OutputError: the disk is full.
     """
     paths: list[tuple[str, str]] = []
+    sources = list(sources)
+    if sources.count("-") > 1:
+        raise QueryError("-: standard input is one video; name it once")
     for source in sources:
         kind = "pipe" if source == "-" else _special_kind(source)
         if kind is None:

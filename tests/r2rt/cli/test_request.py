@@ -272,3 +272,8 @@ def test_a_termination_leaves_nothing_behind(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "r2rt: interrupted"
     assert not list(temporary.glob("r2rt-*"))
+
+
+def test_standard_input_is_one_video(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ground("-i", "-", "-i", "-", QUERY) == 2
+    assert "standard input is one video" in capsys.readouterr().err
