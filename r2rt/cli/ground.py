@@ -75,6 +75,7 @@ def ground(
     The result goes to stdout (or --output, --output-dir), everything else to stderr. The exit code
     is 3 if nothing that is asked for is in any of the videos, or no moment reaches --min-score.
     """
+    request.check_inputs(queries_file)
     given = bool(more_queries or queries_file or sequences)
     arguments, texts = request.sources.split(queries_given=given)
     queries = _queries([*texts, *more_queries], queries_file)

@@ -36,6 +36,7 @@ from r2rt.cli.presence import Verdict, presence_option
 from r2rt.cli.session import open_model, read_video, warn, warn_of_unknown_words
 from r2rt.cli.videos import Sources, Videos, answer_videos, videos_options
 from r2rt.errors import R2rtError, SomeVideosFailedError
+from r2rt.files import check_destinations
 from r2rt.video.missing import require_source
 
 if TYPE_CHECKING:
@@ -113,6 +114,16 @@ class Request:
     jobs: int
     quiet: bool
 
+    def check_inputs(self, *files: str | None) -> None:
+        """Raise `OutputError` if an output would overwrite a file that is read."""
+        outputs, media = self.outputs, self.media
+        written = (outputs.output, media.reel, media.contact_sheet, media.plot, media.report)
+        check_destinations(
+            [path for path in written if path is not None],
+            [file for file in files if file is not None and file != "-"],
+            made=[] if outputs.folder is None else [outputs.folder],
+        )
+
     def run(self, videos: Videos, question: Question) -> None:
         """Answer a question about every video, and write what was asked for.
 
@@ -121,6 +132,7 @@ class Request:
             R2rtError: see `answer_videos`.
         """
         quiet = self.quiet
+        self.check_inputs(self.sources.list_file)
         check_reel(self.media, skips=self.outputs.skip_existing)
         delivery = Delivery(
             self.outputs,

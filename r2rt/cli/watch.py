@@ -28,6 +28,7 @@ from r2rt.cli.watch_options import (
     tracker_options,
 )
 from r2rt.errors import OutputError, QueryError
+from r2rt.files import check_destinations
 from r2rt.printable import escape_controls
 from r2rt.queries import read_queries
 from r2rt.timecode import format_clock
@@ -93,6 +94,8 @@ def watch(
     file with --follow or --realtime. Events go to stdout, everything else to stderr. Ctrl-C ends
     with a summary and exit code 0.
     """
+    if events.output is not None and queries_file is not None:
+        check_destinations([events.output], [queries_file])
     queries = _queries([*query, *more_queries], queries_file)
     if not source:
         raise QueryError("the name of the source is empty; give an address, a device or a file")

@@ -277,3 +277,22 @@ def test_a_termination_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_standard_input_is_one_video(capsys: pytest.CaptureFixture[str]) -> None:
     assert ground("-i", "-", "-i", "-", QUERY) == 2
     assert "standard input is one video" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ground", str(DEMO_VIDEO), "--queries", "FILE", "-o", "FILE"),
+        ("ground", "--videos-from", "FILE", "-q", "a", "-o", "FILE"),
+        ("watch", str(DEMO_VIDEO), "--queries", "FILE", "-o", "FILE"),
+    ],
+)
+def test_lists_and_queries_are_not_overwritten(
+    tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "list.jsonl"
+    file.write_text('{"query": "a red ball"}\n')
+    words = [str(file) if word == "FILE" else word for word in command]
+    assert run([*words, "--model", str(DEMO_BUNDLE)]) == 40
+    assert "is the input" in capsys.readouterr().err
+    assert file.read_text() == '{"query": "a red ball"}\n'
