@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -67,7 +68,8 @@ def read_queries(path: StrPath) -> list[Query]:
     return queries
 
 
-def free_qids(count: int, taken: list[Query]) -> list[int]:
-    """Return the first `count` numbers, from 1, that are the ids of none of the queries."""
+def free_qids(count: int, taken: Sequence[Query], *, first: int = 1) -> list[int]:
+    """Return the next `count` numbers, from `first`, that are the ids of none of the queries."""
     used = {str(query.qid) for query in taken}
-    return list(itertools.islice((n for n in itertools.count(1) if str(n) not in used), count))
+    free = (number for number in itertools.count(first) if str(number) not in used)
+    return list(itertools.islice(free, count))

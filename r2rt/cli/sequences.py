@@ -10,7 +10,7 @@ import click
 
 from r2rt.cli.options import TIME
 from r2rt.errors import QueryError
-from r2rt.queries import Query
+from r2rt.queries import Query, free_qids
 
 if TYPE_CHECKING:
     from r2rt.grounding.prediction import Prediction
@@ -98,9 +98,8 @@ class Asked:
 
     @property
     def qids(self) -> tuple[int | str, ...]:
-        """The id of each answer; sequences are counted on."""
-        first = len(self.queries) + 1
-        numbers = range(first, first + len(self.sequences))
+        """The id of each answer; sequences are counted on, by numbers that no query has."""
+        numbers = free_qids(len(self.sequences), self.queries, first=len(self.queries) + 1)
         return (*(item.qid for item in self.queries), *numbers)
 
     def answers(

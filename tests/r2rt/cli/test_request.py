@@ -15,6 +15,8 @@ import pytest
 from r2rt import EncodedVideo
 from r2rt.cli.asked import NAME, AskedRecord
 from r2rt.cli.main import run
+from r2rt.cli.sequences import Asked
+from r2rt.queries import Query
 from tests.conftest import CHECKOUT
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
@@ -296,3 +298,11 @@ def test_lists_and_queries_are_not_overwritten(
     assert run([*words, "--model", str(DEMO_BUNDLE)]) == 40
     assert "is the input" in capsys.readouterr().err
     assert file.read_text() == '{"query": "a red ball"}\n'
+
+
+def test_sequences_get_ids_that_no_query_has() -> None:
+    queries = [Query(text="a", qid=2), Query(text="b", qid="3")]
+    asked = Asked.of(queries, then=(), within_s=None, sequences=["c then d", "e then f"])
+    assert asked.qids == (2, "3", 4, 5)
+    asked = Asked.of(queries[:1], then=(), within_s=None, sequences=["c then d"])
+    assert asked.qids == (2, 3)
