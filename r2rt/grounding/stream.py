@@ -76,7 +76,7 @@ class Stream:
         """Length of what was pushed so far, in seconds."""
         if self._clock is None:
             return 0.0
-        return self._clock.time_s(self._last_pts + (self._last_duration or self._last_step))
+        return self._clock.time_s(self._end_pts(self._clock))
 
     def push(
         self, frame: Frame, time_s: Seconds | None = None, *, duration_s: Seconds | None = None
@@ -87,7 +87,7 @@ class Stream:
             frame: a decoded `av.VideoFrame`, or RGB pixels (H, W, 3) uint8, which are copied.
             time_s: when it is presented; a `VideoFrame` brings its own time.
             duration_s: for how long. It matters for the last frame alone; if unknown, that one is
-                taken to last as long as the one before it.
+                taken to last as long as the one before it, or a clip if it is the only one.
 
         Raises:
             QueryError: the stream is finished, or the frame has no time.
@@ -156,9 +156,8 @@ class Stream:
         if self._selector is None or self._clock is None:
             raise NoFramesError(f"{self._name}: no frame was pushed yet")
         began = time.perf_counter()
-        end_pts = self._last_pts + (self._last_duration or self._last_step)
         # A copy is ended in place of the selector, which goes on.
-        rest = copy.copy(self._selector).finish(end_pts)
+        rest = copy.copy(self._selector).finish(self._end_pts(self._clock))
         tail = None if rest is None else (self._prepare(rest.frame), rest.count)
         encoded = self._window.encoded(end_s=self.duration_s, tail=tail)
         self._busy_s += time.perf_counter() - began
@@ -168,6 +167,11 @@ class Stream:
         """End the stream and return all of it; no frame can be pushed afterwards."""
         self._finished = self.encoded()
         return self._finished
+
+    def _end_pts(self, clock: ClipClock) -> int:
+        end_pts = self._last_pts + (self._last_duration or self._last_step)
+        # One frame of unknown length is a clip, which is no shorter.
+        return end_pts if end_pts > clock.origin_pts else clock.pts_of(1 / clock.fps)
 
 
 class ClipWindow:

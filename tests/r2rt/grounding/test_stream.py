@@ -148,3 +148,13 @@ def test_what_is_refused(tmp_path: Path, tokenizer_file: Path) -> None:
     stream.finish()
     with pytest.raises(QueryError, match="finished"):
         stream.push(frame, 1.0)
+
+
+def test_a_frame_of_unknown_length_is_a_clip(tmp_path: Path, tokenizer_file: Path) -> None:
+    stream = fake_grounder(tmp_path, tokenizer_file).stream()
+    stream.push(frames_with_red([10])[0], 5.0)
+    assert stream.duration_s == 2
+    encoded = stream.finish()
+    encoded.save(tmp_path / "stream.r2rt")
+    loaded = EncodedVideo.load(tmp_path / "stream.r2rt")
+    assert (loaded.num_clips, loaded.duration_s) == (1, 2)
