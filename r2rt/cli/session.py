@@ -97,12 +97,14 @@ def encode_source(
     if cache is None or kind_of(video) != "file":
         encoded = _encode(grounder, video, options, quiet=quiet, label=label)
     else:
+        before = _state(video)
         key = cache.key(Path(video), grounder.bundle.fingerprint, options)
         kept = cache.get(key, video)
         if kept is None:
             encoded = _encode(grounder, video, options, quiet=quiet, label=label)
-            # Written while the query is answered; the process ends when both are done.
-            threading.Thread(target=cache.put, args=(key, encoded)).start()
+            if _state(video) == before:  # else the key is that of other content
+                # Written while the query is answered; the process ends when both are done.
+                threading.Thread(target=cache.put, args=(key, encoded)).start()
         else:
             encoded = kept
             note(
@@ -114,6 +116,15 @@ def encode_source(
     for text in encoded.departures.notes:
         note(f"{video}: {text}", quiet=quiet)
     return encoded
+
+
+def _state(video: str) -> tuple[int, ...] | None:
+    """Return what changes with a file's content; None if it is gone."""
+    try:
+        status = Path(video).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def read_video(

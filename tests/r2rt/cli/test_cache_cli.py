@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from r2rt import EncodedVideo
+from r2rt.cli.session import encode_source
+from r2rt.grounding.encoding_cache import EncodingCache
 from tests.r2rt.cli.test_ground import QUERY, run
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
+from tests.r2rt.fakes import fake_grounder
 
 
 def test_the_second_run_answers_the_same_without_decoding(tmp_path: Path) -> None:
@@ -58,3 +66,32 @@ def test_a_compact_encoding_is_a_tenth_as_large_and_kept_apart(tmp_path: Path) -
         result = run(*command, *options, R2RT_CACHE=str(tmp_path / "cache"))
         assert result.returncode == 0, result.stderr
         assert ("from the cache" in result.stderr) == kept
+
+
+def test_a_video_that_changes_meanwhile_is_not_kept(
+    tmp_path: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is the hash of what it was when it was hashed, not of what was decoded."""
+    video = tmp_path / "video.mp4"
+    video.write_bytes(DEMO_VIDEO.read_bytes())
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    cache = EncodingCache(tmp_path / "cache")
+    encode = grounder.encode
+
+    def encode_and_change(*arguments: Any, **options: Any) -> EncodedVideo:
+        encoded = encode(*arguments, **options)
+        with video.open("ab") as file:
+            file.write(b"more")
+        return encoded
+
+    def kept() -> int:
+        encode_source(grounder, str(video), {}, cache=cache, quiet=True)
+        for thread in threading.enumerate():  # the entry is written by another thread
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        return len(cache.entries())
+
+    monkeypatch.setattr(grounder, "encode", encode_and_change)
+    assert kept() == 0
+    monkeypatch.undo()
+    assert kept() == 1
