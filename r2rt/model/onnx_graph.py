@@ -299,8 +299,10 @@ def _constant(data: Buffer, at: Field, outside: tuple[str, Buffer] | None) -> tu
             place[_text(data, key)] = _text(data, value)
     dtype, source = _DTYPES.get(kind), data
     first, length = (0, -1) if raw is None else (raw.start, raw.end - raw.start)
-    if place and outside is not None and place["location"] == outside[0]:
-        source, first, length = outside[1], int(place["offset"]), int(place["length"])
+    if dtype is not None and outside is not None and place.get("location") == outside[0]:
+        whole = math.prod(shape) * dtype.itemsize
+        source, first = outside[1], int(place.get("offset", 0))
+        length = int(place.get("length", whole))
     if dtype is None or length != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"constant {name}: expected numbers in the file itself (raw_data)")
     if not math.prod(shape):

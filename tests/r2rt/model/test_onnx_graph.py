@@ -106,3 +106,29 @@ def test_cut_files_are_refused(cut: int) -> None:
     data = small(initializer=numpy_helper.from_array(np.ones(3, "f4"), "b"))
     with pytest.raises(ValueError, match=r"no ONNX model|not a protobuf message"):
         OnnxGraph.parse(data[:cut])
+
+
+@pytest.mark.parametrize("entries", [{}, {"offset": "4"}, {"offset": "4", "length": "12"}])
+def test_numbers_beside_the_graph_need_no_length(entries: dict[str, str], tmp_path: Path) -> None:
+    """ONNX leaves offset and length to the writer."""
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "small.onnx.data", **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+    (tmp_path / "small.onnx").write_bytes(small(initializer=tensor))
+    numbers = np.arange(4, dtype=np.float32)
+    (tmp_path / "small.onnx.data").write_bytes(numbers.tobytes())
+    first = int(entries.get("offset", "0")) // 4
+    found = OnnxGraph.read(tmp_path / "small.onnx").constants["w"]
+    np.testing.assert_array_equal(found, numbers[first : first + 3])
+
+
+def test_numbers_that_are_nowhere(tmp_path: Path) -> None:
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.external_data.add(key="offset", value="4")
+    (tmp_path / "small.onnx").write_bytes(small(initializer=tensor))
+    (tmp_path / "small.onnx.data").write_bytes(bytes(12))
+    with pytest.raises(ValueError, match="constant w"):
+        OnnxGraph.read(tmp_path / "small.onnx")
