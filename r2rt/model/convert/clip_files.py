@@ -5,6 +5,7 @@ Whatever the place, the file is one of those that `r2rt.model.registry.CLIP_SOUR
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -46,8 +47,9 @@ def fetch_clip(
     if not place:
         for source in registry.CLIP_SOURCES:
             for path in _here(source):
-                if _sha256(path) == source.sha256:
-                    return path
+                with contextlib.suppress(SourceNotFoundError):  # another user's: not for us
+                    if _sha256(path) == source.sha256:
+                        return path
         if hub_is_offline():
             failures.append("HF_HUB_OFFLINE is set")
     for source in registry.CLIP_SOURCES:
@@ -109,7 +111,7 @@ def _here(source: ClipSource) -> Iterator[Path]:
     candidates = [clip_folder() / source.filename]
     candidates.append(user_path("~/.cache/clip") / source.filename)
     candidates += sorted(Path(hub).glob(f"models--timm--*/snapshots/*/{source.filename}"))
-    yield from (path for path in candidates if path.is_file())
+    yield from (path for path in candidates if os.path.isfile(path))  # noqa: PTH113  never raises
 
 
 def _urls(source: ClipSource) -> Iterator[str]:
