@@ -25,10 +25,19 @@ def calibrate_model(
     from r2rt.grounding.encoding_cache import EncodingCache
     from r2rt.grounding.prediction import Prediction
     from r2rt.model.installed import changeable, resolve
-    from r2rt.quality.calibration import Pair, calibrate, read_pairs, store_presence
+    from r2rt.quality.calibration import (
+        Pair,
+        calibrate,
+        check_counts,
+        read_pairs,
+        store_presence,
+    )
 
     by_video: dict[str, list[Pair]] = {}
-    for pair in read_pairs(pairs):
+    asked_pairs = read_pairs(pairs)
+    belonging = sum(pair.belongs for pair in asked_pairs)
+    check_counts(belonging, len(asked_pairs) - belonging)  # before hours of video are read
+    for pair in asked_pairs:
         by_video.setdefault(pair.video, []).append(pair)
     folder = resolve(model)
     kept = EncodingCache() if cache else None

@@ -29,7 +29,15 @@ from r2rt.grounding.presence import LEVELS, STATISTICS, threshold
 from r2rt.model.manifest import MANIFEST_NAME, Presence, manifest_bytes, read_manifest
 from r2rt.textfiles import read_json_lines
 
-__all__ = ["FEWEST", "Pair", "calibrate", "read_pairs", "roc_area", "store_presence"]
+__all__ = [
+    "FEWEST",
+    "Pair",
+    "calibrate",
+    "check_counts",
+    "read_pairs",
+    "roc_area",
+    "store_presence",
+]
 
 Float = NDArray[np.float64]
 
@@ -70,11 +78,7 @@ def calibrate(
     """
     if not 0 < false_alarm <= 0.5:
         raise QueryError(f"false alarms of {false_alarm:g}: give a share above 0, up to 0.5")
-    if min(len(positives), len(negatives)) < FEWEST:
-        raise QueryError(
-            f"{len(positives)} queries that belong and {len(negatives)} that do not: give at least "
-            f"{FEWEST} of each"
-        )
+    check_counts(len(positives), len(negatives))
     if any(not len(answer.presence_statistics) for answer in (*positives, *negatives)):
         raise QueryError(
             "answers without presence statistics; calibrate on answers of Grounder.ground"
@@ -106,6 +110,15 @@ def calibrate(
     return msgspec.structs.replace(
         presence, kept=_kept(presence, found, windows), kept_interval=(low, high)
     )
+
+
+def check_counts(positives: int, negatives: int) -> None:
+    """Raise `QueryError` for fewer queries that belong, or that do not, than calibration needs."""
+    if min(positives, negatives) < FEWEST:
+        raise QueryError(
+            f"{positives} queries that belong and {negatives} that do not: give at least "
+            f"{FEWEST} of each"
+        )
 
 
 def store_presence(folder: Path, presence: Presence | None) -> None:

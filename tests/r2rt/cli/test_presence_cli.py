@@ -238,3 +238,12 @@ def test_what_is_no_sequence(
     code, out, err = ground(model, *arguments, capsys=capsys)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_too_few_pairs_are_refused_before_a_video_is_read(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"video": "nowhere.mp4", "query": "a dog", "belongs": true}\n' * 30)
+    assert run(["models", "calibrate", str(model), "--pairs", str(pairs)]) == 2
+    assert "30 queries that belong and 0 that do not" in capsys.readouterr().err
