@@ -171,7 +171,7 @@ class Service:
             model: name of the model; None for the default one.
             encode: whether it is encoded; else it is only fetched.
         """
-        request = {"kind": "encode", "video": video.id, "model": model}
+        request: dict[str, Any] = {"kind": "encode", "video": video.id, "model": model}
         if not encode:
             request["encode"] = False
         with self._encoding:  # of requests that come together only one adds a job
