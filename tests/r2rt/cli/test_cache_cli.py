@@ -85,9 +85,10 @@ def test_a_video_that_changes_meanwhile_is_not_kept(
         return encoded
 
     def kept() -> int:
+        before = threading.enumerate()
         encode_source(grounder, str(video), {}, cache=cache, quiet=True)
         for thread in threading.enumerate():  # the entry is written by another thread
-            if thread is not threading.current_thread() and not thread.daemon:
+            if thread not in before:
                 thread.join()
         return len(cache.entries())
 
