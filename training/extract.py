@@ -156,13 +156,7 @@ def extract(
             f"{store.manifest.model}, shard {share}: {len(pending)} of {len(jobs)} jobs to do",
             err=True,
         )
-    cores = len(os.sched_getaffinity(0))
-    if gpus and address is None:
-        workers = _workers_on_gpus(gpus, workers)
-    if workers is None:
-        workers = 0 if len(pending) < 2 else max(1, cores // (threads or 1))
-    if threads is None:
-        threads = 1 if workers or ray or address else cores
+    workers, threads = _processes(len(pending), workers, threads, gpus, ray=ray, address=address)
     setup = Setup(
         settings=msgspec.structs.replace(settings, threads=threads),
         manifest=store.manifest,
@@ -171,6 +165,26 @@ def extract(
     work = partial(run_jobs, workers=workers, gpus=gpus, ray=ray, address=address)
     failures = [*missing, *_failures(pending, setup, work, quiet)]
     _report(store, jobs, failures, quiet)
+
+
+def _processes(
+    pending: int,
+    workers: int | None,
+    threads: int | None,
+    gpus: float,
+    *,
+    ray: bool,
+    address: str | None,
+) -> tuple[int, int]:
+    """Return how many workers there are, and the threads of each, where options leave it open."""
+    cores = len(os.sched_getaffinity(0))
+    if gpus and address is None:
+        workers = _workers_on_gpus(gpus, workers)
+    if workers is None:
+        workers = 0 if pending < 2 else max(1, cores // (threads or 1))
+    if threads is None:
+        threads = 1 if workers or ray or address else cores
+    return workers, threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -347,7 +347,7 @@ class Writer:
 
         tables = self._tables
         with write_lock(tables.root):
-            # Taken off first: what is interrupted half-way must not be written once more.
+            # Taken off first: a commit that is interrupted half-way must not be repeated.
             pieces, self._pieces = self._without_lost(self._pieces), []
             gone, self._gone = self._gone, []
             for table, parts in (
@@ -448,7 +448,7 @@ class Writer:
         return True
 
     def _has(self, row: Row, content: str) -> bool:
-        """Return whether a row has what is to be kept of a content; a failed one has nothing."""
+        """Return whether a row keeps a content as asked; a row of a failed video keeps nothing."""
         keeps = ("tokens",) if self._options.keep == "tokens" else ("tokens", "vectors")
         return bool(row.get("entry")) and row["content"] == content and row["keep"] in keeps
 

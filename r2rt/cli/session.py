@@ -102,7 +102,7 @@ def encode_source(
         kept = cache.get(key, video)
         if kept is None:
             encoded = _encode(grounder, video, options, quiet=quiet, label=label)
-            if _state(video) == before:  # else the key is that of other content
+            if _state(video) == before:  # else the key belongs to other content
                 # Written while the query is answered; the process ends when both are done.
                 threading.Thread(target=cache.put, args=(key, encoded)).start()
         else:

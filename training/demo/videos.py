@@ -1,4 +1,4 @@
-"""Training videos put together from encoded scenes, each asked its own queries or those of all.
+"""Training videos put together from encoded scenes, each asked its own queries or all.
 
 That a query is true of one video teaches where in it; that it is true of no other teaches how high
 to score: in a long video every window is asked every query, and almost none of them shows it. The

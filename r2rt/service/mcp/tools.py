@@ -231,7 +231,7 @@ class Tools:
         """Return how far a job is, and its result once it is done; or cancel it."""
         api = Api(self._app, context)
         method = "DELETE" if cancel else "GET"
-        # Quoted, or it could name what is no job, and cancelling would remove that.
+        # Quoted, or it could name a video, and cancelling would remove the video.
         document = (await api.fetch(method, f"jobs/{quote(job, safe='')}")).json()
         error = document.pop("error")
         return JobStatus(**document, error=None if error is None else error["detail"])
