@@ -23,6 +23,7 @@ import numpy as np
 from r2rt.files import replacing
 from training._command import run
 from training.demo.evaluate import Figures, Material, evaluate, prepare_once
+from training.world.claims import KINDS, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_videos: int
     queries: int
     clips: int
+    kinds: tuple[Kind, ...]
     styles: tuple[str, ...]
     videos: int
     clip_sha256: str
@@ -98,6 +100,7 @@ class _Trial:
                 videos=chosen.batch_videos,
                 queries=chosen.queries,
                 clips=(min(Shape().clips[0], chosen.clips), chosen.clips),
+                kinds=chosen.kinds,
             ),
             clip=None if chosen.cold else self.tensors,
             layer_order=layers,
@@ -118,6 +121,14 @@ class _Trial:
         return {style: evaluate(answerer, test) for style, test in self.tests.items()}
 
 
+def _kinds(_context: click.Context, _option: click.Parameter, value: str) -> tuple[Kind, ...]:
+    """Return the kinds of queries that an option names."""
+    try:
+        return msgspec.convert(value.split(","), tuple[Kind, ...])
+    except msgspec.ValidationError:
+        raise click.BadParameter(f"{value!r} is not a list of {', '.join(KINDS)}") from None
+
+
 @click.command()
 @click.option("--scenes", type=_FILE, required=True, help="Folder of encoded scenes.")
 @click.option("--art", type=_FILE, required=True, help="Folder with sprites.npz.")
@@ -132,6 +143,13 @@ class _Trial:
 @click.option("--batch-videos", default=4, show_default=True, help="Videos in a batch.")
 @click.option("--queries", default=4, show_default=True, help="True queries of each of them.")
 @click.option("--clips", default=75, show_default=True, help="Most clips of a training video.")
+@click.option(
+    "--kinds",
+    default=",".join(KINDS),
+    show_default=True,
+    callback=_kinds,
+    help="Kinds of queries to train with.",
+)
 @click.option("--styles", default="twemoji,noto", show_default=True, help="Styles to test in.")
 @click.option("--videos", default=40, show_default=True, help="Test videos a style.")
 @click.option("--threads", default=2, show_default=True, help="Processor threads.")
@@ -147,6 +165,7 @@ def command(
     batch_videos: int,
     queries: int,
     clips: int,
+    kinds: tuple[Kind, ...],
     styles: str,
     videos: int,
     threads: int,
@@ -168,6 +187,7 @@ def command(
         batch_videos=batch_videos,
         queries=queries,
         clips=clips,
+        kinds=kinds,
         styles=tuple(styles.split(",")),
         videos=videos,
         clip_sha256=clip_sha256,

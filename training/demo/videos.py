@@ -23,7 +23,7 @@ from training.demo.guidance import Hints, collate_hints, hints_of
 from training.demo.scenes import Pool
 from training.demo.settings import FPS, LAYERS
 from training.tiny_clip.rows import encode
-from training.world.claims import spans_of
+from training.world.claims import KINDS, Kind, spans_of
 from training.world.videos import Query, Video, sample_absent, sample_queries
 
 __all__ = [
@@ -49,6 +49,7 @@ class Shape:
         clips: the fewest and the most clips that the videos of a batch have, about.
         alike: share of batches whose videos show things that CLIP takes for one another.
         shared: whether every video is asked the queries of all, else its own alone.
+        kinds: kinds of queries that are asked.
     """
 
     videos: int = 4
@@ -57,6 +58,7 @@ class Shape:
     clips: tuple[int, int] = (15, 75)
     alike: float = 0.5
     shared: bool = True
+    kinds: tuple[Kind, ...] = KINDS
 
 
 # Things that a video shows again and again, and of how many that look alike they are chosen.
@@ -143,9 +145,10 @@ class Composer:
         """Return a video of which enough can be asked, its hidden states, and its queries."""
         while True:
             chosen, video = self._compose(rng, clips, theme)
-            queries = sample_queries(rng, video, self._shape.queries)
-            absent = sample_absent(rng, video, self._concepts, self._shape.absent)
-            if len(queries) == self._shape.queries and len(absent) == self._shape.absent:
+            shape = self._shape
+            queries = sample_queries(rng, video, shape.queries, kinds=shape.kinds)
+            absent = sample_absent(rng, video, self._concepts, shape.absent, kinds=shape.kinds)
+            if len(queries) == shape.queries and len(absent) == shape.absent:
                 hidden = np.concatenate([self._pool.hidden_of(index) for index in chosen])
                 return video, hidden, [*queries, *absent]
 

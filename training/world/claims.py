@@ -9,13 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import Literal
+from typing import Literal, get_args
 
 from training.world.scenes import Actor, Motion, Scene
 
-__all__ = ["Claim", "Kind", "Timed", "absent_claims", "claims_of", "saliency_at", "spans_of"]
+__all__ = [
+    "KINDS",
+    "Claim",
+    "Kind",
+    "Timed",
+    "absent_claims",
+    "claims_of",
+    "saliency_at",
+    "spans_of",
+]
 
 Kind = Literal["object", "colour", "pair", "motion"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Spans that are no farther apart are one moment.
 _SAME_MOMENT_S = 0.5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -19,7 +19,16 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from r2rt.files import replacing
-from training.world.claims import Claim, Timed, absent_claims, claims_of, saliency_at, spans_of
+from training.world.claims import (
+    KINDS,
+    Claim,
+    Kind,
+    Timed,
+    absent_claims,
+    claims_of,
+    saliency_at,
+    spans_of,
+)
 from training.world.colours import COLOURS
 from training.world.compose import background, look, paste
 from training.world.photographs import Photographs
@@ -241,15 +250,18 @@ def sample_video(
     return Video(tuple(scenes))
 
 
-def sample_queries(rng: Generator, video: Video, most: int = 8) -> list[Query]:
-    """Draw sentences about a video, all kinds in turn, each about something else.
+def sample_queries(
+    rng: Generator, video: Video, most: int = 8, *, kinds: Collection[Kind] = KINDS
+) -> list[Query]:
+    """Draw sentences about a video, the kinds in turn, each about something else.
 
     Args:
         rng: the only source of chance.
         video: what they are about.
         most: the most sentences; there are fewer where little happens.
+        kinds: kinds of sentences that are drawn.
     """
-    claims = claims_of(video.timed)
+    claims = [claim for claim in claims_of(video.timed) if claim.kind in kinds]
     by_kind: dict[str, list[Claim]] = {kind: [] for kind in _KINDS}
     for index in rng.permutation(len(claims)):
         by_kind[claims[index].kind].append(claims[index])
@@ -263,10 +275,15 @@ def sample_queries(rng: Generator, video: Video, most: int = 8) -> list[Query]:
 
 
 def sample_absent(
-    rng: Generator, video: Video, concepts: Sequence[str], most: int = 4
+    rng: Generator,
+    video: Video,
+    concepts: Sequence[str],
+    most: int = 4,
+    *,
+    kinds: Collection[Kind] = KINDS,
 ) -> list[Query]:
-    """Draw sentences that are true nowhere in a video, all kinds in turn."""
-    claims = absent_claims(video.timed, concepts)
+    """Draw sentences that are true nowhere in a video, the kinds in turn."""
+    claims = [claim for claim in absent_claims(video.timed, concepts) if claim.kind in kinds]
     by_kind: dict[str, list[Claim]] = {}
     for index in rng.permutation(len(claims)):
         by_kind.setdefault(claims[index].kind, []).append(claims[index])

@@ -53,14 +53,14 @@ def test_each_variant_is_trained_with_each_seed_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    trained: list[tuple[tuple[int, ...], int]] = []
+    trained: list[tuple[tuple[int, ...], int, tuple[str, ...]]] = []
 
     def train(
         _pool: Pool, _towers: ClipTowers, out: Path, _budget: Budget, **options: Any
     ) -> R2Tuning:
         out.mkdir(parents=True)
         layer_order, seed = options["layer_order"], options["seed"]
-        trained.append((layer_order, seed))
+        trained.append((layer_order, seed, options["shape"].kinds))
         return R2Tuning(model_config(towers, layers=len(layer_order))).eval()
 
     monkeypatch.setattr(train_module, "train", train)
@@ -68,9 +68,10 @@ def test_each_variant_is_trained_with_each_seed_once(
     art = write_toy_sprites(tmp_path / "sprites.npz").parent
     arguments += ["--art", str(art), "--clip", str(clip_file)]
     arguments += ["--out", str(tmp_path / "out"), "--steps", "1", "--seeds", "0,1", "--videos", "1"]
-    arguments += ["--styles", "twemoji", "--threads", "1", "--coarse"]
+    arguments += ["--styles", "twemoji", "--threads", "1", "--coarse", "--kinds", "pair,motion"]
     assert main(arguments) == 0
-    assert trained == [(order, seed) for seed in (0, 1) for order in VARIANTS.values()]
+    kinds = ("pair", "motion")
+    assert trained == [(order, seed, kinds) for seed in (0, 1) for order in VARIANTS.values()]
     table = capsys.readouterr().out
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
         *(f"| {name}" for name in VARIANTS),
@@ -89,3 +90,5 @@ def test_each_variant_is_trained_with_each_seed_once(
     ]
     assert main([*arguments, "--steps", "2"]) == 2
     assert "other options" in capsys.readouterr().err
+    assert main([*arguments, "--kinds", "pair,scent"]) == 2
+    assert "'pair,scent' is not a list of object, colour, pair, motion" in capsys.readouterr().err

@@ -217,6 +217,16 @@ class TestVideos:
             assert not query.spans_s
             assert not spans_of(query.claim, video.timed)
 
+    def test_queries_are_of_the_kinds_that_are_asked_for(self, toy_sprites: Sprites) -> None:
+        video, names = a_video(toy_sprites, 3, 300.0), toy_sprites.concepts("noto")
+        for kinds in (("colour", "motion"), ("pair",)):
+            rng = np.random.default_rng(0)
+            asked = [
+                *sample_queries(rng, video, kinds=kinds),
+                *sample_absent(rng, video, names, kinds=kinds),
+            ]
+            assert {query.claim.kind for query in asked} == set(kinds)
+
     def test_a_seed_gives_one_video_and_frames_in_any_order(self, toy_sprites: Sprites) -> None:
         one, two = a_video(toy_sprites, 7), a_video(toy_sprites, 7)
         assert one == two
