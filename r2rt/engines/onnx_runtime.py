@@ -272,7 +272,8 @@ class OnnxRuntimeEngine:
 
         settings: dict[str, str] = {}
         if self._provider.options:
-            compiled = cache_dir() / "engines"
+            # The model's own: TensorRT's provider names its engines after values, not weights.
+            compiled = cache_dir() / "engines" / self._bundle.fingerprint
             compiled.mkdir(parents=True, exist_ok=True)
             settings = provider_options(
                 self._provider, spec, compiled, context_length=self._bundle.dims.context_length

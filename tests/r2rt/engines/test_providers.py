@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,8 +27,9 @@ from r2rt.engines.providers import (
 )
 from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError
-from r2rt.model.bundle import Bundle
+from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
+from r2rt.model.manifest import MANIFEST_NAME, manifest_bytes
 from tests.conftest import CHECKOUT
 
 DEMO = CHECKOUT / "demo" / "random-tiny"
@@ -57,6 +60,41 @@ def test_engines_are_compiled_for_ranges_of_shapes_and_kept(bundle: Bundle, tmp_
     names = [shape.split(":")[0] for shape in grounder["nv_profile_max_shapes"].split(",")]
     assert names == [tensor.name for tensor in bundle.graphs[GROUNDER].inputs]
     assert all(isinstance(value, str) for value in (options | grounder).values())
+
+
+def test_models_of_one_architecture_share_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT's provider names what it keeps after a graph's file and values, not its weights."""
+    kept: list[str] = []
+
+    class Compiling(Session):
+        def __init__(self, path: str, options: Any, providers: Any) -> None:
+            super().__init__(path, options, providers)
+            kept.append(providers[0][1]["trt_engine_cache_path"])
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return []
+
+    def weights_of(seed: int) -> Bundle:
+        folder = tmp_path / f"model-{seed}"
+        shutil.copytree(DEMO, folder)
+        model = onnx.load_model(folder / f"{GROUNDER}.onnx")
+        largest = max(model.graph.initializer, key=lambda x: len(x.raw_data))
+        values = np.random.default_rng(seed).permutation(onnx.numpy_helper.to_array(largest))
+        largest.raw_data = values.tobytes()
+        onnx.save_model(model, folder / f"{GROUNDER}.onnx")
+        files = {**Bundle.open(DEMO).manifest.files}
+        files[f"{GROUNDER}.onnx"] = file_entry(folder / f"{GROUNDER}.onnx")
+        manifest = msgspec.structs.replace(Bundle.open(DEMO).manifest, files=files)
+        (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
+        return Bundle.open(folder)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Compiling)
+    for seed in (1, 2):
+        OnnxRuntimeEngine(weights_of(seed), device="tensorrt", threads=1).open(GROUNDER)
+    assert len(set(kept)) == 2
+    assert all(Path(folder).is_dir() for folder in kept)
 
 
 @pytest.mark.parametrize(("context_length", "usual"), [(77, 16), (64, 16), (8, 8)])
