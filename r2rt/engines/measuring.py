@@ -86,7 +86,9 @@ def fastest(
         threads: processor threads an operator may use.
         again: measure even if it was measured before.
     """
-    path = cache_dir() / "devices" / f"{_key(bundle, ways, threads)}.json"
+    # With engines and kernels, which are no part of the fingerprint.
+    files = sorted((name, entry.sha256) for name, entry in bundle.manifest.files.items())
+    path = cache_dir() / "devices" / f"{_key(bundle, (*ways, *files), threads)}.json"
     found = None if again else _remembered(path)
     how = "measured before"
     if found is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from r2rt.engines import choice, measuring
 from r2rt.engines.choice import choose, open_engine
 from r2rt.model.bundle import Bundle
+from r2rt.model.manifest import FileEntry
 from tests.conftest import CHECKOUT
 
 pytestmark = pytest.mark.slow
@@ -101,6 +103,30 @@ def test_a_memory_that_cannot_be_read_is_measured_anew(
     (kept,) = (tmp_path / "cache" / "devices").iterdir()
     kept.write_bytes(b'{"measurements": 3}')
     assert choose("auto", bundle, threads=1).reason.startswith("measured now")
+
+
+def test_an_engine_that_was_built_anew_is_measured_anew(
+    fakes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was refused, such as int8, may have been replaced by one that is right."""
+    bundle = Bundle.open(DEMO)
+    measured = []
+
+    def measure(built: Bundle, *_: object, **__: object) -> list[measuring.Measurement]:
+        measured.append(built)
+        return [measuring.Measurement(device="cpu", backend="onnxruntime", frame_s=0.1)]
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    for digest in ("a", "b", "b"):
+        files = {
+            **bundle.manifest.files,
+            "engines/tensorrt-9.0-fp16/grounder.plan": FileEntry(size=1, sha256=digest * 64),
+        }
+        manifest = msgspec.structs.replace(bundle.manifest, files=files)
+        built = Bundle(bundle.path, manifest)
+        assert built.fingerprint == bundle.fingerprint
+        measuring.fastest(built, [("tensorrt", "tensorrt")], threads=1)
+    assert len(measured) == 2
 
 
 def test_where_nothing_else_is_usable_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
