@@ -229,10 +229,12 @@ def _backend(measured: str | None = None) -> list[Finding]:
 
 def _gpu() -> list[Finding]:
     """Ask the driver itself, which needs no toolkit and makes no context on any GPU."""
+    from r2rt.engines.gpu import driver_name
+
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(driver_name())
     except OSError:
-        value = "none (libcuda.so.1 is not on this machine)"
+        value = f"none ({driver_name()} is not on this machine)"
         return [Finding(section="gpu", name="driver", value=value)]
     status = driver.cuInit(0)
     if status:

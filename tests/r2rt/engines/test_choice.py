@@ -203,6 +203,17 @@ def test_a_driver_without_a_gpu_is_reported() -> None:
         find_gpu(lambda _: driver)
 
 
+def test_the_driver_is_found_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> Any:
+        if name != "nvcuda.dll":
+            raise OSError(name)
+        return SimpleNamespace(cuInit=lambda _: 100)
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(BackendUnavailableError, match=r"finds no GPU \(error 100\)"):
+        find_gpu(load)
+
+
 def test_the_engine_of_the_choice_is_opened(no_gpu: None) -> None:
     engine, chosen = open_engine(Bundle.open(DEMO), threads=1)
     assert isinstance(engine, OnnxRuntimeEngine)
