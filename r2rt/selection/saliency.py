@@ -89,6 +89,7 @@ def saliency_of(
         sampling=video.sampling,
         model=grounder.bundle.manifest.name,
         timings=Timings(encode_s=0.0, text_s=0.0, ground_s=0.0),
+        departures=video.departures,
     )
     return answer, fallback
 

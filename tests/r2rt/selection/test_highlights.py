@@ -190,3 +190,13 @@ def test_the_odd_clip_is_the_least_typical(tiny_grounder: Grounder) -> None:
     assert answer.saliency.argmin() == 7
     assert answer.saliency.shape == (30,)
     assert answer.model == tiny_grounder.bundle.manifest.name
+
+
+def test_without_a_query_too_the_answer_says_how_the_video_was_read(
+    tmp_path: Path, tokenizer_file: Path
+) -> None:
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    video = grounder.encode(frames_with_red([9, 10, 90]), source_fps=0.5, skip_similar=2)
+    assert video.departures.clips_similar == 1
+    for query in (None, "a dog"):
+        assert find_highlights(grounder, video, query).departures == video.departures
