@@ -58,7 +58,7 @@ _EXAMPLES = (
     ('r2rt search library "a dog"', "a library of videos, see r2rt index"),
     ('r2rt watch rtsp://camera/stream "a person falls"', "live video"),
 )
-_TIMES = "Times are seconds (90, 90s), 2m30s, 1:15, 1:02:03.5 or 5m."
+_TIMES = "Times are seconds (90, 90s), 1:15, 1:02:03.5, 5m, 1h or 250ms."
 _VARIABLES = {
     "R2RT_CONFIG": "File of defaults for options, in TOML: [ground], top-k = 3; [defaults] holds "
     "for all commands.  [config.toml in the user's configuration folder]",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from r2rt.cli.main import run as main
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.errors import exit_codes
+from r2rt.timecode import parse_time
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
 QUERY = "a red ball rolls to the right"
@@ -304,6 +306,14 @@ def test_help_documents_every_exit_code() -> None:
     text = run("--help").stdout
     for code in exit_codes():
         assert f"\n  {code} " in text
+
+
+def test_every_time_that_the_help_writes_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Times are" in line]
+    times = re.findall(r"\d[\d:.]*[a-z]*", line)
+    assert len(times) == 7
+    assert [parse_time(time) for time in times] == [90, 90, 75, 3723.5, 300, 3600, 0.25]
 
 
 def test_the_whole_way_leaves_torch_unimported() -> None:
