@@ -63,7 +63,7 @@ def check_destinations(
         made: folders that are made before anything is written into them.
 
     Raises:
-        OutputError: a folder does not exist, a name is too long, or a path is an input.
+        OutputError: a folder does not exist, a name is too long, or a path is a folder or an input.
     """
     coming = {Path(folder).absolute() for folder in made}
     names: dict[tuple[int, int], StrPath] = {}
@@ -83,6 +83,8 @@ def check_destinations(
             if not path.parent.is_dir() and path.parent.absolute() not in coming:
                 raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
             continue
+        if stat.S_ISDIR(status.st_mode):
+            raise OutputError(f"{path}: a folder; give the name of a file in it")
         found = names.get(_identity(status))
         if found is None and names and path.suffix.lower() in _IMAGES:
             found = names.get(_identity(path.parent.stat()))

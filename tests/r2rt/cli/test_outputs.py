@@ -324,6 +324,15 @@ def test_no_output_overwrites_an_input(
     assert video.read_bytes() == output.read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["ground", "encode"])
+def test_a_folder_in_place_of_a_file_is_refused_before_a_model_is_looked_for(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [QUERY, "-f", "json", "-o", str(tmp_path)] if command == "ground" else [str(tmp_path)]
+    assert run([command, str(DEMO_VIDEO), *words, "-m", str(tmp_path / "none")]) == 40
+    assert f"{tmp_path}: a folder; give the name of a file in it" in capsys.readouterr().err
+
+
 def test_folders_of_outputs_keep_inputs_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
