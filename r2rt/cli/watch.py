@@ -94,8 +94,8 @@ def watch(
     file with --follow or --realtime. Events go to stdout, everything else to stderr. Ctrl-C ends
     with a summary and exit code 0.
     """
-    if events.output is not None and queries_file is not None:
-        check_destinations([events.output], [queries_file])
+    if events.output is not None:
+        check_destinations([events.output], [source, *([queries_file] if queries_file else [])])
     queries = _queries([*query, *more_queries], queries_file)
     if not source:
         raise QueryError("the name of the source is empty; give an address, a device or a file")

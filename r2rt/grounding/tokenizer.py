@@ -139,8 +139,16 @@ class Tokenizer:
         since the model finds the end by that token.
 
         Raises:
-            QueryError: the query is empty, or nothing of it is left after cleaning.
+            QueryError: the query is empty or not Unicode, or nothing is left of it after cleaning.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            # No answer about it could be written as JSON.
+            raise QueryError(
+                f"the query {text[:40]!a} is not UTF-8 text; check the encoding of the terminal "
+                "or the script"
+            ) from error
         cleaned = clean(text, self._cleaning)
         if self._cleaning != "clip":
             # A special token that is written out is no word, and would end the text early.

@@ -300,6 +300,24 @@ def test_lists_and_queries_are_not_overwritten(
     assert file.read_text() == '{"query": "a red ball"}\n'
 
 
+def test_no_events_are_appended_to_the_video_that_is_watched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = Path(shutil.copy(DEMO_VIDEO, tmp_path / "film.mp4"))
+    words = [str(video), "a red ball", "--realtime", "--min-score", "0", "-o", str(video)]
+    assert run(["watch", *words, "--duration", "0.1s", "--model", str(DEMO_BUNDLE)]) == 40
+    assert "is the input" in capsys.readouterr().err
+    assert video.read_bytes() == DEMO_VIDEO.read_bytes()
+
+
+def test_a_query_that_is_not_utf8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a terminal in Latin-1 sends it; JSON could not hold it."""
+    query = os.fsdecode("a café".encode("latin-1"))
+    for command in ("ground", "highlights"):
+        assert run([command, str(DEMO_VIDEO), query, "--json", "-m", str(DEMO_BUNDLE)]) == 2
+        assert r"the query 'a caf\udce9' is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_sequences_get_ids_that_no_query_has() -> None:
     queries = [Query(text="a", qid=2), Query(text="b", qid="3")]
     asked = Asked.of(queries, then=(), within_s=None, sequences=["c then d", "e then f"])
