@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from r2rt.cli.media import COPY, PADDING, MediaOptions, check_media, deliver_med
 from r2rt.cli.outputs import distinct_labels
 from r2rt.cli.session import note, warn
 from r2rt.errors import R2rtError
+from r2rt.files import check_destinations
 
 if TYPE_CHECKING:
     from r2rt.archive.result import SearchResult
@@ -47,9 +48,18 @@ def hits_media_options(command: F) -> F:
     return with_media  # type: ignore[return-value]
 
 
-def check_hits_media(media: MediaOptions, output: str | None) -> None:
-    """Check the options before anything costs time; see `check_media`."""
-    check_media(None, media, output=None if output in (None, "-") else Path(str(output)))
+def check_hits_media(media: MediaOptions, output: str | None, inputs: Sequence[str]) -> None:
+    """Check the options before anything costs time; see `check_media`.
+
+    Args:
+        media: what to make of hits.
+        output: where the hits are written.
+        inputs: images and videos that the search begins with; none may be overwritten.
+    """
+    path = None if output in (None, "-") else Path(str(output))
+    check_media(None, media, output=path)
+    written = (path, media.reel, media.contact_sheet, media.report)
+    check_destinations([path for path in written if path is not None], inputs)
 
 
 def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import click
 
 from r2rt.cli.console import progress, warn
 from r2rt.cli.options import (
+    check_has_use,
     is_model_named,
     library_model_options,
     quiet_option,
@@ -34,6 +35,7 @@ __all__ = ["index"]
 
 # Changes that follow one another within this time are indexed together.
 _SETTLED_MS = 3000
+_POLL_MS = 500
 _EXAMPLES = """Examples:
 
 \b
@@ -117,11 +119,13 @@ def index(
     from r2rt.archive.tables import is_library, require_lance
     from r2rt.grounding.many import read_video_list
 
+    check_has_use("workers", "--ray", given=ray is not None)
     quota_bytes = None if quota is None else parse_bytes(quota, what="--quota")
     sources = [*videos, *(read_video_list(videos_from) if videos_from is not None else ())]
     if not sources:
         raise QueryError("no video: give files, folders, globs, or --videos-from FILE")
     require_lance()
+    folders = _followed(sources) if watch else []
     is_new = is_model_named() or not is_library(library)
     if not is_new:
         model = Archive.open(library).tables.settings.model
@@ -150,15 +154,16 @@ def index(
                 raise KeyboardInterrupt
             return report
 
+        changes = _changes(folders, interrupted) if watch else iter(())
+        next(changes, None)  # from here on no change is missed
         report = add()
         note(_summary(archive, report), quiet=quiet)
         if watch:
-            _follow(
-                sources,
-                lambda: note(_summary(archive, add()), quiet=quiet),
-                interrupted,
-                quiet=quiet,
-            )
+            note(f"following {', '.join(folders)}; press Ctrl-C to stop", quiet=quiet)
+            for has_changed in changes:
+                if has_changed:
+                    note(_summary(archive, add()), quiet=quiet)
+            raise KeyboardInterrupt
     if report.failed:
         raise SomeVideosFailedError(
             f"{len(report.failed)} videos could not be indexed, see above; "
@@ -209,26 +214,36 @@ def _interrupted() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _follow(
-    sources: Sequence[str],
-    update: Callable[[], None],
-    interrupted: threading.Event,
-    *,
-    quiet: bool,
-) -> None:
-    """Index again whenever something changes below the folders, until interrupted.
+def _followed(sources: Sequence[str]) -> list[str]:
+    """Return the folders that `--watch` follows.
 
-    A file that is still being written fails or is incomplete; its next change brings it again.
+    Raises:
+        QueryError: there is none.
+        MissingExtraError: watchfiles is not installed.
     """
     from r2rt.archive.tables import require_package
 
     require_package("watchfiles", "--watch")
-    from watchfiles import watch
-
     folders = [source for source in sources if kind_of(source) == "folder"]
     if not folders:
         raise QueryError("--watch follows folders; name one")
-    note(f"following {', '.join(folders)}; press Ctrl-C to stop", quiet=quiet)
-    for _ in watch(*folders, debounce=_SETTLED_MS, step=500, stop_event=interrupted):
-        update()
-    raise KeyboardInterrupt
+    return folders
+
+
+def _changes(folders: Sequence[str], interrupted: threading.Event) -> Iterator[bool]:
+    """Yield whether something below the folders has changed, every half a second or so.
+
+    Watching begins with the first `next`. A file that is still being written fails or is
+    incomplete; its next change brings it again.
+    """
+    from watchfiles import watch
+
+    for found in watch(
+        *folders,
+        debounce=_SETTLED_MS,
+        step=_POLL_MS,
+        rust_timeout=_POLL_MS,
+        yield_on_timeout=True,
+        stop_event=interrupted,
+    ):
+        yield bool(found)

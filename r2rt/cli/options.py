@@ -22,6 +22,7 @@ __all__ = [
     "TIME",
     "Encoding",
     "asked_precision",
+    "check_has_use",
     "encoding_options",
     "is_model_named",
     "is_yes_given",
@@ -125,6 +126,26 @@ def is_model_named() -> bool:
     """
     source = click.get_current_context().get_parameter_source("model")
     return source is click.core.ParameterSource.COMMANDLINE
+
+
+def check_has_use(name: str, needed: str, *, given: bool) -> None:
+    """Refuse an option that stands on the command line without the one that it belongs to.
+
+    A default from the user's file is left alone: it waits for that option.
+
+    Args:
+        name: the parameter's name.
+        needed: the option that it belongs to, such as `--ray`.
+        given: whether that one is given.
+
+    Raises:
+        QueryError: it would do nothing.
+    """
+    context = click.get_current_context()
+    if given or context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+        return
+    option = next(item.opts[0] for item in context.command.params if item.name == name)
+    raise QueryError(f"{option} does nothing without {needed}; give that too, or leave it out")
 
 
 def is_yes_given() -> bool:

@@ -122,8 +122,8 @@ def search(
     if query is None and not images and not likes:
         raise QueryError("nothing to search: give a QUERY, --image or --like")
     name = _format_of("json" if json_ else format_, output)
-    check_hits_media(media, output)
     moments = [Like.parse(like) for like in likes]
+    check_hits_media(media, output, [*images, *(moment.video for moment in moments)])
     with Archive.open(library) as archive:
         settings = archive.tables.settings
         named = is_model_named()

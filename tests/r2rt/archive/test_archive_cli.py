@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import opentimelineio as otio
 import pytest
 from PIL import Image
 
+from r2rt.archive.index import IndexReport
 from r2rt.archive.library import Archive
 from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
@@ -113,6 +115,37 @@ def test_an_interrupt_that_a_library_loses_ends_the_command(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_what_watch_needs_is_checked_before_anything_is_indexed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "library"
+    assert run(["index", str(library), str(VIDEO), "--watch", "-m", str(MODEL), "--quiet"]) == 2
+    assert "--watch follows folders; name one" in capfd.readouterr().err
+    assert not library.exists()
+
+
+def test_what_appears_during_the_first_run_is_indexed_too(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    runs = []
+
+    def add(archive: Archive, *arguments: Any, **options: Any) -> IndexReport:
+        runs.append(arguments)
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        (videos / "new.mp4").write_bytes(VIDEO.read_bytes())
+        return IndexReport()
+
+    monkeypatch.setattr(Archive, "add", add)
+    end = threading.Timer(20, os.kill, (os.getpid(), signal.SIGINT))
+    end.start()
+    assert run(["index", str(library), str(videos), "--quiet", "--watch"]) == 130
+    end.cancel()
+    assert len(runs) == 2
+
+
 def test_a_folder_that_is_no_library(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["search", str(tmp_path), "a dog"]) == 16
     assert "not a library of videos; `r2rt index" in capfd.readouterr().err
@@ -150,6 +183,17 @@ def test_what_is_made_of_hits(
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<video ") == len(hits)
     assert f"#t={hits[0]['start_s']:.3f},{hits[0]['end_s']:.3f}" in page
+
+
+@pytest.mark.parametrize("options", [("--image", "IN"), ("--like", "IN@0")])
+def test_what_a_search_begins_with_is_not_overwritten(
+    options: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "input.csv"
+    path.write_bytes(b"an image or a video")
+    words = [word.replace("IN", str(path)) for word in options]
+    assert run(["search", str(tmp_path / "none"), *words, "-o", str(path)]) == 40
+    assert "is the input" in capfd.readouterr().err
 
 
 def test_a_playlist_names_files_and_times(library: Path, capfd: pytest.CaptureFixture[str]) -> None:
