@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from r2rt.cli.console import is_terminal, printable, write_text
+from r2rt.cli.options import check_has_use
 from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 from r2rt.files import check_destinations, check_folder
@@ -162,6 +163,7 @@ def output_options(command: F) -> F:
                 f"--output is given {len(outputs)} times; give one, or several --format and "
                 "--output-dir FOLDER"
             )
+        check_has_use("rows", "--rank", given=options["rank"])
         output = outputs[0] if outputs else None
         asked = (*formats, *(["json"] if json_ else []))
         names = tuple(dict.fromkeys(asked)) or (_format_of(output),)

@@ -12,7 +12,13 @@ import click
 
 from r2rt.cli.console import note
 from r2rt.cli.first_run import choose_model
-from r2rt.cli.options import asked_precision, is_yes_given, model_options, quiet_option
+from r2rt.cli.options import (
+    asked_precision,
+    check_has_use,
+    is_yes_given,
+    model_options,
+    quiet_option,
+)
 from r2rt.errors import MissingExtraError, ServiceStateError
 from r2rt.memory import parse_bytes
 from r2rt.service.settings import Settings, default_folder, is_loopback, usable_cores
@@ -155,6 +161,7 @@ def serve(
 
     Beyond this machine it listens only where there is a token: r2rt tokens add NAME.
     """
+    check_has_use("replicas", "--ray", given=ray is not None)
     settings = Settings(
         folder=folder or default_folder(),
         roots=roots or (Path(),),

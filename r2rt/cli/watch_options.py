@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from r2rt.cli.options import TIME
+from r2rt.cli.options import TIME, check_has_use
 
 __all__ = [
     "EventOptions",
@@ -268,6 +268,7 @@ def event_options(command: F) -> F:
 
     @functools.wraps(command)
     def with_events(**others: Any) -> Any:
+        check_has_use("webhook_headers", "--webhook", given=others["webhook"] is not None)
         json_ = others.pop("json_")
         names = [field.name for field in dataclasses.fields(EventOptions)]
         events = EventOptions(**{name: others.pop(name) for name in names})

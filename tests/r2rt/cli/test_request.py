@@ -310,6 +310,32 @@ def test_no_events_are_appended_to_the_video_that_is_watched(
     assert video.read_bytes() == DEMO_VIDEO.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("ground", str(DEMO_VIDEO), QUERY, "--rows", "3"), "--rows does nothing without --rank"),
+        (("index", "library", str(DEMO_VIDEO), "--workers", "8"), "without --ray"),
+        (("serve", "--replicas", "2"), "--replicas does nothing without --ray"),
+        (("watch", "-", QUERY, "--webhook-header", "X: y"), "without --webhook"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    command: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "--model", "none"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_default_may_wait_for_the_option_that_it_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[ground]\nrows = 30\n")
+    monkeypatch.setenv("R2RT_CONFIG", str(config))
+    assert run(["ground", str(DEMO_VIDEO), QUERY, "--model", "none"]) == 20  # as without it
+    assert "--rows" not in capsys.readouterr().err
+
+
 def test_a_query_that_is_not_utf8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """As a terminal in Latin-1 sends it; JSON could not hold it."""
     query = os.fsdecode("a café".encode("latin-1"))
