@@ -30,8 +30,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How much of what.
 
     Attributes:
-        clip_steps: steps of CLIP's training.
-        clip_seed: of CLIP's weights and frames.
+        clip_steps: steps of CLIP's training from nothing.
+        clip_again: steps of its second training, from the weights of the first.
+        clip_seed: of CLIP's weights and frames; the second training has the next one.
         scenes: scenes that are drawn and encoded.
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
         block_steps: steps of the R² block's training.
@@ -43,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     clip_steps: int = 9_000
+    clip_again: int = 10_000
     clip_seed: int = 0
     scenes: int = 14_000
     photographs: float = 0.25
@@ -72,20 +74,25 @@ def art(out: Path, _plan: Plan) -> None:
 
 
 def clip(out: Path, plan: Plan) -> None:
-    """Train the tiny CLIP; everything after it stands on its weights as they are shipped."""
-    from training.tiny_clip.train import Settings, train
+    """Train the tiny CLIP from nothing."""
+    _train_clip(out, plan, "clip", steps=plan.clip_steps, seed=plan.clip_seed)
+
+
+def clip_again(out: Path, plan: Plan) -> None:
+    """Train it on; everything after stands on its weights as they are shipped."""
     from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
 
-    settings = Settings(steps=plan.clip_steps, seed=plan.clip_seed, evaluate_s=900)
-    train(
-        _art(out) / "sprites.npz",
-        out / "clip",
-        settings,
-        resume=True,
-        photographs=_photographs(out, plan),
+    _train_clip(
+        out,
+        plan,
+        "clip-again",
+        steps=plan.clip_again,
+        seed=plan.clip_seed + 1,
+        rate=1e-3,
+        init=out / "clip" / "final" / WEIGHTS_NAME,
     )
     _clip(out).parent.mkdir(exist_ok=True)
-    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _clip(out))
+    write_compact(out / "clip-again" / "final" / WEIGHTS_NAME, _clip(out))
 
 
 def scenes(out: Path, plan: Plan) -> None:
@@ -169,7 +176,8 @@ def card(out: Path, plan: Plan) -> None:
             }
     lines = [
         "# Figures",
-        f"CLIP: {plan.clip_steps} steps from nothing, seed {plan.clip_seed}; "
+        f"CLIP: {plan.clip_steps} steps from nothing, seed {plan.clip_seed}, and "
+        f"{plan.clip_again} more, seed {plan.clip_seed + 1}; "
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
         f"own queries alone, seed {plan.block_seed}, on {plan.scenes} scenes. {plan.videos} "
@@ -185,6 +193,7 @@ def card(out: Path, plan: Plan) -> None:
 STAGES: dict[str, Callable[[Path, Plan], None]] = {
     "art": art,
     "clip": clip,
+    "clip-again": clip_again,
     "scenes": scenes,
     "block": block,
     "bundle": bundle,
@@ -196,6 +205,7 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
 _OPTIONS = {
     "art": (),
     "clip": ("clip_steps", "clip_seed", "photographs", "threads"),
+    "clip-again": ("clip_again",),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "bundle": (),
@@ -245,6 +255,12 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of everything.")
 @click.option("--clip-steps", default=Plan().clip_steps, show_default=True, help="Steps of CLIP.")
+@click.option(
+    "--clip-again",
+    default=Plan().clip_again,
+    show_default=True,
+    help="Steps of CLIP's second training.",
+)
 @click.option("--scenes", default=Plan().scenes, show_default=True, help="Scenes: 0.5 MB each.")
 @click.option(
     "--photographs",
@@ -266,6 +282,7 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 def command(
     out: Path,
     clip_steps: int,
+    clip_again: int,
     scenes: int,
     photographs: float,
     block_steps: int,
@@ -279,6 +296,7 @@ def command(
         out,
         Plan(
             clip_steps=clip_steps,
+            clip_again=clip_again,
             scenes=scenes,
             photographs=photographs,
             block_steps=block_steps,
@@ -293,6 +311,29 @@ def command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
     return run(command, "python -m training.demo.make", arguments, cut="the same command goes on.")
+
+
+def _train_clip(
+    out: Path,
+    plan: Plan,
+    name: str,
+    *,
+    steps: int,
+    seed: int,
+    rate: float | None = None,
+    init: Path | None = None,
+) -> None:
+    """Train CLIP in the folder of that name, or go on."""
+    from training.tiny_clip.train import Settings, train
+
+    train(
+        _art(out) / "sprites.npz",
+        out / name,
+        Settings(steps=steps, seed=seed, rate=rate or Settings.rate, evaluate_s=900),
+        init=init,
+        resume=True,
+        photographs=_photographs(out, plan),
+    )
 
 
 def _art(out: Path) -> Path:

@@ -153,18 +153,6 @@ def _grid(patches: int) -> Tensor:
     return torch.stack((ramp.repeat(side), ramp.repeat_interleave(side)), dim=1)
 
 
-def _separate_sides(table: Tensor) -> None:
-    """Make a table of positions (1 + P, C) distinguish left from right as clearly as up from down.
-
-    What a frame is called stays the same when it is mirrored, so training for names alone leaves
-    little of x but its distance from the middle.
-    """
-    places = table[1:]
-    x, y = _grid(len(places)).T
-    slope = torch.linalg.norm(y @ (places - places.mean(dim=0)) / y.square().sum())
-    places += slope * x[:, None] * F.normalize(torch.randn(table.shape[1]), dim=0)
-
-
 def _matching(logits: Tensor, truth: Tensor) -> Tensor:
     """Cross entropy against all that is true of each row; rows of which nothing is are left out."""
     some = truth.any(dim=1)
@@ -247,7 +235,6 @@ class _Run:
             self.model.classes[:-1] = class_embeddings(self.model)
             self.model.class_scale.fill_(float(self.model.logit_scale))
             self.model.patch_scale.fill_(float(self.model.logit_scale))
-            _separate_sides(self.model.vision.positional_embedding)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = _optimizer(self.model, self.settings)
 
