@@ -56,7 +56,7 @@ def clear(parts: tuple[str, ...]) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise OutputError(f"{folder}: cannot be removed ({error.strerror})") from error
+            raise OutputError(f"{folder}: cannot be removed ({error.strerror or error})") from error
 
 
 def _size_text(folder: Path) -> str:

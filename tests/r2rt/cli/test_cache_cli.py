@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from r2rt import EncodedVideo
+from r2rt.cli.main import run as main
 from r2rt.cli.session import encode_source
 from r2rt.grounding.encoding_cache import EncodingCache
 from tests.r2rt.cli.test_ground import QUERY, run
@@ -52,6 +53,16 @@ def test_info_and_clear(tmp_path: Path) -> None:
         (tmp_path / part / "measured.json").write_text("{}")
     assert run("cache", "clear", R2RT_CACHE=str(tmp_path)).returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_is_a_link_says_why_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "encodings").symlink_to(tmp_path / "elsewhere")
+    assert main(["cache", "clear", "encodings"]) == 40
+    assert "symbolic link" in capsys.readouterr().err
 
 
 def test_a_compact_encoding_is_a_tenth_as_large_and_kept_apart(tmp_path: Path) -> None:
