@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ import click
 from r2rt.cli.options import Encoding, encoding_options, model_options, quiet_option, verbose_option
 from r2rt.cli.session import encode_source, note, open_model
 from r2rt.cli.spool import spooled
-from r2rt.errors import QueryError
+from r2rt.errors import OutputError, QueryError
 from r2rt.files import check_destinations
 from r2rt.video.missing import require_source
 
@@ -45,9 +46,22 @@ def encode(
     ((video, name),) = spooled([video], quiet=quiet)
     require_source(video)
     check_destinations([output], [video])
+    _check_is_no_video(Path(output))
     with open_model(model, device, quiet=quiet) as grounder:
         encoded = encode_source(grounder, video, encoding.options, quiet=quiet)
     if name != video:
         encoded = dataclasses.replace(encoded, source=name)
     encoded.save(output)
     note(f"{output}: {encoded.nbytes / 1e6:.1f} MB", quiet=quiet)
+
+
+def _check_is_no_video(output: Path) -> None:
+    """Refuse to replace what is no encoded video: `r2rt encode *.mp4` may name two videos."""
+    from r2rt.grounding.encoded import is_encoded_video
+
+    is_ours = output.suffix == ".r2rt" or is_encoded_video(output)
+    if not is_ours and output.is_file() and output.stat().st_size:
+        raise OutputError(
+            f"{output}: a file that is no encoded video is there; name a new one, such as "
+            f"{output.stem}.r2rt"
+        )

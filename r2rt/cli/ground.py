@@ -12,6 +12,7 @@ from r2rt.cli.media import best_of
 from r2rt.cli.request import Question, Request, request_options
 from r2rt.cli.sections import SectionedCommand
 from r2rt.cli.sequences import Asked, sequence_options
+from r2rt.errors import QueryError
 from r2rt.queries import Query, free_qids, read_queries
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ def ground(
     is 3 if nothing that is asked for is in any of the videos, or no moment reaches --min-score.
     """
     request.check_inputs(queries_file)
+    sources = request.sources
+    if queries_file == "-" and "-" in (*sources.arguments, *sources.named, sources.list_file):
+        raise QueryError("-: standard input is the queries or the videos, not both")
     given = bool(more_queries or queries_file or sequences)
     arguments, texts = request.sources.split(queries_given=given)
     queries = _queries([*texts, *more_queries], queries_file)

@@ -132,7 +132,7 @@ class Request:
             R2rtError: see `answer_videos`.
         """
         quiet = self.quiet
-        self.check_inputs(self.sources.list_file)
+        self.check_inputs(self.sources.list_file, *videos.paths)
         check_reel(self.media, skips=self.outputs.skip_existing)
         delivery = Delivery(
             self.outputs,

@@ -96,6 +96,8 @@ def watch(
     """
     if events.output is not None:
         check_destinations([events.output], [source, *([queries_file] if queries_file else [])])
+    if source == queries_file == "-":
+        raise QueryError("-: standard input is the queries or the video, not both")
     queries = _queries([*query, *more_queries], queries_file)
     if not source:
         raise QueryError("the name of the source is empty; give an address, a device or a file")

@@ -282,6 +282,17 @@ def test_standard_input_is_one_video(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
+    "command", [["ground", "-"], ["ground", "--videos-from", "-"], ["watch", "-"]]
+)
+def test_standard_input_is_not_queries_and_videos(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert run([*command, "--queries", "-", "--model", "none"]) == 2
+    assert "standard input is the queries or the video" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ("ground", str(DEMO_VIDEO), "--queries", "FILE", "-o", "FILE"),
@@ -308,6 +319,27 @@ def test_no_events_are_appended_to_the_video_that_is_watched(
     assert run(["watch", *words, "--duration", "0.1s", "--model", str(DEMO_BUNDLE)]) == 40
     assert "is the input" in capsys.readouterr().err
     assert video.read_bytes() == DEMO_VIDEO.read_bytes()
+
+
+def test_a_reel_in_place_of_one_of_several_videos_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = [str(shutil.copy(DEMO_VIDEO, tmp_path / name)) for name in ("a.mp4", "b.mp4")]
+    assert run(["ground", *videos, "-q", QUERY, "--reel", videos[1], "-m", "none"]) == 40
+    assert "is the input" in capsys.readouterr().err
+
+
+def test_encoding_replaces_no_other_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`r2rt encode *.mp4` where there are two."""
+    other = Path(shutil.copy(DEMO_VIDEO, tmp_path / "b.mp4"))
+    encode = ["encode", str(DEMO_VIDEO), str(other), "-m", str(DEMO_BUNDLE), "--quiet"]
+    assert run(encode) == 40
+    assert "name a new one, such as b.r2rt" in capsys.readouterr().err
+    assert other.read_bytes() == DEMO_VIDEO.read_bytes()
+    other.write_bytes(b"")
+    assert run(encode) == run(encode) == 0  # an encoded video, whatever it is called
 
 
 @pytest.mark.parametrize(
