@@ -28,7 +28,7 @@ class Record:
 
     Attributes:
         place: the line's number, or the key, where it stands.
-        number: its place in order, from 1.
+        number: the line's number, or the place in the document, from 1.
         fields: by the names of the JSON lines form.
     """
 
@@ -109,12 +109,12 @@ def _lines(content: bytes, problems: _Problems) -> Iterator[tuple[int, str]]:
 
 
 def _read_lines(content: bytes, problems: _Problems) -> Iterator[Record]:
-    for order, (number, line) in enumerate(_lines(content, problems), start=1):
+    for number, line in _lines(content, problems):
         value = _decode(line, str(number), problems)
         if isinstance(value, _Unreadable):
             continue
         if isinstance(value, dict):
-            yield Record(place=str(number), number=order, fields=value)
+            yield Record(place=str(number), number=number, fields=value)
         else:
             problems.add(
                 "not-an-object",
@@ -125,7 +125,7 @@ def _read_lines(content: bytes, problems: _Problems) -> Iterator[Record]:
 
 
 def _read_charades(content: bytes, problems: _Problems) -> Iterator[Record]:
-    for order, (number, line) in enumerate(_lines(content, problems), start=1):
+    for number, line in _lines(content, problems):
         match = _CHARADES.fullmatch(line)
         if match is None:
             problems.add(
@@ -137,7 +137,7 @@ def _read_charades(content: bytes, problems: _Problems) -> Iterator[Record]:
             continue
         fields: dict[str, Any] = {"qid": number, "vid": match["vid"], "query": match["query"]}
         fields["relevant_windows"] = [[_number(match["start"]), _number(match["end"])]]
-        yield Record(place=str(number), number=order, fields=fields)
+        yield Record(place=str(number), number=number, fields=fields)
 
 
 def _read_document(content: bytes, problems: _Problems) -> Iterator[Record]:

@@ -163,7 +163,8 @@ def test_what_is_right_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture
     np.testing.assert_allclose(first.saliency, [0, 6 / 12, 1, 1 / 12], rtol=1e-6)
     assert [second.vid, second.qid, second.place] == ["clips/a", 2, "2"]
     assert [second.duration_s, second.moments_s] == [None, ((0, 4.5),)]
-    assert [third.moments_s, third.place] == [((2.0, 6.0),), "4"]
+    # Its line's number, as evaluation and the documentation count.
+    assert [third.moments_s, third.place, third.qid] == [((2.0, 6.0),), "4", 4]
 
 
 @pytest.mark.parametrize(
