@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -162,6 +163,15 @@ class RecordCheck:
             return None
         if not query.strip():
             self._fields.add("empty-query", "query", "has no words; write the sentence to look for")
+            return None
+        # What tools write that cut a sentence in the middle of an emoji.
+        half = re.search("[\ud800-\udfff]", query)
+        if half is not None:
+            self._fields.add(
+                "not-utf8",
+                "query",
+                f"character {half.start() + 1}, {half[0]!r}, is half of one; write it whole",
+            )
             return None
         words = len(query.split())
         if words > _MAX_WORDS:

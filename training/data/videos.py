@@ -80,11 +80,12 @@ def is_safe_name(name: str) -> bool:
     """Whether a file that is called so stays inside the folder it is put into."""
     path = PurePosixPath(name)
     return (
-        0 < len(name.encode()) <= _MAX_NAME
+        # First: what is printable can be encoded.
+        name.isprintable()
+        and 0 < len(name.encode()) <= _MAX_NAME
         and not path.is_absolute()
         and ".." not in path.parts
         and path.as_posix() == name
         and "\\" not in name
-        and name.isprintable()
         and name != "."
     )
