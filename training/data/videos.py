@@ -7,10 +7,12 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from r2rt.errors import SourceNotFoundError
+from r2rt.grounding.many import VIDEO_SUFFIXES
 
 __all__ = ["VideoFolder", "is_safe_name", "video_id"]
 
-_SUFFIXES = {".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv"}
+# Those that the runtime finds in a folder, but for videos that are encoded already.
+_SUFFIXES = VIDEO_SUFFIXES - {".r2rt"}
 # TACoS's files are called after the camera, its annotations are not.
 _ENDINGS = ("", "-cam-002")
 _MAX_NAME = 240

@@ -218,11 +218,12 @@ def test_unlabelled_queries_are_for_tests_alone(
 
 def test_videos_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     videos = tmp_path / "videos"
-    for name in ("v1.mp4", "a/same.mp4", "b/same.avi", "empty.mkv", "s30-d52-cam-002.avi"):
+    names = ("v1.mp4", "a/same.mp4", "b/same.avi", "empty.mkv", "s30-d52-cam-002.avi", "00001.MTS")
+    for name in names:
         (videos / name).parent.mkdir(parents=True, exist_ok=True)
         (videos / name).write_bytes(b"" if "empty" in name else b"x")
     path = tmp_path / "own.jsonl"
-    vids = ["v1", "v1.mp4", "s30-d52", "a/same", "same", "empty", "v11", "elsewhere"]
+    vids = ["v1", "v1.mp4", "s30-d52", "a/same", "same", "empty", "v11", "elsewhere", "00001.MTS"]
     path.write_text(
         lines(*(line(qid=n, query=f"q{n}", vid=vid) for n, vid in enumerate(vids, start=1)))
     )
