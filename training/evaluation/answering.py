@@ -11,6 +11,7 @@ import numpy as np
 
 from r2rt.files import replacing
 from r2rt.grounding.encoded import EncodedVideo
+from training.data.videos import VideoFolder, video_id
 from training.evaluation.benchmarks import Benchmark
 from training.evaluation.reading import AnnotationFile
 from training.metrics import Annotation, EvaluationInputError, Prediction
@@ -31,8 +32,9 @@ _TIME_DECIMALS, _SCORE_DECIMALS = 4, 6
 def find_sources(folder: Path, annotations: AnnotationFile, *, encoded: bool) -> dict[str, Path]:
     """Return the file of every annotated video, by the name that annotations call it.
 
-    It is `folder/NAME`, a file or a folder of images, or else the one file `folder/NAME.*`; an
-    encoded video is `folder/NAME.r2rt`, with or without the suffix that NAME has.
+    It is `folder/NAME`, a file or a folder of images, or else the one file `folder/NAME.*`, or else
+    what training takes for it (see `VideoFolder`); an encoded video is `folder/NAME.r2rt`, with or
+    without the suffix that NAME has.
 
     Raises:
         EvaluationInputError: a video is not there, or two files go by its name, with the line that
@@ -44,6 +46,7 @@ def find_sources(folder: Path, annotations: AnnotationFile, *, encoded: bool) ->
     for path in sorted(folder.rglob("*")):
         if path.is_file() and (path.suffix == ENCODED_SUFFIX) == encoded:
             by_stem.setdefault(path.with_suffix(""), []).append(path)
+    videos = VideoFolder(folder)
     sources: dict[str, Path] = {}
     for line in annotations.lines:
         name = _video_name(line)
@@ -52,7 +55,7 @@ def find_sources(folder: Path, annotations: AnnotationFile, *, encoded: bool) ->
         where = annotations.at(line.qid)
         if not name:
             raise EvaluationInputError(f"{where}: neither `vid` nor `video` names its video")
-        sources[name] = _source(folder, name, by_stem, where, encoded=encoded)
+        sources[name] = _source(videos, name, by_stem, where, encoded=encoded)
     return sources
 
 
@@ -109,8 +112,14 @@ def _video_name(line: Annotation) -> str:
 
 
 def _source(
-    folder: Path, name: str, by_stem: dict[Path, list[Path]], where: str, *, encoded: bool
+    videos: VideoFolder,
+    name: str,
+    by_stem: dict[Path, list[Path]],
+    where: str,
+    *,
+    encoded: bool,
 ) -> Path:
+    folder = videos.folder
     exact = folder / name
     if not encoded and exact.exists():
         return exact
@@ -118,6 +127,9 @@ def _source(
     found = by_stem.get(exact, [])
     if not found and encoded and not exact.suffix[1:].isdecimal():
         found = by_stem.get(exact.with_suffix(""), [])
+    if len(found) != 1 and not encoded:
+        # As training finds it, whatever subtitles or images lie beside it.
+        found = videos.candidates(video_id(name)) or found
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise EvaluationInputError(f"{where}: {folder} holds {names}; leave one")

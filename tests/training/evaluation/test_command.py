@@ -183,6 +183,9 @@ def test_moments_of_a_part_count_from_where_it_begins(tmp_path: Path, truths: Pa
         (["a_1.0_2.0"], False, "a_1.0_2.0"),
         (["a_1.0_2.0.mp4", "a_1.0_2.0.r2rt"], False, "a_1.0_2.0.mp4"),
         (["a_1.0_2.0.mp4", "a_1.0_2.0.r2rt"], True, "a_1.0_2.0.r2rt"),
+        (["a_1.0_2.0.MTS", "a_1.0_2.0.jpg", "a_1.0_2.0.srt"], False, "a_1.0_2.0.MTS"),
+        (["below/a_1.0_2.0.mp4"], False, "below/a_1.0_2.0.mp4"),
+        (["a_1.0_2.0-cam-002.avi"], False, "a_1.0_2.0-cam-002.avi"),
         (["a_1.0_2.0.mp4", "a_1.0_2.0.mkv"], False, "a_1.0_2.0.mkv and a_1.0_2.0.mp4"),
         (["a_1.0.mp4", "a_1.r2rt"], False, "is not in"),
         (["a_1.0_2.0.mp4"], True, "a_1.0_2.0.r2rt is not in"),
@@ -195,6 +198,7 @@ def test_a_video_is_found_by_its_name(
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     line = TRUTHS[0] | {"vid": "a_1.0_2.0"}
     file = read_annotations(_write(tmp_path / "t.jsonl", [line]), BENCHMARKS["own"])
