@@ -39,10 +39,6 @@ AnnotationFile = _File[Annotation]
 PredictionFile = _File[Prediction]
 
 
-class _Numbered(msgspec.Struct):
-    qid: Qid | None = None
-
-
 def read_annotations(path: Path, benchmark: Benchmark) -> AnnotationFile:
     """Read annotations, and check that they have what the benchmark needs.
 
@@ -147,10 +143,12 @@ def _decode(raw: bytes, kind: type[Line], number: int) -> Line:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError:
-        if kind is not Annotation or msgspec.json.decode(raw, type=_Numbered).qid is not None:
+        if kind is not Annotation:
             raise
     record = msgspec.json.decode(raw, type=dict[str, object])
-    return msgspec.convert(record | {"qid": number}, kind)
+    # A field that is null is one that is not there, as in training.
+    given = {name: value for name, value in record.items() if value is not None}
+    return msgspec.convert({"qid": number} | given, kind)
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from training.data.checks import check_file
 from training.evaluation.benchmarks import BENCHMARKS, evaluate
 from training.evaluation.reading import matched, read_annotations, read_predictions
 from training.metrics import Annotation, EvaluationInputError, Prediction
@@ -168,6 +169,15 @@ def test_a_line_without_qid_is_given_its_number(tmp_path: Path) -> None:
     assert [each.qid for each in file.lines] == [2, 3]
     assert file.at(3) == f"{path}:3"
     assert file.lines[0].video == "v.mp4"
+
+
+def test_fields_that_are_null_are_not_there_as_in_training(tmp_path: Path) -> None:
+    """Tables that are written as JSON lines have null where a row has no value."""
+    line = {"video": "v.mp4", "query": "a dog", "relevant_windows": [[0, 1]]}
+    path = _write(tmp_path / "own.jsonl", line | {"qid": None, "vid": None, "duration": None})
+    assert not check_file(path).errors
+    (only,) = read_annotations(path, BENCHMARKS["own"]).lines
+    assert (only.qid, only.vid, only.duration) == (1, "", 0.0)
 
 
 def test_a_byte_order_mark_is_left_out_as_in_training(tmp_path: Path) -> None:
