@@ -319,7 +319,7 @@ STEPS: dict[str, Callable[[Own], str]] = {
 
 def last_line(own: Own) -> str:
     """Return a command line that asks the new model."""
-    row = json.loads(own.val_file.read_text(encoding="utf-8").splitlines()[0])
+    row = json.loads(own.val_file.read_text(encoding="utf-8").split("\n", 1)[0])
     video = VideoFolder(own.videos).candidates(row["vid"])[0]
     return shlex.join(["r2rt", "ground", "--model", str(own.bundle), str(video), row["query"]])
 

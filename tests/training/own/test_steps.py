@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +22,7 @@ from training.data.errors import AnnotationError
 from training.data.layouts import load_annotations
 from training.errors import TrainingError
 from training.metrics import Prediction
-from training.own.steps import STEPS, Own
+from training.own.steps import STEPS, Own, last_line
 from training.trainer.state import Progress
 
 ROW = {"query": "x", "duration": 6.0, "relevant_windows": [[0, 6]]}
@@ -135,6 +136,14 @@ def test_the_videos_that_are_evaluated_on_are_those_of_the_features(
     monkeypatch.setattr(training.evaluation.answering, "answer", answer)
     assert "R1@0.5 100.0" in STEPS["evaluate"](own)
     assert asked == {"a": videos / "a.mp4", "b": videos / "inner" / "b.mp4"}
+
+
+def test_the_last_line_asks_a_sentence_with_any_character(tmp_path: Path, videos: Path) -> None:
+    """Word processors end lines with U+2028, which ends no line of JSON."""
+    query = "a dog\u2028runs"
+    own = make(tmp_path, videos, *(ROW | {"video": name, "query": query} for name in ("a", "b")))
+    STEPS["validate"](own)
+    assert shlex.split(last_line(own))[-1] == query
 
 
 @pytest.mark.parametrize("fps", [Fraction(1, 2), Fraction(1)])
