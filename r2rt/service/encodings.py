@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.errors import MemoryLimitError
+from r2rt.retry import TransientError
 
 if TYPE_CHECKING:
     from r2rt.grounding.encoded import EncodedVideo
@@ -18,6 +19,9 @@ __all__ = ["Encodings"]
 
 # Opening one reads it once to compare its checksum. Their tokens are memory-mapped.
 _OPEN = 32
+# A job that waits for its turn looks so often whether it was cancelled.
+_LOOK_S = 0.5
+_OPTIONS = {"sampling": "exact"}
 
 
 class Encodings:
@@ -50,7 +54,7 @@ class Encodings:
             if self._cache is None:
                 self._cache = EncodingCache()
             cache = self._cache
-        key = cache.key(path, fingerprint, {"sampling": "exact"})
+        key = cache.key(path, fingerprint, _OPTIONS)
         name = (key, str(path))
         with self._lock:
             found = self._open.get(name)
@@ -74,27 +78,42 @@ class Encodings:
 
         Raises:
             MemoryLimitError: the encoded video is larger than the cache may keep.
+            TransientError: the file changed meanwhile.
             R2rtError: see `Grounder.encode`.
         """
         fingerprint = grounder.bundle.fingerprint
         found = self.find(path, fingerprint)
         if found is not None:
             return found
-        with self._encoders:
+        while not self._encoders.acquire(timeout=_LOOK_S):
+            progress(0, 1)
+        try:
             progress(0, 1)  # it may have been cancelled while it waited
             found = self.find(path, fingerprint)  # or been encoded by another job
             if found is not None:
                 return found
-            encoded = grounder.encode(path, progress, sampling="exact")
-            cache = self._cache
-            assert cache is not None
-            if not cache.put(cache.key(path, fingerprint, {"sampling": "exact"}), encoded):
-                raise MemoryLimitError(
-                    f"{path.name}: encoded it takes {encoded.tokens.nbytes >> 20} MB, and the "
-                    f"cache of {cache.max_bytes >> 20} MB keeps none larger than half of it; "
-                    "set R2RT_CACHE_BYTES to more"
-                )
+            encoded = self._encode(grounder, path, progress)
+        finally:
+            self._encoders.release()
         return self.find(path, fingerprint) or encoded
+
+    def _encode(self, grounder: Grounder, path: Path, progress: Progress) -> EncodedVideo:
+        """Encode a video and keep it."""
+        cache, fingerprint = self._cache, grounder.bundle.fingerprint
+        assert cache is not None
+        key = cache.key(path, fingerprint, _OPTIONS)
+        encoded = grounder.encode(path, progress, sampling="exact")
+        if cache.key(path, fingerprint, _OPTIONS) != key:  # such as one that is still copied
+            raise TransientError(
+                f"{path.name}: changed while it was encoded; encode it once it is whole"
+            )
+        if not cache.put(key, encoded):
+            raise MemoryLimitError(
+                f"{path.name}: encoded it takes {encoded.tokens.nbytes >> 20} MB, and the "
+                f"cache of {cache.max_bytes >> 20} MB keeps none larger than half of it; "
+                "set R2RT_CACHE_BYTES to more"
+            )
+        return encoded
 
     def close(self) -> None:
         """Forget the open ones."""

@@ -295,7 +295,7 @@ def _outcome(work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Return [result, error]: Ray would wrap an error that is raised."""
     try:
         return [work(*arguments), None]
-    except (R2rtError, ProblemError, NotEncodedError, _LeftError) as error:
+    except (R2rtError, ProblemError, NotEncodedError, TransientError, _LeftError) as error:
         return [None, error]
 
 

@@ -8,12 +8,15 @@ import itertools
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from r2rt.retry import TransientError
 from r2rt.service.encodings import Encodings
 from r2rt.service.jobs.store import JobStore
 from r2rt.service.settings import Settings
@@ -225,3 +228,82 @@ def test_a_video_that_two_jobs_need_is_encoded_once() -> None:
     for thread in threads:
         thread.join(60)
     assert made == [Path("film.mp4")]
+
+
+class Reader:
+    """A model whose encoding of a file is what it reads of it."""
+
+    bundle = SimpleNamespace(fingerprint="f")
+
+    def __init__(self) -> None:
+        self.reads = threading.Event()
+        self.goes_on = threading.Event()
+
+    def encode(self, path: Path, *_: Any, **__: Any) -> Any:
+        content = path.read_bytes()
+        self.reads.set()
+        assert self.goes_on.wait(60)
+        return SimpleNamespace(content=content, tokens=None)
+
+
+class Kept(dict[str, Any]):
+    """A cache whose keys are the contents of files."""
+
+    max_bytes = 1
+
+    def key(self, path: Path, *_: Any) -> str:
+        return path.read_text()
+
+    def get(self, key: str, _: str) -> Any:
+        return super().get(key)
+
+    def put(self, key: str, encoded: Any) -> bool:
+        self[key] = encoded
+        return True
+
+
+def encodings_of(kept: Kept) -> Encodings:
+    encodings = Encodings(1)
+    encodings._cache = cast("Any", kept)
+    return encodings
+
+
+def test_a_file_that_is_still_copied_is_not_kept_as_the_whole(tmp_path: Path) -> None:
+    file, model, kept = tmp_path / "film.mp4", Reader(), Kept()
+    file.write_text("a half")
+    encode = partial(encodings_of(kept).encode, cast("Any", model), file, lambda *_: None)
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(encode)
+        assert model.reads.wait(60)
+        file.write_text("a half and the other")
+        model.goes_on.set()
+        with pytest.raises(TransientError, match=r"film\.mp4: changed while it was encoded"):
+            early.result(60)
+        assert kept == {}
+        assert pool.submit(encode).result(60).content == b"a half and the other"
+
+
+def test_what_waits_for_its_turn_to_be_encoded_is_cancelled_at_once(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one.mp4", "two.mp4")]
+    for file in files:
+        file.write_text(file.name)
+    model = Reader()
+    encodings = encodings_of(Kept())
+
+    class EndedError(Exception):
+        pass
+
+    def cancelled(*_: Any) -> None:
+        raise EndedError
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(encodings.encode, cast("Any", model), files[0], lambda *_: None)
+        assert model.reads.wait(60)
+        second = pool.submit(encodings.encode, cast("Any", model), files[1], cancelled)
+        try:
+            with pytest.raises(EndedError):
+                second.result(5)
+            assert not first.done()
+        finally:
+            model.goes_on.set()
+        first.result(60)
