@@ -25,6 +25,11 @@ export async function ask(queries) {
   const added = [];
   for (const query of queries.map((text) => text.trim()).filter(Boolean)) {
     const known = state.lanes.find((lane) => lane.query === query);
+    if (known?.error) {
+      Object.assign(known, { waiting: true, error: null }); // it is asked again
+      added.push(known);
+      continue;
+    }
     if (known) {
       choose(known);
       continue;

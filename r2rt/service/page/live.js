@@ -73,7 +73,7 @@ async function start(event) {
     const watch = await call("watches", { method: "POST", json: { source: source.value.trim(), queries: sentences } });
     source.value = queries.value = "";
     await load();
-    choose(watch);
+    choose(watches.find(({ id }) => id === watch.id) ?? watch);
     show();
   } catch (error) {
     complain(error);

@@ -36,6 +36,7 @@ let view = { start_s: 0, end_s: 1 };
 let tiles = null;
 let peaks = null; // of a span a little wider than the view
 let askingPeaks = 0;
+let peaksOf = null; // the video whose peaks are under way
 let drawing = 0;
 let laneViews = [];
 let paint = {};
@@ -170,17 +171,21 @@ function drawSound(width) {
 
 async function askPeaks(width) {
   const video = state.video;
-  if (!video) return;
+  // One request at a time: for a long video the first takes a while, and connections are few.
+  if (!video || peaksOf === video) return;
+  peaksOf = video;
   const margin = (view.end_s - view.start_s) / 2;
   const [start_s, end_s] = [Math.max(0, view.start_s - margin), Math.min(video.duration_s, view.end_s + margin)];
   const parameters = new URLSearchParams({ start_s, end_s, count: Math.min(2000, Math.max(100, width)) });
   try {
     const answer = await call(`videos/${encodeURIComponent(video.id)}/peaks?${parameters}`);
-    if (state.video?.id !== video.id || !answer.max?.length) return;
+    if (state.video !== video || !answer.max?.length) return;
     peaks = { start_s, end_s, ...answer };
-    invalidate();
+    invalidate(); // which asks again where the view has moved
   } catch {
-    sound.hidden = true; // a video without readable sound has no waveform
+    if (state.video === video) sound.hidden = true; // a video without readable sound has no waveform
+  } finally {
+    if (peaksOf === video) peaksOf = null;
   }
 }
 

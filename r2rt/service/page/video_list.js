@@ -84,9 +84,9 @@ function chosen() {
 export async function send(files) {
   for (const file of files) uploads.push(new Upload(file, show));
   show();
-  for (const upload of uploads.filter((waiting) => waiting.sent === 0 && waiting.state === "uploading" && !waiting.begun)) {
-    await go(upload);
-  }
+  // Looked for anew each time: one that waits may be removed, paused, or sent after other files.
+  const next = () => uploads.find((waiting) => !waiting.begun && waiting.state === "uploading");
+  for (let upload = next(); upload; upload = next()) await go(upload);
 }
 
 async function go(upload) {

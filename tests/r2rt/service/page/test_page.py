@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import shutil
 import struct
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from r2rt.errors import SourceNotFoundError
 from r2rt.service.settings import Settings
+from r2rt.service.watches import Watches
 from tests.conftest import CHECKOUT
 from tests.r2rt.service.page.conftest import EMOJI, Opener, Site, serving, until
 
@@ -186,6 +191,111 @@ def test_a_dropped_file_is_uploaded(open_page: Opener, site: Site) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("dropped.mp4")
     video = next(v for v in site.client.get("videos").json() if v["name"] == "dropped.mp4")
     site.client.delete(f"videos/{video['id']}")
+
+
+def test_files_that_wait_are_sent_once_and_not_if_they_are_removed(
+    open_page: Opener, site: Site, tmp_path: Path
+) -> None:
+    names = [f"{name}.mp4" for name in ("first", "second", "removed", "later")]
+    for name in names:
+        shutil.copy(CHECKOUT / "demo" / "shapes.mp4", tmp_path / name)
+    page = open_page()
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if route.request.method == "PATCH" and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    def listed() -> list[str]:
+        return sorted(v["name"] for v in site.client.get("videos").json() if v["name"] in names)
+
+    begun: list[str] = []
+    page.on("request", lambda it: begun.append(it.url) if it.method == "POST" else None)
+    page.route("**/api/v1/uploads/*", hold_the_first)
+    chooser = page.locator("input[type=file]")
+    chooser.set_input_files([tmp_path / name for name in names[:3]])
+    waiting = page.locator(".uploads li", has_text="removed.mp4")
+    waiting.get_by_role("button", name="Remove").click()
+    chooser.set_input_files(tmp_path / "later.mp4")
+    expect(page.locator(".videos li", has_text="later.mp4")).to_be_visible()
+    held[0].continue_()
+    expect(page.locator(".videos li", has_text="first.mp4")).to_be_visible()
+    page.wait_for_timeout(1500)  # in which a file would be sent once more
+    assert len(begun) == 3
+    assert listed() == ["first.mp4", "later.mp4", "second.mp4"]
+    for video in site.client.get("videos").json():
+        if video["name"] in names:
+            site.client.delete(f"videos/{video['id']}")
+
+
+def test_a_sentence_that_could_not_be_asked_is_asked_again(
+    open_page: Opener, emoji: dict[str, Any]
+) -> None:
+    page = open_page(f"/#/video/{emoji['id']}")
+    page.route("**/ground", lambda route: route.fulfill(status=503), times=1)
+    page.locator("#query").fill("a panda")
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts")).to_contain_text("503")
+    ask(page, "a panda")
+    assert page.locator(".lane").count() == 1
+
+
+def test_a_source_that_cannot_be_watched_says_so(
+    open_page: Opener, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watch(it: Watches, *_: Any) -> None:
+        while not it._hub.listeners:
+            time.sleep(0.01)
+        raise SourceNotFoundError("rtsp://camera/1: no such stream")
+
+    monkeypatch.setattr(Watches, "_watch", watch)
+    page = open_page("/#/live")
+    page.get_by_label("Stream").fill("rtsp://camera/1")
+    page.get_by_label("Sentences").fill("a panda")
+    page.get_by_role("button", name="Watch", exact=True).click()
+    expect(page.locator(".watches")).to_contain_text("no such stream")
+    (found,) = site.client.get("watches").json()
+    site.client.delete(f"watches/{found['id']}")
+
+
+def test_the_sound_of_a_long_video_takes_one_connection(open_page: Opener, site: Site) -> None:
+    """Its first answer takes a while, and browsers open six connections to a server."""
+    path = site.folder / "sound.avi"
+    _write_sound(path)
+    video = site.add(path, encode=False)
+    page = open_page("/#/library")
+    held: list[Route] = []
+    page.route("**/peaks?*", lambda route: held.append(route))  # noqa: PLW0108
+    page.evaluate("address => { location.hash = address; }", f"#/video/{video['id']}")
+    for _ in range(3):
+        page.get_by_role("button", name="Zoom in").click()
+        page.wait_for_timeout(300)
+    assert len(held) == 1
+    held[0].continue_()
+    for _ in range(100):  # then that of the part that is shown
+        if len(held) == 2:
+            break
+        page.wait_for_timeout(50)
+    assert "end_s=20" not in held[1].request.url
+    held[1].continue_()
+
+
+def _write_sound(path: Path) -> None:
+    """Write 20 s of grey images and silence."""
+    with av.open(str(path), "w") as container:
+        images = container.add_stream("mpeg4", rate=10)
+        images.width, images.height = 64, 48
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for second in range(20):
+            for _ in range(10):
+                grey = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8))
+                container.mux(images.encode(grey))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
+            silence.sample_rate, silence.pts = 8000, 8000 * second
+            container.mux(sound.encode(silence))
+        container.mux(images.encode())
 
 
 def test_a_sentence_typed_early_is_answered_once_the_video_is_encoded(
