@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
+
 from r2rt.cache.folder import CacheFolder
 from r2rt.errors import QueryError
 from r2rt.files import temporary_beside
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["LONGEST_CLIP_S", "MOST_FRAMES", "Media"]
 
 _OPEN = 6
+_THREADS = 16
 _KEPT_BYTES = 2 << 30
 MOST_FRAMES = 200
 LONGEST_CLIP_S = 600.0
@@ -47,6 +50,9 @@ class Media:
     Args:
         folder: where it is kept, the least recently used making room.
         decoders: files that are decoded at the same time.
+
+    Attributes:
+        threads: how many threads of the server may make something at the same time.
     """
 
     def __init__(self, folder: Path, decoders: int) -> None:
@@ -55,6 +61,7 @@ class Media:
         self._lock = threading.Lock()
         self._decoders = threading.BoundedSemaphore(decoders)
         self._peaks = threading.Lock()
+        self.threads = anyio.CapacityLimiter(_THREADS)
         self.hits = self.misses = 0
 
     def close(self) -> None:

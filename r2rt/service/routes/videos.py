@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
+import anyio
 import msgspec
 from fastapi import APIRouter, Query, Response
 from starlette.responses import FileResponse
@@ -29,6 +31,7 @@ from r2rt.service.videos import Video
 
 router = APIRouter(prefix="/videos", tags=["videos"], responses=PROBLEMS)
 
+T = TypeVar("T")
 StartS = Annotated[float, Query(ge=0, le=1e9, allow_inf_nan=False)]
 EndS = Annotated[float | None, Query(gt=0, le=1e9, allow_inf_nan=False)]
 _JPEG: dict[int | str, dict[str, Any]] = {
@@ -102,7 +105,7 @@ def get_file(video_id: VideoId, service: ServiceOf, download: bool = False) -> F
 
 
 @router.get("/{video_id}/filmstrip", response_class=Response, responses=_JPEG)
-def get_filmstrip(
+async def get_filmstrip(
     video_id: VideoId,
     service: ServiceOf,
     start_s: StartS = 0.0,
@@ -111,26 +114,31 @@ def get_filmstrip(
     height: Annotated[int, Query(ge=16, le=720)] = 72,
 ) -> Response:
     """Return `count` frames of a span beside each other in one image."""
-    video = service.videos.there(video_id)
-    end_s = video.facts["duration_s"] if end_s is None else end_s
-    image = service.media.filmstrip(video.path, start_s, end_s, count, height)
+
+    def make(video: Video) -> bytes:
+        end = video.facts["duration_s"] if end_s is None else end_s
+        return service.media.filmstrip(video.path, start_s, end, count, height)
+
+    image = await _made(service, video_id, make)
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
 
 @router.get("/{video_id}/frame", response_class=Response, responses=_JPEG)
-def get_frame(
+async def get_frame(
     video_id: VideoId,
     service: ServiceOf,
     time_s: StartS,
     height: Annotated[int, Query(ge=16, le=2160)] = 360,
 ) -> Response:
     """Return the frame on display at a time."""
-    image = service.media.frame(service.videos.there(video_id).path, time_s, height)
+    image = await _made(
+        service, video_id, lambda video: service.media.frame(video.path, time_s, height)
+    )
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
 
 @router.get("/{video_id}/peaks")
-def get_peaks(
+async def get_peaks(
     video_id: VideoId,
     service: ServiceOf,
     start_s: StartS = 0.0,
@@ -138,25 +146,30 @@ def get_peaks(
     count: Annotated[int, Query(ge=1, le=10_000)] = 500,
 ) -> PeaksDocument:
     """Return the waveform of a span; all zeros where there is no sound."""
-    from r2rt.media.waveform import spread
 
-    video = service.videos.there(video_id)
-    end = video.facts["duration_s"] if end_s is None else end_s
-    if end <= start_s:
-        raise ProblemError(422, "invalid-request", "end_s must be later than start_s")
-    low, high = spread(service.media.peaks(video.path), start_s, end, count)
-    return PeaksDocument(start_s=start_s, end_s=end, min=low, max=high)
+    def make(video: Video) -> PeaksDocument:
+        from r2rt.media.waveform import spread
+
+        end = video.facts["duration_s"] if end_s is None else end_s
+        if end <= start_s:
+            raise ProblemError(422, "invalid-request", "end_s must be later than start_s")
+        low, high = spread(service.media.peaks(video.path), start_s, end, count)
+        return PeaksDocument(start_s=start_s, end_s=end, min=low, max=high)
+
+    return await _made(service, video_id, make)
 
 
 @router.get("/{video_id}/clip", response_class=FileResponse)
-def get_clip(
+async def get_clip(
     video_id: VideoId,
     service: ServiceOf,
     start_s: StartS,
     end_s: Annotated[float, Query(gt=0, le=1e9, allow_inf_nan=False)],
 ) -> FileResponse:
     """Return a span as an mp4, exact to the frame."""
-    path = service.media.clip(service.videos.there(video_id).path, start_s, end_s)
+    path = await _made(
+        service, video_id, lambda video: service.media.clip(video.path, start_s, end_s)
+    )
     return FileResponse(path, media_type="video/mp4", headers=_KEPT)
 
 
@@ -189,6 +202,13 @@ async def ground_video(
     ]
     answer = {"video": video.id, "model": predictions[0].model, "predictions": documents}
     return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+async def _made(service: Service, video_id: str, make: Callable[[Video], T]) -> T:
+    """Return what is made of a video, in threads of its own: slow ones do not hold up the rest."""
+    return await anyio.to_thread.run_sync(
+        lambda: make(service.videos.there(video_id)), limiter=service.media.threads
+    )
 
 
 def _document(service: Service, video: Video) -> VideoDocument:

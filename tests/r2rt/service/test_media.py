@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from r2rt.errors import QueryError
 from r2rt.service.media import Media
-from tests.r2rt.service.conftest import DEMO_FOLDER
+from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served
 
 EMOJI = DEMO_FOLDER / "emoji.mp4"  # as wide as it is high
 
@@ -47,3 +51,28 @@ def test_times_on_either_side_of_a_frame_s_start_have_images_of_their_own(
         b"0.0834",
         b"0.0833",
     ]
+
+
+def test_slow_media_leave_threads_for_all_else(
+    served: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+
+    def slow(*_: Any) -> Any:
+        assert goes_on.wait(60)
+        return np.zeros((2, 0), np.int8)
+
+    monkeypatch.setattr(Media, "peaks", slow)
+
+    async def test(it: Served) -> None:
+        video = (await it.add(EMOJI, encode=False))["id"]
+        asked = [asyncio.create_task(it.get(f"/videos/{video}/peaks")) for _ in range(60)]
+        try:
+            await asyncio.sleep(0.5)
+            listed = await asyncio.wait_for(it.get("/videos"), 10)
+            assert listed.status_code == 200
+        finally:
+            goes_on.set()
+        assert {(await answer).status_code for answer in asked} == {200}
+
+    served(test)
