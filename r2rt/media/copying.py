@@ -14,7 +14,7 @@ import numpy as np
 
 from r2rt.errors import OutputError
 from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
-from r2rt.video.container import read_stream, skip_stream
+from r2rt.media.sound import audio_tracks, only_sound
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -31,7 +31,7 @@ _INTERLEAVE_S = 5
 
 def copy_suffix(video: IndexedVideo) -> str:
     """Return `.mp4` where it can hold the video's codecs, else `.mkv`."""
-    sounds = {facts.codec for facts in video.audio if facts.codec}
+    sounds = {video.audio[number].codec for number in audio_tracks(video)}
     return ".mp4" if video.codec in _MP4_VIDEO and sounds <= _MP4_AUDIO else ".mkv"
 
 
@@ -110,13 +110,12 @@ def _copy(
     video_out = container.add_stream_from_template(reader.stream)
     with contextlib.ExitStack() as files:
         sounds = []
-        for number, facts in enumerate(video.audio):
-            if facts.codec:
-                heard = files.enter_context(video.borrowed(audio=number))
-                stream = heard.container.streams.audio[number]
-                copied = container.add_stream_from_template(stream)
-                copied.metadata.update(facts.metadata)
-                sounds.append(_Sound(heard, stream, copied, start_s, end_s))
+        for number in audio_tracks(video):
+            heard = files.enter_context(_audio_from(video, number, start_s - 1))
+            stream = heard.container.streams.audio[number]
+            copied = container.add_stream_from_template(stream)
+            copied.metadata.update(video.audio[number].metadata)
+            sounds.append(_Sound(heard.container.demux(stream), copied, start_s, end_s))
         for packet in _video_packets(reader, video, span.start_pts, packets):
             due_s = _time_s(packet) + _INTERLEAVE_S
             for sound in sounds:
@@ -130,9 +129,9 @@ class _Sound:
     """Packets of one audio stream on their way into the copy."""
 
     def __init__(
-        self, demuxer: Demuxer, stream: Any, copied: Any, start_s: Fraction, end_s: Fraction
+        self, packets: Iterator[Packet[Any]], copied: Any, start_s: Fraction, end_s: Fraction
     ) -> None:
-        self._packets = _sound_packets(demuxer, stream, start_s, end_s)
+        self._packets = _sound_packets(packets, start_s, end_s)
         self._waiting = next(self._packets, None)
         self._copied = copied
         self._start_s = start_s
@@ -157,19 +156,30 @@ def _video_packets(
             return
 
 
+@contextlib.contextmanager
+def _audio_from(video: IndexedVideo, number: int, time_s: Fraction) -> Iterator[Demuxer]:
+    """Give the file open at or before a time of an audio stream."""
+    with contextlib.ExitStack() as files:
+        demuxer = files.enter_context(video.borrowed(audio=number))
+        stream = only_sound(demuxer, number)
+        begin_s = Fraction(demuxer.container.start_time or 0, 1_000_000) - 1
+        try:
+            demuxer.container.seek(int(max(time_s, begin_s) / stream.time_base), stream=stream)
+        except OSError:  # a stream without packets, or a time before the first one of AVI or FLV
+            demuxer = files.enter_context(video.unread())
+            only_sound(demuxer, number)
+        yield demuxer
+
+
 def _sound_packets(
-    demuxer: Demuxer, stream: Any, start_s: Fraction, end_s: Fraction
+    packets: Iterator[Packet[Any]], start_s: Fraction, end_s: Fraction
 ) -> Iterator[Packet[Any]]:
     """Yield the audio packets that begin in the span, and the one before them.
 
     That one is needed to decode the first; the edit list hides its own samples.
     """
-    skip_stream(demuxer.stream)
-    read_stream(stream)
-    before_s = max(start_s - 1, Fraction(demuxer.container.start_time or 0, 1_000_000) - 1)
-    demuxer.container.seek(int(before_s / stream.time_base), stream=stream)
     held: Packet[Any] | None = None
-    for packet in demuxer.container.demux(stream):
+    for packet in packets:
         if not packet.size or packet.pts is None:
             continue
         time_s = _time_s(packet)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from r2rt.media.indexed_video import IndexedVideo
     from r2rt.video.demux import Demuxer
 
-__all__ = ["SoundFormat", "audio_tracks", "read_sound", "sound_formats"]
+__all__ = ["SoundFormat", "audio_tracks", "only_sound", "read_sound", "sound_formats"]
 
 # Audio decoders need some packets before their output is right: AAC one, Opus 80 ms.
 _WARM_UP_S = (Fraction(1, 2), Fraction(3), Fraction(20), None)
@@ -95,9 +95,8 @@ def read_sound(
                 origin_s = video.index.start_pts * video.time_base
                 frames = _frames_in_step(demuxer, stream, start_s + origin_s)
             else:
-                skip_stream(demuxer.stream)
-                read_stream(stream)
-                frames = _frames(demuxer, stream, start_s + origin_s)
+                only_sound(demuxer, tracks[track])
+                frames = _frames(video, tracks[track], demuxer, start_s + origin_s)
             decoded = _decoded(frames, start_s + origin_s, end_s + origin_s)
             for block in _converted(decoded, format_):
                 for at in range(0, min(block.shape[1], left), _BLOCK):
@@ -108,6 +107,14 @@ def read_sound(
     while left:
         yield np.zeros((channels, min(left, _BLOCK)), np.float32)
         left -= min(left, _BLOCK)
+
+
+def only_sound(demuxer: Demuxer, number: int) -> AudioStream:
+    """Return an audio stream of an open file, and let that stream alone be read."""
+    stream = demuxer.container.streams.audio[number]
+    skip_stream(demuxer.stream)
+    read_stream(stream)
+    return stream
 
 
 def _converted(
@@ -162,8 +169,11 @@ def _decoded(
             position += fresh.shape[1]
 
 
-def _frames(demuxer: Demuxer, stream: AudioStream, start_s: Fraction) -> Iterator[AudioFrame]:
+def _frames(
+    video: IndexedVideo, number: int, demuxer: Demuxer, start_s: Fraction
+) -> Iterator[AudioFrame]:
     """Yield decoded sound that begins before `start_s`, or as early as there is any."""
+    stream = demuxer.container.streams.audio[number]
     for warm_up_s in _WARM_UP_S:
         frames = _frames_after_seek(demuxer, stream, start_s, warm_up_s)
         first = next(frames, None)
@@ -177,6 +187,10 @@ def _frames(demuxer: Demuxer, stream: AudioStream, start_s: Fraction) -> Iterato
             yield first
             yield from frames
             return
+    # AVI and FLV refuse to go to a time before their first packet.
+    with video.unread() as anew:
+        stream = only_sound(anew, number)
+        yield from _decode(stream, anew.container.demux(stream))
 
 
 def _frames_after_seek(
@@ -189,8 +203,7 @@ def _frames_after_seek(
     try:
         container.seek(int(target_s / stream.time_base), stream=stream)
     except OSError:
-        if warm_up_s is not None:
-            return
+        return
     context.flush_buffers()
     yield from _decode(stream, container.demux(stream))
 

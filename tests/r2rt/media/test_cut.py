@@ -262,6 +262,30 @@ def test_what_avi_does_not_time_is_cut_all_the_same(tmp_path: Path) -> None:
         cut(video, tmp_path, 1.0, 2.0, copy=True)
 
 
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize(
+    ("ending", "how"),
+    [(".flv", {}), (".avi", {"codec": "mpeg4", "options": {"g": "9"}, "sound": "mp3"})],
+)
+def test_the_beginning_of_what_seeks_to_no_time_before_it(
+    ending: str, how: dict[str, Any], copy: bool, tmp_path: Path
+) -> None:
+    video = write_footage(tmp_path / f"a{ending}", frames=75, **how)
+    made = cut(video, tmp_path / "out", 0.0, 2.5, copy=copy)
+    clicks_s = [time_s - made.start_s for time_s in on_its_clock(video)[2]]
+    assert watch(made.path).clicks_s == pytest.approx(clicks_s[:2], abs=SYNC_S)
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mkv"])
+def test_an_audio_track_without_packets_is_no_obstacle(ending: str, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"codec": "mpeg4", "options": {"g": "9"}, "sound": "mp3"}
+    video = write_footage(tmp_path / f"a{ending}", frames=50, sound_late_s=Fraction(9), **how)
+    for copy in (False, True):
+        film = watch(cut(video, tmp_path / "out", 0.0, 1.0, copy=copy).path)
+        assert film.numbers == list(range(25))
+        assert film.clicks_s == []
+
+
 @pytest.mark.parametrize("second_begins_s", [0, 60])
 def test_where_the_clock_leaps_sound_stays_in_step(second_begins_s: int, tmp_path: Path) -> None:
     starts = (Fraction(0), Fraction(second_begins_s))
