@@ -192,6 +192,10 @@ class Reader:
                         errors = 0
                         self._place(decoder, decoder.take(packet), connection)
                 self._place(decoder, decoder.drain(), connection)
+            except IndexError:
+                # By PyAV, at the end of a source to which streams were added on the way.
+                self._place(decoder, decoder.drain(), connection)
+                break
             except av.error.InvalidDataError:
                 self.counts.packets_lost += 1
                 errors += 1

@@ -14,7 +14,7 @@ import pytest
 
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
 from r2rt.live import LiveSource, SourceOptions
-from r2rt.live.backlog import Backlog
+from r2rt.live.backlog import Backlog, End
 from r2rt.live.reader import Reader
 from r2rt.live.source import LostError
 from tests.r2rt.video.clips import write_video
@@ -120,6 +120,22 @@ def test_the_default_video_track_is_read_or_the_one_asked_for(
         LiveSource(str(path), SourceOptions(realtime=True, video_track=3)).open(
             threading.Event(), first=True
         )
+
+
+def test_sound_that_begins_on_the_way_is_no_obstacle(tmp_path: Path) -> None:
+    parts = [
+        write_video(tmp_path / "silent.ts", frames=50),
+        write_video(tmp_path / "sound.ts", frames=50, audio_start_s=Fraction(0)),
+    ]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    backlog = Backlog(100)
+    source = LiveSource(str(path), SourceOptions(follow=True, timeout_s=0.1))
+    reader = Reader(source, backlog, fps=Fraction(2), image_size=32, window_s=60.0, duration_s=None)
+    reader.start()
+    assert reader.join(10)
+    assert backlog.take(0)[-1] == End(None)
+    assert reader.counts.frames == 100
 
 
 def test_a_raw_stream_from_the_network_has_the_times_of_its_arrival(tmp_path: Path) -> None:
