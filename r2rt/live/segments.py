@@ -14,7 +14,7 @@ from r2rt.live.decoding import Decoded
 from r2rt.live.events import Reconnected
 from r2rt.live.source import Connection, LiveSource
 from r2rt.video import ClipClock, ClipSelector, FramePreparer
-from r2rt.video.container import exact
+from r2rt.video.container import exact, sample_aspect_ratio
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -142,7 +142,7 @@ class Segments:
             self._end_pts = self._clip_clock.pts_of(rest_s)
             raise ReadEnoughError
         self._end_pts = self._clock.end_pts
-        held = _Held(frame, decoded.arrival_s, exact(stream.sample_aspect_ratio))
+        held = _Held(frame, decoded.arrival_s, sample_aspect_ratio(stream))
         chosen = self._selector.push(held, placed.pts, placed.duration)
         if chosen is not None:
             self._hand_on(chosen.frame, chosen.count, placed.pts)

@@ -12,8 +12,16 @@ import av.stream
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.stream import Stream
+    from av.video.stream import VideoStream
 
-__all__ = ["exact", "metadata_text", "open_input", "read_stream", "skip_stream"]
+__all__ = [
+    "exact",
+    "metadata_text",
+    "open_input",
+    "read_stream",
+    "sample_aspect_ratio",
+    "skip_stream",
+]
 
 # Since PyAV 19 metadata that is no UTF-8 is decoded with surrogates; before, an argument said how.
 _TOLERANT: dict[str, Any] = (
@@ -52,6 +60,18 @@ def exact(value: Rational | None) -> Fraction | None:
     if not value or not value.denominator:
         return None
     return Fraction(int(value.numerator), int(value.denominator))
+
+
+def sample_aspect_ratio(stream: VideoStream) -> Fraction | None:
+    """Return width over height of a sample.
+
+    None where the file has none, or a damaged one, by which one side of the frame would be nothing;
+    FFmpeg checks that of a codec so, but not that of a container.
+    """
+    ratio = exact(stream.sample_aspect_ratio)
+    context = stream.codec_context
+    is_plausible = ratio and ratio <= max(context.height, 1) and 1 / ratio <= max(context.width, 1)
+    return ratio if is_plausible else None
 
 
 def skip_stream(stream: Stream) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.errors import NoFramesError
-from r2rt.video.container import exact, metadata_text
+from r2rt.video.container import exact, metadata_text, sample_aspect_ratio
 from r2rt.video.declared import ends_early_s
 from r2rt.video.demux import Demuxer
 from r2rt.video.first import FirstFrame
@@ -169,7 +169,7 @@ def _inspect(path: VideoPath, video_track: int | None) -> FileFacts:
                 "the file is empty or damaged throughout"
             )
         stream = demuxer.stream
-        ratio = exact(stream.sample_aspect_ratio)
+        ratio = sample_aspect_ratio(stream)
         rates = map(exact, (stream.average_rate, stream.base_rate, stream.guessed_rate))
         places = [stream.metadata, demuxer.container.metadata]
         places += [other.metadata for other in demuxer.container.streams]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import av
@@ -203,6 +204,19 @@ def test_sizes_reported_are_those_displayed(make_video: VideoMaker) -> None:
     path = make_video("anamorphic.mp4", sample_aspect_ratio=Fraction(4, 3), frames=10)
     with open_source(path, fps=Fraction(1), image_size=32) as source:
         assert (source.info.width, source.info.height) == (128, 64)
+
+
+@pytest.mark.parametrize("ratio", [(65536, 1), (1, 65536)])
+def test_a_damaged_aspect_ratio_is_none(
+    ratio: tuple[int, int], make_video: VideoMaker, tmp_path: Path
+) -> None:
+    whole = make_video("anamorphic.mp4", sample_aspect_ratio=Fraction(4, 3), frames=10)
+    content = whole.read_bytes()
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(content.replace(b"pasp" + pack(">II", 4, 3), b"pasp" + pack(">II", *ratio)))
+    with open_source(path, fps=Fraction(1), image_size=32) as source:
+        assert (source.info.width, source.info.height) == (96, 64)
+        assert [frame.pixels.shape for frame in source] == [(32, 32, 3)]
 
 
 @pytest.mark.parametrize("size", [(33, 57), (97, 51)])
