@@ -10,6 +10,7 @@ same twice if every allocation before was: nothing else is imported, one thread 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -68,7 +69,9 @@ def _main() -> int:
 
 def _use_timings(config: Any, path: Path) -> None:
     """Give the builder what it measured before; a file that it refuses is left out and reported."""
-    known = path.read_bytes() if path.exists() else b""
+    known = b""
+    with contextlib.suppress(OSError):
+        known = path.read_bytes()
     for content in dict.fromkeys((known, b"")):
         timings = config.create_timing_cache(content)
         # False: timings of another GPU are not taken.
@@ -81,10 +84,13 @@ def _keep_timings(config: Any, path: Path) -> None:
     timings = config.get_timing_cache()
     if timings is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_bytes(timings.serialize())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(timings.serialize())
+        partial.replace(path)
+    except OSError as error:  # the plan is whole; only the next one takes as long
+        _send("say", f"{path}: what was measured is not kept ({error.strerror})")
 
 
 def _start_at_fixed_addresses() -> None:

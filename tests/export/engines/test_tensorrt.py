@@ -21,9 +21,12 @@ from r2rt.engines.tensorrt.plans import (
 )
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER
+from tests.conftest import CHECKOUT
 from tests.export.engine_bundle import (
     modules,
 )
+
+DEMO = CHECKOUT / "demo" / "random-tiny"
 
 _FAKE_TENSORRT = """
 import enum, os
@@ -109,6 +112,37 @@ class TestTensorRtProper:
         assert b"('endpoints', ([1, 2], [7, 2], [9, 2]))" in plan
         assert said == ["video_finalizer: one warning"] * 2
         assert steps == ["building video_finalizer: Building 1/2"] * 2
+
+    def test_a_cache_that_cannot_be_written_costs_no_engine(
+        self, proper: Flavour, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        said: list[str] = []
+        plan = build_plan(
+            proper,
+            b"graph",
+            Bundle.open(DEMO).engine_graphs["video_finalizer"],
+            "9.0",
+            {"T": Range(least=1, usual=7, most=9)},
+            timing_cache=tmp_path / "file" / "timings",
+            say=said.append,
+        )
+        assert b"endpoints" in plan
+        assert "timings: what was measured is not kept (" in said[-1]
+
+    def test_the_gpu_of_the_command_is_the_builder_s(
+        self, proper: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of several GPUs, which one a number means depends on the order."""
+        names = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
+        for name, value in zip(names, ("PCI_BUS_ID", "1"), strict=True):
+            monkeypatch.setenv(name, value)
+        found = f"' '.join(os.environ.get(name, 'lost') for name in {names}).encode()"
+        fake = _FAKE_TENSORRT.replace("repr(sorted(config.profile.items())).encode()", found)
+        (tmp_path / "modules" / "tensorrt.py").write_text(fake)
+        ranges = {"T": Range(least=1, usual=7, most=9)}
+        spec = Bundle.open(DEMO).engine_graphs["video_finalizer"]
+        assert build_plan(proper, b"graph", spec, "9.0", ranges) == b"PCI_BUS_ID 1"
 
     def test_timings_of_another_gpu_are_not_taken(
         self, bundle: Bundle, proper: Flavour, tmp_path: Path
