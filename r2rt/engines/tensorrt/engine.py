@@ -31,7 +31,7 @@ from r2rt.engines.tensorrt.cubins import (
 from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.launcher import Kernels, SequenceStep, Weights
 from r2rt.engines.tensorrt.pipeline import FramePipeline
-from r2rt.engines.tensorrt.plans import find_engine, read_plan
+from r2rt.engines.tensorrt.plans import find_engine, read_plan, source_graph
 from r2rt.engines.tensorrt.program import MakeSteps, Program, Step
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError
 from r2rt.files import replacing
@@ -187,10 +187,10 @@ class TensorRTEngine:
 
     def release(self, graph: str) -> None:
         """Free the engine, buffers and CUDA graphs of a graph."""
-        plan = self._plans.pop(graph, None)
+        names = [name for name in self._plans if source_graph(name) == graph]
         with ExitStack() as stack:  # the last first, and all of them whatever fails
-            if plan is not None:
-                stack.callback(plan.keep_cache)
+            for name in names:
+                stack.callback(self._plans.pop(name).keep_cache)
             for program in self._programs.pop(graph, {}).values():
                 stack.callback(program.close)
             if graph == VIDEO_ENCODER:
@@ -203,7 +203,7 @@ class TensorRTEngine:
         # Contexts and engines must be gone before the memory and the GPU that they run on.
         with ExitStack() as stack:
             stack.callback(self._gpu.close)
-            for graph in {*self._plans, *self._programs}:
+            for graph in {*map(source_graph, self._plans), *self._programs}:
                 stack.callback(self.release, graph)
 
     def _run_in_parts(

@@ -24,6 +24,7 @@ from r2rt.engines.tensorrt.plans import (
     Range,
     engine_tensors,
     heads_spec,
+    source_graph,
 )
 from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.contract import GROUNDER, GraphSpec
@@ -53,14 +54,21 @@ def plan_bytes(graph: str, *, version: str = VERSION, mask: int = 0) -> bytes:
 
 
 def bundle_with_engines(
-    folder: Path, files: Mapping[str, bytes] | None = None, *, capability: str = "9.0"
+    folder: Path,
+    files: Mapping[str, bytes] | None = None,
+    *,
+    capability: str = "9.0",
+    heads: bool = False,
 ) -> Bundle:
-    """The demo bundle with an engine for every graph, and other files."""
+    """The demo bundle with an engine for every graph, the heads' where asked, and other files."""
     shutil.copytree(DEMO, folder, dirs_exist_ok=True)
     source = Bundle.open(folder, verify="never")
     written = dict(files or {})
     plans = {}
-    for graph, spec in source.engine_graphs.items():
+    specs = dict(source.engine_graphs)
+    if heads:
+        specs[GROUNDER_HEADS] = heads_spec(source.dims)
+    for graph, spec in specs.items():
         content = plan_bytes(graph)
         inputs, outputs = engine_tensors(spec)
         name = f"engines/rtx-{capability}-fp16/{graph}.plan"
@@ -69,7 +77,7 @@ def bundle_with_engines(
         (folder / name).write_bytes(content)
         plans[graph] = Plan(
             file=file_entry(folder / name),
-            source_sha256=source.manifest.files[f"{graph}.onnx"].sha256,
+            source_sha256=source.manifest.files[f"{source_graph(graph)}.onnx"].sha256,
             onnx_sha256="0" * 64,
             ranges={s: RANGES[s] for s in _symbols(spec)},
             inputs=inputs,
@@ -141,7 +149,7 @@ class FakeRuntime:
         self.cpu = cpu or OnnxRuntimeEngine(bundle, threads=1)
         # ONNX Runtime's grounder takes a bias that engines do not.
         self.unmerged = isinstance(self.cpu, OnnxRuntimeEngine) and self.cpu.merges
-        self.contexts = 0
+        self.engines = self.contexts = 0
         self.executions: list[tuple[str, dict[str, tuple[int, ...]]]] = []
         self.caches_read: list[bytes] = []
 
@@ -165,6 +173,10 @@ class _Engine:
         assert self.spec is not None
         self._names = [t.name for t in (*self.spec.inputs, *self.spec.outputs)]
         self.num_io_tensors = len(self._names)
+        runtime.engines += 1
+
+    def __del__(self) -> None:
+        self.runtime.engines -= 1
 
     def get_tensor_name(self, index: int) -> str:
         return self._names[index]

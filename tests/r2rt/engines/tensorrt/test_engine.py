@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,14 +16,22 @@ from numpy.typing import NDArray
 from r2rt.engines import Choice
 from r2rt.engines.base import Engine, PipelinedEngine
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
+from r2rt.engines.tensorrt.buckets import shape_of, symbols_of
+from r2rt.engines.tensorrt.cubins import SCHEMA_VERSION, Call, LaunchSequence, ScratchBuffer
 from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.engine import TensorRTEngine, _message_log
 from r2rt.engines.tensorrt.pipeline import SLOTS
+from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, heads_spec
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, query_inputs
-from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, _Context, bundle_with_engines
+from tests.r2rt.engines.tensorrt.fake_tensorrt import (
+    DEMO,
+    FakeRuntime,
+    _Context,
+    bundle_with_engines,
+)
 from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
 from tests.unmerged import unmerged
 
@@ -268,6 +278,49 @@ def test_release_frees_a_graph_and_it_is_opened_again(bundle: Bundle) -> None:
     again = opened.engine.run(VIDEO_ENCODER, values)
     np.testing.assert_array_equal(first["tokens"], again["tokens"])
     close(opened)
+
+
+class Zeros:
+    """Computes nothing, in the shapes of the grounder's heads."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._dims = bundle.dims
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]], /) -> dict[str, NDArray[Any]]:
+        symbols = symbols_of(heads_spec(self._dims), inputs, self._dims.strides)
+        return {x.name: np.zeros(shape_of(x, symbols)) for x in heads_spec(self._dims).outputs}
+
+
+def test_release_of_the_grounder_frees_the_engine_of_its_heads(tmp_path: Path) -> None:
+    dims = Bundle.open(DEMO).dims
+    spec = heads_spec(dims)
+    names = {x.name: x.name for x in (*spec.inputs, *spec.outputs)}
+    sequence = LaunchSequence(
+        schema=SCHEMA_VERSION,
+        graph=GROUNDER,
+        buffers={"last": ScratchBuffer(dtype="float32", shape=("N", "T", dims.width))},
+        weights=None,
+        steps=(Call(engine=GROUNDER_HEADS, tensors={**names, "clips": "last"}),),
+    )
+    launches = {"kernels/sm_90/grounder.launches.json": msgspec.json.encode(sequence)}
+    bundle = bundle_with_engines(tmp_path, launches, heads=True)
+    driver = StubDriver()
+    runtime = FakeRuntime(driver, bundle, cpu=Zeros(bundle))
+    engine = TensorRTEngine(bundle, "rtx", gpu=Gpu(driver), runtime=runtime)
+    q = np.ones((1, dims.layers, 5, dims.width), np.float32)
+    inputs = {
+        "v": np.ones((3, dims.layers, dims.patches, dims.width), np.float32),
+        "q": q,
+        "q_key": q,
+        "pooled": np.ones((1, dims.width), np.float32),
+        "query_mask": np.ones((1, 5), np.float32),
+    }
+    engine.run(GROUNDER, inputs)
+    assert [graph for graph, _ in runtime.executions] == [GROUNDER_HEADS]
+    engine.release(GROUNDER)
+    gc.collect()
+    assert (runtime.contexts, runtime.engines) == (0, 0)
+    engine.close()
 
 
 @pytest.mark.parametrize(
