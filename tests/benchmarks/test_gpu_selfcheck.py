@@ -6,22 +6,33 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import gpu_selfcheck
-from benchmarks.gpu_checks import launches
+from benchmarks.gpu_checks import graphs, launches
 from benchmarks.gpu_checks.__main__ import STEPS
 from benchmarks.gpu_checks.rows import attempt
 from benchmarks.gpu_checks.samples import SIZES, Sizes
 from benchmarks.gpu_selfcheck import Step, main, run_step, summary
+from r2rt.engines.base import Engine
+from r2rt.engines.tensorrt.buckets import bucketed
 from r2rt.engines.tensorrt.cuda import Gpu
+from r2rt.engines.tensorrt.plans import Range
+from r2rt.model.bundle import Bundle
+from r2rt.model.contract import VIDEO_ENCODER
 from tests.conftest import CHECKOUT
 from tests.kernels.interpreted import interpreted, uncompiled
 from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
 
 pytestmark = pytest.mark.slow
+
+DEMO = CHECKOUT / "demo" / "random-tiny"
 
 # Runs a step in a process that has neither PyAV nor ONNX Runtime.
 _WITHOUT = """
@@ -43,6 +54,27 @@ main(sys.argv[1:])
 
 def later(seconds: float = 60) -> float:
     return time.monotonic() + seconds
+
+
+def test_no_more_frames_are_timed_than_an_engine_was_built_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Built:
+        """Refuses as `TensorRTEngine` does."""
+
+        manifest = SimpleNamespace(
+            plans={VIDEO_ENCODER: SimpleNamespace(ranges={"B": Range(least=1, usual=8, most=64)})}
+        )
+
+        def run(self, graph: str, inputs: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
+            spec = Bundle.open(DEMO).engine_graphs[graph]
+            bucketed(spec, {"B": len(inputs["frames"])}, self.manifest.plans[graph].ranges)
+            return {}
+
+    graphs._time_batches(cast("Engine", Built()), "tensorrt", 2)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["state"] for row in rows] == ["ok", "ok", "ok", "skipped"]
+    assert rows[-1]["reason"] == "the engine was built for at most 64"
 
 
 @pytest.mark.parametrize("step", [("block", "fp32"), ("pool", "bf16"), ("small", "fp16")])
