@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from r2rt.errors import OutputError, R2rtError
-from r2rt.portable import process_exists, replace, sync_file
+from r2rt.portable import exchange, process_exists, replace, sync_file
 
 __all__ = [
     "StrPath",
@@ -155,6 +155,8 @@ def replacing(destination: Path) -> Iterator[Path]:
 def replace_folder(source: Path, destination: Path) -> None:
     """Put a folder in the place of what is at the destination, which comes back if that fails.
 
+    On Linux there is no moment at which nothing is there.
+
     Raises:
         OSError: it cannot be moved.
     """
@@ -162,12 +164,15 @@ def replace_folder(source: Path, destination: Path) -> None:
         source.rename(destination)
         return
     old = temporary_beside(destination)
-    destination.rename(old)
-    try:
-        source.rename(destination)
-    except BaseException:
-        old.rename(destination)
-        raise
+    if exchange(source, destination):
+        source.rename(old)
+    else:
+        destination.rename(old)
+        try:
+            source.rename(destination)
+        except BaseException:
+            old.rename(destination)
+            raise
     shutil.rmtree(old, ignore_errors=True)
 
 

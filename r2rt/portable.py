@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TextIO
 
 __all__ = [
+    "exchange",
     "has_input",
     "locked",
     "may_read_terminal",
@@ -28,6 +29,7 @@ __all__ = [
 # Windows refuses to replace a file that another process has open or mapped, even a virus scanner.
 _REPLACE_TRIES = 20
 _REPLACE_WAIT_S = 0.05
+_WORKING_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _STILL_ACTIVE = 259
 _NO_SUCH_PROCESS = 87  # ERROR_INVALID_PARAMETER
 _QUERY_LIMITED_INFORMATION = 0x1000
@@ -77,6 +79,19 @@ def replace(source: Path, destination: Path) -> None:
             time.sleep(_REPLACE_WAIT_S)
         else:
             return
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two files or folders change places in one step; return whether the system could."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:  # an old C library
+        return False
+    paths = (_WORKING_FOLDER, os.fsencode(first), _WORKING_FOLDER, os.fsencode(second))
+    return not rename(*paths, _EXCHANGE)  # some file systems cannot, such as NFS
 
 
 def sync_file(path: Path) -> None:

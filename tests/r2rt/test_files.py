@@ -6,14 +6,17 @@ import ctypes
 import fcntl
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -328,3 +331,43 @@ def test_a_folder_comes_back_if_its_place_cannot_be_taken(tmp_path: Path) -> Non
         replace_folder(tmp_path / "none", tmp_path / "old")
     assert names_in(tmp_path) == ["old"]
     assert names_in(tmp_path / "old") == ["file"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange two folders")
+def test_at_every_moment_one_of_two_folders_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill at any of them leaves a model, and who opens it meanwhile finds one."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    seen = []
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(*arguments: Any, **options: Any) -> Any:
+            found = work(*arguments, **options)
+            seen.append((tmp_path / "old" / "file").read_text())
+            return found
+
+        return watch
+
+    monkeypatch.setattr(Path, "rename", watched(Path.rename))
+    monkeypatch.setattr(shutil, "rmtree", watched(shutil.rmtree))
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert set(seen) == {"new"}
+    assert names_in(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_a_link_to_a_folder_is_replaced_and_the_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: bool
+) -> None:
+    if not swapped:
+        monkeypatch.setattr("r2rt.files.exchange", lambda *_: False)
+    for name in ("elsewhere", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
+    replace_folder(tmp_path / "new", tmp_path / "model")
+    assert (tmp_path / "model" / "file").read_text() == "new"
+    assert (tmp_path / "elsewhere" / "file").read_text() == "elsewhere"
