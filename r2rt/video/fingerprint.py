@@ -30,8 +30,11 @@ def fingerprint_file(path: VideoPath) -> str:
 
 
 def fingerprint_files(paths: Iterable[VideoPath]) -> str:
-    """Return the key of the contents of files in this order, whatever their names are."""
-    return _digest([b"files", *(_sampled(path) for path in paths)])
+    """Return the key of the contents of files in this order, whatever their names are.
+
+    One that cannot be read counts as if it held nothing.
+    """
+    return _digest([b"files", *map(_sampled_if_readable, paths)])
 
 
 def fingerprint_array(array: NDArray[np.uint8]) -> str:
@@ -52,6 +55,13 @@ def _sampled(path: VideoPath) -> bytes:
             file.seek(offset)
             parts.append(file.read(BLOCK_BYTES))
     return _joined(parts)
+
+
+def _sampled_if_readable(path: VideoPath) -> bytes:
+    try:
+        return _sampled(path)
+    except OSError:
+        return b""
 
 
 def _spaced(last: int, count: int) -> list[int]:

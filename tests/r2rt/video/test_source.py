@@ -279,6 +279,16 @@ def test_damaged_images_are_replaced(tmp_path: Path) -> None:
     assert np.array_equal(frames[1].pixels, frames[2].pixels)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that refuses reading")
+def test_images_that_refuse_reading_are_replaced(tmp_path: Path) -> None:
+    for number in range(2):
+        save_image(tmp_path / f"{number}.png", number)
+    (tmp_path / "9.png").symlink_to("/proc/self/mem")  # its first byte cannot be read, even by root
+    with open_source(tmp_path, fps=Fraction(1), image_size=32) as source:
+        assert sum(frame.count for frame in source) == 3
+        assert source.report.frames_replaced == 1
+
+
 def test_folders_without_images(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="without images"):
         read(tmp_path)
