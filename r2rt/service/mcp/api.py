@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Literal
@@ -37,6 +38,7 @@ class Api:
         sent = None if context is None else context.headers
         self._headers = {} if sent is None else {k: sent[k] for k in _FORWARDED if k in sent}
         self._app = app
+        self._began = time.time()
         self._transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
 
     async def get(self, path: str, **parameters: Any) -> Any:
@@ -66,9 +68,15 @@ class Api:
     async def _end(self, answer: asyncio.Task[httpx2.Response], kind: str) -> None:
         document = (await answer).json()
         if kind == "job" and document.get("job"):
-            await self.try_fetch("DELETE", f"jobs/{document['job']}")
+            await self._cancel(document["job"])
         elif kind == "watch" and "id" in document:
             await self.try_fetch("DELETE", f"watches/{document['id']}")
+
+    async def _cancel(self, job: str) -> None:
+        """Cancel a job, unless it was there before the call: then others wait for it."""
+        document = (await self.try_fetch("GET", f"jobs/{job}")).json()
+        if document.get("created_at", 0.0) >= self._began:
+            await self.try_fetch("DELETE", f"jobs/{job}")
 
     async def try_fetch(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Return an answer, which may be an error."""
@@ -88,7 +96,7 @@ class Api:
                         yield name, json.loads(line[6:])
 
     async def finished(self, job: str, wait_s: float, report: Report) -> dict[str, Any]:
-        """Wait for a job and return it, finished or not; a cancelled call cancels it."""
+        """Wait for a job and return it, finished or not; a cancelled call cancels what it began."""
         document: dict[str, Any] = {}
         deadline = asyncio.get_running_loop().time() + wait_s
         try:
@@ -100,7 +108,7 @@ class Api:
                     return document
                 await asyncio.sleep(min(0.25, left_s))
         except asyncio.CancelledError:
-            await asyncio.shield(self.try_fetch("DELETE", f"jobs/{job}"))
+            await asyncio.shield(self._cancel(job))
             raise
 
     async def _stream(self, path: str) -> AsyncGenerator[bytes, None]:

@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
-from r2rt.service.computing import Computing
+from r2rt.service.computing import Computing, NotEncodedError
 from r2rt.service.mcp.api import Api
 from r2rt.service.mcp.server import mcp_server
 from r2rt.service.settings import Settings
@@ -183,6 +184,43 @@ def test_a_call_that_is_cancelled_cancels_its_job(
         assert (await served.finished(job["id"]))["state"] == "cancelled"
 
     asked(test)
+
+
+def test_a_call_that_is_cancelled_leaves_a_job_that_somebody_else_began(
+    asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, waits = threading.Event(), asyncio.Event()
+    finished = Api.finished
+
+    def encode(_: Computing, path: Path, model: str | None, update: Callable[..., None]) -> Any:
+        while not goes_on.wait(0.01):
+            update(0, 1)
+        return 1, 2.0
+
+    async def wait(*arguments: Any) -> Any:
+        waits.set()
+        return await finished(*arguments)
+
+    monkeypatch.setattr(Computing, "encode", encode)
+    monkeypatch.setattr(Api, "finished", wait)
+
+    async def test(client: Client, served: Served) -> None:
+        video = (await served.post("/videos", {"path": str(EMOJI)})).json()
+        options = {"video": "emoji.mp4", "queries": ["a panda"]}
+        monkeypatch.setattr(Computing, "answer", _not_encoded)
+        call = asyncio.create_task(client.call_tool("ground", options))
+        await waits.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.sleep(0.3)  # in which the tool ends what it began
+        goes_on.set()
+        assert (await served.finished(video["job"]))["state"] == "done"
+
+    asked(test)
+
+
+def _not_encoded(*_: Any) -> Any:
+    raise NotEncodedError
 
 
 def test_errors_say_what_to_do(asked: Any) -> None:
