@@ -125,7 +125,7 @@ roots_option = click.option(
     type=click.FloatRange(0.001),
     default=7.0,
     show_default=True,
-    help="Days that finished jobs are kept.",
+    help="Days that finished jobs and ended watches are kept.",
 )
 @click.option(
     "--log-format",

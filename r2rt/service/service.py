@@ -227,8 +227,10 @@ class Service:
     def _tidy_once(self) -> None:
         if self.computing.unload_idle():
             give_back_memory()
-        for id_ in self.jobs.expire(time.time() - self.settings.results_expiry_s):
+        before = time.time() - self.settings.results_expiry_s
+        for id_ in self.jobs.expire(before):
             _remove(self.results / id_)
+        self.watches.expire(before)
         self.uploads.expire()
 
 

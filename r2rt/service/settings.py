@@ -47,7 +47,7 @@ class Settings:
         upload_expiry_s: how long an unfinished upload is kept.
         min_upload_rate: bytes a second of an upload at least, on average.
         fetch_timeout_s: how long fetching a video from an address may take.
-        results_expiry_s: how long finished jobs and their files are kept.
+        results_expiry_s: how long finished jobs, their files, and ended watches are kept.
         max_attempts: how often a job that ends with the process is begun.
         max_waiting: jobs that may wait at most.
         max_watches: live sources watched at the same time.

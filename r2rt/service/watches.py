@@ -44,6 +44,7 @@ class _Running:
     last: int = 0  # number of its last event
     watcher: Watcher | None = None
     stopping: bool = False
+    ended_at: float | None = None
     thread: threading.Thread | None = None
 
 
@@ -59,6 +60,7 @@ class Watches:
         self._videos = videos
         self._settings = settings
         self._running: dict[str, _Running] = {}
+        self._opened_at = time.time()
 
     def start(self) -> None:
         """Go on with the watches that ran when the process ended."""
@@ -135,6 +137,16 @@ class Watches:
             _stop(running)
             self._publish(id_, running, {"event": "ended", "error": None})
 
+    def expire(self, before: float) -> None:
+        """Forget the watches that ended before a time, in seconds since 1970, and their events."""
+        for row in self._database.rows("SELECT id FROM watches WHERE state != 'running'"):
+            running = self._running.get(row["id"])
+            # One of the process before may have ended just before this one began.
+            ended_at = self._opened_at if running is None else running.ended_at
+            if ended_at is not None and ended_at < before:
+                self._database.write("DELETE FROM watches WHERE id = ?", (row["id"],))
+                self._running.pop(row["id"], None)
+
     def _begin(self, id_: str, request: dict[str, Any], first: int = 1) -> None:
         running = self._running[id_] = _Running(first=first, last=first - 1)
         running.thread = threading.Thread(
@@ -153,6 +165,7 @@ class Watches:
             state, error = "failed", f"a fault in r2rt itself ({type(found).__name__})"
         if running.stopping:
             return
+        running.ended_at = time.time()
         self._database.write(
             "UPDATE watches SET state = ?, error = ? WHERE id = ?", (state, error, id_)
         )

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-import anyio
 import msgspec
+from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 from starlette.responses import FileResponse
 
@@ -206,7 +206,7 @@ async def ground_video(
 
 async def _made(service: Service, video_id: str, make: Callable[[Video], T]) -> T:
     """Return what is made of a video, in threads of its own: slow ones do not hold up the rest."""
-    return await anyio.to_thread.run_sync(
+    return await to_thread.run_sync(
         lambda: make(service.videos.there(video_id)), limiter=service.media.threads
     )
 

@@ -201,6 +201,27 @@ def test_a_watch_that_is_over_says_so_however_late(served: Run, made_up: None) -
     served(later)
 
 
+def test_a_watch_that_ended_is_forgotten_after_a_while(
+    settings: Settings, served: Run, made_up: None
+) -> None:
+    async def ended(it: Served) -> str:
+        id_ = await begin(it, "rtsp://ends")
+        await events(it, id_)
+        return id_
+
+    async def here(it: Served) -> None:
+        goes_on, over = await begin(it), await ended(it)
+        it.service.watches.expire(time.time() - 60)
+        assert {item["id"] for item in (await it.get("/watches")).json()} == {goes_on, over, before}
+        it.service.settings = dataclasses.replace(settings, results_expiry_s=0)
+        it.service._tidy_once()
+        assert [item["id"] for item in (await it.get("/watches")).json()] == [goes_on]
+        assert it.service.watches.events(over) == []
+
+    before = served(ended)
+    served(here)
+
+
 def test_events_that_come_while_others_are_read_do_no_harm(served: Run, made_up: None) -> None:
     async def test(it: Served) -> None:
         id_ = await begin(it)
