@@ -11,13 +11,14 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.archive.subtitles import words_key
 from r2rt.archive.tables import is_remote
 from r2rt.errors import SourceNotFoundError
-from r2rt.grounding.many import find_videos, kind_of
+from r2rt.grounding.many import find_videos, kind_of, names_several
 from r2rt.video.fingerprint import fingerprint_file, fingerprint_files
 from r2rt.video.remote import RemoteVideo
 
@@ -144,23 +145,43 @@ def scan(
 
 
 def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> list[str]:
-    """Return what sources name now, then the known files below them that are gone."""
+    """Return what sources name now, then the known files among them that are gone.
+
+    Files that a shell's glob names singly say nothing of one that is gone; so the other known ones
+    of their folders are looked at, but none elsewhere: its disk may not be there now.
+    """
     paths: dict[str, None] = {}
+    folders: set[str] = set()
+    gone: dict[str, None] = {}
     for source in sources:
         if is_remote(source):
             paths[source] = None
             continue
         root = os.path.realpath(source)
-        below = [path for path in known if path == root or path.startswith(root + os.sep)]
-        try:
-            videos = [os.path.realpath(video) for video in find_videos([source])]
-        except SourceNotFoundError:
-            if not below:
-                raise
-            videos = []
+        if kind_of(source) == "file":
+            folders.add(os.path.dirname(root))  # noqa: PTH120
+            below, videos = [], [root]
+        else:
+            below = _below(source, root, known)
+            try:
+                videos = [os.path.realpath(video) for video in find_videos([source])]
+            except SourceNotFoundError:
+                if not below:
+                    raise
+                videos = []
         paths |= dict.fromkeys(video for video in videos if not video.endswith(".r2rt"))
-        paths |= dict.fromkeys(path for path in below if kind_of(path) is None)
-    return list(paths)
+        gone |= dict.fromkeys(below)
+    if folders:
+        gone |= dict.fromkeys(path for path in known if os.path.dirname(path) in folders)  # noqa: PTH120
+    return list(paths | dict.fromkeys(path for path in gone if kind_of(path) is None))
+
+
+def _below(source: str, root: str, known: Mapping[str, Row]) -> list[str]:
+    """Return the known files that a folder or a glob named, or would have."""
+    if names_several(source) and kind_of(source) is None:
+        pattern = root.replace(f"**{os.sep}", "*")  # `*` stands for any folders here
+        return [path for path in known if fnmatchcase(path, pattern)]
+    return [path for path in known if path == root or path.startswith(root + os.sep)]
 
 
 def _stat(path: str) -> File | None:

@@ -113,6 +113,22 @@ def test_a_removed_video_is_not_found_until_it_is_back(archive: Archive, videos:
     assert encoded(archive) == before
 
 
+@pytest.mark.parametrize("named", ["glob", "singly"])
+def test_a_removed_video_is_not_found_whichever_way_the_others_are_named(
+    archive: Archive, videos: Path, tmp_path: Path, named: str
+) -> None:
+    other = write_colours(tmp_path / "disk" / "far.mp4", ["cyan"])
+    archive.add(other)
+    (videos / "beach.mp4").unlink()
+    shutil.rmtree(other.parent)
+    sources = [videos / "*.mp4"] if named == "glob" else sorted(videos.glob("*.mp4"))
+    report = archive.add(sources)
+    assert (report.removed, report.unchanged) == (1, 2)
+    assert archive.search("yellow").hits == ()
+    # Nobody asked about the other folder: its disk may not be there now.
+    assert names(archive, "state = 'ready'") == {"garden.mp4", "night.mp4", "far.mp4"}
+
+
 def test_a_failing_video_is_tried_again_when_it_changes(archive: Archive, videos: Path) -> None:
     (videos / "new.mp4").write_bytes(b"not a video")
     reasons: dict[str, str] = {}
