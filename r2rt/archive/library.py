@@ -13,7 +13,7 @@ from r2rt.archive.queries import Like, vectors_of
 from r2rt.archive.result import SearchResult
 from r2rt.archive.search import Request, search
 from r2rt.archive.settings import Settings
-from r2rt.archive.tables import Tables, is_library, require_lance
+from r2rt.archive.tables import Tables, is_library, is_remote, require_lance
 from r2rt.errors import BundleSchemaError, LibraryError, QueryError
 from r2rt.grounding.many import kind_of
 
@@ -139,12 +139,18 @@ class Archive:
 
         Raises:
             MissingExtraError, ModelNotFoundError: speech cannot be transcribed.
+            QueryError: a quota is given for a library at an address.
             SourceNotFoundError: a folder or glob leads to no video.
             LibraryFullError: the quota is reached; what was indexed before is kept.
             OutputError: the library cannot be written.
             BundleSchemaError: the model gives no embeddings.
             BackendUnavailableError: Ray did not start, or ended early.
         """
+        if quota_bytes is not None and is_remote(self.path):
+            raise QueryError(
+                f"{self.path}: what a library at an address takes is not known here; leave "
+                "--quota out, and limit it where it lies"
+            )
         if speech is not None:
             from r2rt.archive.speech import load_speech_model
 

@@ -357,8 +357,16 @@ def folder_bytes(folder: str) -> int:
 
 
 def is_library(root: str) -> bool:
-    """Return whether there is a library, without opening it; True for any address."""
-    return is_remote(root) or Path(root, "videos.lance").is_dir()
+    """Return whether there is a library; True for an address that cannot be reached, too."""
+    if not is_remote(root):
+        return Path(root, "videos.lance").is_dir()
+    import lance
+
+    try:
+        lance.dataset(_uri(root, "videos"))
+    except (OSError, ValueError) as error:
+        return "not found" not in str(error).lower()  # else opening it says what is wrong
+    return True
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Videos at addresses in a library; fsspec's store in memory is used as any other store is."""
+"""Videos at addresses, and libraries; fsspec's store in memory is used as any other store is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from r2rt.archive.library import Archive
-from tests.r2rt.archive.colours import colour_grounder, write_colours
+from r2rt.errors import QueryError
+from tests.r2rt.archive.colours import colour_grounder, make_colours, write_colours
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -50,3 +51,15 @@ def test_an_address_without_a_file_fails_with_its_reason(tmp_path: Path) -> None
     archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
     (reason,) = archive.add("memory://bucket/nothing.mp4").failed.values()
     assert "memory://bucket/nothing.mp4" in reason
+
+
+def test_a_library_is_made_at_an_address(tmp_path: Path) -> None:
+    make_colours(tmp_path / "videos")
+    place = (tmp_path / "library").as_uri()
+    archive = Archive.open(place, model=colour_grounder(tmp_path))
+    with pytest.raises(QueryError, match="leave --quota out"):  # it could not be kept to
+        archive.add(tmp_path / "videos", quota_bytes=1)
+    assert archive.add(tmp_path / "videos").added == 3
+    again = Archive.open(place, model=colour_grounder(tmp_path))
+    assert again.add(tmp_path / "videos").unchanged == 3
+    assert [Path(hit.path).name for hit in again.search("yellow")] == ["beach.mp4"]
