@@ -29,6 +29,8 @@ _GENERATION = 3
 _SUFFIX = ".r2rt"
 # The most that an encoding takes beside its tokens; a name may have some KB.
 _HEADER_BYTES = 16 << 10
+# Hashes of files that are remembered; a file system gives each some KB.
+_MOST_HASHES = 10_000
 
 
 class EncodingCache:
@@ -91,6 +93,7 @@ class EncodingCache:
 
         One that alone would take more than half of the room is not kept.
         """
+        self._forget_hashes()
         try:
             return self._entries.put(key, encoded.nbytes + _HEADER_BYTES, encoded.write)
         except OSError as error:
@@ -101,6 +104,15 @@ class EncodingCache:
     def entries(self) -> list[tuple[Path, int]]:
         """Return every entry and its bytes, the least recently used first."""
         return [(entry.path, entry.size) for entry in self._entries.entries()]
+
+    def _forget_hashes(self) -> None:
+        """Remove the oldest hashes, which are computed again where they are needed."""
+        with contextlib.suppress(OSError):  # there is none, or another process removes them, too
+            memos = list((self.folder / "hashes").iterdir())
+            if len(memos) > _MOST_HASHES:
+                memos.sort(key=lambda memo: memo.stat().st_mtime_ns)
+                for memo in memos[:-_MOST_HASHES]:
+                    memo.unlink()
 
     def _content_hash(self, video: Path) -> str:
         """Return the sha256 of a file, remembered as long as the file's status does not change."""

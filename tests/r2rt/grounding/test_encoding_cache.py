@@ -136,6 +136,20 @@ def test_every_file_has_its_own_hash(cache: EncodingCache, video: Path) -> None:
     assert len(keys) == len(memos(cache)) == 2
 
 
+def test_the_newest_hashes_are_remembered(
+    cache: EncodingCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r2rt.grounding.encoding_cache._MOST_HASHES", 2)
+    for number in range(4):
+        video = tmp_path / f"{number}.mp4"
+        video.write_bytes(bytes([number]))
+        cache.key(video, MODEL, {})
+        (memo,) = (memo for memo in memos(cache) if memo.stat().st_mtime_ns > 10)
+        os.utime(memo, ns=(number, number))
+    assert cache.put("key", encoded())
+    assert [memo.stat().st_mtime_ns for memo in memos(cache)] in ([2, 3], [3, 2])
+
+
 def test_an_entry_may_take_half_of_the_room_with_its_header(tmp_path: Path) -> None:
     small = encoded()
     room = 2 * (small.tokens.nbytes + (16 << 10))
