@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from r2rt.cli.media import COPY, PADDING, MediaOptions, check_media, deliver_media, deliver_reel
-from r2rt.cli.outputs import distinct_labels
+from r2rt.cli.media import (
+    COPY,
+    PADDING,
+    MediaOptions,
+    check_media,
+    deliver_media,
+    deliver_reel,
+    without_idle_defaults,
+)
+from r2rt.cli.outputs import check_is_text, distinct_labels
 from r2rt.cli.session import note, warn
 from r2rt.errors import R2rtError
 from r2rt.files import check_destinations
@@ -30,7 +38,7 @@ def hits_media_options(command: F) -> F:
     def with_media(*arguments: Any, **others: Any) -> Any:
         names = ("clips", "copy", "padding_s", "reel", "thumbnails", "contact_sheet", "report")
         media = MediaOptions(**{name: others.pop(name) for name in names})
-        return command(*arguments, media=media, **others)
+        return command(*arguments, media=without_idle_defaults(media), **others)
 
     def path(name: str, help_: str, metavar: str = "FILE") -> Callable[[Any], Any]:
         return click.option(name, type=click.Path(path_type=Path), metavar=metavar, help=help_)
@@ -60,6 +68,7 @@ def check_hits_media(media: MediaOptions, output: str | None, inputs: Sequence[s
     check_media(None, media, output=path)
     written = (path, media.reel, media.contact_sheet, media.report)
     check_destinations([path for path in written if path is not None], inputs)
+    check_is_text(path)
 
 
 def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from r2rt.cli.console import progress
-from r2rt.cli.options import TIME
+from r2rt.cli.options import TIME, is_given
 from r2rt.cli.session import note, warn
 from r2rt.errors import QueryError
 from r2rt.files import check_destinations, check_folder
@@ -33,6 +34,7 @@ __all__ = [
     "deliver_reel",
     "media_options",
     "media_paths",
+    "without_idle_defaults",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,7 +113,7 @@ def media_options(command: F) -> F:
             plot=plot,
             report=report,
         )
-        return command(*arguments, media=media, **others)
+        return command(*arguments, media=without_idle_defaults(media), **others)
 
     # Applied from the inside out, so the last one here is the first one in the help.
     for option in (
@@ -126,6 +128,16 @@ def media_options(command: F) -> F:
     ):
         with_media = option(with_media)
     return with_media  # type: ignore[return-value]
+
+
+def without_idle_defaults(options: MediaOptions) -> MediaOptions:
+    """Return the options without a --copy or --padding of the user's file that has no use here."""
+    copy, padding_s = options.copy, options.padding_s
+    if options.clips is None and not is_given("copy"):
+        copy = False
+    if options.clips is None and options.reel is None and not is_given("padding_s"):
+        padding_s = 0.0
+    return dataclasses.replace(options, copy=copy, padding_s=padding_s)
 
 
 def check_media(

@@ -24,6 +24,7 @@ __all__ = [
     "asked_precision",
     "check_has_use",
     "encoding_options",
+    "is_given",
     "is_model_named",
     "is_yes_given",
     "library_model_options",
@@ -124,7 +125,12 @@ def is_model_named() -> bool:
     A library takes its own model otherwise: one that the environment or a file of defaults names
     is for other uses, and the library would be refused with it.
     """
-    source = click.get_current_context().get_parameter_source("model")
+    return is_given("model")
+
+
+def is_given(name: str) -> bool:
+    """Return whether a parameter stands on the command line, and not in the environment or file."""
+    source = click.get_current_context().get_parameter_source(name)
     return source is click.core.ParameterSource.COMMANDLINE
 
 
@@ -141,10 +147,10 @@ def check_has_use(name: str, needed: str, *, given: bool) -> None:
     Raises:
         QueryError: it would do nothing.
     """
-    context = click.get_current_context()
-    if given or context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+    if given or not is_given(name):
         return
-    option = next(item.opts[0] for item in context.command.params if item.name == name)
+    parameters = click.get_current_context().command.params
+    option = next(item.opts[0] for item in parameters if item.name == name)
     raise QueryError(f"{option} does nothing without {needed}; give that too, or leave it out")
 
 
@@ -189,12 +195,7 @@ def encoding_options(command: F) -> F:
     def with_encoding(*arguments: Any, **others: Any) -> Any:
         names = [name for name in EncodeOptions.__annotations__ if name in others]
         options: dict[str, Any] = {name: others.pop(name) for name in names}
-        context = click.get_current_context()
-        given = tuple(
-            name
-            for name in names
-            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        )
+        given = tuple(name for name in names if is_given(name))
         encoding = Encoding(options=cast("EncodeOptions", options), given=given)
         return command(*arguments, encoding=encoding, **others)
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from r2rt.cli.console import is_terminal, printable, write_text
-from r2rt.cli.options import check_has_use
+from r2rt.cli.options import check_has_use, is_given
 from r2rt.cli.session import note, warn
 from r2rt.errors import OutputError, QueryError
 from r2rt.files import check_destinations, check_folder
@@ -26,7 +26,14 @@ from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
 from r2rt.outputs.names import numbered, output_stems
 
-__all__ = ["Delivery", "OutputOptions", "deliver", "distinct_labels", "output_options"]
+__all__ = [
+    "Delivery",
+    "OutputOptions",
+    "check_is_text",
+    "deliver",
+    "distinct_labels",
+    "output_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -165,14 +172,22 @@ def output_options(command: F) -> F:
             )
         check_has_use("rows", "--rank", given=options["rank"])
         output = outputs[0] if outputs else None
-        asked = (*formats, *(["json"] if json_ else []))
-        names = tuple(dict.fromkeys(asked)) or (_format_of(output),)
+        asked = [*formats, *(["json"] if json_ else [])]
+        if not (is_given("formats") or is_given("json_")):
+            # A file of defaults does not know what this command writes.
+            asked = _named_by(output) or (["table"] if options["rank"] else asked or ["table"])
+        elif not is_given("formats"):
+            asked = ["json"]
+        elif not is_given("json_"):
+            asked = list(formats)
+        if output_dir is None and not is_given("skip_existing"):
+            options["skip_existing"] = False
         taken = {
             name: options.pop(name)
             for name in ("skip_existing", "rank", "rows", "csv_raw", "frame_rate", "drop_frame")
         }
         chosen = OutputOptions(
-            formats=tuple(FORMATS[name] for name in names),
+            formats=tuple(FORMATS[name] for name in dict.fromkeys(asked)),
             output=None if output in (None, "-") else Path(output),
             folder=None if output_dir is None else Path(output_dir),
             **taken,
@@ -234,7 +249,7 @@ class Delivery:
         if options.folder is not None and options.folder.is_dir():
             written = [path for video in videos for path in self.paths(video)]
         check_destinations(written, videos)
-        _check_is_text(options)
+        check_is_text(options.output)
 
     def paths(self, video: str) -> list[Path]:
         """Return the files that are written about a video; none without `--output-dir`."""
@@ -393,7 +408,7 @@ def _check(options: OutputOptions) -> None:
         raise QueryError("--skip-existing looks for files in --output-dir FOLDER; give that too")
     if options.rank and (options.formats != (FORMATS["table"],) or options.folder is not None):
         raise QueryError("--rank is a table of all videos: no other --format, no --output-dir")
-    counted = options.frame_rate is not None or options.drop_frame is not None
+    counted = is_given("frame_rate") or is_given("drop_frame")
     if counted and not any(item.counts_frames for item in options.formats):
         names = ", ".join(name for name, item in FORMATS.items() if item.counts_frames)
         raise QueryError(f"--frame-rate and --drop-frame are for timecodes: --format {names}")
@@ -404,22 +419,19 @@ def _check(options: OutputOptions) -> None:
         check_folder(options.folder)
 
 
-def _format_of(output: str | None) -> str:
-    """Return the format that a file's suffix names; `table` where it names none."""
+def _named_by(output: str | None) -> list[str]:
+    """Return the format that a file's suffix names, if it names one."""
     name = (output or "").lower()
     fitting = [item for item in FORMATS.values() if name.endswith(item.suffix)]
-    return max(fitting, key=lambda item: len(item.suffix)).name if fitting else "table"
+    return [max(fitting, key=lambda item: len(item.suffix)).name] if fitting else []
 
 
-def _check_is_text(options: OutputOptions) -> None:
-    """Refuse a table in a file whose suffix is that of a video, an image or a page."""
-    output = options.output
-    if output is None or options.formats != (FORMATS["table"],):
-        return
-    if output.suffix.lower() in VIDEO_SUFFIXES | _NOT_TEXT:
+def check_is_text(output: Path | None) -> None:
+    """Refuse to write text into a file that is named as a video, an image or a page is."""
+    if output is not None and output.suffix.lower() in VIDEO_SUFFIXES | _NOT_TEXT:
         raise QueryError(
             f"{output}: no format has this suffix; end it in .json, .csv, .txt, …, "
-            "or use --reel, --plot, --contact-sheet, --report"
+            "or use --reel, --contact-sheet, --report"
         )
 
 

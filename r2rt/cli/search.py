@@ -10,6 +10,7 @@ import click
 from r2rt.cli.console import write_text
 from r2rt.cli.hits_media import check_hits_media, deliver_hits_media, hits_media_options
 from r2rt.cli.options import (
+    is_given,
     is_model_named,
     library_model_options,
     quiet_option,
@@ -159,10 +160,11 @@ def search(
 
 
 def _format_of(name: str | None, output: str | None) -> str:
-    if name is not None:
-        return name
+    """Return the format: as the command line says, else by the suffix, else by the defaults."""
     suffix = Path(output or "").suffix.lower()[1:]
-    return suffix if suffix in _FORMATS else "table"
+    if suffix in _FORMATS and not (is_given("format_") or is_given("json_")):
+        return suffix
+    return name or "table"
 
 
 def _summary(found: SearchResult) -> str:

@@ -196,6 +196,25 @@ def test_what_a_search_begins_with_is_not_overwritten(
     assert "is the input" in capfd.readouterr().err
 
 
+def test_hits_are_not_written_as_text_into_a_video(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "hits.mp4"
+    assert run(["search", str(tmp_path / "none"), "a dog", "-o", str(output)]) == 2
+    assert "no format has this suffix" in capfd.readouterr().err
+
+
+def test_the_suffix_of_hits_goes_before_a_default_format(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[search]\nformat = "json"\n')
+    monkeypatch.setenv("R2RT_CONFIG", str(config))
+    output = tmp_path / "hits.csv"
+    assert run(["search", str(library), "a penguin", "--anyway", "-o", str(output)]) == 0
+    assert output.read_text().startswith("rank,video")
+
+
 def test_a_playlist_names_files_and_times(library: Path, capfd: pytest.CaptureFixture[str]) -> None:
     query = ["search", str(library), "a penguin", "--top", "2", "--quiet", "--anyway"]
     assert run([*query, "-f", "m3u8"]) == 0

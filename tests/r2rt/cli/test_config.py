@@ -60,6 +60,15 @@ def test_a_command_takes_its_defaults_and_the_command_line_goes_first(
     assert {moment["end_s"] - moment["start_s"] for moment in moments} == {4}
 
 
+def test_the_suffix_of_the_output_goes_before_a_default_format(
+    config: Path, tmp_path: Path
+) -> None:
+    config.write_text(f'[defaults]\nmodel = "{DEMO_BUNDLE}"\nquiet = true\nformat = "json"\n')
+    output = tmp_path / "out.csv"
+    assert run(["ground", str(DEMO_VIDEO), QUERY, "-o", str(output)]) == 0
+    assert output.read_text().startswith("video,qid,query")
+
+
 def test_a_default_for_encoding_is_not_refused_with_an_encoded_video(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +79,40 @@ def test_a_default_for_encoding_is_not_refused_with_an_encoded_video(
     assert json.loads(capsys.readouterr().out)["sampling"] == "nearest"
     assert run(["ground", encoded, QUERY, "--sampling", "exact"]) == 2
     assert "already encoded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 20),
+        (["-o", "out.csv"], 20),
+        (["-f", "csv"], 20),
+        (["-f", "edl", "--output-dir", "out"], 20),
+        (["--rank"], 20),
+        (["--clips", "clips"], 20),
+        (["--json", "-o", "film.mp4"], 2),
+        (["--padding", "2s"], 2),
+        (["--frame-rate", "25"], 2),
+        (["--skip-existing"], 2),
+    ],
+)
+def test_defaults_that_have_no_use_in_a_command_do_not_end_it(
+    config: Path, options: list[str], code: int
+) -> None:
+    """20 is the error of the model that is not there, which comes after all checks of options."""
+    config.write_text(
+        """
+        [defaults]
+        skip-existing = true
+        padding = "2s"
+        copy = true
+        drop-frame = false
+        frame-rate = 25
+        rows = 30
+        json = true
+        """
+    )
+    assert run(["ground", str(DEMO_VIDEO), QUERY, *options, "--model", "none"]) == code
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,7 @@ def test_videos_are_distinguished_from_queries(
         (["{one}", "a", "--skip-existing"], 2, "--output-dir"),
         (["{one}", "a", "-o", "x.mp4"], 2, "use --reel"),
         (["{one}", "a", "-o", "x.PDF"], 2, "no format has this suffix"),
+        (["{one}", "a", "--json", "-o", "x.mp4"], 2, "no format has this suffix"),
         (
             ["{folder}", "a", "--output-dir", "{folder}/x", "--skip-existing", "--reel", "r.mp4"],
             *(2, "all videos"),
