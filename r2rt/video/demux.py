@@ -132,6 +132,9 @@ class Demuxer:
         """Yield every packet of the stream from where the container stands, in decoding order.
 
         Where the clock leaps, timestamps are moved; see `r2rt.video.leaps`.
+
+        Raises:
+            SourceNotFoundError: the server of a video at an address fails.
         """
         self._closer = leap_closer(self.container, self.stream)
         errors_in_a_row = 0
@@ -150,6 +153,8 @@ class Demuxer:
                 # PyAV raises IndexError for a stream that a damaged container announces midway.
                 self.read_errors += 1
                 errors_in_a_row += 1
+            except OSError as error:
+                raise SourceNotFoundError(f"{self._path}: cannot be read: {error}") from error
             else:
                 return
 

@@ -119,6 +119,15 @@ def test_what_is_not_needed_is_zeros(server: RangeServer) -> None:
     assert reader.read(10) == content[-5:]
 
 
+def test_a_server_that_fails_on_the_way(server: RangeServer, video: Path) -> None:
+    with open_source(serve(server, video), fps=_FPS, image_size=32) as source:
+        frames = iter(source)
+        next(frames)
+        server.files.clear()
+        with pytest.raises(SourceNotFoundError, match=r"video\.mp4: cannot be read"):
+            list(frames)
+
+
 def test_addresses_without_a_video(server: RangeServer) -> None:
     server.files["text.mp4"] = b"not a video at all, but some text\n" * 100
     with pytest.raises(SourceNotFoundError, match="nothing"):
