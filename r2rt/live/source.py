@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from r2rt.errors import (
     NotAVideoError,
+    NoVideoStreamError,
     QueryError,
     R2rtError,
     SourceLostError,
@@ -157,10 +158,12 @@ class LiveSource:
             raise self._refusal(error, first=first, stopped=stopped) from error
         try:
             return Connection(self, container, waiting)
-        except BaseException:
+        except BaseException as error:
             container.close()
             if waiting is not None:
                 waiting.close()
+            if self.is_live and not first and isinstance(error, NoVideoStreamError | QueryError):
+                raise LostError("its video is not there") from error  # it was there before
             raise
 
     def _reader(self, stopped: threading.Event) -> _Waiting | None:

@@ -10,9 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
-from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
+from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
 from r2rt.live import LiveSource, SourceOptions
 from r2rt.live.backlog import Backlog, End
 from r2rt.live.reader import Reader
@@ -78,6 +79,36 @@ def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
         source = LiveSource(address, SourceOptions(timeout_s=0.3))
         with pytest.raises(LostError, match="no answer in time"):
             source.open(threading.Event(), first=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "track", "error"),
+    [(True, None, NoVideoStreamError), (False, None, LostError), (False, 2, LostError)],
+)
+def test_a_stream_that_comes_back_without_its_video_is_tried_again(
+    first: bool, track: int | None, error: type[Exception], tmp_path: Path
+) -> None:
+    path = tmp_path / "sound.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mp2", rate=48000)
+        for _ in range(20):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), layout="stereo")
+            sound.sample_rate = 48000
+            container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+
+    def serve() -> None:
+        with server.accept()[0] as connection:
+            connection.sendall(path.read_bytes())
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        options = SourceOptions(video_track=track)
+        source = LiveSource(f"tcp://127.0.0.1:{server.getsockname()[1]}", options)
+        with pytest.raises(error):
+            source.open(threading.Event(), first=first)
+        thread.join()
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
