@@ -108,7 +108,8 @@ def build_engines(
         step: called with what the builder is at.
 
     Raises:
-        ExportError: the bundle's graphs are not fp32, or a weight does not fit into fp16.
+        ExportError: the bundle's graphs are not fp32 or over 2 GB, or a weight does not fit into
+            fp16.
         VerificationError: a graph differs from the fp32 one by more than its tolerance.
         EngineBuildError: the builder refused a graph, or attention is not fused.
         OutputError: the bundle cannot be written.
@@ -117,6 +118,12 @@ def build_engines(
         raise ExportError(
             f"{bundle.path} computes in {bundle.manifest.precision}; engines are made of fp32 "
             "graphs, name the bundle that it was made of"
+        )
+    outside = [name for name in bundle.manifest.files if name.endswith(".onnx.data")]
+    if outside:
+        raise ExportError(
+            f"{bundle.path / outside[0]}: engines are made of graphs of at most 2 GB, which hold "
+            "their weights themselves; run this model with --device cuda"
         )
     chosen = {**default_ranges(bundle), **(ranges or {})}
     chosen["L"] = _cut(chosen["L"], bundle.dims.context_length)

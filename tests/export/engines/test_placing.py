@@ -29,6 +29,8 @@ from r2rt.engines.tensorrt.plans import (
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, HashMismatchError
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER, VIDEO_ENCODER
+from r2rt.model.manifest import FileEntry
+from tests.conftest import CHECKOUT
 from tests.export.engine_bundle import (
     FOLDER,
     VERSION,
@@ -117,6 +119,15 @@ class TestPlacing:
         with pytest.raises(VerificationError, match="no engine was built"):
             build_engines(bundle, rtx())
         assert not (bundle.path / "engines").exists()
+
+    def test_graphs_beyond_2_gb_become_no_engines(self) -> None:
+        demo = Bundle.open(CHECKOUT / "demo" / "random-tiny")
+        data = {"video_encoder.onnx.data": FileEntry(size=3 << 30, sha256="0" * 64)}
+        manifest = msgspec.structs.replace(demo.manifest, files={**demo.manifest.files, **data})
+        with pytest.raises(
+            ExportError, match=r"encoder\.onnx\.data: engines are made of graphs of"
+        ):
+            build_engines(Bundle(demo.path, manifest), rtx())
 
     def test_only_fp32_bundles_become_engines(self, bundle: Bundle) -> None:
         bundle.manifest = msgspec.structs.replace(bundle.manifest, precision="int8")
