@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import msgspec
+
+from r2rt.errors import OutputError
 from r2rt.files import replacing
 from training.errors import TrainingError
 from training.trainer.state import RunFolder
@@ -208,4 +211,5 @@ def _missing(package: str, what: str) -> str:
 
 
 def _line(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    # Null where a number is not finite, as the norm of fp16's first gradients: JSON has no other.
+    return msgspec.json.encode(content).decode() + "\n"

@@ -207,6 +207,9 @@ def test_a_figure_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
     progress = read_progress(tmp_path)
     assert progress is not None
     assert (progress.best, progress.best_step) == (0.2, 10)
+    # Readers of JSON other than Python's take no NaN.
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        msgspec.json.decode(line)
     assert load_checkpoint(tmp_path / "best.pth").meta["step"] == 10
 
 
