@@ -68,6 +68,9 @@ Validation = Callable[[R2Tuning], Mapping[str, float]]
 _FREE = {"epochs"} | ({*TrainOptions.__struct_fields__} - {"seed", "precision", "monitor"})
 
 
+# Gradients that overflow at this scale, which is 65,536 at first, do not because of it.
+_LOWEST_SCALE = 1e-4
+
 def fit(
     model: R2Tuning,
     recipe: Recipe,
@@ -342,9 +345,7 @@ class _Run:
         assert norm is not None  # Fabric's answer to a largest norm
         values = torch.stack([total.detach(), norm, *(v.detach() for v in losses.values())])
         loss, norm_value, *terms = values.double().tolist()
-        # fp16's scaler leaves out a step whose gradients overflowed, and scales by less.
-        scaled = self.precision == "fp16"
-        if not math.isfinite(loss) or not (math.isfinite(norm_value) or scaled):
+        if not math.isfinite(loss) or not (math.isfinite(norm_value) or self._may_scale_less()):
             self._refuse_nonfinite(step, loss, norm_value)
         optimizer.step()
         return {
@@ -356,6 +357,11 @@ class _Run:
 
     def losses(
         self, module: Any, batch: Batch, size: int
+    def _may_scale_less(self) -> bool:
+        """Whether fp16's scaler leaves out a step that overflowed, and halves its scale."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return scaler is not None and scaler.get_scale() > _LOWEST_SCALE
+
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return the losses of the whole batch, and what this process's share gave to them."""
         module.train()

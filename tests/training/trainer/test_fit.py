@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tests.training.trainer.material import (
 )
 from training.checkpoint import build_model, load_checkpoint
 from training.config import TrainOptions, recorded_config
-from training.data.sample import Sample, collate
+from training.data.sample import collate
 from training.errors import TrainingError
 from training.losses import LossWeights
 from training.model import R2Config, R2Tuning, decode_boundaries
@@ -207,10 +206,10 @@ def test_a_figure_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
     progress = read_progress(tmp_path)
     assert progress is not None
     assert (progress.best, progress.best_step) == (0.2, 10)
+    assert load_checkpoint(tmp_path / "best.pth").meta["step"] == 10
     # Readers of JSON other than Python's take no NaN.
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         msgspec.json.decode(line)
-    assert load_checkpoint(tmp_path / "best.pth").meta["step"] == 10
 
 
 def test_a_figure_that_the_validation_does_not_give_is_named(tmp_path: Path) -> None:
@@ -407,24 +406,6 @@ def test_a_damaged_state_is_refused(tmp_path: Path, keep: float) -> None:
         TrainingError, match=r"state\.safetensors: cannot be resumed, it is damaged"
     ):
         train(tmp_path, resume=True)
-
-
-class _Poisoned(RandomSamples):
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
-        return replace(sample, video=sample.video * math.nan) if index == 3 else sample
-
-
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(
-        TrainingError, match=r"the loss at step \d is nan.*check the data"
-    ) as caught:
-        train(tmp_path, train_set=_Poisoned(), options=options(save_steps=1))
-    assert caught.value.exit_code == 62
-    # What was saved before it is sound.
-    if (tmp_path / "last.pth").exists():
-        weights = load_checkpoint(tmp_path / "last.pth").state_dict
-        assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Runs that end before their time: in one line each, with what was saved sound."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
+
+import training.trainer.history
+from r2rt.errors import OutputError
+from tests.training.trainer.material import OPTIONS, RandomSamples, small_model, small_recipe
+from training.checkpoint import load_checkpoint
+from training.data.sample import Sample
+from training.errors import TrainingError
+from training.trainer import fit
+
+pytestmark = pytest.mark.slow
+
+
+def train(out: Path, *, options: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Train the small model by 20 steps, or with `changes`."""
+    settings: dict[str, Any] = {
+        "model": small_model(),
+        "recipe": small_recipe(),
+        "train_set": RandomSamples(),
+        "options": msgspec.structs.replace(OPTIONS, **(options or {})),
+    }
+    fit(out=out, quiet=True, **settings | changes)
+
+
+class _Poisoned(RandomSamples):
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        return replace(sample, video=sample.video * math.nan) if index == 3 else sample
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"the loss at step \d is nan.*check the data"
+    ) as caught:
+        train(tmp_path, train_set=_Poisoned(), options={"save_steps": 1})
+    assert caught.value.exit_code == 62
+    # What was saved before it is sound.
+    if (tmp_path / "last.pth").exists():
+        weights = load_checkpoint(tmp_path / "last.pth").state_dict
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_gradients_that_fit_fp16_at_no_scale_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss scaler leaves out each of those steps, so nothing else would ever end it."""
+    half = MixedPrecision("16-mixed", "cpu")
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[half])
+    # Its name in `training.trainer` is that of the function.
+    module = sys.modules["training.trainer.fit"]
+    monkeypatch.setattr(module, "make_fabric", lambda _: fabric)
+    monkeypatch.setattr(module, "chosen_precision", lambda *_: "fp16")
+    model = small_model()
+    model.coef.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
+    with pytest.raises(TrainingError, match=r"the gradient.s norm (inf|nan): training"):
+        train(tmp_path, model=model, recipe=small_recipe(epochs=20))
+    # As many halvings as from 65,536 to the lowest scale.
+    assert 20 < len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 40
