@@ -38,6 +38,7 @@ from training.trainer.machine import (
     ignore_signals,
     make_fabric,
     reproducible,
+    shortages,
 )
 from training.trainer.order import (
     Batches,
@@ -67,9 +68,9 @@ Validation = Callable[[R2Tuning], Mapping[str, float]]
 # not what a step does. The monitored figure stays: the best one so far is compared with later ones.
 _FREE = {"epochs"} | ({*TrainOptions.__struct_fields__} - {"seed", "precision", "monitor"})
 
-
 # Gradients that overflow at this scale, which is 65,536 at first, do not because of it.
 _LOWEST_SCALE = 1e-4
+
 
 def fit(
     model: R2Tuning,
@@ -203,7 +204,8 @@ class _Run:
                 Signals() as signals,
             ):
                 self._announce(bar)
-                self._steps(module, optimizer, history, bar, signals)
+                with shortages():
+                    self._steps(module, optimizer, history, bar, signals)
                 self._conclude(bar)
         finally:
             if history is not None:
@@ -355,13 +357,13 @@ class _Run:
             "grad_norm": norm_value,
         }
 
-    def losses(
-        self, module: Any, batch: Batch, size: int
     def _may_scale_less(self) -> bool:
         """Whether fp16's scaler leaves out a step that overflowed, and halves its scale."""
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         return scaler is not None and scaler.get_scale() > _LOWEST_SCALE
 
+    def losses(
+        self, module: Any, batch: Batch, size: int
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return the losses of the whole batch, and what this process's share gave to them."""
         module.train()

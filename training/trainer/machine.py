@@ -18,7 +18,14 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from training.config import TrainOptions
 from training.errors import TrainingError
 
-__all__ = ["Signals", "chosen_precision", "ignore_signals", "make_fabric", "reproducible"]
+__all__ = [
+    "Signals",
+    "chosen_precision",
+    "ignore_signals",
+    "make_fabric",
+    "reproducible",
+    "shortages",
+]
 
 
 def make_fabric(options: TrainOptions) -> Fabric:
@@ -106,6 +113,31 @@ def ignore_signals(_worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def shortages() -> Iterator[None]:
+    """Report in one line if the machine has too little memory for the block.
+
+    Raises:
+        TrainingError: a GPU's memory was too small, or a process that loads samples was killed.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(" GPU ")[0]
+        raise TrainingError(
+            f"a step does not fit into the GPU's memory ({reason}); set a smaller batch_size"
+        ) from error
+    except RuntimeError as error:
+        # PyTorch has no class for it, and raises it wherever the block is.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            "a process that loads samples was killed, perhaps for lack of memory or of space in "
+            "/dev/shm, through which batches come; go on with --resume and --set workers=0, or "
+            "give it more"
+        ) from error
 
 
 class _Mixed(MixedPrecision):

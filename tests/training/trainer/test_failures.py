@@ -74,3 +74,27 @@ def test_gradients_that_fit_fp16_at_no_scale_end_the_run(
         train(tmp_path, model=model, recipe=small_recipe(epochs=20))
     # As many halvings as from 65,536 to the lowest scale.
     assert 20 < len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 40
+
+
+class _Killer(RandomSamples):
+    def __getitem__(self, index: int) -> Sample:
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_loader_that_is_killed_is_reported_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"loads samples was killed.*--set workers=0"):
+        train(tmp_path, train_set=_Killer(), options={"workers": 1})
+    train(tmp_path, train_set=_Killer(), options={"max_steps": 1}, resume=True)
+
+
+def test_a_step_that_does_not_fit_is_reported_in_a_line(tmp_path: Path) -> None:
+    model = small_model()
+
+    def allocate(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6 GiB. GPU 0 has ...")
+
+    model.pyramid.register_forward_pre_hook(allocate)
+    with pytest.raises(TrainingError, match=r"allocate 6 GiB\.\); set a smaller batch"):
+        train(tmp_path, model=model)
