@@ -50,31 +50,45 @@ class History:
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Write the losses, learning rate and gradient norm of a step, counted from 1."""
-        self._file.write(_line({"step": step, **numbers}))
-        if self._board is not None and step % self._log_steps == 0:
-            for name, value in numbers.items():
-                self._board.add_scalar(f"train/{name}", value, step)
+        with self._writing():
+            self._file.write(_line({"step": step, **numbers}))
+            if self._board is not None and step % self._log_steps == 0:
+                for name, value in numbers.items():
+                    self._board.add_scalar(f"train/{name}", value, step)
 
     def validation(self, step: int, figures: Mapping[str, float]) -> None:
         """Write the figures of a validation after so many steps."""
-        self._file.write(_line({"step": step, "validation": dict(figures)}))
-        if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(f"val/{name}", value, step)
+        with self._writing():
+            self._file.write(_line({"step": step, "validation": dict(figures)}))
+            if self._board is not None:
+                for name, value in figures.items():
+                    self._board.add_scalar(f"val/{name}", value, step)
 
     def flush(self) -> None:
         """Hand everything to the operating system; it outlives the process from then on."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        if self._board is not None:
-            self._board.flush()
+        with self._writing():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._board is not None:
+                self._board.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        self.flush()
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            with self._writing(), self._file:
+                self.flush()
+        finally:
+            if self._board is not None:
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self._file.name}: cannot be written ({error.strerror or error}); free some space"
+            ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -89,6 +89,18 @@ def test_a_loader_that_is_killed_is_reported_in_a_line(tmp_path: Path) -> None:
     train(tmp_path, train_set=_Killer(), options={"max_steps": 1}, resume=True)
 
 
+def test_a_full_disk_ends_the_run_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # What an append finds first; files that are replaced have errors of their own.
+    monkeypatch.setattr(training.trainer.history, "os", SimpleNamespace(fsync=sync))
+    with pytest.raises(OutputError, match=r"metrics\.jsonl: cannot be written \(No space left"):
+        train(tmp_path, options={"max_steps": 1})
+
+
 def test_a_step_that_does_not_fit_is_reported_in_a_line(tmp_path: Path) -> None:
     model = small_model()
 
