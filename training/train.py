@@ -212,6 +212,8 @@ def build_validation(
         labels = [a for a in read_annotations(path, benchmark).lines if a.qid in kept]
     else:
         labels = labels_of(samples)
+        if benchmark.labels is not None:
+            labels = [annotation for annotation in labels if annotation.label]
     return MetricsValidation(samples, labels, benchmark, recipe) if labels else None
 
 

@@ -198,6 +198,29 @@ def test_qvhighlights_is_validated_by_its_highlights_too(tmp_path: Path) -> None
     assert figures["HL-min-VeryGood-mAP"] == 50.0
 
 
+def test_moments_alone_are_no_validation_of_highlights(tmp_path: Path) -> None:
+    """Its metric would refuse them, after the first epoch."""
+    data = layout(tmp_path / "own", {"own.jsonl": moments(1, 12.0)}, clips=7)
+    config = RunConfig(recipe=find_recipe("youtube_dog"))
+    assert build_validation(config, data, annotations=data / "own.jsonl") is None
+
+
+def test_an_interruption_does_not_deny_what_was_saved(
+    charades: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first Ctrl-C waits for the end of the step; a second one comes out here."""
+
+    def fit(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.trainer, "fit", fit)
+    assert run("charades", "--data", charades, "--out", tmp_path / "run", *small()) == 130
+    assert "what was saved stays" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
