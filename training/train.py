@@ -219,7 +219,7 @@ def build_validation(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
-    return run(train, "python -m training.train", arguments, cut="nothing was trained.")
+    return run(train, "python -m training.train", arguments, cut="what was saved stays.")
 
 
 def _config(
