@@ -151,8 +151,12 @@ def _walk_flv(data: mmap.mmap) -> int | None:
 
 
 def _walk_boxes(data: mmap.mmap) -> int | None:
-    """Boxes of MP4 and QuickTime follow one another; their names are four printable letters."""
+    """Boxes of MP4 and QuickTime follow one another; their names are four printable letters.
+
+    What follows the boxes of a whole video is not of it, such as the notes of some cameras.
+    """
     at, size = 0, len(data)
+    missing = {b"moov", b"mdat"}
     while at + 8 <= size:
         length, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         if length == 1:
@@ -161,9 +165,12 @@ def _walk_boxes(data: mmap.mmap) -> int | None:
             length = size - at  # the last one
         # Zeros at the end, and names beginning with a sign of copyright, are QuickTime's.
         if not any(data[at : at + 8]):
-            return at if any(data[at:]) else None
+            return at if missing and any(data[at:]) else None
         if length < 8 or at + length > size or not all(32 <= c < 127 or c == 0xA9 for c in name):
-            return at
+            return at if missing else None
+        if name == b"moov" and data.find(b"mvex", at, at + length) >= 0:
+            missing.add(b"mvex")  # fragments follow, as far as the file goes
+        missing.discard(name)
         at += length
     return None
 

@@ -148,6 +148,21 @@ def test_two_files_in_one_and_what_follows_are_no_damage(
     assert broken_at(both, "matroska,webm") == pytest.approx(len(data), abs=2000)
 
 
+@pytest.mark.parametrize("first", ["moov", "mdat"])
+def test_what_cameras_write_after_an_mp4_is_no_damage(
+    first: str, make_video: VideoMaker, tmp_path: Path
+) -> None:
+    flags = {"movflags": "+faststart"} if first == "moov" else {}
+    whole = make_video(f"{first} first.mp4", frames=FRAMES, rate=RATE, muxer_options=flags)
+    data = whole.read_bytes()
+    path = tmp_path / "noted.mp4"
+    for content in (data + b"notes without a box", data + bytes(50) + b"notes"):
+        path.write_bytes(content)
+        assert departures(path).warnings == ()
+    path.write_bytes(data[:-1])
+    assert broken_at(path, "mov,mp4") == data.index(b"mdat" if first == "moov" else b"moov") - 4
+
+
 @pytest.mark.parametrize("name", ["mkv", "ogg", "flv", "asf", "mp4", "nut"])
 def test_headers_alone_and_noise_are_walked_to_their_end(name: str, tmp_path: Path) -> None:
     formats = {"mkv": "matroska,webm", "mp4": "mov,mp4"}
