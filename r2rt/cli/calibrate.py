@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from r2rt.cli.console import print_table
 from r2rt.cli.session import encode_source, note, open_model
+from r2rt.video.missing import require_source
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
@@ -38,6 +39,7 @@ def calibrate_model(
     belonging = sum(pair.belongs for pair in asked_pairs)
     check_counts(belonging, len(asked_pairs) - belonging)  # before hours of video are read
     for pair in asked_pairs:
+        require_source(pair.video)
         by_video.setdefault(pair.video, []).append(pair)
     folder = resolve(model)
     kept = EncodingCache() if cache else None

@@ -196,13 +196,13 @@ def _backend(measured: str | None = None) -> list[Finding]:
     from r2rt.engines.choice import choose, obstacles
 
     findings = []
-    try:
-        bundle = None
-        if measured is not None:
-            from r2rt.model.bundle import Bundle
-            from r2rt.model.installed import resolve
+    bundle = None
+    if measured is not None:
+        from r2rt.model.bundle import Bundle
+        from r2rt.model.installed import resolve
 
-            bundle = Bundle.open(resolve(measured))
+        bundle = Bundle.open(resolve(measured))  # its error is that of the command
+    try:
         choice = choose("auto", bundle, measure_again=True)
         value = f"{choice.backend} on {choice.device} ({choice.reason})"
         findings.append(Finding(section="backend", name="chosen", value=value))

@@ -48,8 +48,8 @@ def mcp(
 
     Messages go through stdin and stdout. A service has the same tools at /mcp; see r2rt serve.
     """
+    require_serve()  # before a model is offered or fetched
     chosen = str(choose_model(model, yes=is_yes_given(), quiet=quiet))
-    require_serve()
     with tempfile.TemporaryDirectory(prefix="r2rt-mcp-", ignore_cleanup_errors=True) as temporary:
         settings = Settings(
             folder=folder or Path(temporary),

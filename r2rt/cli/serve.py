@@ -162,6 +162,8 @@ def serve(
     Beyond this machine it listens only where there is a token: r2rt tokens add NAME.
     """
     check_has_use("replicas", "--ray", given=ray is not None)
+    most_bytes = parse_bytes(max_upload, what="--max-upload")
+    require_serve()  # before a model is offered or fetched
     settings = Settings(
         folder=folder or default_folder(),
         roots=roots or (Path(),),
@@ -179,10 +181,9 @@ def serve(
         batch_most=batch_most,
         private_addresses=private_addresses,
         rate=rate,
-        max_upload_bytes=parse_bytes(max_upload, what="--max-upload"),
+        max_upload_bytes=most_bytes,
         results_expiry_s=results_days * 86400,
     )
-    require_serve()
     _check_tokens(settings)
     if ray is not None:
         try:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from r2rt.cli import doctor as doctor_module
 from r2rt.cli.doctor import doctor
+from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
 from tests.r2rt.bundles import write_bundle
 
@@ -191,3 +192,7 @@ def test_json_of_a_folder_whose_name_is_not_text(
     monkeypatch.setenv("R2RT_HOME", str(tmp_path / os.fsdecode(b"caf\xe9")))
     found = [item for item in doctor_module._folders() if item.name == "models"]
     assert "caf\ufffd" in json.loads(doctor_module._as_json(found))["folders"]["models"]["value"]
+
+
+def test_a_model_that_cannot_be_measured_ends_the_command() -> None:
+    assert run(["doctor", "--measure", "none"]) == 20

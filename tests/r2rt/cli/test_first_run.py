@@ -208,3 +208,16 @@ class TestVariable:
         assert run(NOTHING) == 20
         monkeypatch.setenv("R2RT_MODEL", "demo")
         assert run(NOTHING) == 11
+
+
+@pytest.mark.parametrize("command", ["serve", "mcp"])
+def test_a_missing_package_is_said_before_a_model_is_fetched(
+    command: str,
+    pulled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert run([command, "--yes"]) == 41
+    assert "pip install 'r2rt[serve]'" in capsys.readouterr().err
+    assert not pulled

@@ -247,3 +247,17 @@ def test_too_few_pairs_are_refused_before_a_video_is_read(
     pairs.write_text('{"video": "nowhere.mp4", "query": "a dog", "belongs": true}\n' * 30)
     assert run(["models", "calibrate", str(model), "--pairs", str(pairs)]) == 2
     assert "30 queries that belong and 0 that do not" in capsys.readouterr().err
+
+
+def test_a_missing_video_is_noticed_before_the_others_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [
+        {"video": str(DEMO_VIDEO) if number else "nowhere.mp4", "query": "a", "belongs": belongs}
+        for belongs in (True, False)
+        for number in range(20)
+    ]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(["models", "calibrate", "none", "--pairs", str(pairs)]) == 10
+    assert "nowhere.mp4: no such file" in capsys.readouterr().err
