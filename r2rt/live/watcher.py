@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -85,8 +86,8 @@ class Watcher:
         depth: int = _DEPTH,
     ) -> None:
         for name, value in (("window", window_s), ("every", every_s), ("duration", duration_s)):
-            if value is not None and not value > 0:
-                raise QueryError(f"{name} {value} s; expected more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise QueryError(f"{name} {value} s; expected a number above 0")
         if depth < 1:
             raise QueryError(f"depth {depth}; expected 1 or more clips")
         if not grounder.bundle.dims.has_offsets:

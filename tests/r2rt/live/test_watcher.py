@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -454,8 +455,9 @@ def test_errors_reach_who_iterates(grounder: Grounder, tmp_path: Path) -> None:
 def test_what_is_refused(grounder: Grounder, video: Path) -> None:
     with pytest.raises(QueryError, match="no words"):
         Watcher(grounder, str(video), ["  "], options=REALTIME)
-    with pytest.raises(QueryError, match="window"):
-        Watcher(grounder, str(video), QUERIES, options=REALTIME, window_s=0)
+    for window_s in (0, math.nan, math.inf):
+        with pytest.raises(QueryError, match="window"):
+            Watcher(grounder, str(video), QUERIES, options=REALTIME, window_s=window_s)
     with pytest.raises(QueryError, match="at least a clip"):
         Watcher(grounder, str(video), QUERIES, options=REALTIME, window_s=0.01)
     with pytest.raises(QueryError, match="depth"):
