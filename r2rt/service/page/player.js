@@ -280,6 +280,14 @@ video.addEventListener("error", () => {
 still.addEventListener("error", () => {
   still.hidden = true;
 });
+// The video before is not shown under the name of the next one, which may not be here yet.
 on("video", () => {
-  if (!state.video) player.stop();
+  player.stop();
+  converted = playingPart = false;
+  offset_s = at_s = 0;
+  wanted_s = null;
+  still.hidden = true;
+  video.removeAttribute("src");
+  video.load();
+  show();
 });

@@ -17,6 +17,7 @@ export class Upload {
     this._changed = onChange;
     this._key = `upload:${file.name}:${file.size}:${file.lastModified}`;
     this._request = null;
+    this._run = 0;
   }
 
   get progress() {
@@ -25,6 +26,7 @@ export class Upload {
 
   /** Send the file; returns the id of the video, or null where it was paused or removed. */
   async run() {
+    const run = (this._run += 1); // an earlier one that waits gives up
     this._set("uploading", null);
     for (let failures = 0; ; ) {
       const before = this.sent;
@@ -45,7 +47,7 @@ export class Upload {
         this._set("waiting", error.message);
         await new Promise((resolve) => setTimeout(resolve, WAITS_MS[failures]));
         failures += 1;
-        if (this.state === "paused") return null;
+        if (this.state === "paused" || run !== this._run) return null;
         this._set("uploading", null);
       }
     }

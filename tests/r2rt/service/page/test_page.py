@@ -173,6 +173,24 @@ def _padded(source: Path, path: Path, size: int) -> None:
     path.write_bytes(content + struct.pack(">I4s", rest, b"free") + bytes(rest - 8))
 
 
+def test_a_video_that_is_not_here_yet_is_not_shown_as_the_one_before(
+    open_page: Opener, site: Site, emoji: dict[str, Any]
+) -> None:
+    shutil.copy(EMOJI, site.folder / "next.mp4")
+    other = site.add(site.folder / "next.mp4", encode=False)
+    page = open_page(f"/#/video/{emoji['id']}")
+    until(page, "document.querySelector('.stage video')?.readyState > 1")
+    page.route(f"**/videos/{other['id']}", lambda route: route.fulfill(status=503))
+    page.evaluate("address => { location.hash = address; }", f"#/video/{other['id']}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("next.mp4")
+    expect(page.get_by_role("alert")).to_contain_text("503")
+    assert page.evaluate("document.querySelector('.stage video').getAttribute('src')") is None
+    page.unroute(f"**/videos/{other['id']}")
+    page.reload()
+    until(page, "document.querySelector('.stage video')?.readyState > 1")
+    site.client.delete(f"videos/{other['id']}")
+
+
 def test_a_dropped_file_is_uploaded(open_page: Opener, site: Site) -> None:
     page = open_page()
     content = base64.b64encode((CHECKOUT / "demo" / "shapes.mp4").read_bytes()).decode()
@@ -296,6 +314,35 @@ def _write_sound(path: Path) -> None:
             silence.sample_rate, silence.pts = 8000, 8000 * second
             container.mux(sound.encode(silence))
         container.mux(images.encode())
+
+
+def test_an_upload_that_waits_is_sent_once_though_it_is_paused_and_goes_on(
+    open_page: Opener, site: Site, tmp_path: Path
+) -> None:
+    path = tmp_path / "paused.mp4"
+    shutil.copy(CHECKOUT / "demo" / "shapes.mp4", path)
+    page = open_page()
+    begun: list[str] = []
+    page.on("request", lambda it: begun.append(it.url) if it.method == "POST" else None)
+    page.route("**/api/v1/uploads/*", lambda route: route.abort(), times=1)
+    # Pause and "Go on" at once: in half a second it goes on by itself.
+    page.evaluate(
+        """() => {
+          const seen = new MutationObserver(() => {
+            if (!document.querySelector(".uploads").textContent.includes("was lost")) return;
+            seen.disconnect();
+            for (const _ of [1, 2]) document.querySelector(".uploads button").click();
+          });
+          seen.observe(document.body, { childList: true, subtree: true });
+        }"""
+    )
+    page.locator("input[type=file]").set_input_files(path)
+    expect(page.get_by_role("heading", level=1)).to_have_text("paused.mp4")
+    page.wait_for_timeout(3000)  # in which it would be sent once more
+    assert len(begun) == 1
+    for video in site.client.get("videos").json():
+        if video["name"] == "paused.mp4":
+            site.client.delete(f"videos/{video['id']}")
 
 
 def test_a_sentence_typed_early_is_answered_once_the_video_is_encoded(
