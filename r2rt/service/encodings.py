@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.errors import MemoryLimitError
+from r2rt.errors import MemoryLimitError, OutputError
 from r2rt.retry import TransientError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Encodings:
 
         Raises:
             MemoryLimitError: the encoded video is larger than the cache may keep.
+            OutputError: the cache cannot be written.
             TransientError: the file changed meanwhile.
             R2rtError: see `Grounder.encode`.
         """
@@ -108,6 +109,11 @@ class Encodings:
                 f"{path.name}: changed while it was encoded; encode it once it is whole"
             )
         if not cache.put(key, encoded):
+            if encoded.nbytes < cache.max_bytes // 2:
+                raise OutputError(
+                    f"{cache.folder}: cannot be written, so {path.name} is not kept as encoded; "
+                    "free some space, or set R2RT_CACHE to a folder that can be written"
+                )
             raise MemoryLimitError(
                 f"{path.name}: encoded it takes {encoded.tokens.nbytes >> 20} MB, and the "
                 f"cache of {cache.max_bytes >> 20} MB keeps none larger than half of it; "

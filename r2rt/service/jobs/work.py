@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from r2rt.errors import R2rtError
 from r2rt.files import as_text, temporary_beside
 from r2rt.portable import replace
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from r2rt.service.service import Service
 
 __all__ = ["as_document", "do_job"]
+
+# Of all answers of a job. They are in memory several times as large, and SQLite holds no more than
+# a gigabyte.
+_MOST_RESULT_BYTES = 256 << 20
 
 
 def do_job(service: Service, job: Job, progress: Progress) -> Any:
@@ -91,7 +97,7 @@ def _encode(service: Service, job: Job, progress: Progress) -> Any:
 def _ground(service: Service, job: Job, progress: Progress) -> Any:
     request = job.request
     videos = [service.videos.there(id_) for id_ in request["videos"]]
-    results = []
+    results, size = [], 0
     for number, video in enumerate(videos):
         part = _Part(progress, number, len(videos))
         asked = _encoded(service, job, video, part)
@@ -105,6 +111,14 @@ def _ground(service: Service, job: Job, progress: Progress) -> Any:
             )
             for prediction in predictions
         ]
+        size += len(msgspec.json.encode(documents))
+        if size > _MOST_RESULT_BYTES:
+            raise ProblemError(
+                413,
+                "too-large",
+                f"the answers take more than {_MOST_RESULT_BYTES >> 20} MB; ask with "
+                '"saliency": false, or about fewer videos at once',
+            )
         model = predictions[0].model
         results.append({"video": video.id, "model": model, "predictions": documents})
     progress(1, 1)

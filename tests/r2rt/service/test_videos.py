@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 
+from r2rt.errors import OutputError
 from r2rt.retry import TransientError
 from r2rt.service.encodings import Encodings
 from r2rt.service.jobs.store import JobStore
@@ -243,7 +244,7 @@ class Reader:
         content = path.read_bytes()
         self.reads.set()
         assert self.goes_on.wait(60)
-        return SimpleNamespace(content=content, tokens=None)
+        return SimpleNamespace(content=content, tokens=None, nbytes=1)
 
 
 class Kept(dict[str, Any]):
@@ -281,6 +282,42 @@ def test_a_file_that_is_still_copied_is_not_kept_as_the_whole(tmp_path: Path) ->
             early.result(60)
         assert kept == {}
         assert pool.submit(encode).result(60).content == b"a half and the other"
+
+
+def test_a_full_disk_is_not_said_to_be_a_small_cache(tmp_path: Path) -> None:
+    class Full(Kept):
+        max_bytes = 1 << 30
+        folder = tmp_path
+
+        def put(self, key: str, encoded: Any) -> bool:
+            return False
+
+    file, model = tmp_path / "film.mp4", Reader()
+    file.touch()
+    model.goes_on.set()
+    with pytest.raises(OutputError, match="free some space"):
+        encodings_of(Full()).encode(cast("Any", model), file, lambda *_: None)
+
+
+def test_answers_that_would_fill_the_memory_are_refused(
+    served: Run, encoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saliency = {"query": "a dog", "saliency": {"values": [0.5] * 100}}
+    monkeypatch.setattr("r2rt.service.jobs.work._MOST_RESULT_BYTES", 1000)
+    monkeypatch.setattr("r2rt.service.jobs.work.as_document", lambda *_, **__: saliency)
+    monkeypatch.setattr(
+        "r2rt.service.computing.Computing.answer", lambda *_: [SimpleNamespace(model="demo")]
+    )
+
+    async def test(it: Served) -> None:
+        videos = [(await it.add(DEMO_FOLDER / name))["id"] for name in ("shapes.mp4", "emoji.mp4")]
+        few = await it.run("ground", videos=videos, queries=["a dog"])
+        assert few["state"] == "done"
+        many = await it.run("ground", videos=videos * 2, queries=["a dog"])
+        assert many["error"]["code"] == "too-large"
+        assert many["result"] is None
+
+    served(test)
 
 
 def test_what_waits_for_its_turn_to_be_encoded_is_cancelled_at_once(tmp_path: Path) -> None:
