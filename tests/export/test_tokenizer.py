@@ -295,10 +295,13 @@ KINDS = [
 
 def agree(tokenizer: Tokenizer, reference: Reference, text: str) -> bool:
     expected = reference(text)
+    # Halves of characters, which open_clip replaces, are refused.
+    is_unicode = not any(0xD800 <= ord(character) < 0xE000 for character in text)
     try:
-        return list(tokenizer.encode(text).ids) == expected
+        return list(tokenizer.encode(text).ids) == expected and is_unicode
     except QueryError:
-        return len(expected) == 2  # open_clip answers nothing with start and end alone
+        # open_clip answers nothing with start and end alone.
+        return len(expected) == 2 or not is_unicode
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
