@@ -161,7 +161,7 @@ def _audio_from(video: IndexedVideo, number: int, time_s: Fraction) -> Iterator[
     """Give the file open at or before a time of an audio stream."""
     with contextlib.ExitStack() as files:
         demuxer = files.enter_context(video.borrowed(audio=number))
-        stream = only_sound(demuxer, number)
+        stream: Any = only_sound(demuxer, number)
         begin_s = Fraction(demuxer.container.start_time or 0, 1_000_000) - 1
         try:
             demuxer.container.seek(int(max(time_s, begin_s) / stream.time_base), stream=stream)
