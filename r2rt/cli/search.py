@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,8 +147,11 @@ def search(
         warn(reason if path in reason else f"{path}: {reason}")
     note(_summary(found), quiet=quiet)
     absent = found.present is False and not anyway
+    path = None if output in (None, "-") else Path(str(output))
     if not absent or name in ("json", "jsonl"):
-        write_text(None if output in (None, "-") else Path(str(output)), render(name, found))
+        write_text(path, render(name, found))
+    elif path is not None:  # else it would have the hits of an earlier search
+        write_text(path, render(name, dataclasses.replace(found, hits=())))
     if not absent:
         deliver_hits_media(found, media, quiet=quiet)
     if absent:

@@ -12,6 +12,7 @@ import signal
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import av
 import jsonschema
@@ -21,6 +22,7 @@ from PIL import Image
 
 from r2rt.archive.index import IndexReport
 from r2rt.archive.library import Archive
+from r2rt.archive.result import Hit, SearchResult, SearchTimings
 from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
 
@@ -213,6 +215,27 @@ def test_the_suffix_of_hits_goes_before_a_default_format(
     output = tmp_path / "hits.csv"
     assert run(["search", str(library), "a penguin", "--anyway", "-o", str(output)]) == 0
     assert output.read_text().startswith("rank,video")
+
+
+def test_a_file_does_not_keep_the_hits_of_an_earlier_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = MagicMock()
+    archive.__enter__.return_value = archive
+    archive.search.return_value = SearchResult(
+        query="a dog",
+        hits=(Hit(path="a.mp4", start_s=0, end_s=2, score=0.1),),
+        present=False,
+        timings=SearchTimings(query_s=0, first_s=0, second_s=0),
+    )
+    monkeypatch.setattr(Archive, "open", lambda *_, **__: archive)
+    monkeypatch.setattr("r2rt.cli.search.open_model", MagicMock())
+    monkeypatch.setattr("r2rt.cli.search.warn_of_unknown_words", MagicMock())
+    for name in ("csv", "m3u8", "otio"):
+        output = tmp_path / f"hits.{name}"
+        output.write_text("a.mp4 of an earlier search")
+        assert run(["search", "library", "a dog", "-o", str(output), "--quiet"]) == 3
+        assert "a.mp4" not in output.read_text()
 
 
 def test_a_playlist_names_files_and_times(library: Path, capfd: pytest.CaptureFixture[str]) -> None:
