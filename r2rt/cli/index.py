@@ -154,7 +154,7 @@ def index(
                 raise KeyboardInterrupt
             return report
 
-        changes = _changes(folders, interrupted) if watch else iter(())
+        changes: Iterator[bool] = _changes(folders, interrupted) if watch else iter(())
         next(changes, None)  # from here on no change is missed
         report = add()
         note(_summary(archive, report), quiet=quiet)

@@ -147,11 +147,11 @@ def search(
         warn(reason if path in reason else f"{path}: {reason}")
     note(_summary(found), quiet=quiet)
     absent = found.present is False and not anyway
-    path = None if output in (None, "-") else Path(str(output))
+    file = None if output in (None, "-") else Path(str(output))
     if not absent or name in ("json", "jsonl"):
-        write_text(path, render(name, found))
-    elif path is not None:  # else it would have the hits of an earlier search
-        write_text(path, render(name, dataclasses.replace(found, hits=())))
+        write_text(file, render(name, found))
+    elif file is not None:  # else it would have the hits of an earlier search
+        write_text(file, render(name, dataclasses.replace(found, hits=())))
     if not absent:
         deliver_hits_media(found, media, quiet=quiet)
     if absent:

@@ -131,7 +131,7 @@ def test_what_appears_during_the_first_run_is_indexed_too(
 ) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
-    runs = []
+    runs: list[tuple[Any, ...]] = []
 
     def add(archive: Archive, *arguments: Any, **options: Any) -> IndexReport:
         runs.append(arguments)
