@@ -62,12 +62,19 @@ class CacheFolder:
         folder: where the entries are; made when the first one is added.
         max_bytes: how much they may take together.
         suffix: how the names of entries end.
+        alone: no other process adds entries. Then the folder, which may have very many, is not
+            listed for each one that is added.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, suffix: str = "") -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, suffix: str = "", *, alone: bool = False
+    ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
         self._suffix = suffix
+        self._spare = max_bytes // 16 if alone else 0  # made free together, so that it is rare
+        self._alone = alone
+        self._room = 0  # what is free at least, if nobody else adds entries
 
     def path(self, name: str) -> Path:
         """Return where the entry of this name is, or would be."""
@@ -98,14 +105,17 @@ class CacheFolder:
         with locked(self.folder / _LOCK):
             if destination.exists():
                 return True
-            remove_orphans(self.folder)
-            self._evict(self.max_bytes - size)
+            if not self._alone or size > self._room:
+                remove_orphans(self.folder)
+                left = self._evict(self.max_bytes - size - self._spare)
+                self._room = self.max_bytes - left
             temporary = temporary_beside(destination)
             try:
                 write(temporary)
                 if _size(temporary) > size:
                     return False
                 replace(temporary, destination)
+                self._room -= size
             finally:
                 _remove(temporary)
         return True
@@ -124,15 +134,20 @@ class CacheFolder:
                         found.append(Entry(path.stat().st_mtime_ns, path, _size(path)))
         return sorted(found)
 
-    def _evict(self, room: int) -> None:
-        """Remove the least recently used entries until the others take `room` bytes at most."""
+    def _evict(self, room: int) -> int:
+        """Remove the least recently used entries until the others take `room` bytes at most.
+
+        Returns:
+            What they take.
+        """
         entries = self.entries()
         total = sum(entry.size for entry in entries)
         for entry in entries:
             if total <= room:
-                return
+                break
             _remove(entry.path)
             total -= entry.size
+        return total
 
 
 def _size(path: Path) -> int:

@@ -56,7 +56,7 @@ class Media:
     """
 
     def __init__(self, folder: Path, decoders: int) -> None:
-        self._kept = CacheFolder(folder, _KEPT_BYTES)
+        self._kept = CacheFolder(folder, _KEPT_BYTES, alone=True)
         self._open: OrderedDict[Path, _Opened] = OrderedDict()
         self._lock = threading.Lock()
         self._decoders = threading.BoundedSemaphore(decoders)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from r2rt.cache.folder import CacheFolder, cache_dir
+from r2rt.cache.folder import CacheFolder, Entry, cache_dir
 
 
 def bytes_in(folder: Path) -> int:
@@ -33,6 +33,30 @@ def test_room_is_made_before_anything_is_written(tmp_path: Path) -> None:
         assert cache.path(name).stat().st_size == 300
     assert max(seen) == 900
     assert [entry.size for entry in cache.entries()] == [300] * 3
+
+
+def test_a_folder_of_one_process_is_seldom_listed_and_keeps_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "before").write_bytes(bytes(500))
+    cache = CacheFolder(tmp_path, 1600, alone=True)
+    entries, listed, most = CacheFolder.entries, 0, 0
+
+    def counted(it: CacheFolder) -> list[Entry]:
+        nonlocal listed
+        listed += 1
+        return entries(it)
+
+    monkeypatch.setattr(CacheFolder, "entries", counted)
+    for number in range(60):
+        assert cache.put(f"{number}", 30, lambda path: path.write_bytes(bytes(30)))
+        os.utime(cache.path(f"{number}"), ns=(number, number))
+        most = max(most, bytes_in(tmp_path))
+    assert 1400 < most <= 1600
+    assert listed < 20
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"before", "59"} <= left  # the file from before is younger than all
+    assert "0" not in left
 
 
 def test_what_is_larger_than_it_said_is_not_kept(tmp_path: Path) -> None:
