@@ -1,8 +1,8 @@
 """Which implementation of a kernel runs, Triton's or plain PyTorch's, and why.
 
 `R2RT_KERNELS` in the environment decides: `triton` and `torch` force one, `auto` (the default)
-takes Triton for fp16 and bf16 on CUDA devices. A forced choice that cannot be had raises; an
-automatic one is logged, once.
+takes Triton for fp16 and bf16 on GPUs of compute capability 8.0 or later. A forced choice that
+cannot be had raises; an automatic one is logged, once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ __all__ = ["Backend", "Choice", "KernelsUnavailableError", "choose"]
 
 _VARIABLE = "R2RT_KERNELS"
 _MAX_WIDTH = 512
+# The blocks of earlier GPUs, such as a T4's, have no room for the kernels' tiles (64 KB), and their
+# tensor cores take no bf16.
+_LEAST_CAPABILITY = (8, 0)
 _logger = logging.getLogger(__name__)
 
 
@@ -52,16 +55,16 @@ def choose(device: torch.device, dtype: torch.dtype, width: int) -> Choice:
     wish = os.environ.get(_VARIABLE, "auto")
     if wish not in ("auto", "triton", "torch"):
         raise ValueError(f"{_VARIABLE}={wish!r}, expected auto, triton or torch")
-    return _choose(device.type, dtype, width, wish)
+    return _choose(device, dtype, width, wish)
 
 
 @functools.cache
-def _choose(device: str, dtype: torch.dtype, width: int, wish: str) -> Choice:
+def _choose(device: torch.device, dtype: torch.dtype, width: int, wish: str) -> Choice:
     if wish == "torch":
         return _logged(Choice(backend=Backend.TORCH, reason=f"{_VARIABLE}=torch"))
     obstacle = _obstacle(device, dtype, width, forced=wish == "triton")
     if obstacle is None:
-        reason = f"inputs are on {device} and triton imports"
+        reason = f"inputs are on {device.type} and triton imports"
         return _logged(Choice(backend=Backend.TRITON, reason=reason))
     if wish == "triton":
         raise KernelsUnavailableError(
@@ -70,7 +73,7 @@ def _choose(device: str, dtype: torch.dtype, width: int, wish: str) -> Choice:
     return _logged(Choice(backend=Backend.TORCH, reason=obstacle))
 
 
-def _obstacle(device: str, dtype: torch.dtype, width: int, *, forced: bool) -> str | None:
+def _obstacle(device: torch.device, dtype: torch.dtype, width: int, *, forced: bool) -> str | None:
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"inputs are {dtype}, expected fp32, fp16 or bf16"
     if dtype == torch.float32 and not forced:
@@ -80,12 +83,17 @@ def _obstacle(device: str, dtype: torch.dtype, width: int, *, forced: bool) -> s
         return f"the width is {width}, expected 16 to {_MAX_WIDTH}"
     if importlib.util.find_spec("triton") is None:
         return "triton cannot be imported (pip install triton)"
-    if device == "cuda" and torch.version.cuda is not None:
-        return None
     # Triton's interpreter runs on any device, so slowly that only tests ask for it.
     if forced and os.environ.get("TRITON_INTERPRET") == "1":
         return None
-    return f"inputs are on {device}, expected a CUDA device"
+    if device.type != "cuda" or torch.version.cuda is None:
+        return f"inputs are on {device.type}, expected a CUDA device"
+    found = torch.cuda.get_device_capability(device)
+    if found < _LEAST_CAPABILITY:
+        return "the GPU has compute capability {}.{}, expected {}.{} or later".format(
+            *found, *_LEAST_CAPABILITY
+        )
+    return None
 
 
 def _logged(choice: Choice) -> Choice:

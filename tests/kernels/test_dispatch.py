@@ -30,6 +30,7 @@ def _fresh_choices() -> Iterator[None]:
 def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
 
 
 @pytest.mark.usefixtures("_compiled")
@@ -51,6 +52,18 @@ def test_cuda_inputs_take_triton_and_others_say_why_not(
         choice = choose(device, dtype, width)
         assert choice.backend is Backend.TORCH
         assert reason in choice.reason
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gpu_before_ampere_takes_pytorch(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.delenv("R2RT_KERNELS", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    choice = choose(GPU, dtype, 256)
+    assert choice.backend is Backend.TORCH
+    assert choice.reason == "the GPU has compute capability 7.5, expected 8.0 or later"
 
 
 @pytest.mark.usefixtures("_compiled")
