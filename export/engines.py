@@ -291,15 +291,16 @@ _FRAMES = 8
 def default_ranges(bundle: Bundle) -> dict[str, Range]:
     """Return the default ranges of an engine's sizes.
 
-    Engines are tuned for the clips of the model's training window, or 75 if it has none. Longer
-    videos run in several windows, more queries and frames in several batches.
+    Engines are tuned for the clips of the model's training window. Longer videos run in several
+    windows, more queries and frames in several batches. To a model without a window a whole video
+    is one, so that its engines take more clips.
     """
     window = bundle.manifest.window_s
-    clips = 75 if window is None else max(1, round(window * bundle.fps))
+    clips, most = (75, 1024) if window is None else (max(1, round(window * bundle.fps)), 256)
     context = bundle.dims.context_length
     return {
         "B": Range(least=1, usual=8, most=64),
-        "T": Range(least=1, usual=clips, most=max(256, clips)),
+        "T": Range(least=1, usual=clips, most=max(most, clips)),
         "N": Range(least=1, usual=1, most=8),
         "L": Range(least=1, usual=min(16, context), most=context),
     }

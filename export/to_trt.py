@@ -88,7 +88,9 @@ class _Sizes(click.ParamType["Range"]):
 )
 @click.option("--batch", type=_Sizes(), help="Frames encoded at once.  [default: 1:8:64]")
 @click.option(
-    "--clips", type=_Sizes(), help="Clips grounded at once.  [default: 1:the window's:256]"
+    "--clips",
+    type=_Sizes(),
+    help="Clips grounded at once.  [default: 1:the window's:256; 1:75:1024 without a window]",
 )
 @click.option("--tokens", type=_Sizes(), help="Tokens of a query.  [default: 1:16:77]")
 @click.option("--queries", type=_Sizes(), help="Queries at once.  [default: 1:1:8]")

@@ -137,6 +137,14 @@ class TestPlacing:
     def test_clips_are_tuned_for_the_window(self, bundle: Bundle) -> None:
         assert default_ranges(bundle)["T"] == Range(least=1, usual=75, most=256)
 
+    def test_models_without_a_window_take_videos_of_half_an_hour(self) -> None:
+        """All published ones but QVHighlights' see a whole video at once."""
+        demo = Bundle.open(CHECKOUT / "demo" / "random-tiny")
+        manifest = msgspec.structs.replace(demo.manifest, window_s=None)
+        clips = default_ranges(Bundle(demo.path, manifest))["T"]
+        assert clips == Range(least=1, usual=75, most=1024)
+        assert clips.most >= 30 * 60 / 2  # at a clip every two seconds
+
 
 class TestReading:
     def test_an_engine_of_this_machine_is_found_others_are_refused(self, faked: Bundle) -> None:
