@@ -189,6 +189,20 @@ def test_whatever_a_check_raises_is_a_row(
     assert (second["state"], second["us"]) == ("ok", 3.0)
 
 
+def test_what_a_small_gpu_has_no_memory_for_is_skipped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The references hold all scores of 8,200 clips in fp64: 13 GB."""
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.01 GiB.\nmore")
+
+    attempt("r2_block, fp16, 8200 clips", fail)
+    row = json.loads(capsys.readouterr().out)
+    reason = "OutOfMemoryError: CUDA out of memory. Tried to allocate 4.01 GiB."
+    assert (row["state"], row["reason"]) == ("skipped", reason)
+
+
 def test_the_table_and_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
