@@ -13,7 +13,7 @@ from pathlib import Path
 
 from r2rt import portable
 from r2rt.errors import ModelNotFoundError, OutputError, QueryError, R2rtError
-from r2rt.files import remove_orphans, replace_folder, temporary_beside
+from r2rt.files import remove_orphans, replace_folder, temporary_beside, umask
 from r2rt.model.manifest import MANIFEST_NAME, Manifest, read_manifest
 from r2rt.model.registry import DEFAULT_NAME, PUBLISHED, canonical_name
 from r2rt.user_folders import user_data, user_path
@@ -294,7 +294,8 @@ def changeable(folder: Path) -> Path:
         staged = staging_dir(_DEMO.name)
         try:
             shutil.rmtree(staged, ignore_errors=True)
-            shutil.copytree(_DEMO, staged)
+            shutil.copytree(_DEMO, staged, copy_function=shutil.copyfile)
+            staged.chmod(0o777 & ~umask())  # a package may be installed read-only
         except OSError as error:
             raise OutputError(f"{staged}: cannot be written ({error})") from error
         return install_folder(staged, _DEMO.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from r2rt.errors import (
 from r2rt.model import installed as models
 from r2rt.model import registry
 from r2rt.model.installed import (
+    changeable,
     choose_default,
     demo_model,
     install_folder,
@@ -172,6 +174,19 @@ class TestFinding:
         remove("demo")
         assert not mine.exists()
         assert resolve("demo") == demo.path
+
+    def test_the_copy_of_a_read_only_package_can_be_changed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        demo = tmp_path / "demo"
+        write_bundle(demo)
+        monkeypatch.setattr(models, "_DEMO", demo)
+        for path in (*demo.iterdir(), demo):
+            path.chmod(0o555 if path == demo else 0o444)
+        copy = changeable(demo)
+        demo.chmod(0o755)
+        assert copy == models_dir() / "demo"
+        assert all(path.stat().st_mode & stat.S_IWUSR for path in (copy, *copy.iterdir()))
 
     def test_removing(self) -> None:
         path = install("mine")
