@@ -330,7 +330,7 @@ def choose_track(container: InputContainer, name: str, number: int | None) -> Vi
         QueryError: there is no such video track.
     """
     tracks = _video_tracks(container)
-    if number is not None and not 1 <= number <= len(tracks):
+    if tracks and number is not None and not 1 <= number <= len(tracks):
         raise QueryError(f"{name}: video track {number}; expected 1 to {len(tracks)}")
     stream = _chosen(tracks, number) if tracks else None
     # PyAV's types promise a context; streams without a decoder have none.

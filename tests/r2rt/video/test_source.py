@@ -182,8 +182,9 @@ def test_sound_alone(tmp_path: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes(bytes(16_000))
-    with pytest.raises(NoVideoStreamError, match="streams: audio"):
-        read(path)
+    for track in (None, 1):
+        with pytest.raises(NoVideoStreamError, match="streams: audio"):
+            open_source(path, fps=Fraction(1), image_size=32, video_track=track)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
