@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Backend", "Choice", "KernelsUnavailableError", "choose"]
+__all__ = ["LEAST_CAPABILITY", "Backend", "Choice", "KernelsUnavailableError", "choose"]
 
 _VARIABLE = "R2RT_KERNELS"
 _MAX_WIDTH = 512
 # The blocks of earlier GPUs, such as a T4's, have no room for the kernels' tiles (64 KB), and their
 # tensor cores take no bf16.
-_LEAST_CAPABILITY = (8, 0)
+LEAST_CAPABILITY = (8, 0)
 _logger = logging.getLogger(__name__)
 
 
@@ -89,9 +89,9 @@ def _obstacle(device: torch.device, dtype: torch.dtype, width: int, *, forced: b
     if device.type != "cuda" or torch.version.cuda is None:
         return f"inputs are on {device.type}, expected a CUDA device"
     found = torch.cuda.get_device_capability(device)
-    if found < _LEAST_CAPABILITY:
+    if found < LEAST_CAPABILITY:
         return "the GPU has compute capability {}.{}, expected {}.{} or later".format(
-            *found, *_LEAST_CAPABILITY
+            *found, *LEAST_CAPABILITY
         )
     return None
 

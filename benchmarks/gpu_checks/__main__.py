@@ -29,6 +29,8 @@ STEPS = {
 }
 # What does something without a GPU.
 ON_CPU = {"environment", "block", "pool", "small"}
+# What runs no kernel of ours.
+_WITHOUT_KERNELS = {"environment", "encoder", "bundle", "graphs"}
 
 
 def main(arguments: list[str]) -> None:
@@ -43,6 +45,14 @@ def main(arguments: list[str]) -> None:
             return
         # Read when Triton is first imported.
         os.environ["TRITON_INTERPRET"] = "1"
+    elif step not in _WITHOUT_KERNELS:
+        from kernels.dispatch import LEAST_CAPABILITY
+
+        found = torch.cuda.get_device_capability()
+        if found < LEAST_CAPABILITY:
+            reason = "kernels take compute capability {}.{} or later, this GPU has {}.{}"
+            put("all of it", "skipped", reason=reason.format(*LEAST_CAPABILITY, *found))
+            return
     function: Callable[..., None] = getattr(
         importlib.import_module(f"benchmarks.gpu_checks.{module}"), name
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks import gpu_selfcheck
 from benchmarks.gpu_checks import graphs, launches
 from benchmarks.gpu_checks.__main__ import STEPS
+from benchmarks.gpu_checks.__main__ import main as run_one
 from benchmarks.gpu_checks.rows import attempt
 from benchmarks.gpu_checks.samples import SIZES, Sizes
 from benchmarks.gpu_selfcheck import Step, main, run_step, summary
@@ -122,6 +123,18 @@ def test_launches_are_checked_over_a_stub_of_the_driver(monkeypatch: pytest.Monk
     assert launches.time_query(session, 1, rounds=1) == {"graph_us": 500, "direct_us": 500}
     gpu.close()
     assert (driver.leaks(), driver.faults) == ([], [])
+
+
+def test_kernels_are_not_checked_on_gpus_that_they_are_not_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    for step in ("pool", "launches", "times"):
+        run_one([step, "fp16"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["state"] for row in rows] == ["skipped"] * 3
+    assert rows[0]["reason"].endswith("8.0 or later, this GPU has 7.5")
 
 
 def test_every_step_has_a_function(tmp_path: Path) -> None:
