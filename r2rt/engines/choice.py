@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from r2rt.errors import BackendUnavailableError, QueryError
+from r2rt.errors import BackendUnavailableError, BundleDamagedError, QueryError
 
 if TYPE_CHECKING:
     from r2rt.engines.base import Engine
@@ -245,7 +245,7 @@ def _engine_problem(
         if bundle is not None:
             capability = "{}.{}".format(*gpu.capability)
             find_engine(bundle, flavour=flavour, version=version, capability=capability)
-    except BackendUnavailableError as error:
+    except (BackendUnavailableError, BundleDamagedError) as error:
         return str(error)
     return None
 

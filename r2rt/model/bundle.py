@@ -28,10 +28,10 @@ from r2rt.model.manifest import (
     read_manifest,
 )
 
-__all__ = ["Bundle", "file_entry"]
+__all__ = ["PREPARED", "Bundle", "file_entry"]
 
 # Forms of the graphs that are ready for one kind of machine: adding one changes no answer.
-_PREPARED = ("engines/", "kernels/")
+PREPARED = ("engines/", "kernels/")
 # The graph revision since which saliency is the authors'.
 _SALIENCY_MENDED = 2
 _NEWER_SIZES = ("embedding_width", "patch_bias", "read_layers")
@@ -172,7 +172,7 @@ class Bundle:
         decisive["files"] = {
             name: entry.sha256
             for name, entry in self.manifest.files.items()
-            if not name.startswith(_PREPARED)
+            if not name.startswith(PREPARED)
         }
         text = msgspec.json.encode(decisive, order="deterministic")
         return hashlib.sha256(text).hexdigest()[:32]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from r2rt.errors import AccuracyError, BundleDamagedError, NoFramesError, QueryError
 from r2rt.grounding.many import find_videos
 from r2rt.grounding.tokenizer import Tokenizer
-from r2rt.model.bundle import Bundle
+from r2rt.model.bundle import PREPARED, Bundle
 from r2rt.model.bundle_writer import check_destination, list_files, staged_folder, write_manifest
 from r2rt.model.contract import TEXT_ENCODER, VIDEO_ENCODER
 from r2rt.model.installed import INT8_SUFFIX, checked_name, locked, models_dir, resolve
@@ -299,6 +299,8 @@ def _write_files(folder: Path, bundle: Bundle, selections: dict[str, Selection])
     # Numbers beside a large graph are in its int8 form itself.
     beside = {f"{graph}.onnx.data" for graph in selections}
     for file in bundle.manifest.files.keys() - beside:
+        if file.startswith(PREPARED):
+            continue  # made of the graphs that are replaced
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         selection = selections.get(file.removesuffix(".onnx"))

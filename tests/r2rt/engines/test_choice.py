@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import onnxruntime
 import pytest
 
@@ -20,6 +21,7 @@ from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.engines.tensorrt import engine as tensorrt
 from r2rt.errors import BackendUnavailableError, QueryError
 from r2rt.model.bundle import Bundle
+from r2rt.model.manifest import FileEntry
 from tests.conftest import CHECKOUT
 from tests.r2rt.engines.tensorrt.fake_tensorrt import VERSION, bundle_with_engines
 
@@ -114,6 +116,28 @@ def test_the_ways_are_in_order(
     assert choose("auto", Bundle.open(DEMO)).device == "cuda"
     machine.capability = (8, 6)
     assert choose("auto", bundle).device == "cuda"
+
+
+def test_an_engine_of_other_graphs_is_an_obstacle_of_its_own_device(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that came with the fp32 model that an int8 model was made of."""
+    monkeypatch.setattr(
+        measuring,
+        "fastest",
+        lambda _, ways, **__: Choice(device=ways[0][0], backend=ways[0][1], reason="first"),
+    )
+    bundle = bundle_with_engines(tmp_path, capability="8.9")
+    graph = FileEntry(size=1, sha256="0" * 64)
+    files = {**bundle.manifest.files, "grounder.onnx": graph}
+    changed = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
+    machine.providers.append("CUDAExecutionProvider")
+    machine.modules |= {"cuda", "cuda.bindings", "rtx"}
+    assert choose("auto", changed).device == "cuda"
+    with pytest.raises(
+        BackendUnavailableError, match=r"built of another grounder\.onnx; build the"
+    ):
+        choose("rtx", changed)
 
 
 def test_a_gpu_that_cannot_be_used_leaves_the_cpu_and_the_reason(machine: Machine) -> None:

@@ -9,8 +9,9 @@ import pytest
 from r2rt.errors import QueryError, SourceNotFoundError
 from r2rt.model.bundle import Bundle
 from r2rt.model.installed import models_dir
-from r2rt.quality.quantizer import _videos, quantize_bundle
+from r2rt.quality.quantizer import _videos, _write_files, quantize_bundle
 from tests.r2rt.bundles import write_bundle
+from tests.r2rt.engines.tensorrt.fake_tensorrt import bundle_with_engines
 
 
 def test_what_lies_beside_videos_is_left_out(tmp_path: Path) -> None:
@@ -37,3 +38,11 @@ def test_the_origin_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(QueryError, match="is the bundle that is quantised"):
             quantize_bundle("mine", output, name="mine", force=True)
     assert Bundle.open(folder, verify="always").manifest.precision == "fp32"
+
+
+def test_engines_of_the_origin_are_left_behind(tmp_path: Path) -> None:
+    """They compute the graphs that are replaced, and no int8 model could be opened with them."""
+    origin = bundle_with_engines(tmp_path / "fp32", {"kernels/sm_90/settle.cubin": b"code"})
+    _write_files(tmp_path / "int8", origin, {})
+    names = {path.name for path in (tmp_path / "int8").iterdir()}
+    assert names == {"tokenizer.json", *(f"{graph}.onnx" for graph in origin.graphs)}
