@@ -9,6 +9,7 @@ import click
 
 from r2rt.cli.console import note
 from r2rt.cli.media import best_of
+from r2rt.cli.options import is_given
 from r2rt.cli.request import Question, Request, request_options
 from r2rt.cli.sections import SectionedCommand
 from r2rt.cli.sequences import Asked, sequence_options
@@ -89,6 +90,8 @@ def ground(
             f'"{" ".join(texts)}"',
             quiet=request.quiet,
         )
+    if not then and not is_given("within_s"):
+        within_s = None  # that of a file of defaults has no use
     asked = Asked.of(queries, then=then, within_s=within_s, sequences=sequences)
     videos = request.sources.find(arguments, quiet=request.quiet)
 

@@ -196,6 +196,8 @@ def encoding_options(command: F) -> F:
         names = [name for name in EncodeOptions.__annotations__ if name in others]
         options: dict[str, Any] = {name: others.pop(name) for name in names}
         given = tuple(name for name in names if is_given(name))
+        if options.get("sampling") != "nearest" and "tolerance_s" not in given:
+            options["tolerance_s"] = None  # that of a file of defaults has no use
         encoding = Encoding(options=cast("EncodeOptions", options), given=given)
         return command(*arguments, encoding=encoding, **others)
 

@@ -180,6 +180,8 @@ def output_options(command: F) -> F:
             asked = ["json"]
         elif not is_given("json_"):
             asked = list(formats)
+        if (output or options["rank"]) and not is_given("output_dir"):
+            output_dir = None
         if output_dir is None and not is_given("skip_existing"):
             options["skip_existing"] = False
         taken = {

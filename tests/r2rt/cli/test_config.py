@@ -63,7 +63,15 @@ def test_a_command_takes_its_defaults_and_the_command_line_goes_first(
 def test_the_suffix_of_the_output_goes_before_a_default_format(
     config: Path, tmp_path: Path
 ) -> None:
-    config.write_text(f'[defaults]\nmodel = "{DEMO_BUNDLE}"\nquiet = true\nformat = "json"\n')
+    config.write_text(
+        f"""
+        [defaults]
+        model = "{DEMO_BUNDLE}"
+        quiet = true
+        format = "json"
+        tolerance = 0.5
+        """
+    )
     output = tmp_path / "out.csv"
     assert run(["ground", str(DEMO_VIDEO), QUERY, "-o", str(output)]) == 0
     assert output.read_text().startswith("video,qid,query")
@@ -93,7 +101,8 @@ def test_a_default_for_encoding_is_not_refused_with_an_encoded_video(
         (["--json", "-o", "film.mp4"], 2),
         (["--padding", "2s"], 2),
         (["--frame-rate", "25"], 2),
-        (["--skip-existing"], 2),
+        (["--within", "5s"], 2),
+        (["-o", "out.csv", "--output-dir", "out"], 2),
     ],
 )
 def test_defaults_that_have_no_use_in_a_command_do_not_end_it(
@@ -110,6 +119,8 @@ def test_defaults_that_have_no_use_in_a_command_do_not_end_it(
         frame-rate = 25
         rows = 30
         json = true
+        output-dir = "folder"
+        within = "10s"
         """
     )
     assert run(["ground", str(DEMO_VIDEO), QUERY, *options, "--model", "none"]) == code
