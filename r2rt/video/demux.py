@@ -149,8 +149,10 @@ class Demuxer:
                         if placed != (pts, dts):
                             packet.pts, packet.dts = placed
                         yield packet
-            except (av.error.FFmpegError, IndexError):
-                # PyAV raises IndexError for a stream that a damaged container announces midway.
+            except IndexError:
+                # By PyAV, where a stream was added on the way: at the end, so nothing is lost.
+                errors_in_a_row += 1
+            except av.error.FFmpegError:
                 self.read_errors += 1
                 errors_in_a_row += 1
             except OSError as error:

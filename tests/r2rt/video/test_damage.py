@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from r2rt.errors import NoFramesError, NotAVideoError
 from r2rt.video import ClipFrame, DecodeReport, open_source
+from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.conftest import VideoMaker
 from tests.r2rt.video.oracle import ffmpeg_clips, ffmpeg_frames, needs_ffmpeg
 
@@ -177,3 +179,17 @@ def test_a_file_that_ends_before_its_declared_end_is_reported(
     _, report, _ = read(cut)
     assert report.departures.ends_early_s == pytest.approx((120 - ffmpeg_frames(cut)) / 25, abs=0.1)
     assert "before the end that the file declares" in report.departures.warnings[-1]
+
+
+def test_a_track_that_comes_and_goes_is_no_damage(tmp_path: Path) -> None:
+    # FFmpeg looks for tracks in the first 5 MB and at the end.
+    how: dict[str, Any] = {"codec": "mpeg2video", "size": (720, 576)}
+    how["options"] = {"g": "1", "qmin": "1", "qmax": "1", "b": "400M"}
+    silent = write_video(tmp_path / "silent.ts", frames=16, **how).read_bytes()
+    sound = write_video(tmp_path / "sound.ts", frames=2, audio_start_s=Fraction(0), **how)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(silent + sound.read_bytes() + silent)
+    with open_source(path, fps=Fraction(25), image_size=32) as source:
+        list(source)
+        assert source.report.frames_decoded == 34
+        assert source.report.packets_lost == 0
