@@ -47,8 +47,10 @@ def fetch_clip(
     if not place:
         for source in registry.CLIP_SOURCES:
             for path in _here(source):
-                with contextlib.suppress(SourceNotFoundError):  # another user's: not for us
-                    if _sha256(path) == source.sha256:
+                with contextlib.suppress(SourceNotFoundError, OSError):  # another user's, say
+                    # Other models have files of that name, of gigabytes.
+                    fits = source.size in {None, path.stat().st_size}
+                    if fits and _sha256(path) == source.sha256:
                         return path
         if hub_is_offline():
             failures.append("HF_HUB_OFFLINE is set")

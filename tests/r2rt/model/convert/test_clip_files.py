@@ -42,3 +42,31 @@ def test_a_file_of_another_user_is_passed_over(
     (ours / "clip.pt").unlink()
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
         fetch_clip(say=lambda _: None)
+
+
+def test_files_of_other_models_are_not_read_for_their_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of timm's models in the hub's cache have their weights under one name."""
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()
+    source = ClipSource(filename="clip.pt", urls=(), sha256=digest, size=len(content))
+    monkeypatch.setattr(registry, "CLIP_SOURCES", (source,))
+    monkeypatch.delenv("R2RT_CLIP", raising=False)
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for model, weights in (("vit_huge", b"others" * 100), ("vit_ours", content)):
+        folder = tmp_path / f"models--timm--{model}" / "snapshots" / "1"
+        folder.mkdir(parents=True)
+        (folder / "clip.pt").write_bytes(weights)
+    read: list[Path] = []
+    opened = Path.open
+
+    def watched(path: Path, *arguments: Any, **options: Any) -> Any:
+        read.append(path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", watched)
+    ours = tmp_path / "models--timm--vit_ours" / "snapshots" / "1" / "clip.pt"
+    assert fetch_clip(say=lambda _: None) == ours
+    assert read == [ours]
