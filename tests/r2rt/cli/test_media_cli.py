@@ -168,7 +168,7 @@ def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
             QueryError,
             "sheet and --plot are both",
         ),
-        (["-f", "csv", "-o", "r.html", "--report", "r.html"], QueryError, "--output and --report"),
+        (["-f", "csv", "-o", "r.html", "--report", "r.html"], QueryError, "has this suffix"),
     ],
 )
 def test_what_makes_no_sense_is_reported_before_anything_is_done(
