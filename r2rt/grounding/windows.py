@@ -89,15 +89,14 @@ def window_size(
         fps: clips a second.
 
     Raises:
-        QueryError: a window is not longer than a clip and than the overlap, one of them is no
-            number of seconds, or there is an overlap without windows.
+        QueryError: a window is not longer than a clip and than the overlap, or one of them is no
+            number of seconds.
     """
     length_s = model_window_s if window == "auto" else window
     if length_s is None:
-        if overlap_s is not None:
-            raise QueryError(
-                f"overlap of {overlap_s:g} s: of no use without windows; give a window in seconds"
-            )
+        # `auto` leaves it to the model whether there are windows that can overlap.
+        if overlap_s is not None and window is None:
+            raise QueryError(f"overlap of {overlap_s:g} s: of no use without windows")
         return None
     clips = _clips(length_s, fps, "window")
     if clips < 1:

@@ -118,11 +118,6 @@ def test_windows_that_make_no_sense(window: Any, overlap: Any, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_an_overlap_of_a_model_without_windows_is_refused() -> None:
-    with pytest.raises(QueryError, match="of no use without windows"):
-        window_size("auto", 20, model_window_s=None, fps=Fraction(1, 2))
-
-
 # Saliency
 
 
