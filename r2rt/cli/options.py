@@ -24,6 +24,7 @@ __all__ = [
     "asked_precision",
     "check_has_use",
     "encoding_options",
+    "format_or_json",
     "is_given",
     "is_model_named",
     "is_yes_given",
@@ -132,6 +133,24 @@ def is_given(name: str) -> bool:
     """Return whether a parameter stands on the command line, and not in the environment or file."""
     source = click.get_current_context().get_parameter_source(name)
     return source is click.core.ParameterSource.COMMANDLINE
+
+
+def format_or_json(format_: str | None, json: bool, *, means: str) -> str | None:
+    """Return the format that `--format` and `--json` ask for; what is given goes before a default.
+
+    Args:
+        format_: the value of `--format`.
+        json: the value of `--json`.
+        means: the format that `--json` stands for.
+
+    Raises:
+        QueryError: both are given and differ.
+    """
+    if not json or (is_given("format_") and not is_given("json_")):
+        return format_
+    if is_given("format_") and format_ != means:
+        raise QueryError(f"--json and --format {format_}: give one of them")
+    return means
 
 
 def check_has_use(name: str, needed: str, *, given: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from r2rt.cli.console import write_text
 from r2rt.cli.hits_media import check_hits_media, deliver_hits_media, hits_media_options
 from r2rt.cli.options import (
+    format_or_json,
     is_given,
     is_model_named,
     library_model_options,
@@ -123,7 +124,7 @@ def search(
 
     if query is None and not images and not likes:
         raise QueryError("nothing to search: give a QUERY, --image or --like")
-    name = _format_of("json" if json_ else format_, output)
+    name = _format_of(format_or_json(format_, json_, means="json"), output)
     moments = [Like.parse(like) for like in likes]
     check_hits_media(media, output, [*images, *(moment.video for moment in moments)])
     with Archive.open(library) as archive:

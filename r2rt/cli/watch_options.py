@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from r2rt.cli.options import TIME, check_has_use
+from r2rt.cli.options import TIME, check_has_use, format_or_json
 
 __all__ = [
     "EventOptions",
@@ -270,10 +270,9 @@ def event_options(command: F) -> F:
     def with_events(**others: Any) -> Any:
         check_has_use("webhook_headers", "--webhook", given=others["webhook"] is not None)
         json_ = others.pop("json_")
+        others["format_"] = format_or_json(others["format_"], json_, means="jsonl")
         names = [field.name for field in dataclasses.fields(EventOptions)]
         events = EventOptions(**{name: others.pop(name) for name in names})
-        if json_:
-            events = dataclasses.replace(events, format_="jsonl")
         return command(events=events, **others)
 
     return _with(

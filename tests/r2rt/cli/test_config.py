@@ -6,11 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from r2rt.cache import cache_dir
 from r2rt.cli.config import config_path
 from r2rt.cli.main import run
+from r2rt.cli.watch_options import EventOptions, event_options
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
 QUERY = "a red ball"
@@ -75,6 +78,28 @@ def test_the_suffix_of_the_output_goes_before_a_default_format(
     output = tmp_path / "out.csv"
     assert run(["ground", str(DEMO_VIDEO), QUERY, "-o", str(output)]) == 0
     assert output.read_text().startswith("video,qid,query")
+
+
+@pytest.mark.parametrize(
+    ("options", "format_"),
+    [([], "jsonl"), (["-f", "lines"], "lines"), (["-f", "jsonl", "--json"], "jsonl")],
+)
+def test_a_format_goes_before_a_default_of_json(options: list[str], format_: str) -> None:
+    @click.command()
+    @event_options
+    def watch(events: EventOptions) -> None:
+        click.echo(events.format_)
+
+    result = CliRunner().invoke(watch, options, default_map={"json_": True})
+    assert result.stdout == f"{format_}\n"
+
+
+@pytest.mark.parametrize(
+    "command", [["watch", "-", "a", "-f", "lines"], ["search", "none", "a", "-f", "jsonl"]]
+)
+def test_two_formats_are_not_one(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command, "--json"]) == 2
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_a_default_for_encoding_is_not_refused_with_an_encoded_video(
