@@ -17,6 +17,7 @@ from r2rt.live.events import Retrying
 from r2rt.live.segments import ReadEnoughError, Segments
 from r2rt.live.source import Connection, LiveSource, LostError
 from r2rt.retry import wait_s
+from r2rt.video.container import packets_of
 from r2rt.video.demux import stores_no_timestamps
 
 __all__ = ["Reader"]
@@ -185,17 +186,13 @@ class Reader:
         while errors < _ERRORS_IN_A_ROW:
             # A generator that raised is over: damage is read past with a new one.
             try:
-                for packet in container.demux(stream):
+                for packet in packets_of(container, stream):
                     if self._stopped.is_set():
                         raise _StoppedError
                     if packet.size:
                         errors = 0
                         self._place(decoder, decoder.take(packet), connection)
                 self._place(decoder, decoder.drain(), connection)
-            except IndexError:
-                # By PyAV, at the end of a source to which streams were added on the way.
-                self._place(decoder, decoder.drain(), connection)
-                break
             except av.error.InvalidDataError:
                 self.counts.packets_lost += 1
                 errors += 1

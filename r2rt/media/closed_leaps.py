@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from r2rt.video.container import exact, read_stream
+from r2rt.video.container import exact, packets_of, read_stream
 from r2rt.video.leaps import leap_closer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def packets_in_step(demuxer: Demuxer, stream: AudioStream) -> Iterator[Packet[Au
     sound_tick = exact(stream.time_base) or Fraction(1, 90_000)
     held: list[Packet[AudioStream]] = []
     moved, waits = 0, False
-    for packet in container.demux(demuxer.stream, stream):
+    for packet in packets_of(container, demuxer.stream, stream):
         if not packet.size:
             continue
         is_sound = packet.stream_index == stream.index

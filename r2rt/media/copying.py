@@ -15,6 +15,7 @@ import numpy as np
 from r2rt.errors import OutputError
 from r2rt.media.indexed_video import FrameReader, IndexedVideo, Span
 from r2rt.media.sound import audio_tracks, only_sound
+from r2rt.video.container import packets_of
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -115,7 +116,7 @@ def _copy(
             stream = heard.container.streams.audio[number]
             copied = container.add_stream_from_template(stream)
             copied.metadata.update(video.audio[number].metadata)
-            sounds.append(_Sound(heard.container.demux(stream), copied, start_s, end_s))
+            sounds.append(_Sound(packets_of(heard.container, stream), copied, start_s, end_s))
         for packet in _video_packets(reader, video, span.start_pts, packets):
             due_s = _time_s(packet) + _INTERLEAVE_S
             for sound in sounds:

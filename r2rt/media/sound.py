@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.media.closed_leaps import packets_in_step
-from r2rt.video.container import read_stream, skip_stream
+from r2rt.video.container import packets_of, read_stream, skip_stream
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -190,7 +190,7 @@ def _frames(
     # AVI and FLV refuse to go to a time before their first packet.
     with video.unread() as anew:
         stream = only_sound(anew, number)
-        yield from _decode(stream, anew.container.demux(stream))
+        yield from _decode(stream, packets_of(anew.container, stream))
 
 
 def _frames_after_seek(
@@ -205,7 +205,7 @@ def _frames_after_seek(
     except OSError:
         return
     context.flush_buffers()
-    yield from _decode(stream, container.demux(stream))
+    yield from _decode(stream, packets_of(container, stream))
 
 
 def _frames_in_step(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
 from numbers import Rational
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import av.stream
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.stream import Stream
     from av.video.stream import VideoStream
 
@@ -18,6 +21,7 @@ __all__ = [
     "exact",
     "metadata_text",
     "open_input",
+    "packets_of",
     "read_stream",
     "sample_aspect_ratio",
     "skip_stream",
@@ -60,6 +64,18 @@ def exact(value: Rational | None) -> Fraction | None:
     if not value or not value.denominator:
         return None
     return Fraction(int(value.numerator), int(value.denominator))
+
+
+def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """Yield what `demux` yields: packets from where the container stands, then an empty one each.
+
+    Where another stream was added on the way, PyAV raises IndexError at the end.
+
+    Raises:
+        av.error.FFmpegError: the container cannot be read on.
+    """
+    with contextlib.suppress(IndexError):
+        yield from container.demux(*streams)
 
 
 def sample_aspect_ratio(stream: VideoStream) -> Fraction | None:

@@ -17,7 +17,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
-from r2rt.video.container import open_input, skip_stream
+from r2rt.video.container import open_input, packets_of, skip_stream
 from r2rt.video.leaps import format_flags, leap_closer
 from r2rt.video.remote import BLOCK_BYTES, RemoteReader, RemoteVideo, VideoPath
 
@@ -141,7 +141,7 @@ class Demuxer:
         while errors_in_a_row < MAX_READ_ERRORS:
             # A generator that raised is over: damage is read past with a new one.
             try:
-                for packet in self.container.demux(self.stream):
+                for packet in packets_of(self.container, self.stream):
                     if packet.size:
                         errors_in_a_row = 0
                         pts, dts = packet.pts, packet.dts
@@ -149,9 +149,6 @@ class Demuxer:
                         if placed != (pts, dts):
                             packet.pts, packet.dts = placed
                         yield packet
-            except IndexError:
-                # By PyAV, where a stream was added on the way: at the end, so nothing is lost.
-                errors_in_a_row += 1
             except av.error.FFmpegError:
                 self.read_errors += 1
                 errors_in_a_row += 1

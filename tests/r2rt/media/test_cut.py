@@ -286,6 +286,30 @@ def test_an_audio_track_without_packets_is_no_obstacle(ending: str, tmp_path: Pa
         assert film.clicks_s == []
 
 
+def test_an_audio_track_that_comes_and_goes_is_no_obstacle(tmp_path: Path) -> None:
+    # FFmpeg looks for tracks in the first 5 MB and at the end.
+    how: dict[str, Any] = {"codec": "mpeg2video", "size": (720, 576), "sound": "mp2"}
+    how["options"] = {"g": "1", "qmin": "1", "qmax": "1", "b": "400M"}
+    one = write_footage(tmp_path / "one.ts", frames=16, **how)
+    two = tmp_path / "two.ts"
+    with av.open(str(one)) as source, av.open(str(two), "w") as target:
+        streams = [target.add_stream_from_template(stream) for stream in source.streams]
+        second: Any = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            copied = av.Packet(bytes(packet))
+            copied.pts, copied.dts, copied.time_base = packet.pts, packet.dts, packet.time_base
+            copied.stream, packet.stream = second, streams[packet.stream_index]
+            target.mux(packet)
+            if packet.stream is streams[1]:
+                target.mux(copied)
+    video = tmp_path / "joined.ts"
+    video.write_bytes(one.read_bytes() + two.read_bytes() + one.read_bytes())
+    clip = watch(cut(video, tmp_path / "out", 0.0, 1.92).path, read=lambda frame: frame.width)
+    assert clip.sound_s == pytest.approx(clip.ends_s, abs=0.03)
+
+
 @pytest.mark.parametrize("second_begins_s", [0, 60])
 def test_where_the_clock_leaps_sound_stays_in_step(second_begins_s: int, tmp_path: Path) -> None:
     starts = (Fraction(0), Fraction(second_begins_s))
