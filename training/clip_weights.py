@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ from torch import Tensor
 
 from r2rt.errors import DownloadError
 from r2rt.model.convert.archive import is_archive, read_module_tensors
+from r2rt.model.convert.clip_files import clip_folder
+from r2rt.model.registry import hub_endpoint
+from r2rt.user_folders import user_path
 from training.checkpoint import first_line, is_web_page
 from training.clip_config import ClipError
 
@@ -87,12 +89,12 @@ def fetch_clip(
 
     name, _, tag = spec.partition("@")
     origins = _origins(name, tag or DEFAULT_TAG)
-    folder = _default_cache() if cache_dir is None else Path(cache_dir)
+    folder = clip_folder() if cache_dir is None else Path(cache_dir)
     for _, filename, sha256 in origins:
         target = folder / filename
         if target.is_file() and (sha256 is None or _sha256(target).startswith(sha256)):
             return target
-        elsewhere = Path("~/.cache/clip").expanduser() / filename
+        elsewhere = user_path("~/.cache/clip") / filename
         if sha256 and elsewhere.is_file() and _sha256(elsewhere).startswith(sha256):
             return elsewhere
     *others, last = origins
@@ -113,7 +115,7 @@ def fetch_tokenizer(
     """
     from r2rt.model.download import download
 
-    folder = _default_cache() if cache_dir is None else Path(cache_dir)
+    folder = clip_folder() if cache_dir is None else Path(cache_dir)
     target = folder / f"{repository.replace('/', '--')}--tokenizer.json"
     if target.is_file():
         return target
@@ -122,7 +124,7 @@ def fetch_tokenizer(
 
 
 def _hub(repository: str) -> str:
-    return f"https://huggingface.co/{repository}/resolve/main"
+    return f"{hub_endpoint()}/{repository}/resolve/main"
 
 
 def _source(url: str, filename: str, mirror: str | Path | None) -> str:
@@ -174,13 +176,6 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
     # Distributed training prefixes every name.
     return {key.removeprefix("module."): value for key, value in tensors.items()}
-
-
-def _default_cache() -> Path:
-    import platformdirs
-
-    home = os.environ.get("R2RT_HOME") or platformdirs.user_cache_dir("r2rt", appauthor=False)
-    return Path(home) / "clip"
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import r2rt.model.download
 from r2rt.errors import DownloadError, HashMismatchError
 from tests.training.encoders import hidden_states
 from training import clip_weights
@@ -402,6 +404,49 @@ def test_weights_are_fetched_from_a_mirror_once(mirror: Path, tmp_path: Path) ->
     assert path.read_bytes() == (mirror / "ViT-B-32.pt").read_bytes()
     (mirror / "ViT-B-32.pt").unlink()
     assert clip_weights.fetch_clip("ViT-B-32-quickgelu", mirror=mirror, cache_dir=cache) == path
+
+
+def test_weights_are_kept_where_the_runtime_keeps_them(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of settings and images of containers name the home by `~`, which no shell expands."""
+    monkeypatch.setenv("R2RT_HOME", "~/r2rt")
+    path = clip_weights.fetch_clip("ViT-B-32-quickgelu", mirror=mirror)
+    assert path == tmp_path / "r2rt" / "clip" / "ViT-B-32.pt"
+
+
+def test_a_user_without_a_home_has_weights(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container's often is, whose number no line of its passwd has."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    path = clip_weights.fetch_clip("ViT-B-32-quickgelu", mirror=mirror, cache_dir=tmp_path)
+    assert path == tmp_path / "ViT-B-32.pt"
+
+
+def test_weights_come_from_the_hub_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(url: str, path: Path, **_: object) -> Path:
+        asked.append(url)
+        return path
+
+    monkeypatch.setattr(r2rt.model.download, "download", download)
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"hf_hub": "timm/a/"})
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example/")
+    clip_weights.fetch_clip("ViT-B-16-SigLIP2@webli", cache_dir=tmp_path)
+    clip_weights.fetch_tokenizer("timm/a", cache_dir=tmp_path)
+    assert {url.removeprefix("https://hub.example/timm/a/resolve/main/") for url in asked} == {
+        "open_clip_model.safetensors",
+        "tokenizer.json",
+    }
 
 
 def test_a_repository_may_hold_a_plain_state_dict_alone(
