@@ -86,6 +86,8 @@ class History:
         try:
             yield
         except OSError as error:
+            if isinstance(error, OutputError):  # when the files are closed
+                raise
             raise OutputError(
                 f"{self._file.name}: cannot be written ({error.strerror or error}); free some space"
             ) from error

@@ -97,8 +97,10 @@ def test_a_full_disk_ends_the_run_in_a_line(
 
     # What an append finds first; files that are replaced have errors of their own.
     monkeypatch.setattr(training.trainer.history, "os", SimpleNamespace(fsync=sync))
-    with pytest.raises(OutputError, match=r"metrics\.jsonl: cannot be written \(No space left"):
+    with pytest.raises(OutputError) as caught:
         train(tmp_path, options={"max_steps": 1})
+    reason = "cannot be written (No space left on device); free some space"
+    assert str(caught.value) == f"{tmp_path / 'metrics.jsonl'}: {reason}"
 
 
 def test_a_step_that_does_not_fit_is_reported_in_a_line(tmp_path: Path) -> None:
