@@ -183,7 +183,8 @@ def read_settings(path: Path) -> tuple[str | None, dict[str, object]]:
         TrainingError: the file cannot be read, or is not what its suffix says.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # Editors on Windows begin a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path}: cannot be read as settings ({error})") from error

@@ -65,6 +65,12 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
     assert (config.recipe.loss_weights.reg, config.recipe.loss_weights.sal) == (0.3, 0.01)
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.toml", "lr = 1e-4"), ("a.json", '{"lr": 1e-4}')])
+def test_a_byte_order_mark_is_left_out(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_settings(tmp_path / name) == (None, {"lr": 1e-4})
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
