@@ -173,7 +173,10 @@ def extract(own: Own) -> str:
         arguments += ["--replace", "--quiet"]
         if own.workers is not None:
             arguments += ["--workers", str(own.workers)]
-        if code := main(arguments):
+        code = main(arguments)
+        if code == 130:  # it said so itself
+            raise KeyboardInterrupt
+        if code:
             raise ExtractionError(f"features could not be made (exit code {code}); see above")
     return str(own.features)
 

@@ -97,6 +97,16 @@ def test_training_reads_the_layers_that_the_model_says(
     assert seen == [-1, -6, -2]
 
 
+def test_an_interrupted_extraction_is_no_failed_one(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make(tmp_path, videos)
+    STEPS["validate"](own)
+    monkeypatch.setattr(training.extract, "main", lambda _: 130)
+    with pytest.raises(KeyboardInterrupt):
+        STEPS["extract"](own)
+
+
 def test_a_training_whose_time_is_up_is_not_done(
     tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
