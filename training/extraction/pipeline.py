@@ -17,6 +17,9 @@ from training.extraction.worker import Outcome, Setup, Worker
 
 __all__ = ["gpu_of", "run_jobs", "workers_on"]
 
+# Workers that end early one after the other: it is not the videos.
+_MOST_DEATHS = 5
+
 
 def run_jobs(
     jobs: list[Job],
@@ -50,6 +53,35 @@ def run_jobs(
 
 
 def _run_processes(jobs: list[Job], setup: Setup, workers: int, gpus: float) -> Iterator[Outcome]:
+    """Do jobs by processes, again and alone where a worker ended early.
+
+    A file may crash what decodes it, and several workers may lack the memory that one has.
+    """
+    deaths = 0
+    while jobs:
+        undone = dict.fromkeys(jobs)
+        for job, outcome in _in_pool(jobs, setup, min(workers, len(jobs)), gpus):
+            deaths = 0
+            del undone[job]
+            yield outcome
+        jobs = list(undone)
+        # The pool begins jobs in their order, so the one that broke it is among the first.
+        alone, jobs = jobs[:workers], jobs[workers:]
+        for job in alone:
+            found = dict(_in_pool([job], setup, 1, gpus)).get(job)
+            deaths = 0 if found else deaths + 1
+            if deaths > _MOST_DEATHS:
+                raise ExtractionError(
+                    "workers end early, perhaps for lack of memory; what was made is kept: run the "
+                    "same again with fewer --workers"
+                )
+            yield found or Outcome(failures=(_died(job),))
+
+
+def _in_pool(
+    jobs: list[Job], setup: Setup, workers: int, gpus: float
+) -> Iterator[tuple[Job, Outcome]]:
+    """Yield jobs and what became of them, until all are done or a worker ends early."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         workers,
@@ -58,15 +90,23 @@ def _run_processes(jobs: list[Job], setup: Setup, workers: int, gpus: float) -> 
         initargs=(setup, context.Value("i", 0), gpus),
     )
     try:
-        for future in as_completed([pool.submit(_work, job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ExtractionError(
-            "a worker ended early, perhaps for lack of memory; what was made is kept: run the same "
-            "again with fewer --workers"
-        ) from error
+        futures = {pool.submit(_work, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        return
+    except BaseException:
+        # Ctrl-C, or an error: nobody waits for the videos that are being encoded.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _died(job: Job) -> str:
+    name = job.vid or f"queries from {job.queries[0]!r} on"
+    return f"{name}: its worker ended early, alone; it crashes the decoder, or memory is short"
 
 
 # Of this process, if it is a worker.
