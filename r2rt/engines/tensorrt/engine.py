@@ -223,20 +223,28 @@ class TensorRTEngine:
         programs = self._programs.setdefault(spec.name, {})
         key = (tuple(sorted(symbols.items())), resident)
         program = programs.pop(key, None)
-        if program is None:
-            while len(programs) >= _PROGRAMS_KEPT:
-                self._stream.synchronize()
-                programs.pop(next(iter(programs))).close()
-            sequence = self._sequences.get((spec.name, resident))
-            program = Program(
-                self._gpu,
-                spec,
-                symbols,
-                dtypes=sequence.dtypes if sequence else {},
-                make_steps=self._make_steps(spec, sequence),
-            )
+        sequence = self._sequences.get((spec.name, resident))
+        while program is None:
+            if len(programs) >= _PROGRAMS_KEPT:
+                self._close_oldest(programs)
+            try:
+                program = Program(
+                    self._gpu,
+                    spec,
+                    symbols,
+                    dtypes=sequence.dtypes if sequence else {},
+                    make_steps=self._make_steps(spec, sequence),
+                )
+            except GpuError:  # such as too little memory, which the others may hold
+                if not programs:
+                    raise
+                self._close_oldest(programs)
         programs[key] = program
         return program
+
+    def _close_oldest(self, programs: dict[object, Program]) -> None:
+        self._stream.synchronize()
+        programs.pop(next(iter(programs))).close()
 
     def _frame_program(self, frames: int) -> tuple[int, Program]:
         """Return a program of its own for a slot of the pipeline, and how many frames it takes."""

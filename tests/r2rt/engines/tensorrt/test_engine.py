@@ -129,6 +129,20 @@ def test_old_shapes_make_room_for_new_ones(bundle: Bundle) -> None:
     close(opened)
 
 
+def test_shapes_that_are_kept_give_way_where_memory_is_short(bundle: Bundle) -> None:
+    opened = Opened(bundle)
+    opened.engine.run(TEXT_ENCODER, texts(bundle, 1, 5))
+    opened.driver._fail_at = len(opened.driver.calls) + 1  # behind the choice of the GPU
+    values = texts(bundle, 1, 9)
+    got = opened.engine.run(TEXT_ENCODER, values)
+    assert opened.driver.failed == "cuMemAlloc"
+    want = opened.runtime.cpu.run(TEXT_ENCODER, values)
+    np.testing.assert_allclose(got["q"], want["q"], atol=2e-5)
+    gc.collect()
+    assert opened.runtime.contexts == 1
+    close(opened)
+
+
 def test_more_queries_than_the_engine_takes_are_run_in_parts(bundle: Bundle) -> None:
     opened = Opened(bundle)
     values = texts(bundle, 11, 16)
