@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from r2rt.cache import cache_dir
+from r2rt.cache.folder import cache_dir, report_unusable
 from r2rt.cache.graphs import PreparedGraph
 from r2rt.engines.base import Array, Placed
 from r2rt.engines.providers import PROVIDERS, OrtDevice, provider_options, use
@@ -272,14 +272,29 @@ class OnnxRuntimeEngine:
 
         settings: dict[str, str] = {}
         if self._provider.options:
-            # The model's own: TensorRT's provider names its engines after values, not weights.
-            compiled = cache_dir() / "engines" / self._bundle.fingerprint
-            compiled.mkdir(parents=True, exist_ok=True)
             settings = provider_options(
-                self._provider, spec, compiled, context_length=self._bundle.dims.context_length
+                self._provider,
+                spec,
+                self._compiled(),
+                context_length=self._bundle.dims.context_length,
             )
         providers = use(options, self._provider, settings)
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+    def _compiled(self) -> Path | None:
+        """Return a folder for what a provider compiles; None if nothing is or can be kept.
+
+        It is the model's own: TensorRT's provider names its engines after values, not weights.
+        """
+        if not any("{cache}" in setting for setting in self._provider.options.values()):
+            return None
+        folder = cache_dir() / "engines" / self._bundle.fingerprint
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            report_unusable(error)
+            return None
+        return folder
 
 
 def _run_bound(

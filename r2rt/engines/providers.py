@@ -142,17 +142,21 @@ _plugins: set[str] = set()
 
 
 def provider_options(
-    provider: Provider, spec: GraphSpec, cache: Path, *, context_length: int
+    provider: Provider, spec: GraphSpec, cache: Path | None, *, context_length: int
 ) -> dict[str, str]:
     """Return a provider's settings for a graph.
 
     Args:
         provider: a row of the table.
         spec: the graph's definition, whose dynamic dimensions get a range of sizes.
-        cache: folder for what is compiled.
+        cache: folder for what is compiled; with None it is not kept.
         context_length: the most tokens of a query that the graphs take.
     """
-    options = {key: value.format(cache=cache) for key, value in provider.options.items()}
+    options = {
+        key: value.format(cache=cache)
+        for key, value in provider.options.items()
+        if cache is not None or "cache" not in key
+    }
     if provider.profile is None:
         return options
     # An engine is compiled for the largest sizes as well, which the graph must take.

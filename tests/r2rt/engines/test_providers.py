@@ -97,6 +97,28 @@ def test_models_of_one_architecture_share_no_engine(
     assert all(Path(folder).is_dir() for folder in kept)
 
 
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_cache_that_cannot_be_written_stops_no_provider(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Any
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "file" / "cache"))
+    settings: dict[str, str] = {}
+
+    class Opened(Session):
+        def __init__(self, path: str, options: Any, providers: Any) -> None:
+            super().__init__(path, options, providers)
+            settings.update(providers[0][1])
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Opened)
+    OnnxRuntimeEngine(bundle, device=device, threads=1).open(GROUNDER)
+    assert settings
+    assert not [key for key in settings if "cache" in key]
+
+
 @pytest.mark.parametrize(("context_length", "usual"), [(77, 16), (64, 16), (8, 8)])
 def test_queries_are_no_longer_than_the_graphs_take(
     bundle: Bundle, tmp_path: Path, context_length: int, usual: int
