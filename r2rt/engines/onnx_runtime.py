@@ -20,8 +20,8 @@ from r2rt.cache.graphs import PreparedGraph
 from r2rt.engines.base import Array, Placed
 from r2rt.engines.providers import PROVIDERS, OrtDevice, provider_options, use
 from r2rt.engines.resident import DeviceArray
-from r2rt.errors import BackendUnavailableError, BundleDamagedError
-from r2rt.model.contract import GraphSpec
+from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
+from r2rt.model.contract import GROUNDER, GraphSpec
 
 if TYPE_CHECKING:
     from r2rt.model.bundle import Bundle
@@ -108,11 +108,7 @@ class OnnxRuntimeEngine:
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
             # Such as token ids beyond the vocabulary of the graph, or too little memory.
-            line = str(error).strip().splitlines()[0][:300]
-            raise BundleDamagedError(
-                f"{self._bundle.path / f'{graph}.onnx'}: ONNX Runtime cannot run it ({line}); "
-                "fetch or export the bundle again, or free some memory"
-            ) from error
+            raise self._refused(graph, "run", error) from error
 
     @property
     def kept_bytes(self) -> int:
@@ -125,7 +121,12 @@ class OnnxRuntimeEngine:
             return np.empty(shape, np.float32)
         import onnxruntime
 
-        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        try:
+            value = make(shape, np.float32, "cuda", 0)
+        except Exception as error:  # its own classes, and RuntimeError
+            what = f"allocate an array of shape {tuple(shape)} for"
+            raise self._refused(GROUNDER, what, error) from error
         return DeviceArray(
             address=value.data_ptr(), shape=tuple(shape), dtype=np.dtype(np.float32), owner=value
         )
@@ -163,10 +164,7 @@ class OnnxRuntimeEngine:
             raise
         except Exception as error:
             # ONNX Runtime raises a class a status code, all of them plain subclasses of Exception.
-            line = str(error).strip().splitlines()[0]
-            raise BundleDamagedError(
-                f"{path}: ONNX Runtime cannot open it ({line}); fetch or export the bundle again"
-            ) from error
+            raise self._refused(spec.name, "open", error) from error
         self._check_provider(session)
         problems = mismatches(session, spec)
         if problems:
@@ -174,6 +172,16 @@ class OnnxRuntimeEngine:
                 f"{path}: {'; '.join(problems)}; the graph does not fit the bundle, export it again"
             )
         return session
+
+    def _refused(self, graph: str, what: str, error: Exception) -> R2rtError:
+        """Return what is raised for an error of ONNX Runtime, whose classes say little."""
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+        found = f"{self._bundle.path / f'{graph}.onnx'}: ONNX Runtime cannot {what} it ({line}); "
+        if self._device == "cpu":
+            return BundleDamagedError(
+                f"{found}fetch or export the bundle again, or free some memory"
+            )
+        return GpuError(f"{found}free memory of the device, or use --device cpu")
 
     def _check_provider(self, session: Any) -> None:
         """Raise if ONNX Runtime fell back to another execution provider than the requested one."""

@@ -26,7 +26,7 @@ from r2rt.engines.providers import (
     use,
 )
 from r2rt.engines.resident import DeviceArray
-from r2rt.errors import BackendUnavailableError
+from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError
 from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER
 from r2rt.model.manifest import MANIFEST_NAME, manifest_bytes
@@ -95,6 +95,24 @@ def test_models_of_one_architecture_share_no_engine(
         OnnxRuntimeEngine(weights_of(seed), device="tensorrt", threads=1).open(GROUNDER)
     assert len(set(kept)) == 2
     assert all(Path(folder).is_dir() for folder in kept)
+
+
+def test_a_gpu_without_memory_is_no_damaged_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0\nmore")
+
+    engine = OnnxRuntimeEngine(bundle, device="cuda", threads=1)
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", full)
+    with pytest.raises(GpuError, match=r"array of shape \(9, 4\) .*out of memory.*--device cpu"):
+        engine.empty((9, 4))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    with pytest.raises(GpuError, match=r"cannot open it \(CUDA failure 2.*; free memory of the"):
+        engine.open(GROUNDER)
+    cpu = OnnxRuntimeEngine(bundle, threads=1)
+    with pytest.raises(BundleDamagedError, match="fetch or export the bundle again"):
+        cpu.open(GROUNDER)
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
