@@ -277,7 +277,9 @@ def _read_image(path: Path) -> VideoFrame | None:
         frame = _decode_packet(content)
         if frame is not None:
             return frame
-        with open_input(io.BytesIO(content)) as container:
+        # A playlist that is called an image opens nothing.
+        options = {"protocol_whitelist": "data"}
+        with open_input(io.BytesIO(content), container_options=options) as container:
             return next(container.decode(video=0), None)
     except (av.error.FFmpegError, OSError, ValueError, IndexError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ from r2rt.errors import (
     SourceNotFoundError,
 )
 from r2rt.video import ClipFrame, open_source
+from r2rt.video.still import read_image
 from tests.r2rt.video.clips import numbered_picture
 from tests.r2rt.video.conftest import VideoMaker
 
@@ -288,6 +290,26 @@ def test_images_that_refuse_reading_are_replaced(tmp_path: Path) -> None:
     with open_source(tmp_path, fps=Fraction(1), image_size=32) as source:
         assert sum(frame.count for frame in source) == 3
         assert source.report.frames_replaced == 1
+
+
+_SDP = (
+    "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+    "m=video 45678 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+)
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other.mp4\n", _SDP])
+def test_a_playlist_called_an_image_opens_nothing(
+    text: str, make_video: VideoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.mp4").write_bytes(make_video("reported.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)  # where FFmpeg looks for what has no place of its own
+    path = tmp_path / "image.png"
+    path.write_bytes(text.encode())
+    began = time.monotonic()
+    with pytest.raises(NotAVideoError):
+        read_image(path)
+    assert time.monotonic() - began < 10  # and waits for no packets from the network
 
 
 def test_folders_without_images(tmp_path: Path) -> None:
