@@ -289,7 +289,8 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
 def _open_remote(path: RemoteVideo) -> tuple[InputContainer, RemoteReader]:
     try:
         reader = RemoteReader(path, block_bytes=BLOCK_BYTES)
-        container = open_input(reader, container_options={"protocol_whitelist": "file"})
+        # A playlist from elsewhere opens no file of this machine.
+        container = open_input(reader, container_options={"protocol_whitelist": "data"})
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"{path}: no such file") from error
     except av.error.FFmpegError as error:

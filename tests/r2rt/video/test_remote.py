@@ -128,6 +128,15 @@ def test_a_server_that_fails_on_the_way(server: RangeServer, video: Path) -> Non
             list(frames)
 
 
+def test_a_playlist_at_an_address_opens_no_file_here(
+    server: RangeServer, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(video.parent)
+    server.files["list.mp4"] = f"ffconcat version 1.0\nfile {video.name}\n".encode()
+    with pytest.raises(NotAVideoError):
+        open_source(RemoteVideo(f"{server.url}/list.mp4"), fps=_FPS, image_size=32)
+
+
 def test_addresses_without_a_video(server: RangeServer) -> None:
     server.files["text.mp4"] = b"not a video at all, but some text\n" * 100
     with pytest.raises(SourceNotFoundError, match="nothing"):
