@@ -108,7 +108,8 @@ def progress(
 def write_text(path: Path | None, text: str) -> None:
     """Write text to a file, whole or not at all, or to stdout where there is no path.
 
-    A path that is a device or a pipe is written to, never replaced.
+    A path that is a device or a pipe is written to, never replaced. Line ends are written as they
+    are on every system: CSV has its own.
 
     Raises:
         OutputError: disk full, no permission, no such folder.
@@ -119,18 +120,20 @@ def write_text(path: Path | None, text: str) -> None:
         return
     if path.exists() and not path.is_file():
         try:
-            with path.open("w", encoding="utf-8") as file:
+            with path.open("w", encoding="utf-8", newline="") as file:
                 file.write(text)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
         return
     with replacing(path.resolve()) as temporary:  # a symbolic link stays one
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def _write_stdout(text: str) -> None:
     if sys.stdout is None:
         raise OutputError("standard output is closed; write to a file by --output")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(newline="")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

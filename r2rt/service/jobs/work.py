@@ -185,7 +185,9 @@ def _export(service: Service, job: Job, progress: Progress) -> Any:
     video = service.videos.known(request["video"])
     name, text = export(video, request["format"], request["moments"])
     progress(1, 1)
-    return _files(service, job, lambda folder: (folder / name).write_text(text, "utf-8"))
+    return _files(
+        service, job, lambda folder: (folder / name).write_text(text, "utf-8", newline="")
+    )
 
 
 def _index(service: Service, job: Job, progress: Progress) -> Any:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,28 @@ class TestWriteText:
         with pytest.raises(OutputError, match="No space left"):
             write_text(Path("/dev/full"), "text")
         assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+
+    def test_line_ends_stay_where_text_files_have_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain_open = io.open
+
+        def open_on_windows(*arguments: Any, **options: Any) -> Any:
+            file = plain_open(*arguments, **options)
+            if isinstance(file, io.TextIOWrapper) and options.get("newline") is None:
+                is_usual = len(arguments) < 6 or arguments[5] is None
+                file.reconfigure(newline="\r\n" if is_usual else arguments[5])
+            return file
+
+        monkeypatch.setattr(io, "open", open_on_windows)
+        (tmp_path / "lines").write_text("a\n")
+        assert (tmp_path / "lines").read_bytes() == b"a\r\n"
+        write_text(tmp_path / "table.csv", "a,b\r\n1,2\r\n")
+        assert (tmp_path / "table.csv").read_bytes() == b"a,b\r\n1,2\r\n"
+        stdout = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout, newline="\r\n"))
+        write_text(None, "a,b\r\n1,2\r\n")
+        assert stdout.getvalue() == b"a,b\r\n1,2\r\n"
 
     def test_a_device_that_is_a_pipe_may_be_named(self, tmp_path: Path) -> None:
         code = (
