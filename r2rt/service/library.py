@@ -31,6 +31,7 @@ class Library:
         self._path = path
         self._models = models
         self._lock = threading.Lock()
+        self._made_with: str | None = None  # the folder of its model, once it is known
         self._open: tuple[Grounder, Archive] | None = None
 
     def search(self, text: str, top: int, where: str | None) -> SearchResult:
@@ -74,9 +75,10 @@ class Library:
         from r2rt.model.installed import resolve
 
         require_lance()
-        if not is_library(self._path):
-            return None
-        return str(resolve(Tables.open(self._path).settings.model))
+        # Looked for once: at an address that takes a while.
+        if self._made_with is None and is_library(self._path):
+            self._made_with = str(resolve(Tables.open(self._path).settings.model))
+        return self._made_with
 
     def _archive(self, grounder: Grounder) -> Archive:
         from r2rt.archive.library import Archive
