@@ -135,7 +135,7 @@ def _shortened(text: str) -> str:
 def _stream_lines(video: Path) -> Iterator[Line]:
     import av
 
-    from r2rt.video.container import metadata_text, open_input
+    from r2rt.video.container import metadata_text, open_input, packets_of
 
     try:
         with open_input(str(video)) as container:
@@ -143,7 +143,7 @@ def _stream_lines(video: Path) -> Iterator[Line]:
             for stream in container.streams.subtitles:
                 language = metadata_text(stream.metadata.get("language", ""))
                 container.seek(0, backward=True)
-                for packet in container.demux(stream):
+                for packet in packets_of(container, stream):
                     yield from _packet_lines(packet, begins_s, language)
     except (av.error.FFmpegError, OSError, ValueError):
         return

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import pytest
 
 from r2rt.archive.library import Archive
@@ -12,6 +15,7 @@ from r2rt.archive.subtitles import lines_of
 from r2rt.cli.hits_media import deliver_hits_media
 from r2rt.cli.media import MediaOptions
 from tests.r2rt.archive.colours import colour_grounder, make_colours
+from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.oracle import needs_ffmpeg
 
 SRT = """1
@@ -150,3 +154,34 @@ def test_changed_words_are_read_without_encoding_again(archive: Archive, videos:
     best = archive.search("blue").hits[0]
     assert (Path(best.path).name, best.words) == ("night.mp4", "Nights are blue and they break")
     assert "Waves are blue and they break" not in {hit.words for hit in archive.search("blue")}
+
+
+def test_a_broadcast_whose_sound_begins_later_ends_nothing(tmp_path: Path) -> None:
+    # FFmpeg looks for tracks in the first 5 MB and at the end.
+    how: dict[str, Any] = {"codec": "mpeg2video", "size": (720, 576)}
+    how["options"] = {"g": "1", "qmin": "1", "qmax": "1", "b": "400M"}
+    silent = write_video(tmp_path / "silent.ts", frames=16, **how)
+    sound = write_video(tmp_path / "sound.ts", frames=2, audio_start_s=Fraction(0), **how)
+    parts = [with_bitmap_subtitles(path).read_bytes() for path in (silent, sound)]
+    video = tmp_path / "joined.ts"
+    video.write_bytes(parts[0] + parts[1] + parts[0])
+    (tmp_path / "joined.srt").write_text(SRT, encoding="utf-8")
+    assert len(list(lines_of(video))) == 2
+
+
+def with_bitmap_subtitles(path: Path) -> Path:
+    """Write a copy of a video with a DVB subtitle, an empty page, behind its frames' track."""
+    copy = path.with_suffix(".dvb.ts")
+    with av.open(str(path)) as source, av.open(str(copy), "w") as target:
+        tracks: list[Any] = [target.add_stream_from_template(source.streams.video[0])]
+        subtitle = target.add_stream("dvbsub")
+        tracks += [target.add_stream_from_template(stream) for stream in source.streams.audio]
+        packets = [packet for packet in source.demux() if packet.dts is not None]
+        empty = av.Packet(bytes.fromhex("20000f10000100020100 0f8000010000 00ff"))
+        empty.pts = empty.dts = packets[0].dts
+        empty.time_base, empty.stream = packets[0].time_base, subtitle
+        target.mux(empty)
+        for packet in packets:
+            packet.stream = tracks[packet.stream_index]
+            target.mux(packet)
+    return copy
