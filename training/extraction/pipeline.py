@@ -13,12 +13,9 @@ from multiprocessing.sharedctypes import Synchronized
 
 from training.extraction.errors import ExtractionError
 from training.extraction.jobs import Job
-from training.extraction.worker import Outcome, Setup, Worker
+from training.extraction.worker import MOST_DEATHS, Outcome, Setup, Worker, died
 
 __all__ = ["gpu_of", "run_jobs", "workers_on"]
-
-# Workers that end early one after the other: it is not the videos.
-_MOST_DEATHS = 5
 
 
 def run_jobs(
@@ -70,12 +67,12 @@ def _run_processes(jobs: list[Job], setup: Setup, workers: int, gpus: float) -> 
         for job in alone:
             found = dict(_in_pool([job], setup, 1, gpus)).get(job)
             deaths = 0 if found else deaths + 1
-            if deaths > _MOST_DEATHS:
+            if deaths > MOST_DEATHS:
                 raise ExtractionError(
                     "workers end early, perhaps for lack of memory; what was made is kept: run the "
                     "same again with fewer --workers"
                 )
-            yield found or Outcome(failures=(_died(job),))
+            yield found or Outcome(failures=(died(job),))
 
 
 def _in_pool(
@@ -102,11 +99,6 @@ def _in_pool(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _died(job: Job) -> str:
-    name = job.vid or f"queries from {job.queries[0]!r} on"
-    return f"{name}: its worker ended early, alone; it crashes the decoder, or memory is short"
 
 
 # Of this process, if it is a worker.

@@ -1,44 +1,32 @@
-"""Jobs as a Ray Data pipeline: the same on one machine and on a cluster.
+"""Jobs by Ray's actors: the same on one machine and on a cluster.
 
-A job's row goes to one of a pool of workers; nothing large moves through Ray. A worker that dies is
-replaced, and its rows are tried again.
+Each worker does one job at a time; nothing large moves through Ray. A worker that dies is started
+again and its job tried again, a few times.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from r2rt.errors import R2rtError
 from training.extraction.errors import ExtractionError
 from training.extraction.jobs import Job
-from training.extraction.worker import Outcome, Setup, Worker
+from training.extraction.worker import MOST_DEATHS, Outcome, Setup, Worker, died
 
 __all__ = ["run_on_ray"]
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
-# Rows and what comes back are small; Ray would take a third of the memory by itself.
+# Jobs and what comes back are small; Ray would take a third of the memory by itself.
 _OBJECT_STORE_BYTES = 96 << 20
-# Ray hands out blocks of rows; more of them are more even and cost more.
-_MOST_BLOCKS = 1000
 _STARTS = 3
-
-
-class _RowWorker:
-    """A `Worker` that takes and returns rows of JSON."""
-
-    def __init__(self, setup: bytes) -> None:
-        self._worker = Worker(msgspec.json.decode(setup, type=Setup))
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        outcome = self._worker.work(msgspec.json.decode(row["job"], type=Job))
-        return {"outcome": msgspec.json.encode(outcome)}
+# How often a job is tried again whose worker died.
+_RETRIES = 4
 
 
 def run_on_ray(
@@ -61,16 +49,31 @@ def run_on_ray(
     threads = setup.settings.threads
     try:
         _start(ray, workers * threads, workers * gpus, address)
-        rows = [{"job": msgspec.json.encode(job)} for job in jobs]
-        outcomes = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map(
-            _RowWorker,
-            fn_constructor_args=(msgspec.json.encode(setup),),
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
-            num_cpus=threads,
-            num_gpus=gpus or None,
-        )
-        for row in outcomes.iter_rows():
-            yield msgspec.json.decode(row["outcome"], type=Outcome)
+        actor = ray.remote(
+            num_cpus=threads, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
+        )(Worker)
+        deaths, waiting = 0, iter(jobs)
+        busy: dict[Any, tuple[Any, Job]] = {}
+        for job in itertools.islice(waiting, workers):
+            worker = actor.remote(setup)
+            busy[worker.work.remote(job)] = worker, job
+        while busy:
+            (done,), _ = ray.wait(list(busy), num_returns=1)
+            worker, job = busy.pop(done)
+            try:
+                outcome, deaths = ray.get(done), 0
+            except ray.exceptions.RayActorError:
+                deaths += 1
+                if deaths > MOST_DEATHS:
+                    raise
+                outcome = Outcome(failures=(died(job),))
+            following = next(waiting, None)
+            if following is None:
+                # A worker that found no room yet gets this one's.
+                ray.kill(worker)
+            else:
+                busy[worker.work.remote(following)] = worker, following
+            yield outcome
     except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
         if isinstance(error, R2rtError):
             raise
@@ -90,11 +93,10 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_agent_register_timeout_ms", "180000")
     try:
         import ray
-        import ray.data
         import ray.exceptions
     except ImportError as error:
         raise ExtractionError(
-            f"Ray is not installed ({error}); pip install 'ray[data]' (or r2rt[train])"
+            f"Ray is not installed ({error}); pip install ray (or r2rt[train])"
         ) from error
     return ray
 
@@ -130,10 +132,6 @@ def _start(ray: Any, cpus: int, gpus: float, address: str | None) -> None:
                 ) from error
         else:
             break
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,10 @@ from training.extraction.encoders import Encoder, Settings, make_encoder
 from training.extraction.jobs import Job
 from training.extraction.store import FeatureManifest, FeatureStore
 
-__all__ = ["Outcome", "Setup", "Worker"]
+__all__ = ["MOST_DEATHS", "Outcome", "Setup", "Worker", "died"]
+
+MOST_DEATHS = 5
+"""Of workers, one after the other; if there are more, the videos are not what ends them."""
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +49,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     made: int = 0
     kept: int = 0
     failures: tuple[str, ...] = ()
+
+
+def died(job: Job) -> str:
+    """Return the line of a failure for a job whose worker ended early, each time it was tried."""
+    name = job.vid or f"queries from {job.queries[0]!r} on"
+    return f"{name}: its worker ended early; it crashes the decoder, or memory is short"
 
 
 class Worker:

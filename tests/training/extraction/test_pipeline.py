@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.training.extraction import workers
 from tests.training.extraction.workers import Task
-from training.extraction import pipeline
+from training.extraction import pipeline, ray_pool
 from training.extraction.errors import ExtractionError
 from training.extraction.worker import Outcome
 
@@ -32,6 +33,21 @@ def test_a_video_that_kills_its_worker_is_reported_and_the_others_are_made() -> 
     names = ["a", "killer", "b", "c", "d"]
     outcomes = list(run(*map(Task, names)))
     assert sorted(each for each in outcomes if isinstance(each, str)) == ["a", "b", "c", "d"]
+    (failed,) = [each for each in outcomes if isinstance(each, Outcome)]
+    assert failed.failures[0].startswith("killer: its worker ended early")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # Ray needs minutes to start on a busy machine
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray leaves its own pipes open
+def test_so_it_is_with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'r2rt[train]'")
+    monkeypatch.setattr(ray_pool, "Worker", workers.Worker)
+    monkeypatch.setattr(ray_pool, "_RETRIES", 1)
+    jobs: Any = [Task(name) for name in ("killer", "a", "b")]
+    setup: Any = SimpleNamespace(settings=SimpleNamespace(threads=1))
+    outcomes = list(ray_pool.run_on_ray(jobs, setup, workers=1, address=None, gpus=0.0))
+    assert [each for each in outcomes if isinstance(each, str)] == ["a", "b"]
     (failed,) = [each for each in outcomes if isinstance(each, Outcome)]
     assert failed.failures[0].startswith("killer: its worker ended early")
 
