@@ -141,7 +141,7 @@ def replacing(destination: Path) -> Iterator[Path]:
         replace(temporary, destination)
         temporary = None
     except OSError as error:
-        if isinstance(error, R2rtError):  # such as that of a source that is read meanwhile
+        if isinstance(error, R2rtError):  # such as an error of a source that is read meanwhile
             raise
         raise OutputError(
             f"{destination}: cannot be written ({error.strerror or error}); "
@@ -153,7 +153,7 @@ def replacing(destination: Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, destination: Path) -> None:
-    """Put a folder in the place of what is at the destination, which comes back if that fails.
+    """Replace a file or folder by a folder; the old one comes back if that fails.
 
     On Linux there is no moment at which nothing is there.
 

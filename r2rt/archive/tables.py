@@ -365,7 +365,7 @@ def is_library(root: str) -> bool:
     try:
         lance.dataset(_uri(root, "videos"))
     except (OSError, ValueError) as error:
-        return "not found" not in str(error).lower()  # else opening it says what is wrong
+        return "not found" not in str(error).lower()  # opening it names any other error
     return True
 
 

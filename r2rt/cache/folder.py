@@ -74,7 +74,7 @@ class CacheFolder:
         self._suffix = suffix
         self._spare = max_bytes // 16 if alone else 0  # made free together, so that it is rare
         self._alone = alone
-        self._room = 0  # what is free at least, if nobody else adds entries
+        self._room = 0  # bytes that are free at least, if nobody else adds entries
 
     def path(self, name: str) -> Path:
         """Return where the entry of this name is, or would be."""

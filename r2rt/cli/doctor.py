@@ -201,7 +201,7 @@ def _backend(measured: str | None = None) -> list[Finding]:
         from r2rt.model.bundle import Bundle
         from r2rt.model.installed import resolve
 
-        bundle = Bundle.open(resolve(measured))  # its error is that of the command
+        bundle = Bundle.open(resolve(measured))  # its error ends the command
     try:
         choice = choose("auto", bundle, measure_again=True)
         value = f"{choice.backend} on {choice.device} ({choice.reason})"

@@ -56,7 +56,7 @@ def encode(
 
 
 def _check_is_no_video(output: Path) -> None:
-    """Refuse to replace what is no encoded video: `r2rt encode *.mp4` may name two videos."""
+    """Refuse to replace a file of another kind: `r2rt encode *.mp4` may name two videos."""
     from r2rt.grounding.encoded import is_encoded_video
 
     is_ours = output.suffix == ".r2rt" or is_encoded_video(output)

@@ -91,7 +91,7 @@ def ground(
             quiet=request.quiet,
         )
     if not then and not is_given("within_s"):
-        within_s = None  # that of a file of defaults has no use
+        within_s = None  # a default of the user's file has no use here
     asked = Asked.of(queries, then=then, within_s=within_s, sequences=sequences)
     videos = request.sources.find(arguments, quiet=request.quiet)
 

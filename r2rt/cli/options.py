@@ -136,7 +136,7 @@ def is_given(name: str) -> bool:
 
 
 def format_or_json(format_: str | None, json: bool, *, means: str) -> str | None:
-    """Return the format that `--format` and `--json` ask for; what is given goes before a default.
+    """Return the format of `--format` and `--json`; the command line goes before a default.
 
     Args:
         format_: the value of `--format`.
@@ -216,7 +216,7 @@ def encoding_options(command: F) -> F:
         options: dict[str, Any] = {name: others.pop(name) for name in names}
         given = tuple(name for name in names if is_given(name))
         if options.get("sampling") != "nearest" and "tolerance_s" not in given:
-            options["tolerance_s"] = None  # that of a file of defaults has no use
+            options["tolerance_s"] = None  # a default of the user's file
         encoding = Encoding(options=cast("EncodeOptions", options), given=given)
         return command(*arguments, encoding=encoding, **others)
 

@@ -174,7 +174,7 @@ class OnnxRuntimeEngine:
         return session
 
     def _refused(self, graph: str, what: str, error: Exception) -> R2rtError:
-        """Return what is raised for an error of ONNX Runtime, whose classes say little."""
+        """Return our error for one of ONNX Runtime, whose classes say little."""
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         found = f"{self._bundle.path / f'{graph}.onnx'}: ONNX Runtime cannot {what} it ({line}); "
         if self._device == "cpu":

@@ -149,7 +149,7 @@ def provider_options(
     Args:
         provider: a row of the table.
         spec: the graph's definition, whose dynamic dimensions get a range of sizes.
-        cache: folder for what is compiled; with None it is not kept.
+        cache: folder for compiled engines; with None they are not kept.
         context_length: the most tokens of a query that the graphs take.
     """
     options = {

@@ -120,7 +120,7 @@ def _install(archive: zipfile.ZipFile, source: Path) -> Path:
 
 
 def _write(content: IO[bytes], path: Path) -> None:
-    """Copy to a new file; an error of the file is none of what is read."""
+    """Copy to a new file; an error in writing it is no error of the source."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("wb")

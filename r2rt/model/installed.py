@@ -270,7 +270,7 @@ def install_folder(staged: Path, name: str) -> Path:
     """Move a complete bundle's folder to where model `name` is installed, replacing what is there.
 
     Raises:
-        OutputError: it cannot be moved; what is there stays.
+        OutputError: it cannot be moved; the old folder stays.
     """
     target = models_dir() / name
     try:

@@ -82,7 +82,7 @@ def sample_aspect_ratio(stream: VideoStream) -> Fraction | None:
     """Return width over height of a sample.
 
     None where the file has none, or a damaged one, by which one side of the frame would be nothing;
-    FFmpeg checks that of a codec so, but not that of a container.
+    FFmpeg checks a codec's ratio so, but not a container's.
     """
     ratio = exact(stream.sample_aspect_ratio)
     context = stream.codec_context

@@ -82,7 +82,7 @@ def is_safe_name(name: str) -> bool:
     """Whether a file that is called so stays inside the folder it is put into."""
     path = PurePosixPath(name)
     return (
-        # First: what is printable can be encoded.
+        # First, since printable text can be encoded.
         name.isprintable()
         and 0 < len(name.encode()) <= _MAX_NAME
         and not path.is_absolute()

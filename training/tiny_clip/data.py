@@ -166,7 +166,7 @@ def make_batch(
 
 
 def _truth(frames: Sequence[Frame], captions: Sequence[Caption]) -> NDArray[np.bool_]:
-    """Return which captions are true of which frames, (B, N), by the rule of `is_true`."""
+    """Return whether a caption is true of a frame, (B, N), by the rule of `is_true`."""
     # Of each concept, whether a frame shows it at all, and in each named colour.
     shown = np.zeros((len(frames), len(CONCEPTS), 1 + len(COLOURS)), np.bool_)
     for row, frame in zip(shown, frames, strict=True):

@@ -205,7 +205,7 @@ async def ground_video(
 
 
 async def _made(service: Service, video_id: str, make: Callable[[Video], T]) -> T:
-    """Return what is made of a video, in threads of its own: slow ones do not hold up the rest."""
+    """Make an image or a clip in threads of their own: slow ones do not hold up other requests."""
     return await to_thread.run_sync(
         lambda: make(service.videos.there(video_id)), limiter=service.media.threads
     )

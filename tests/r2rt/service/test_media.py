@@ -1,4 +1,4 @@
-"""Images and clips of videos: what is kept of them, and what is refused."""
+"""Images and clips of videos: which are kept, and which are refused."""
 
 from __future__ import annotations
 

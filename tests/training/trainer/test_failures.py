@@ -64,7 +64,7 @@ def test_gradients_that_fit_fp16_at_no_scale_end_the_run(
     """The loss scaler leaves out each of those steps, so nothing else would ever end it."""
     half = MixedPrecision("16-mixed", "cpu")
     fabric = Fabric(accelerator="cpu", devices=1, plugins=[half])
-    # Its name in `training.trainer` is that of the function.
+    # `training.trainer.fit` by attribute is the function of that name.
     module = sys.modules["training.trainer.fit"]
     monkeypatch.setattr(module, "make_fabric", lambda _: fabric)
     monkeypatch.setattr(module, "chosen_precision", lambda *_: "fp16")

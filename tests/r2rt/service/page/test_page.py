@@ -292,7 +292,7 @@ def test_the_sound_of_a_long_video_takes_one_connection(open_page: Opener, site:
         page.wait_for_timeout(300)
     assert len(held) == 1
     held[0].continue_()
-    for _ in range(100):  # then that of the part that is shown
+    for _ in range(100):  # then the sound of the part that is shown
         if len(held) == 2:
             break
         page.wait_for_timeout(50)
