@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.world.claims import Claim, Timed, absent_claims, claims_of, saliency_at, spans_of
+from training.world.claims import (
+    Claim,
+    Kind,
+    Timed,
+    absent_claims,
+    claims_of,
+    saliency_at,
+    spans_of,
+)
 from training.world.scenes import Actor, Motion, Phase, Pose, Scene, Thing, sample_scene
 from training.world.sentences import plain_sentence, say
 from training.world.sprites import Sprites
@@ -219,7 +227,8 @@ class TestVideos:
 
     def test_queries_are_of_the_kinds_that_are_asked_for(self, toy_sprites: Sprites) -> None:
         video, names = a_video(toy_sprites, 3, 300.0), toy_sprites.concepts("noto")
-        for kinds in (("colour", "motion"), ("pair",)):
+        chosen: tuple[tuple[Kind, ...], ...] = (("colour", "motion"), ("pair",))
+        for kinds in chosen:
             rng = np.random.default_rng(0)
             asked = [
                 *sample_queries(rng, video, kinds=kinds),
