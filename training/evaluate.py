@@ -92,7 +92,9 @@ def evaluate(
     if folder is None and not predictions_paths:
         raise click.UsageError("give --predictions FILE, or --videos DIR or --features DIR")
     chosen = BENCHMARKS[benchmark]
-    annotations = read_annotations(annotations_path, chosen)
+    # The moments of a test split may be secret: its answers are evaluated elsewhere.
+    answers_alone = submission is not None and not (predictions_paths or json_path or plots)
+    annotations = read_annotations(annotations_path, chosen, queries_suffice=answers_alone)
     files = {
         name: read_predictions(path, chosen)
         for name, path in zip(_names(predictions_paths), predictions_paths, strict=True)
@@ -105,6 +107,13 @@ def evaluate(
             from training.evaluation.answering import write_submission
 
             write_submission(submission, answers.lines)
+        if not annotations.labelled:
+            note(
+                f"{annotations_path} has no annotations; {submission} has the answers to its "
+                f"{len(answers.lines)} queries, and nothing was evaluated",
+                quiet=quiet,
+            )
+            return
         files[name if name not in files else f"{name} (model)"] = answers
     began = time.perf_counter()
     results = _results(chosen, annotations, files, shared_only=shared_only, quiet=quiet)

@@ -30,6 +30,12 @@ class _File(Generic[Line]):
     lines: list[Line]
     numbers: dict[Qid, int] = field(repr=False)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any line has an annotation, and not its query alone."""
+        names = ("relevant_windows", "saliency_scores", "label")
+        return any(getattr(line, name, None) for line in self.lines for name in names)
+
     def at(self, qid: Qid) -> str:
         """Return `file:line` of a query."""
         return f"{self.path}:{self.numbers[qid]}"
@@ -39,16 +45,26 @@ AnnotationFile = _File[Annotation]
 PredictionFile = _File[Prediction]
 
 
-def read_annotations(path: Path, benchmark: Benchmark) -> AnnotationFile:
+def read_annotations(
+    path: Path, benchmark: Benchmark, *, queries_suffice: bool = False
+) -> AnnotationFile:
     """Read annotations, and check that they have what the benchmark needs.
 
     A line without `qid` is given its number in the file, from 1.
+
+    Args:
+        path: the file.
+        benchmark: what is to be evaluated.
+        queries_suffice: take a file without any annotation too, such as a test split whose
+            moments are kept secret; `labelled` says so.
 
     Raises:
         EvaluationInputError: a line is malformed, repeats a qid, or cannot be evaluated; the
             message names file and line.
     """
     file = _read(path, Annotation)
+    if queries_suffice and not file.labelled:
+        return file
     for line in file.lines:
         if fault := _annotation_fault(line, benchmark):
             raise EvaluationInputError(f"{file.at(line.qid)}: {fault}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +26,9 @@ from training.data.videos import VideoFolder
 from training.errors import TrainingError, TrainingInterruptedError
 from training.own.settings import choose_rate, choose_settings
 from training.own.split import split_by_video, write_annotations
+
+if TYPE_CHECKING:
+    from training.clip_config import ClipConfig
 
 __all__ = ["STEPS", "Own", "last_line"]
 
@@ -96,7 +100,9 @@ class Own:
     @cached_property
     def key(self) -> str:
         """A digest of all inputs of the steps after `validate`, hex digits; read it after that."""
-        digest = hashlib.sha256(repr((self.clip, self.fps, self.settings, self.seed)).encode())
+        # By content too: another file may have taken a name.
+        clip = (self.clip, self.clip_config.weights_sha256)
+        digest = hashlib.sha256(repr((clip, self.fps, self.settings, self.seed)).encode())
         if self.init is not None and self.init.is_file():
             digest.update(self.init.read_bytes())
         videos = VideoFolder(self.videos)
@@ -106,20 +112,25 @@ class Own:
                 digest.update(fingerprint_files(videos.candidates(vid)).encode())
         return digest.hexdigest()
 
+    @cached_property
+    def clip_config(self) -> ClipConfig:
+        """The CLIP's sizes and the digest of its weights."""
+        from training.clip import load_clip
+
+        return load_clip(self.clip).config
+
     def rate(self) -> Fraction:
         """Clips a second: as asked for, else by the lengths of the moments."""
         return self.fps or choose_rate(load_annotations(self.annotations, fps=self.fps))
 
     def config(self) -> RunConfig:
         """Return the training's settings, by the data that is trained on."""
-        from training.clip import load_clip
-
         train = load_annotations(self.train_file, fps=self.rate())
         chosen = choose_settings(
             queries=len(train),
             longest_s=max(annotation.duration_s or 0.0 for annotation in train),
             fps=self.rate(),
-            vision_width=load_clip(self.clip).config.vision_width,
+            vision_width=self.clip_config.vision_width,
             seed=self.seed,
         )
         return with_overrides(chosen, self.settings)

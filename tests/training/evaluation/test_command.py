@@ -161,6 +161,37 @@ def test_a_model_answers_alike_over_videos_features_and_its_own_submission(
     np.testing.assert_allclose(lines[1]["pred_saliency_scores"], prediction.saliency, atol=1e-5)
 
 
+def test_queries_of_a_secret_test_split_are_answered_and_not_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"qid": 7, "query": "a dog", "vid": "shapes", "duration": 8},
+        {"qid": 3, "query": "a cat", "vid": "shapes", "duration": 8},
+    ]
+    queries = _write(tmp_path / "test.jsonl", rows)
+    Grounder.load(BUNDLE, device="cpu", threads=1).encode(str(VIDEO)).save(tmp_path / "shapes.r2rt")
+    arguments = ["qvhighlights", "--annotations", str(queries), "--model", str(BUNDLE)]
+    arguments += ["--device", "cpu", "--features", str(tmp_path)]
+    submission = tmp_path / "hl_test_submission.jsonl"
+    assert main([*arguments, "--submission", str(submission)]) == 0
+    out, err = capsys.readouterr()
+    assert not out
+    assert "hl_test_submission.jsonl has the answers to its 2 queries" in err
+    lines = [json.loads(line) for line in submission.read_text().splitlines()]
+    assert [(line["qid"], line["query"], line["vid"]) for line in lines] == [
+        (7, "a dog", "shapes"),
+        (3, "a cat", "shapes"),
+    ]
+    assert all(line["pred_relevant_windows"] and line["pred_saliency_scores"] for line in lines)
+    # Where figures are asked for, there have to be annotations; in all lines, if in any.
+    figures = ["--submission", str(submission), "--json", str(tmp_path / "figures.json")]
+    assert main([*arguments, *figures]) == 61
+    assert main(arguments) == 61
+    _write(queries, [rows[0] | {"relevant_windows": [[0, 2]]}, rows[1]])
+    assert main([*arguments, "--submission", str(submission)]) == 61
+    assert capsys.readouterr().err.count("no `relevant_windows`") == 3
+
+
 def test_moments_of_a_part_count_from_where_it_begins(tmp_path: Path, truths: Path) -> None:
     """Annotations know of no clock but the one that starts with their video."""
     grounder = Grounder.load(BUNDLE, device="cpu", threads=1)

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from tests.conftest import CHECKOUT
 from tests.r2rt.video.clips import write_video
 from training.errors import TrainingError
 from training.own import steps as module
 from training.own.__main__ import main
 from training.own.steps import Own
 
+WEIGHTS = CHECKOUT / "training" / "demo" / "weights" / "r2rt-tiny.safetensors"
 LATER = ("extract", "train", "export", "quantise", "evaluate", "calibrate")
 
 
@@ -88,6 +91,19 @@ def test_what_has_changed_is_made_again(fakes: Fakes, arguments: list[str], tmp_
     write_video(tmp_path / "videos" / "a.mp4", frames=160)
     assert main([*arguments, "--seed", "1"]) == 0
     assert fakes.ran == [*LATER]
+
+
+def test_another_clip_of_the_same_name_makes_everything_again(
+    fakes: Fakes, arguments: list[str], tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.safetensors"
+    tensors = load_file(WEIGHTS)
+    arguments[-1] = str(clip)
+    for scale in (1.0, 0.5):
+        save_file(tensors | {"visual.proj": tensors["visual.proj"] * scale}, clip)
+        fakes.ran.clear()
+        assert main(arguments) == 0
+        assert fakes.ran == [*LATER]
 
 
 def test_a_step_alone_runs_again_and_outdates_what_follows(
