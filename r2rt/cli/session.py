@@ -94,7 +94,10 @@ def encode_source(
         quiet: show no progress and no notes.
         label: what the progress bar says.
     """
-    if cache is None or kind_of(video) != "file":
+    from r2rt.video.fingerprint import is_playlist
+
+    # What a playlist shows is in other files, and its own bytes do not say whether they changed.
+    if cache is None or kind_of(video) != "file" or is_playlist(Path(video)):
         encoded = _encode(grounder, video, options, quiet=quiet, label=label)
     else:
         before = _state(video)

@@ -15,13 +15,15 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from r2rt.textfiles import UTF8_MARK
 from r2rt.video.remote import VideoPath
 
-__all__ = ["fingerprint_array", "fingerprint_file", "fingerprint_files"]
+__all__ = ["fingerprint_array", "fingerprint_file", "fingerprint_files", "is_playlist"]
 
 WHOLE_BYTES = 2 * 2**20
 BLOCK_BYTES = 16 * 2**10
 BLOCKS = 64
+_LIST_HEAD_BYTES = 4096
 
 
 def fingerprint_file(path: VideoPath) -> str:
@@ -43,6 +45,22 @@ def fingerprint_array(array: NDArray[np.uint8]) -> str:
     return _digest(
         [b"array", repr(array.shape).encode(), *(array[entry].tobytes() for entry in entries)]
     )
+
+
+def is_playlist(path: VideoPath) -> bool:
+    """Return whether a file names other files, which may change while it stays as it is.
+
+    A file that cannot be read names none.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LIST_HEAD_BYTES)
+    except OSError:
+        return False
+    text = head.removeprefix(UTF8_MARK).lstrip()
+    # As FFmpeg's demuxers hls, concat and dash know them.
+    is_mpd = text.startswith(b"<") and b"<MPD" in text
+    return is_mpd or text.startswith((b"#EXTM3U", b"ffconcat version"))
 
 
 def _sampled(path: VideoPath) -> bytes:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from r2rt import EncodedVideo
+from r2rt import EncodedVideo, Grounder
 from r2rt.cli.main import run as main
 from r2rt.cli.session import encode_source
 from r2rt.grounding.encoding_cache import EncodingCache
 from tests.r2rt.cli.test_ground import QUERY, run
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 from tests.r2rt.fakes import fake_grounder
+from tests.r2rt.video.clips import write_video
 
 
 def test_the_second_run_answers_the_same_without_decoding(tmp_path: Path) -> None:
@@ -95,15 +96,34 @@ def test_a_video_that_changes_meanwhile_is_not_kept(
             file.write(b"more")
         return encoded
 
-    def kept() -> int:
-        before = threading.enumerate()
-        encode_source(grounder, str(video), {}, cache=cache, quiet=True)
-        for thread in threading.enumerate():  # the entry is written by another thread
-            if thread not in before:
-                thread.join()
-        return len(cache.entries())
-
     monkeypatch.setattr(grounder, "encode", encode_and_change)
-    assert kept() == 0
+    encode_and_wait(grounder, video, cache)
+    assert not cache.entries()
     monkeypatch.undo()
-    assert kept() == 1
+    encode_and_wait(grounder, video, cache)
+    assert len(cache.entries()) == 1
+
+
+def test_a_playlist_is_read_again(tmp_path: Path, tokenizer_file: Path) -> None:
+    """Its files may have changed while it stayed as it was."""
+    playlist = tmp_path / "list.m3u8"
+    head = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:9\n"
+    playlist.write_text(f"{head}#EXTINF:8.8,\none.ts\n#EXT-X-ENDLIST\n")
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    cache = EncodingCache(tmp_path / "cache")
+    clips = []
+    for frames in (200, 100):
+        write_video(tmp_path / "one.ts", frames=frames)
+        clips.append(encode_and_wait(grounder, playlist, cache).num_clips)
+    assert clips[1] < clips[0]
+    assert not cache.entries()
+
+
+def encode_and_wait(grounder: Grounder, video: Path, cache: EncodingCache) -> EncodedVideo:
+    """Encode a video, and wait for the thread that writes the cache's entry."""
+    before = threading.enumerate()
+    encoded = encode_source(grounder, str(video), {}, cache=cache, quiet=True)
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join()
+    return encoded

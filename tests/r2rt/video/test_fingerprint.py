@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from r2rt.video import open_source
-from r2rt.video.fingerprint import fingerprint_array, fingerprint_file, fingerprint_files
+from r2rt.video.fingerprint import (
+    fingerprint_array,
+    fingerprint_file,
+    fingerprint_files,
+    is_playlist,
+)
 from tests.r2rt.video.conftest import VideoMaker
 
 
@@ -77,3 +82,22 @@ def test_sources_carry_it(make_video: VideoMaker) -> None:
     path = make_video("reported.mp4")
     with open_source(path, fps=Fraction(1), image_size=32) as source:
         assert source.info.fingerprint == fingerprint_file(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"#EXTM3U\n", True),
+        (b"\xef\xbb\xbf\n#EXTM3U\n", True),
+        (b"ffconcat version 1.0\nfile a.mp4\n", True),
+        (b'<?xml version="1.0"?>\n<MPD type="static">', True),
+        (b"<html>", False),
+        (b"\0\0\0\x18ftypmp42 #EXTM3U", False),
+        (b"", False),
+    ],
+)
+def test_playlists_are_known_by_how_they_begin(head: bytes, expected: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(head)
+    assert is_playlist(path) == expected
+    assert not is_playlist(tmp_path / "none.m3u8")
