@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "Plan", "main", "make"]
 
+# Seconds between evaluations of CLIP, which are for its log alone.
+_EVALUATE_S = 900
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How much of what.
@@ -56,11 +59,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 2
 
 
-class _Done(msgspec.Struct, frozen=True):
-    """A stage that is done: the options of it and of those before it, and the seconds it took."""
+class _Stage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A stage that was run.
+
+    Attributes:
+        options: of it and of those before it.
+        seconds: all of its parts took together.
+        finished: False if it was interrupted.
+    """
 
     options: dict[str, Any]
     seconds: float
+    finished: bool = True
 
 
 def art(out: Path, _plan: Plan) -> None:
@@ -75,21 +85,29 @@ def art(out: Path, _plan: Plan) -> None:
 
 def clip(out: Path, plan: Plan) -> None:
     """Train the tiny CLIP from nothing."""
-    _train_clip(out, plan, "clip", steps=plan.clip_steps, seed=plan.clip_seed)
+    from training.tiny_clip.train import Settings, train
+
+    train(
+        _art(out) / "sprites.npz",
+        out / "clip",
+        Settings(steps=plan.clip_steps, seed=plan.clip_seed, evaluate_s=_EVALUATE_S),
+        resume=True,
+        photographs=_photographs(out, plan),
+    )
 
 
 def clip_again(out: Path, plan: Plan) -> None:
     """Train it on; everything after stands on its weights as they are shipped."""
+    from training.tiny_clip.train import Settings, train
     from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
 
-    _train_clip(
-        out,
-        plan,
-        "clip-again",
-        steps=plan.clip_again,
-        seed=plan.clip_seed + 1,
-        rate=1e-3,
+    train(
+        _art(out) / "sprites.npz",
+        out / "clip-again",
+        Settings(steps=plan.clip_again, seed=plan.clip_seed + 1, rate=1e-3, evaluate_s=_EVALUATE_S),
         init=out / "clip" / "final" / WEIGHTS_NAME,
+        resume=True,
+        photographs=_photographs(out, plan),
     )
     _clip(out).parent.mkdir(exist_ok=True)
     write_compact(out / "clip-again" / "final" / WEIGHTS_NAME, _clip(out))
@@ -224,24 +242,39 @@ def make(out: Path, plan: Plan, *, say: Callable[[str], None] = print) -> None:
     torch.set_num_threads(plan.threads)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "stages.json"
-    done = msgspec.json.decode(path.read_bytes(), type=dict[str, _Done]) if path.is_file() else {}
-    for name in done:
-        if done[name].options != _options(name, plan):
+    ran = msgspec.json.decode(path.read_bytes(), type=dict[str, _Stage]) if path.is_file() else {}
+    for name in ran:
+        if ran[name].finished and ran[name].options != _options(name, plan):
             raise click.UsageError(
                 f"{name} in {out} was made with other options; repeat them, or choose another "
                 "folder"
             )
     for name, stage in STAGES.items():
-        if name in done:
-            say(f"{name}: done before, in {done[name].seconds:.0f} s")
+        before = ran.get(name)
+        if before is not None and before.finished:
+            say(f"{name}: done before, in {before.seconds:.0f} s")
             continue
-        began = time.monotonic()
-        stage(out, plan)
-        done[name] = _Done(_options(name, plan), round(time.monotonic() - began, 1))
-        with replacing(path) as temporary:
-            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(done), indent=1))
-        say(f"{name}: {done[name].seconds:.0f} s")
+        # The checkpoint knows of a part that was killed.
+        earlier_s = max(before.seconds if before is not None else 0.0, _checkpoint_s(out / name))
+        began, finished = time.monotonic(), False
+        try:
+            stage(out, plan)
+            finished = True
+        finally:
+            seconds = round(earlier_s + time.monotonic() - began, 1)
+            ran[name] = _Stage(_options(name, plan), seconds, finished)
+            with replacing(path) as temporary:
+                temporary.write_bytes(msgspec.json.format(msgspec.json.encode(ran), indent=1))
+        say(f"{name}: {seconds:.0f} s")
     say(f"{_bundle(out)}; figures in {out / 'card.md'}")
+
+
+def _checkpoint_s(folder: Path) -> float:
+    """Return how long a training had run when it wrote its checkpoint, 0 without one."""
+    import torch
+
+    path = folder / "checkpoint.pt"
+    return float(torch.load(path, weights_only=True)["elapsed_s"]) if path.is_file() else 0.0
 
 
 def _options(name: str, plan: Plan) -> dict[str, Any]:
@@ -311,29 +344,6 @@ def command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
     return run(command, "python -m training.demo.make", arguments, cut="the same command goes on.")
-
-
-def _train_clip(
-    out: Path,
-    plan: Plan,
-    name: str,
-    *,
-    steps: int,
-    seed: int,
-    rate: float | None = None,
-    init: Path | None = None,
-) -> None:
-    """Train CLIP in the folder of that name, or go on."""
-    from training.tiny_clip.train import Settings, train
-
-    train(
-        _art(out) / "sprites.npz",
-        out / name,
-        Settings(steps=steps, seed=seed, rate=rate or Settings.rate, evaluate_s=900),
-        init=init,
-        resume=True,
-        photographs=_photographs(out, plan),
-    )
 
 
 def _art(out: Path) -> Path:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
+import torch
 
 from training.demo import make as module
 from training.demo.make import STAGES, Plan, make
@@ -55,3 +58,41 @@ def test_what_is_not_done_yet_may_have_other_options(
         make(tmp_path, PLAN, say=said.append)
     make(tmp_path, Plan(clip_steps=2, block_steps=1), say=said.append)
     assert sum("done before" in line for line in said) == 4
+
+
+def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that was killed counts up to its checkpoint, one that was interrupted as a whole."""
+    now_s = 0.0
+    takes_s = {"scenes": 40.0}
+
+    def stage(name: str, out: Path, _plan: Plan) -> None:
+        nonlocal now_s
+        now_s += takes_s.get(name, 1.0)
+        if takes_s.pop(name, None):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    for name in STAGES:
+        monkeypatch.setitem(module.STAGES, name, partial(stage, name))
+    # As a process leaves it that is killed in its first stage but one.
+    (tmp_path / "stages.json").write_text('{"art": {"options": {}, "seconds": 39.0}}')
+    (tmp_path / "clip").mkdir()
+    torch.save({"elapsed_s": 700.0}, tmp_path / "clip" / "checkpoint.pt")
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, PLAN, say=lambda _: None)
+    said: list[str] = []
+    make(tmp_path, PLAN, say=said.append)
+    assert said[:4] == [
+        "art: done before, in 39 s",
+        "clip: done before, in 701 s",
+        "clip-again: done before, in 1 s",
+        "scenes: 41 s",
+    ]
+    kept = json.loads((tmp_path / "stages.json").read_text())
+    assert {name: stage["seconds"] for name, stage in kept.items()} == {
+        **dict.fromkeys(STAGES, 1.0),
+        "art": 39.0,
+        "clip": 701.0,
+        "scenes": 41.0,
+    }
+    assert all(stage.keys() == {"options", "seconds"} for stage in kept.values())
