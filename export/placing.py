@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from r2rt.errors import OutputError, R2rtError
-from r2rt.files import remove_orphans, replacing, temporary_beside
+from r2rt.files import remove_orphans, replacing, temporary_beside, umask
 from r2rt.model.bundle import file_entry
 from r2rt.model.manifest import MANIFEST_NAME, FileEntry, manifest_bytes, read_manifest
+from r2rt.portable import locked
 
 __all__ = ["placed"]
 
@@ -36,15 +36,17 @@ def placed(bundle: Path, kind: str, name: str) -> Iterator[Path]:
         staged = temporary_beside(parent / name)
         staged.mkdir(0o700)
         yield staged
-        staged.chmod(0o777 & ~_umask())
+        staged.chmod(0o777 & ~umask())
         prefix = f"{kind}/{name}/"
         names = {prefix + x.name: file_entry(x) for x in sorted(staged.iterdir())}
-        # Not listed while it changes: what is not listed is not read.
-        if (parent / name).exists():
-            _relist(bundle, prefix, {})
-            shutil.rmtree(parent / name)
-        staged.rename(parent / name)
-        _relist(bundle, prefix, names)
+        # Another build may end at the same moment, and lists what it put there, too.
+        with locked(bundle / f".{MANIFEST_NAME}.lock"):
+            # Not listed while it changes: what is not listed is not read.
+            if (parent / name).exists():
+                _relist(bundle, prefix, {})
+                shutil.rmtree(parent / name)
+            staged.rename(parent / name)
+            _relist(bundle, prefix, names)
     except OSError as error:
         if isinstance(error, R2rtError):
             raise
@@ -68,9 +70,3 @@ def _relist(bundle: Path, prefix: str, names: Mapping[str, FileEntry]) -> None:
         return
     with replacing(bundle / MANIFEST_NAME) as path:
         path.write_bytes(manifest_bytes(msgspec.structs.replace(manifest, files=files)))
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
