@@ -3,7 +3,8 @@
 Each candidate and the CPU run in a process of their own, because a driver that crashes ends its
 process: a batch of frames through `video_encoder`, then one query through the other graphs. A
 candidate is refused if it ends without an answer, takes longer than `_LIMIT_S`, or gives numbers
-that are not the CPU's; the fastest encoder of the others is chosen, the CPU's included.
+that are not the CPU's; the fastest encoder of the others is chosen, the CPU's included. One that
+takes longer hangs or compiles slowly: it gets `_LIMIT_AGAIN_S` when a user measures again.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ __all__ = ["TOLERANCE", "Measurement", "fastest", "forms_on_cpu", "measure"]
 # The most by which an output may differ from the CPU's, as the RMS of the difference over the RMS
 # of the CPU's output: the limit that a quantised bundle's tokens are held to, too.
 TOLERANCE = 0.02
-# Compiling for a device takes up to a minute.
-_LIMIT_S = 180.0
+# Compiling for a device takes up to a minute on most machines.
+_LIMIT_S, _LIMIT_AGAIN_S = 180.0, 1800.0
+_LATE = "did not end within"
 _FRAMES, _REPEATS = 8, 5
 _CPU: _Way = ("cpu", "onnxruntime")
 _log = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ def fastest(
         bundle: the bundle that it is to run.
         ways: usable devices and backends, beside the CPU.
         threads: processor threads an operator may use.
-        again: measure even if it was measured before.
+        again: measure even if it was measured before, and wait longer for each.
     """
     # With engines and kernels, which are no part of the fingerprint.
     files = sorted((name, entry.sha256) for name, entry in bundle.manifest.files.items())
@@ -92,13 +94,15 @@ def fastest(
     found = None if again else _remembered(path)
     how = "measured before"
     if found is None:
-        found = measure(bundle, ways, threads=threads)
+        found = measure(bundle, ways, threads=threads, again=again)
         how = "measured now"
         if found[0].problem is None:  # else nothing was compared; the next process tries again
             _remember(path, found)
     for one in found:
         if one.problem is not None:
-            _log.info("%s by %s is not used: %s", one.device, one.backend, one.problem)
+            is_news = how == "measured now" and one.problem.startswith(_LATE)
+            level = logging.WARNING if is_news else logging.INFO
+            _log.log(level, "%s by %s is not used: %s", one.device, one.backend, one.problem)
     right = [one for one in found if one.frame_s is not None]
     cpu = next((one for one in right if one.device == "cpu"), None)
     if cpu is None or cpu.frame_s is None:
@@ -144,7 +148,7 @@ def forms_on_cpu(
 
 
 def measure(
-    bundle: Bundle, ways: Sequence[_Way], *, threads: int | None = None
+    bundle: Bundle, ways: Sequence[_Way], *, threads: int | None = None, again: bool = False
 ) -> list[Measurement]:
     """Measure the CPU and other backends on one bundle, one after another.
 
@@ -152,6 +156,7 @@ def measure(
         bundle: the bundle.
         ways: devices and backends beside the CPU.
         threads: processor threads an operator may use.
+        again: wait longer for each.
 
     Returns:
         The CPU's measurement, then the others' in order; they are refused if the CPU was not
@@ -165,7 +170,7 @@ def measure(
             if number and not want:
                 problem: str | None = "not measured, since the CPU could not be"
             else:
-                problem = _run(bundle, device, backend, threads, place)
+                problem = _run(bundle, device, backend, threads, place, again=again)
             if problem is not None:
                 results.append(Measurement(device=device, backend=backend, problem=problem))
                 continue
@@ -187,15 +192,22 @@ def measure(
         return results
 
 
-def _run(bundle: Bundle, device: str, backend: str, threads: int | None, place: Path) -> str | None:
+def _run(
+    bundle: Bundle, device: str, backend: str, threads: int | None, place: Path, *, again: bool
+) -> str | None:
     """Measure one backend in a process of its own; return why there is no result, or None."""
     job = msgspec.json.encode([str(bundle.path), device, backend, threads, str(place)]).decode()
     # -P: nothing is imported from the folder in which the command happens to run.
     command = [sys.executable, "-P", "-m", "r2rt.engines.measuring", job]
+    limit_s = _LIMIT_AGAIN_S if again else _LIMIT_S
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired:
-        return f"did not end within {_LIMIT_S:.0f} s"
+        late = f"{_LATE} {limit_s:.0f} s"
+        if again or device == "cpu":
+            return late
+        wait = f"waits {_LIMIT_AGAIN_S / 60:.0f} minutes for it"
+        return f"{late}; `r2rt doctor --measure {bundle.path}` {wait}"
     if done.returncode == 0 and place.is_file():
         return None
     lines = done.stderr.decode(errors="replace").strip().splitlines()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from r2rt.engines import choice, measuring
@@ -146,6 +150,35 @@ def test_a_backend_that_hangs_is_given_up(fakes: None, monkeypatch: pytest.Monke
     cpu, other = (one.problem for one in found)
     assert cpu == "did not end within 0 s"
     assert other == "not measured, since the CPU could not be"
+
+
+def test_a_backend_that_takes_long_to_compile_gets_more_time_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+    usable(monkeypatch, "openvino")
+
+    def run(command: list[str], timeout: float, **_: Any) -> SimpleNamespace:
+        _, device, *_, place = msgspec.json.decode(command[-1])
+        if device == "openvino" and timeout < 600:
+            raise subprocess.TimeoutExpired(command, timeout)
+        frame_s = {"cpu": 0.2, "openvino": 0.1}[device]
+        np.savez(place, allow_pickle=False, frame_s=np.float64(frame_s), tokens=np.ones(3))
+        return SimpleNamespace(returncode=0)
+
+    fake = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(measuring, "subprocess", fake)
+    bundle = Bundle.open(DEMO)
+    for warnings in (1, 0):  # it is not tried again by itself: it may hang
+        chosen = choose("auto", bundle, threads=1)
+        assert chosen.device == "cpu"
+        hint = f"did not end within 180 s; `r2rt doctor --measure {DEMO}` waits 30 minutes for it"
+        assert f"openvino {hint}" in chosen.reason
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert warned == [f"openvino by onnxruntime is not used: {hint}"] * warnings
+        caplog.clear()
+    assert choose("auto", bundle, threads=1, measure_again=True).device == "openvino"
+    assert choose("auto", bundle, threads=1).device == "openvino"
 
 
 def test_what_could_not_be_compared_is_not_remembered(
