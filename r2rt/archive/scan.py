@@ -63,6 +63,8 @@ class File:
             if isinstance(path, Path) and path.is_dir():
                 return fingerprint_files(sorted(item for item in path.iterdir() if item.is_file()))
             return fingerprint_file(path)
+        except SourceNotFoundError:
+            raise
         except OSError as error:
             raise SourceNotFoundError(f"{self.path}: {error.strerror or error}") from error
 

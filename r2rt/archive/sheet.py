@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.archive.result import Hit, SearchResult
+from r2rt.archive.scan import video_at
 from r2rt.errors import R2rtError
 from r2rt.files import StrPath, check_destinations, replacing
 from r2rt.media.drawing import (
@@ -29,6 +30,7 @@ from r2rt.media.report import address_of
 from r2rt.media.stills import stills
 from r2rt.printable import one_line
 from r2rt.timecode import format_clock
+from r2rt.video.remote import file_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +81,7 @@ def write_hits_sheet(found: SearchResult, path: StrPath) -> None:
         times = f"{number + 1}. {_times(hit)}"
         draw.text((x, below), times, INK, font(19))
         draw.text((x + _BOX[0], below), f"{hit.score:.2f}", INK, font(19), anchor="ra")
-        name = one_line(Path(hit.path).name)
+        name = one_line(file_name(hit.path))
         letters = font(17, name)
         draw.text((x, below + 28), shortened(name, letters, _BOX[0]), QUIET, letters)
     save_image(sheet, path)
@@ -88,8 +90,8 @@ def write_hits_sheet(found: SearchResult, path: StrPath) -> None:
 def write_hits_page(found: SearchResult, path: StrPath) -> None:
     """Write an HTML page of the hits that plays them where their videos lie.
 
-    It has style, script and images inside, and loads nothing but the videos, by paths relative to
-    the page.
+    It has style, script and images inside, and loads nothing but the videos, from where
+    `r2rt.media.report.address_of` says.
 
     Raises:
         MissingExtraError: Pillow or Jinja2 is not installed.
@@ -102,12 +104,13 @@ def write_hits_page(found: SearchResult, path: StrPath) -> None:
     hits = found.hits[:_MOST_IMAGES]
     check_destinations([path], [hit.path for hit in hits])
     images = _frames(hits)
+    places = [address_of(hit.path, path) for hit in hits]
     cards = [
         {
             "hit": hit,
-            "name": one_line(Path(hit.path).name),
+            "name": one_line(file_name(hit.path)),
             "times": _times(hit),
-            "address": address_of(Path(hit.path), path),
+            "address": places[number],
             "words": one_line(hit.words or ""),
             "image": _data_url(images[number]) if number in images else None,
         }
@@ -120,6 +123,7 @@ def write_hits_page(found: SearchResult, path: StrPath) -> None:
         title=one_line(_title(found)),
         facts=f"{facts} · model {one_line(found.model)}",
         cards=cards,
+        from_elsewhere=any((place or "").startswith("http") for place in places),
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -134,7 +138,7 @@ def _frames(hits: Sequence[Hit]) -> dict[int, Image.Image]:
     for path, numbers in of_video.items():
         times_s = [(hits[number].start_s + hits[number].end_s) / 2 for number in numbers]
         try:
-            with IndexedVideo(path) as video:
+            with IndexedVideo(video_at(path)) as video:
                 images |= dict(zip(numbers, stills(video, times_s, _BOX), strict=True))
         except R2rtError:
             continue  # a page without this frame is better than none

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from r2rt.grounding.prediction import Prediction
     from r2rt.media import Cut
     from r2rt.media.indexed_video import IndexedVideo, Video
+    from r2rt.video.remote import VideoPath
 
 __all__ = [
     "COPY",
@@ -242,7 +243,7 @@ def best_of(predictions: Sequence[Prediction]) -> list[Prediction]:
 
 
 def deliver_media(
-    video_path: Path,
+    video_path: VideoPath,
     predictions: Sequence[Prediction],
     options: MediaOptions,
     quiet: bool,
@@ -253,8 +254,8 @@ def deliver_media(
     """Make of one video's moments what was asked for, under progress bars.
 
     Args:
-        video_path: the file that was grounded. Where it is none, or none any more, timeline and
-            report go without its frames.
+        video_path: the file that was grounded, or a video at an address. Where it is no file, or
+            none any more, timeline and report go without its frames.
         predictions: what it was asked, at least one.
         options: what to make.
         quiet: show no progress and no notes.
@@ -269,18 +270,18 @@ def deliver_media(
     """
     if not options.wanted:
         return
-    video = video_path if video_path.is_file() else None
-    if video is None and options.needs_video:
-        raise _no_video(video_path, options)
-    if video is not None:
+    # Of one at an address, reading it says what is wrong.
+    if not isinstance(video_path, Path) or video_path.is_file():
         from r2rt.media.indexed_video import IndexedVideo
 
-        with IndexedVideo(video, video_track=video_track) as source:
+        with IndexedVideo(video_path, video_track=video_track) as source:
             _deliver_clips(source, predictions, options, quiet, label)
             if label is None:
                 deliver_reel([(source, predictions)], options, quiet)
             _deliver_thumbnails(source, predictions, options, quiet, label)
             _deliver_pages(source, predictions, options, quiet, label)
+    elif options.needs_video:
+        raise _no_video(video_path, options)
     else:
         warn(f"{video_path} is not a video file here: plot and report have no frames of it")
         _deliver_pages(None, predictions, options, quiet, label)

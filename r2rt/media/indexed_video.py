@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from r2rt.video.demux import Demuxer
 from r2rt.video.index import PacketIndex
 from r2rt.video.inspection import inspect_file
 from r2rt.video.pixels import Orientation
+from r2rt.video.remote import VideoPath, video_path
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -76,7 +76,7 @@ class IndexedVideo:
     `close`.
 
     Attributes:
-        path: the file.
+        path: the file, or a video at an address.
         index: its packets.
         audio: its audio streams, in the file's order.
         pts: (F,) int64, when each frame is shown, ascending.
@@ -85,7 +85,7 @@ class IndexedVideo:
         rate: frames a second, on average.
 
     Args:
-        path: the file.
+        path: the file, or a video at an address.
         video_track: which of its video tracks, from 1; None takes the default one.
 
     Raises:
@@ -96,7 +96,7 @@ class IndexedVideo:
     """
 
     def __init__(self, path: StrPath, *, video_track: int | None = None) -> None:
-        self.path = Path(path)
+        self.path = video_path(path)
         facts = inspect_file(self.path, video_track=video_track)
         self._video_track = facts.video_track
         index: PacketIndex = facts.index
@@ -366,9 +366,9 @@ def _until(packets: Iterator[Packet[VideoStream]], last_pts: int) -> Iterator[Pa
 Video: TypeAlias = IndexedVideo | StrPath
 
 
-def path_of(video: Video) -> Path:
-    """Return the path of a video's file."""
-    return video.path if isinstance(video, IndexedVideo) else Path(video)
+def path_of(video: Video) -> VideoPath:
+    """Return the path of a video's file, or the video at an address."""
+    return video.path if isinstance(video, IndexedVideo) else video_path(video)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,15 @@ from typing import Any
 __all__ = ["render_page"]
 
 
-def render_page(package: str, name: str, *, title: str, script: str = "", **values: Any) -> str:
+def render_page(
+    package: str,
+    name: str,
+    *,
+    title: str,
+    script: str = "",
+    from_elsewhere: bool = False,
+    **values: Any,
+) -> str:
     """Return a page made of the template `NAME.html` of a package, with the style `NAME.css`.
 
     The template extends `page.html`. All texts are escaped, so names and queries cannot become
@@ -21,6 +29,7 @@ def render_page(package: str, name: str, *, title: str, script: str = "", **valu
         name: of both, without suffix.
         title: of the page.
         script: the page's script.
+        from_elsewhere: whether a video of it has an http(s) address.
         values: what the template is filled with.
     """
     import jinja2
@@ -39,9 +48,8 @@ def render_page(package: str, name: str, *, title: str, script: str = "", **valu
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; media-src 'self' file:; "
-    )
+    places = "'self' file:" + (" http: https:" if from_elsewhere else "")
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; media-src {places}; "
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy += f"script-src 'sha256-{digest}'; "

@@ -33,6 +33,7 @@ from r2rt.media.lanes import lanes
 from r2rt.media.stills import fitted_size, stills
 from r2rt.printable import one_line
 from r2rt.progress import Update
+from r2rt.video.remote import file_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,7 +125,7 @@ class _Row:
 class _Plot:
     def __init__(self, predictions: Sequence[Prediction]) -> None:
         shown = list(predictions[:_MOST_ROWS])
-        self._name = one_line(Path(shown[0].video).name)
+        self._name = one_line(file_name(shown[0].video))
         self._start_s = min(float(item.clip_starts_s[0]) for item in shown)
         self._end_s = max(float(item.clip_starts_s[0]) + item.duration_s for item in shown)
         self._x0, self._x1 = _MARGIN + _GUTTER, _WIDTH - _MARGIN

@@ -23,6 +23,7 @@ from r2rt.media.stills import stills
 from r2rt.printable import one_line
 from r2rt.progress import Update
 from r2rt.timecode import format_clock
+from r2rt.video.remote import file_name, shown_address
 
 __all__ = ["address_of", "write_report"]
 
@@ -41,8 +42,8 @@ def write_report(
 ) -> None:
     """Write an HTML page of the moments of a video, with style, script and images inside.
 
-    It refers to the video by a path relative to the page and loads nothing else. Clicking a moment
-    plays it; without the video the page shows the rest.
+    It refers to the video as `address_of` says and loads nothing else. Clicking a moment plays it;
+    without the video the page shows the rest.
 
     Args:
         video: the file that was grounded, or its path; None leaves player and images out.
@@ -94,9 +95,17 @@ def _images(
     }
 
 
-def address_of(video: Path, page: Path) -> str:
-    """Return the video's address relative to the page, with every sign of its name quoted."""
-    relative = os.path.relpath(video.resolve(), page.resolve().parent)
+def address_of(video: StrPath, page: Path) -> str | None:
+    """Return where a page finds a video: a file by its path relative to the page, quoted.
+
+    One at an http(s) address is found there, unless the address holds a password or a query, which
+    may be a key; that, and other kinds of addresses, are not written down: None.
+    """
+    address = os.fspath(video)
+    if "://" in address:
+        is_plain = address.startswith(("http://", "https://")) and address == shown_address(address)
+        return address.partition("#")[0] if is_plain else None
+    relative = os.path.relpath(Path(video).resolve(), page.resolve().parent)
     # A leading `./` keeps a name with a colon from being taken for another scheme.
     return "./" + "/".join(quote(os.fsencode(part), safe="") for part in Path(relative).parts)
 
@@ -124,10 +133,11 @@ class _Page:
         return render_page(
             "r2rt.media",
             "report",
-            title=one_line(Path(self._predictions[0].video).name),
+            title=one_line(file_name(self._predictions[0].video)),
             script=resources.files("r2rt.media").joinpath("report.js").read_text(encoding="utf-8"),
             facts=self._facts(),
             address=self._address,
+            from_elsewhere=(self._address or "").startswith("http"),
             # Until it plays it shows the best moment; the first frame of many videos is black.
             poster=next((image for image, _ in self._images.values()), None),
             start_s=self._start_s,

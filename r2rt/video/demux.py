@@ -152,8 +152,6 @@ class Demuxer:
             except av.error.FFmpegError:
                 self.read_errors += 1
                 errors_in_a_row += 1
-            except OSError as error:
-                raise SourceNotFoundError(f"{self._path}: cannot be read: {error}") from error
             else:
                 return
 
@@ -291,6 +289,8 @@ def _open_remote(path: RemoteVideo) -> tuple[InputContainer, RemoteReader]:
         reader = RemoteReader(path, block_bytes=BLOCK_BYTES)
         # A playlist from elsewhere opens no file of this machine.
         container = open_input(reader, container_options={"protocol_whitelist": "data"})
+    except SourceNotFoundError:
+        raise
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"{path}: no such file") from error
     except av.error.FFmpegError as error:

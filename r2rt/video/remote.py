@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from xxhash import xxh3_64_intdigest
 
 from r2rt.errors import MissingExtraError, SourceNotFoundError
 
-__all__ = ["RemoteReader", "RemoteVideo", "VideoPath"]
+__all__ = [
+    "RemoteReader",
+    "RemoteVideo",
+    "VideoPath",
+    "file_name",
+    "plain_path",
+    "shown_address",
+    "video_path",
+]
 
 # Fetched at once where the needed bytes are unknown: in headers, and in other containers.
 BLOCK_BYTES = 256 << 10
@@ -40,6 +50,8 @@ Span: TypeAlias = tuple[int, int]
 class RemoteVideo:
     """A video at an address, with those methods of `pathlib.Path` that reading it needs.
 
+    As text it is `shown_address`; as a path of the system it is the whole address.
+
     Args:
         address: such as `https://host/video.mp4` or `s3://bucket/video.mp4`.
 
@@ -55,16 +67,17 @@ class RemoteVideo:
             self._system, self._name = url_to_fs(address)
         except ImportError as error:
             raise MissingExtraError(
-                f"{address}: {error}; a video at an address needs pip install 'r2rt[remote]', and "
-                "s3fs, gcsfs or another package of fsspec for its kind"
+                f"{shown_address(address)}: {error}; a video at an address needs pip install "
+                "'r2rt[remote]', and s3fs, gcsfs or another package of fsspec for its kind"
             ) from error
         except ValueError as error:
-            raise SourceNotFoundError(f"{address}: {error}") from error
+            raise SourceNotFoundError(f"{shown_address(address)}: {error}") from error
         self._address = address
+        self._is_http = address.startswith(("http://", "https://"))
         self._facts: dict[str, Any] | None = None
 
     def __str__(self) -> str:
-        return self._address
+        return shown_address(self._address)
 
     def __fspath__(self) -> str:
         return self._address
@@ -75,32 +88,33 @@ class RemoteVideo:
     def __hash__(self) -> int:
         return hash(self._address)
 
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return file_name(self._address)
+
+    @property
+    def stem(self) -> str:
+        """The file's name without suffix."""
+        return PurePath(self.name).stem
+
     def is_dir(self) -> bool:
         """Return False: a folder of images at an address is not read."""
         return False
-
-    def exists(self) -> bool:
-        """Return whether there is a file."""
-        try:
-            self.facts()
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True  # reading it says why
-        return True
 
     def stat(self) -> os.stat_result:
         """Return the size, as the only fact of a file that has no place on this machine."""
         size = self.facts().get("size")
         if size is None:
-            raise OSError(f"{self._address}: its server does not say how large it is")
+            raise OSError("its server does not say how large it is")
         return os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, int(size), 0, 0, 0))
 
     def facts(self) -> dict[str, Any]:
         """Return what the server says of the file, asked once.
 
         Raises:
-            OSError: it cannot be reached, or there is no such file.
+            FileNotFoundError: there is no such file.
+            OSError: it cannot be reached.
         """
         if self._facts is None:
             self._facts = self._asked(lambda: self._system.info(self._name))
@@ -128,13 +142,45 @@ class RemoteVideo:
     def _asked(self, ask: Any) -> Any:
         try:
             return ask()
-        except OSError:
-            raise
         except Exception as error:  # each kind of address has errors of its own
-            raise OSError(f"{type(error).__name__}: {error}") from error
+            reason: BaseException = error
+            if isinstance(error, FileNotFoundError):
+                # fsspec says so, too, where an HTTP server does not answer or refuses.
+                reason = error.__cause__ or error
+                status = getattr(reason, "status", None)
+                if reason is error or status in (404, 410) or not self._is_http:
+                    raise FileNotFoundError("no such file") from error
+            text = _without_secrets(str(reason).replace(self._address, str(self)))
+            raise OSError(f"{type(reason).__name__}: {text}") from error
 
 
 VideoPath: TypeAlias = Path | RemoteVideo
+
+
+def video_path(source: str | os.PathLike[str]) -> VideoPath:
+    """Return a path; a video at an address stays what it is."""
+    return source if isinstance(source, RemoteVideo) else Path(source)
+
+
+def shown_address(address: str) -> str:
+    """Return an address as people may see it: without user, password and query."""
+    return re.sub(r"(://)[^/]*@", r"\1", address).partition("?")[0]
+
+
+def file_name(source: str) -> str:
+    """Return the name of a file from its path or its address."""
+    return PurePath(plain_path(source)).name
+
+
+def plain_path(source: str) -> str:
+    """Return a path; of an address the text that ends with the file's name, for making names."""
+    return unquote(shown_address(source)) if "://" in source else source
+
+
+def _without_secrets(text: str) -> str:
+    """Return a message without users, passwords and queries of the addresses in it."""
+    text = re.sub(r"(://)[^/\s'\"]*@", r"\1", text)
+    return re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]*", r"\1", text)
 
 
 class RemoteReader(io.RawIOBase):
@@ -186,13 +232,17 @@ class RemoteReader(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes; those that are not needed are zeros."""
+        """Return the next bytes; those that are not needed are zeros.
+
+        Raises:
+            SourceNotFoundError: they cannot be fetched.
+        """
         end = self._size if size < 0 else min(self._at + size, self._size)
         start, self._at = self._at, max(end, self._at)
         if end <= start:
             return b""
         if self._needed is None and self._block is None:
-            return self._video.fetch(start, end)
+            return self._fetched((start, end))
         spans: list[Span] = []
         if self._needed is not None:
             first = max(bisect_left(self._needed, (start, 0)) - 1, 0)
@@ -219,11 +269,19 @@ class RemoteReader(io.RawIOBase):
 
     def _part(self, span: Span) -> bytes:
         if span not in self._kept:
-            found = self._video.fetch(*span)
-            if len(found) != span[1] - span[0]:
-                raise OSError(f"{self._video}: {len(found)} bytes of {span[1] - span[0]} came")
-            self._kept[span] = found
+            self._kept[span] = self._fetched(span)
             while len(self._kept) > _BLOCKS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(span)
         return self._kept[span]
+
+    def _fetched(self, span: Span) -> bytes:
+        try:
+            found = self._video.fetch(*span)
+        except OSError as error:
+            raise SourceNotFoundError(f"{self._video}: cannot be read: {error}") from error
+        if len(found) != span[1] - span[0]:
+            raise SourceNotFoundError(
+                f"{self._video}: cannot be read: {len(found)} bytes of {span[1] - span[0]} came"
+            )
+        return found

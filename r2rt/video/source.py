@@ -16,7 +16,7 @@ from r2rt.video.decoders import Decoder
 from r2rt.video.file import VideoFile
 from r2rt.video.missing import not_found
 from r2rt.video.part import Part
-from r2rt.video.remote import RemoteVideo, VideoPath
+from r2rt.video.remote import video_path
 from r2rt.video.still import ArraySource, ImageFolder
 
 __all__ = ["open_source"]
@@ -75,13 +75,13 @@ def open_source(
             raise QueryError("an array of frames needs source_fps, its frames a second")
         rate = _rate(source_fps)
         return ArraySource(source, rate=rate, fps=fps, image_size=image_size, part=part)
-    path: VideoPath = source if isinstance(source, RemoteVideo) else Path(source)
+    path = video_path(source)
     if isinstance(path, Path) and path.is_dir():
         rate = fps if source_fps is None else _rate(source_fps)
         return ImageFolder(path, rate=rate, fps=fps, image_size=image_size, part=part)
     if source_fps is not None:
         raise QueryError(f"{path}: source_fps is for images and arrays; a video has its own rate")
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise not_found(source)
     return VideoFile(
         path,

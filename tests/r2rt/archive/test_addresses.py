@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from r2rt.archive.library import Archive
+from r2rt.archive.result import Hit, SearchResult, SearchTimings
+from r2rt.archive.sheet import write_hits_page
+from r2rt.cli.hits_media import deliver_hits_media
+from r2rt.cli.media import MediaOptions
 from r2rt.errors import QueryError
 from tests.r2rt.archive.colours import colour_grounder, make_colours, write_colours
+from tests.r2rt.media.footage import watch, write_footage
+from tests.r2rt.ranges import running_ranges
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -63,3 +70,86 @@ def test_a_library_is_made_at_an_address(tmp_path: Path) -> None:
     again = Archive.open(place, model=colour_grounder(tmp_path))
     assert again.add(tmp_path / "videos").unchanged == 3
     assert [Path(hit.path).name for hit in again.search("yellow")] == ["beach.mp4"]
+
+
+def test_a_video_whose_server_does_not_answer_stays_in_the_library(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    with running_ranges() as server:
+        server.files["garden.mp4"] = write_colours(tmp_path / "video.mp4", ["red"]).read_bytes()
+        address = f"{server.url}/garden.mp4"
+        assert archive.add(address).added == 1
+    assert archive.add(address).unchanged == 1
+    assert moments(archive, "red") == [(address, 0, 4)]
+
+
+def found_in(path: str) -> SearchResult:
+    hits = tuple(
+        Hit(path=path, start_s=start_s, end_s=start_s + 1.2, score=0.5, duration_s=4.0)
+        for start_s in (2.2, 0.4)
+    )
+    return SearchResult(
+        query="a dog", hits=hits, timings=SearchTimings(query_s=0, first_s=0, second_s=0)
+    )
+
+
+def test_what_is_made_of_hits_at_an_address_is_as_of_the_file(
+    tmp_path: Path, address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = write_footage(tmp_path / "my garden.mp4", frames=100)
+    address = "memory://anne:secret@bucket/my%20garden.mp4?key=secret"
+    with fsspec.open(address, "wb") as there:
+        there.write(file.read_bytes())
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder, path in ((here, str(file)), (elsewhere, address)):
+        folder.mkdir()
+        wanted = MediaOptions(
+            clips=folder / "clips",
+            copy=True,
+            thumbnails=folder / "images",
+            reel=folder / "reel.mp4",
+            contact_sheet=folder / "sheet.png",
+            report=folder / "page.html",
+        )
+        deliver_hits_media(found_in(path), wanted, quiet=False)
+    names = [
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
+        for folder in (here, elsewhere)
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) == 7
+    for name in names[0]:
+        if name.endswith(".mp4"):
+            assert watch(elsewhere / name) == watch(here / name)
+        elif name.endswith(".jpg"):
+            assert (elsewhere / name).read_bytes() == (here / name).read_bytes()
+    with Image.open(here / "sheet.png") as mine, Image.open(elsewhere / "sheet.png") as other:
+        assert mine.tobytes() == other.tobytes()
+    page = (elsewhere / "page.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 2  # a store in memory is no place that a browser knows
+    assert "<video" not in page
+    assert "secret" not in page + capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("https://host/a%20dog.mp4", "https://host/a%20dog.mp4"),
+        ("https://anne:secret@host/a%20dog.mp4", None),
+        ("https://host/a%20dog.mp4?key=secret", None),
+        ("s3://bucket/a dog.mp4", None),
+    ],
+)
+def test_a_page_plays_videos_at_addresses_of_the_web_that_hold_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, link: str | None
+) -> None:
+    monkeypatch.setattr("r2rt.archive.sheet._frames", lambda _: {})
+    write_hits_page(found_in(path), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("a dog.mp4") >= 2
+    assert "secret" not in page
+    if link is None:
+        assert "src=" not in page
+    else:
+        assert f'src="{link}#t=2.200,3.400"' in page
+        assert "media-src &#39;self&#39; file: http: https:;" in page

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from r2rt.errors import NotAVideoError, SourceNotFoundError
+from r2rt.media.indexed_video import IndexedVideo
+from r2rt.media.stills import stills
 from r2rt.video import open_source
 from r2rt.video.fingerprint import BLOCK_BYTES, BLOCKS
 from r2rt.video.inspection import inspect_file
@@ -145,3 +147,47 @@ def test_addresses_without_a_video(server: RangeServer) -> None:
         open_source(RemoteVideo(f"{server.url}/text.mp4"), fps=_FPS, image_size=32)
     with pytest.raises(SourceNotFoundError, match="strange"):
         RemoteVideo("strange://host/video.mp4")
+
+
+@pytest.mark.parametrize("fault", ["absent", "refused", "unknown kind", "lost on the way"])
+def test_errors_do_not_show_what_an_address_keeps_secret(
+    server: RangeServer, video: Path, fault: str
+) -> None:
+    host = server.url.replace("http://", "http://anne:secret@")
+    name = f"{fault}.mp4?key=secret".replace(" ", "%20")
+    if fault == "refused":
+        host = "http://anne:secret@127.0.0.1:9"
+    if fault == "unknown kind":
+        host = "strange://anne:secret@host"
+    server.files["lost%20on%20the%20way.mp4?key=secret"] = video.read_bytes()
+    with pytest.raises(SourceNotFoundError) as caught:  # noqa: PT012
+        for _ in open_source(RemoteVideo(f"{host}/{name}"), fps=_FPS, image_size=32):
+            server.files.clear()
+    assert "secret" not in str(caught.value)
+    assert fault.replace(" ", "%20") in str(caught.value)
+    unread = fault in ("refused", "lost on the way")
+    assert ("cannot be read" in str(caught.value)) == unread
+
+
+def test_addresses_that_differ_in_their_query_are_different_videos(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    paths = [write_video(tmp_path / f"{frames}.ts", frames=frames) for frames in (20, 30)]
+    largest = max(path.stat().st_size for path in paths)
+    for number, path in enumerate(paths):  # of one size
+        server.files[f"video.ts?number={number}"] = path.read_bytes().ljust(largest, b"\0")
+    videos = [RemoteVideo(f"{server.url}/video.ts?number={number}") for number in (0, 1)]
+    assert [len(inspect_file(video).index) for video in videos] == [20, 30]
+
+
+def test_a_frame_of_a_long_video_costs_a_part_of_its_bytes(
+    server: RangeServer, video: Path, tmp_path: Path
+) -> None:
+    inspect_file(there := serve(server, video))
+    before, size = server.sent, video.stat().st_size
+    with IndexedVideo(video) as mine, IndexedVideo(there) as other:
+        assert other.path.name == "video.mp4"
+        (expected,), (found,) = (stills(item, [9.1], (320, 240)) for item in (mine, other))
+    assert found.tobytes() == expected.tobytes()
+    assert before < 0.5 * size
+    assert server.sent - before < 0.3 * size
