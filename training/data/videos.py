@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 from r2rt.errors import SourceNotFoundError
 from r2rt.grounding.many import VIDEO_SUFFIXES
 
-__all__ = ["VideoFolder", "is_safe_name", "video_id"]
+__all__ = ["VideoFolder", "composed", "is_safe_name", "video_id"]
 
 # Those that the runtime finds in a folder, but for videos that are encoded already.
 _SUFFIXES = VIDEO_SUFFIXES - {".r2rt"}
 # TACoS's files are called after the camera, its annotations are not.
 _ENDINGS = ("", "-cam-002")
 _MAX_NAME = 240
+_Files: TypeAlias = defaultdict[str, list[Path]]
 
 
 class VideoFolder:
@@ -29,28 +32,33 @@ class VideoFolder:
         if not folder.is_dir():
             raise SourceNotFoundError(f"{folder}: no such folder; expected one of videos")
         self.folder = folder
-        self._by_path: dict[str, list[Path]] = defaultdict(list)
-        self._files: dict[str, list[Path]] = defaultdict(list)
+        # Of names as they are written, then of their composed forms.
+        self._by_path: tuple[_Files, _Files] = (defaultdict(list), defaultdict(list))
+        self._files: tuple[_Files, _Files] = (defaultdict(list), defaultdict(list))
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in _SUFFIXES and path.is_file():
                 whole = path.relative_to(folder).with_suffix("").as_posix()
-                self._by_path[whole].append(path)
-                for name in {whole, path.stem}:
-                    self._files[name].append(path)
+                names = whole, path.stem
+                for form, (by_path, by_name) in enumerate((names, tuple(map(composed, names)))):
+                    self._by_path[form][by_path].append(path)
+                    for name in {by_path, by_name}:
+                        self._files[form][name].append(path)
 
     def files(self) -> list[Path]:
         """Return every video, in order."""
-        return sorted({path for paths in self._files.values() for path in paths})
+        return sorted({path for paths in self._files[0].values() for path in paths})
 
     def candidates(self, vid: str) -> list[Path]:
         """Return the files that may be meant, in order; more than one is an ambiguity.
 
         What is a path from the folder on means the file there, whatever else has its name below.
+        Where no file is called so, accents may be written the other way, see `composed`.
         """
-        for files in (self._by_path, self._files):
-            for ending in _ENDINGS:
-                if f"{vid}{ending}" in files:
-                    return files[f"{vid}{ending}"]
+        for form, name in enumerate((vid, composed(vid))):
+            for files in (self._by_path[form], self._files[form]):
+                for ending in _ENDINGS:
+                    if f"{name}{ending}" in files:
+                        return files[f"{name}{ending}"]
         return []
 
     def duration_s(self, file: Path) -> float | None:
@@ -68,8 +76,16 @@ class VideoFolder:
 
     def closest(self, vid: str) -> str | None:
         """Return the id of a video there that is called almost like `vid`."""
-        names = difflib.get_close_matches(vid, list(self._files), n=1, cutoff=0.75)
+        names = difflib.get_close_matches(vid, list(self._files[0]), n=1, cutoff=0.75)
         return names[0] if names else None
+
+
+def composed(name: str) -> str:
+    """Return a name with each accent and its letter as one character, where there is one (NFC).
+
+    macOS writes names of files with accents as characters of their own.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def video_id(name: str) -> str:

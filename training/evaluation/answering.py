@@ -11,7 +11,7 @@ import numpy as np
 
 from r2rt.files import replacing
 from r2rt.grounding.encoded import EncodedVideo
-from training.data.videos import VideoFolder, video_id
+from training.data.videos import VideoFolder, composed, video_id
 from training.evaluation.benchmarks import Benchmark
 from training.evaluation.reading import AnnotationFile
 from training.metrics import Annotation, EvaluationInputError, Prediction
@@ -34,7 +34,7 @@ def find_sources(folder: Path, annotations: AnnotationFile, *, encoded: bool) ->
 
     It is `folder/NAME`, a file or a folder of images, or else the one file `folder/NAME.*`, or else
     what training takes for it (see `VideoFolder`); an encoded video is `folder/NAME.r2rt`, with or
-    without the suffix that NAME has.
+    without the suffix that NAME has. Accents may be written either way (NFC, NFD).
 
     Raises:
         EvaluationInputError: a video is not there, or two files go by its name, with the line that
@@ -42,10 +42,12 @@ def find_sources(folder: Path, annotations: AnnotationFile, *, encoded: bool) ->
     """
     if not folder.is_dir():
         raise EvaluationInputError(f"{folder}: no such folder")
-    by_stem: dict[Path, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and (path.suffix == ENCODED_SUFFIX) == encoded:
-            by_stem.setdefault(path.with_suffix(""), []).append(path)
+            by_stem.setdefault(composed(str(path.with_suffix(""))), []).append(path)
+        elif path.is_dir() and not encoded:
+            by_stem.setdefault(composed(str(path)), []).append(path)
     videos = VideoFolder(folder)
     sources: dict[str, Path] = {}
     for line in annotations.lines:
@@ -114,7 +116,7 @@ def _video_name(line: Annotation) -> str:
 def _source(
     videos: VideoFolder,
     name: str,
-    by_stem: dict[Path, list[Path]],
+    by_stem: dict[str, list[Path]],
     where: str,
     *,
     encoded: bool,
@@ -124,9 +126,9 @@ def _source(
     if not encoded and exact.exists():
         return exact
     # A name may hold dots without having a suffix, such as `NUsG9BgSes0_210.0_360.0`.
-    found = by_stem.get(exact, [])
+    found = _called(exact, by_stem)
     if not found and encoded and not exact.suffix[1:].isdecimal():
-        found = by_stem.get(exact.with_suffix(""), [])
+        found = _called(exact.with_suffix(""), by_stem)
     if len(found) != 1 and not encoded:
         # As training finds it, whatever subtitles or images lie beside it.
         found = videos.candidates(video_id(name)) or found
@@ -137,6 +139,12 @@ def _source(
         wanted = f"{name}{ENCODED_SUFFIX}" if encoded else name
         raise EvaluationInputError(f"{where}: {wanted} is not in {folder}")
     return found[0]
+
+
+def _called(stem: Path, by_stem: dict[str, list[Path]]) -> list[Path]:
+    """Return the files that are called so, or else those whose accents are written otherwise."""
+    found = by_stem.get(composed(str(stem)), [])
+    return [path for path in found if path.with_suffix("") == stem] or found
 
 
 def _as_line(

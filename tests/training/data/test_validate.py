@@ -245,6 +245,27 @@ def test_videos_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert VideoFolder(videos).candidates("a/v1") == [videos / "a" / "v1.mp4"]
 
 
+def test_accents_may_be_written_either_way(tmp_path: Path) -> None:
+    """macOS writes them as characters of their own (NFD), annotations mostly do not (NFC)."""
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    for name in (f"{nfd}.mp4", f"\u212b/{nfd} 2.mp4", f"{nfd} 3.mp4", f"{nfc} 3.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    videos = VideoFolder(tmp_path)
+    for vid in (nfc, nfd):
+        assert videos.candidates(vid) == [tmp_path / f"{nfd}.mp4"]
+        assert videos.candidates(f"{vid} 2") == [tmp_path / f"\u212b/{nfd} 2.mp4"]
+        assert videos.candidates(f"A\u030a/{vid} 2") == [tmp_path / f"\u212b/{nfd} 2.mp4"]
+        assert videos.candidates(f"{vid} 3") == [tmp_path / f"{vid} 3.mp4"]
+    assert not videos.candidates("cafe")
+    (tmp_path / "A\u030a.mp4").write_bytes(b"x")
+    (tmp_path / "\u00c5.mp4").write_bytes(b"x")
+    path = tmp_path / "own.jsonl"
+    path.write_text(line(vid="\u212b"), encoding="utf-8")
+    (problem,) = check_file(path, videos=VideoFolder(tmp_path)).problems
+    assert problem.kind == "ambiguous-video"
+
+
 @pytest.mark.parametrize(("duration", "code"), [(24, 0), (23.2, 0), (24.9, 0), (126, 60), (20, 60)])
 def test_durations_are_those_of_the_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], duration: float, code: int

@@ -240,6 +240,35 @@ def test_a_video_is_found_by_its_name(
         find_sources(folder, file, encoded=encoded)
 
 
+@pytest.mark.parametrize(
+    ("files", "encoded", "expected"),
+    [
+        (["e\u0301.mp4"], False, "e\u0301.mp4"),
+        (["e\u0301/1.jpg"], False, "e\u0301"),
+        (["e\u0301.mp4", "e\u0301.r2rt"], True, "e\u0301.r2rt"),
+        (["e\u0301.mp4", "\u00e9.mp4"], False, "\u00e9.mp4"),
+        (["e\u0301.r2rt", "\u00e9.r2rt"], True, "\u00e9.r2rt"),
+        (["e.mp4"], False, None),
+    ],
+)
+def test_accents_may_be_written_either_way(
+    tmp_path: Path, files: list[str], encoded: bool, expected: str | None
+) -> None:
+    """The annotations write them in NFC; macOS writes names of files in NFD."""
+    folder = tmp_path / "videos"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    file = read_annotations(
+        _write(tmp_path / "t.jsonl", [TRUTHS[0] | {"vid": "\u00e9"}]), BENCHMARKS["own"]
+    )
+    if expected is not None:
+        assert find_sources(folder, file, encoded=encoded) == {"\u00e9": folder / expected}
+        return
+    with pytest.raises(EvaluationInputError, match="is not in"):
+        find_sources(folder, file, encoded=encoded)
+
+
 def test_the_area_under_precision_and_recall_is_the_map() -> None:
     annotations = [Annotation(qid=1, relevant_windows=[(0, 10), (20, 30)])]
     windows = [(0.0, 10.0, 0.9), (50.0, 60.0, 0.8), (20.0, 30.0, 0.7)]
