@@ -1,4 +1,4 @@
-"""Fetching videos from addresses."""
+"""Fetching videos from addresses: those that clients name, and those of the library."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from urllib.parse import unquote, urlsplit
 
 import httpx2
 
+from r2rt.errors import SourceNotFoundError
 from r2rt.files import replacing
 from r2rt.service.jobs.runner import Progress
 from r2rt.service.names import plain_name
 from r2rt.service.outbound import ForbiddenAddressError, PublicTransport
 from r2rt.service.problems import ProblemError
 from r2rt.service.settings import Settings
+from r2rt.video.remote import RemoteReader, RemoteVideo
 
-__all__ = ["checked_url", "fetch"]
+__all__ = ["checked_url", "fetch", "fetch_indexed"]
 
 _SCHEMES = ("http", "https")
 _REDIRECTS = 5
 _TIMEOUT_S = 20.0
+_PART_BYTES = 4 << 20
 
 
 def checked_url(url: str) -> tuple[str, str]:
@@ -93,6 +96,43 @@ def fetch(
         if isinstance(error.__cause__, ForbiddenAddressError):
             raise _forbidden(error.__cause__) from error
         raise _failed(type(error).__name__) from error
+
+
+def fetch_indexed(address: str, path: Path, settings: Settings, progress: Progress) -> None:
+    """Fetch a video of the library by what opened it there, whole or not at all.
+
+    Private networks and other kinds of addresses are not forbidden, so no client may name it.
+
+    Args:
+        address: as the library has it.
+        path: where it goes.
+        settings: how long it may take, and how large it may be.
+        progress: see `fetch`.
+
+    Raises:
+        ProblemError: the address does not answer, or the file is too large.
+        MissingExtraError: what opens such addresses is not installed.
+    """
+    deadline = time.monotonic() + settings.fetch_timeout_s
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video = RemoteVideo(address)
+    try:
+        size = video.stat().st_size
+    except OSError as error:
+        raise _failed(str(error)) from error
+    if size > settings.max_upload_bytes:
+        raise _too_large(settings.max_upload_bytes)
+    reader = RemoteReader(video)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        while reader.tell() < size:
+            progress(reader.tell() // 10, size)
+            if time.monotonic() > deadline:
+                raise _failed(f"it took longer than {settings.fetch_timeout_s:g} s")
+            try:
+                part = reader.read(_PART_BYTES)
+            except SourceNotFoundError as error:
+                raise _failed(str(error)) from error
+            file.write(part)
 
 
 def _receive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from r2rt.cache.folder import CacheFolder
 from r2rt.errors import QueryError
 from r2rt.files import temporary_beside
 from r2rt.portable import replace
+from r2rt.video.remote import RemoteVideo, VideoPath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +47,7 @@ class _Opened:
 
 
 class Media:
-    """What is made of video files.
+    """What is made of video files, and of videos at addresses.
 
     Args:
         folder: where it is kept, the least recently used making room.
@@ -57,7 +59,7 @@ class Media:
 
     def __init__(self, folder: Path, decoders: int) -> None:
         self._kept = CacheFolder(folder, _KEPT_BYTES, alone=True)
-        self._open: OrderedDict[Path, _Opened] = OrderedDict()
+        self._open: OrderedDict[VideoPath, _Opened] = OrderedDict()
         self._lock = threading.Lock()
         self._decoders = threading.BoundedSemaphore(decoders)
         self._peaks = threading.Lock()
@@ -73,7 +75,9 @@ class Media:
             with item.lock:
                 item.video.close()
 
-    def filmstrip(self, path: Path, start_s: float, end_s: float, count: int, height: int) -> bytes:
+    def filmstrip(
+        self, path: VideoPath, start_s: float, end_s: float, count: int, height: int
+    ) -> bytes:
         """Return one JPEG of `count` frames beside each other, the middle of each equal part.
 
         Keyframes that lie in the same part are preferred, since they cost one decoded frame.
@@ -97,7 +101,7 @@ class Media:
             lambda file: file.write_bytes(self._strip(path, start_s, end_s, count, height)),
         ).read_bytes()
 
-    def frame(self, path: Path, time_s: float, height: int) -> bytes:
+    def frame(self, path: VideoPath, time_s: float, height: int) -> bytes:
         """Return the frame on display at a time as a JPEG.
 
         Raises:
@@ -111,7 +115,7 @@ class Media:
             path, name, lambda file: file.write_bytes(self._frame(path, time_s, height))
         ).read_bytes()
 
-    def clip(self, path: Path, start_s: float, end_s: float) -> Path:
+    def clip(self, path: VideoPath, start_s: float, end_s: float) -> Path:
         """Return an mp4 of a span, exact to the frame.
 
         Raises:
@@ -134,7 +138,7 @@ class Media:
         return self._remembered(path, f"clip {start_s!r} {end_s!r}", write)
 
     def peaks(
-        self, path: Path, progress: Callable[[int, int], None] | None = None
+        self, path: VideoPath, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.int8]:
         """Return the peaks of a whole video's sound; see `r2rt.media.waveform.sound_peaks`."""
         import numpy as np
@@ -151,7 +155,9 @@ class Media:
             content = self._remembered(path, "peaks", write).read_bytes()
         return np.frombuffer(content, np.int8).reshape(2, -1)
 
-    def _strip(self, path: Path, start_s: float, end_s: float, count: int, height: int) -> bytes:
+    def _strip(
+        self, path: VideoPath, start_s: float, end_s: float, count: int, height: int
+    ) -> bytes:
         from r2rt.media.drawing import require_pillow
 
         require_pillow()
@@ -176,7 +182,7 @@ class Media:
             strip.paste(frame, (number * width, 0))
         return _jpeg(strip, 75)
 
-    def _frame(self, path: Path, time_s: float, height: int) -> bytes:
+    def _frame(self, path: VideoPath, time_s: float, height: int) -> bytes:
         from r2rt.media.drawing import require_pillow
 
         require_pillow()
@@ -185,9 +191,9 @@ class Media:
         with self._decoded(path) as video:
             return _jpeg(stills(video, [time_s], (4 * height, height))[0], 85)
 
-    def _remembered(self, path: Path, name: str, write: Callable[[Path], object]) -> Path:
+    def _remembered(self, path: VideoPath, name: str, write: Callable[[Path], object]) -> Path:
         """Return the file that keeps what was made of a video, which is made if it is not kept."""
-        identity = f"{path}\0{_status(path)}\0{name}"
+        identity = f"{os.fspath(path)}\0{_status(path)}\0{name}"
         key = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:40]
         kept = self._kept.path(key)
         if kept.exists():
@@ -210,7 +216,7 @@ class Media:
         return kept
 
     @contextmanager
-    def _decoded(self, path: Path) -> Iterator[IndexedVideo]:
+    def _decoded(self, path: VideoPath) -> Iterator[IndexedVideo]:
         """Give a video that is open, to one thread at a time."""
         from r2rt.media.indexed_video import IndexedVideo
 
@@ -240,13 +246,15 @@ class Media:
                     opened.video.close()
 
 
-def _status(path: Path) -> tuple[int, ...]:
+def _status(path: VideoPath) -> tuple[int, ...]:
     try:
         status = path.stat()
+        if isinstance(path, RemoteVideo):
+            return status.st_size, path.version()
     except OSError as error:
         from r2rt.errors import SourceNotFoundError
 
-        raise SourceNotFoundError(f"{path.name}: {error.strerror}") from error
+        raise SourceNotFoundError(f"{path.name}: {error.strerror or error}") from error
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -188,6 +188,7 @@ class EncodeJob(_Body):
     kind: Literal["encode"]
     video: Id
     model: str | None = Field(None, max_length=100)
+    encode: bool = Field(True, description="False fetches one at an address, and no more.")
 
 
 class GroundJob(GroundBody):

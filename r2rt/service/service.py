@@ -171,9 +171,7 @@ class Service:
             model: name of the model; None for the default one.
             encode: whether it is encoded; else it is only fetched.
         """
-        request: dict[str, Any] = {"kind": "encode", "video": video.id, "model": model}
-        if not encode:
-            request["encode"] = False
+        request = {"kind": "encode", "video": video.id, "model": model, "encode": encode}
         with self._encoding:  # of requests that come together only one adds a job
             for job in self.jobs.active("encode", video.id):
                 if job.request == request:
@@ -181,15 +179,17 @@ class Service:
             return self.submit("encode", request, owner=owner, video=video.id)[0]
 
     def fetch(self, video: Video, progress: Progress) -> None:
-        """Download a video that was added by its address.
+        """Download a video that was added by its address, or that the library has at one.
 
         Raises:
             ProblemError: the address may not be fetched from, or does not answer as it should.
         """
-        from r2rt.service.fetching import fetch
+        from r2rt.service.fetching import fetch, fetch_indexed
 
         assert video.url is not None
-        fetch(video.url, video.path, self.settings, progress)
+        # Whoever made the library chose its addresses; all others come from clients.
+        fetch_it = fetch_indexed if video.origin == "library" else fetch
+        fetch_it(video.url, video.path, self.settings, progress)
 
     def add_url(self, url: str) -> Video:
         """Add a video by its address, which is fetched by the job that encodes it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -15,9 +16,10 @@ from typing import Any, Literal
 from r2rt.errors import SourceNotFoundError
 from r2rt.files import as_text
 from r2rt.service.database import Database
-from r2rt.service.names import stored_name
+from r2rt.service.names import plain_name, stored_name
 from r2rt.service.problems import ProblemError
 from r2rt.user_folders import user_path
+from r2rt.video.remote import RemoteVideo, VideoPath, file_name
 
 __all__ = ["Origin", "State", "Video", "Videos"]
 
@@ -36,7 +38,7 @@ class Video:
         name: its file's name, for people.
         path: its file; one that is fetched is not there before.
         origin: how it came.
-        url: where it is fetched from, if it is.
+        url: where it is fetched from, if it is: as a client gave it, or as the library has it.
         state: `ready` once it is encoded by the default model.
         error: why it failed.
         facts: what its file is, see `file_facts`; empty before it was looked at.
@@ -52,6 +54,11 @@ class Video:
     error: str | None
     facts: dict[str, Any]
     added_at: float
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is a video of the library at an address, and not fetched."""
+        return self.origin == "library" and self.url is not None and not self.path.is_file()
 
     def as_dict(self, job: str | None = None) -> dict[str, Any]:
         """Return what the interface says of it; its place on the disk is not among that.
@@ -135,14 +142,38 @@ class Videos:
             return self.known(video.id)
         return self._insert(name or as_text(path.name), path, origin, facts=file_facts(path))
 
-    def add_known(self, path: Path) -> Video:
-        """Add a file of the library, which is looked at when more than its name is needed."""
-        return self._at(path) or self._insert(as_text(path.name), path, "library")
+    def add_known(self, source: str) -> Video:
+        """Add a video of the library, which is looked at when more than its name is needed.
+
+        Args:
+            source: its path, or its address. It must be the library's own: what opens an address
+                of the library may also reach private networks and local files.
+        """
+        if "://" in source:
+            name = plain_name(file_name(source))
+            folder = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:16]
+            path, url = self.folder / folder / stored_name(name), source
+        else:
+            path, url = Path(source).absolute(), None
+            name = as_text(path.name)
+        return self._at(path) or self._insert(name, path, "library", url=url)
 
     def add_url(self, url: str, name: str) -> Video:
         """Add a video whose file is fetched later; see `known`."""
         path = self.folder / secrets.token_hex(8) / stored_name(name)
         return self._insert(name, path, "url", url=url)
+
+    def source(self, id_: str) -> VideoPath:
+        """Return where the frames of a video are read: its file, see `there`, or elsewhere.
+
+        Raises:
+            ProblemError, R2rtError: see `there`.
+        """
+        video = self.get(id_)
+        if video.is_elsewhere:
+            assert video.url is not None
+            return RemoteVideo(video.url)
+        return self.there(id_).path
 
     def there(self, id_: str) -> Video:
         """Return a video whose file is there and was looked at.
@@ -153,10 +184,7 @@ class Videos:
         """
         video = self.get(id_)
         if not video.path.is_file():
-            if video.url is not None and not video.facts:
-                raise ProblemError(
-                    409, "not-fetched", f"{video.name} is not fetched; wait for its job"
-                )
+            _check_fetched(video)
             raise ProblemError(410, "file-gone", f"{video.name}: its file is not there any more")
         return self.known(id_)
 
@@ -166,11 +194,12 @@ class Videos:
         Nothing else may open a file before: it may be a playlist, which names other files.
 
         Raises:
-            ProblemError: there is no such video.
+            ProblemError: there is no such video, or it is not fetched.
             R2rtError: it is no video that can be read.
         """
         video = self.get(id_)
         if not video.facts:
+            _check_fetched(video)
             return self._looked_at(video)
         try:
             unchanged = _version(video.path) == {name: video.facts.get(name) for name in _VERSION}
@@ -213,7 +242,7 @@ class Videos:
         with self._database.transaction():
             self._database.write("DELETE FROM annotations WHERE video = ?", (id_,))
             self._database.write("DELETE FROM videos WHERE id = ?", (id_,))
-        own = video.origin in ("upload", "url")
+        own = video.origin in ("upload", "url") or video.url is not None
         if own and video.path.parent.parent == self.folder:
             shutil.rmtree(video.path.parent, ignore_errors=True)
 
@@ -291,6 +320,15 @@ def file_facts(path: Path) -> dict[str, Any]:
             for item in facts.audio
         ],
     }
+
+
+def _check_fetched(video: Video) -> None:
+    if video.url is None or video.facts or video.path.is_file():
+        return
+    how = "wait for its job"
+    if video.is_elsewhere:
+        how = "it is at an address of the library: open it on the page, or submit a job `encode`"
+    raise ProblemError(409, "not-fetched", f"{video.name} is not fetched; {how}")
 
 
 def _version(path: Path) -> dict[str, Any]:

@@ -72,13 +72,14 @@ def as_document(
 
 def _encode(service: Service, job: Job, progress: Progress) -> Any:
     video = service.videos.get(job.request["video"])
+    was = video.state
     _set_state(service, job, video, "encoding")
     try:
         if not video.path.exists() and video.url is not None:
             service.fetch(video, progress)
         video = service.videos.known(video.id)
         if not job.request.get("encode", True):  # it was to be fetched, and no more
-            _set_state(service, job, video, "new")
+            _set_state(service, job, video, "ready" if was == "ready" else "new")
             return {"clips": 0, "duration_s": video.facts["duration_s"]}
         clips, duration_s = service.computing.encode(video.path, job.request.get("model"), progress)
     except R2rtError as error:

@@ -3,6 +3,8 @@
 import { address, call, frameAddress } from "./api.js";
 import { byId, clock, counted, el, fill, icon, iconButton, say } from "./dom.js";
 import { pick } from "./picks.js";
+import { complain } from "./state.js";
+import { loadVideos } from "./video_list.js";
 
 const field = el("input", { type: "search", id: "library-query", placeholder: "a red car at night", autocomplete: "off", enterkeyhint: "search", maxlength: 500 });
 const note = el("p", { class: "quiet", role: "status" });
@@ -49,6 +51,7 @@ async function search(event) {
     fill(cards, results.map((result) => card(result, query)));
     note.textContent = results.length ? `${counted(results.length, "moment")} for “${query}”` : `Nothing was found for “${query}”.`;
     say(note.textContent);
+    loadVideos().catch(complain); // what was found is in the list since then, and can be opened
   } catch (error) {
     if (turn !== asked) return;
     fill(cards);

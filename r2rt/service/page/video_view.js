@@ -8,6 +8,7 @@ import { picksPanel } from "./picks.js";
 import { player } from "./player.js";
 import { changed, complain, isBusy, on, state } from "./state.js";
 import { timeline } from "./timeline.js";
+import { loadVideos } from "./video_list.js";
 
 const heading = el("h1", { class: "title" });
 const facts = el("p", { class: "quiet", role: "status" });
@@ -44,6 +45,8 @@ const content = el(
 );
 
 let shownState = "";
+let fetched = false; // whether it was, when it was shown last
+let later_s = null; // the span to play once it is fetched
 
 /** Show a video, and play a span of it; without an id, an invitation to add one. */
 export function showVideo(id, span_s) {
@@ -62,6 +65,8 @@ export function showVideo(id, span_s) {
   if (fresh) {
     state.video = { ...entry };
     shownState = entry.state;
+    fetched = entry.duration_s !== null;
+    later_s = null;
     changed("video");
     timeline.open(null);
     open(state.video, span_s).catch(complain);
@@ -72,9 +77,16 @@ export function showVideo(id, span_s) {
 /** Read the streams of a video, and only then show it: its exact rate of frames, whether it plays. */
 async function open(video, span_s) {
   restore(video).catch(complain);
-  if (video.duration_s === null) return; // not fetched yet
+  if (video.duration_s === null && video.origin !== "library") return; // not fetched yet
   const details = await call(`videos/${encodeURIComponent(video.id)}`);
   if (state.video !== video) return;
+  if (details.duration_s === null) {
+    // The library has it at an address: it is fetched now that it is wanted.
+    later_s = span_s;
+    if (!details.job) await call("jobs", { method: "POST", json: { kind: "encode", video: video.id, encode: false } });
+    await loadVideos();
+    return;
+  }
   Object.assign(video, details, { has_audio: details.audio.length > 0 });
   player.open(video);
   timeline.open(video);
@@ -121,9 +133,11 @@ function show() {
   }
   facts.textContent = parts.join(" · ");
   facts.classList.toggle("wrong", video.state === "failed");
-  if (video.playable === undefined && video.duration_s !== null && shownState !== video.state) open(video).catch(complain);
+  const changes = shownState !== video.state || !fetched;
+  if (video.playable === undefined && video.duration_s !== null && changes) open(video, later_s).catch(complain);
   else if (shownState !== "ready" && video.state === "ready" && !state.lanes.length) restore(video).catch(complain);
   shownState = video.state;
+  fetched = video.duration_s !== null;
 }
 
 function rateText(rate) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter
@@ -70,7 +69,7 @@ def search_library(
 
 
 def _document(service: Service, hit: Hit) -> HitDocument:
-    video = service.videos.add_known(Path(hit.path).absolute())
+    video = service.videos.add_known(hit.path)
     time_s = (hit.start_s + hit.end_s) / 2
     return HitDocument(
         video=video.id,

@@ -131,8 +131,8 @@ async def get_frame(
     height: Annotated[int, Query(ge=16, le=2160)] = 360,
 ) -> Response:
     """Return the frame on display at a time."""
-    image = await _made(
-        service, video_id, lambda video: service.media.frame(video.path, time_s, height)
+    image = await _in_threads(
+        service, lambda: service.media.frame(service.videos.source(video_id), time_s, height)
     )
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
@@ -167,8 +167,8 @@ async def get_clip(
     end_s: Annotated[float, Query(gt=0, le=1e9, allow_inf_nan=False)],
 ) -> FileResponse:
     """Return a span as an mp4, exact to the frame."""
-    path = await _made(
-        service, video_id, lambda video: service.media.clip(video.path, start_s, end_s)
+    path = await _in_threads(
+        service, lambda: service.media.clip(service.videos.source(video_id), start_s, end_s)
     )
     return FileResponse(path, media_type="video/mp4", headers=_KEPT)
 
@@ -183,9 +183,11 @@ async def ground_video(
 ) -> Response:
     """Find sentences in an encoded video, at once."""
     video = service.videos.get(video_id)
-    if not video.facts or not video.path.is_file():
-        video = await asyncio.to_thread(service.videos.there, video_id)
     try:
+        if video.is_elsewhere:
+            raise NotEncodedError
+        if not video.facts or not video.path.is_file():
+            video = await asyncio.to_thread(service.videos.there, video_id)
         predictions = await service.answerer.ask(Asked(video.path, body.model), body.queries)
     except NotEncodedError:
         job = service.encode_soon(video, owner=owner, model=body.model)
@@ -205,10 +207,12 @@ async def ground_video(
 
 
 async def _made(service: Service, video_id: str, make: Callable[[Video], T]) -> T:
+    return await _in_threads(service, lambda: make(service.videos.there(video_id)))
+
+
+async def _in_threads(service: Service, make: Callable[[], T]) -> T:
     """Make an image or a clip in threads of their own: slow ones do not hold up other requests."""
-    return await to_thread.run_sync(
-        lambda: make(service.videos.there(video_id)), limiter=service.media.threads
-    )
+    return await to_thread.run_sync(make, limiter=service.media.threads)
 
 
 def _document(service: Service, video: Video) -> VideoDocument:

@@ -58,7 +58,7 @@ def test_annotations_are_kept_and_are_valid_for_training(served: Run, tmp_path: 
 
 def test_a_video_of_the_library_is_looked_at_before_it_is_annotated(served: Run) -> None:
     async def test(it: Served) -> None:
-        video = it.service.videos.add_known(DEMO_FOLDER / "emoji.mp4")
+        video = it.service.videos.add_known(str(DEMO_FOLDER / "emoji.mp4"))
         place = f"/api/v1/videos/{video.id}/annotations"
         for start_s, status in ((90.0, 400), (70.0, 200)):
             records = [{"query": "a panda", "windows": [[start_s, 95.0]]}]

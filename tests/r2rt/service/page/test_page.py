@@ -15,6 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from r2rt.archive.result import Hit, SearchResult, SearchTimings
 from r2rt.errors import SourceNotFoundError
 from r2rt.service.settings import Settings
 from r2rt.service.watches import Watches
@@ -298,6 +299,31 @@ def test_the_sound_of_a_long_video_takes_one_connection(open_page: Opener, site:
         page.wait_for_timeout(50)
     assert "end_s=20" not in held[1].request.url
     held[1].continue_()
+
+
+def test_a_hit_at_an_address_is_played_and_opened(
+    open_page: Opener, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    address = "memory://bucket/far%20away.mp4"
+    with fsspec.open(address, "wb") as file:
+        file.write((CHECKOUT / "demo" / "shapes.mp4").read_bytes())
+    found = SearchResult(
+        query="x",
+        hits=(Hit(path=address, start_s=1.0, end_s=2.0, score=0.5, duration_s=9.0),),
+        timings=SearchTimings(query_s=0, first_s=0, second_s=0),
+    )
+    monkeypatch.setattr("r2rt.service.computing.Computing.search", lambda *_: found)
+    page = open_page("/#/library")
+    page.get_by_label("Find in all videos").fill("x")
+    page.get_by_role("button", name="Search").click()
+    until(page, "document.querySelector('.cards img')?.naturalWidth > 0")
+    page.get_by_role("button", name="Play far away.mp4").click()
+    until(page, "document.querySelector('.cards video')?.duration > 0")
+    page.locator(".cards").get_by_role("link", name="far away.mp4").click()
+    expect(page.locator(".about .title")).to_have_text("far away.mp4")
+    expect(page.locator(".about .quiet")).to_contain_text("frames/s")
+    until(page, "document.querySelector('.stage video').currentTime >= 1")
 
 
 def _write_sound(path: Path) -> None:
