@@ -6,12 +6,14 @@ timeline counts at the rate of the best hit's video, as editing programs expect 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
 
 from r2rt.archive.media import predictions_of
 from r2rt.archive.result import SearchResult
+from r2rt.archive.scan import video_at
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import render
 from r2rt.printable import escape_controls
@@ -29,7 +31,8 @@ def render_timeline(found: SearchResult) -> str:
     tracks: dict[str, list[tuple[int, dict[str, Any]]]] = {"Video": [], "Audio": []}
     whole: dict[str, Any] = {}
     for path, prediction in predictions_of(found).items():
-        one = msgspec.json.decode(render("otio", Answers.of(prediction)))
+        answers = dataclasses.replace(Answers.of(prediction), spool=video_at(path))
+        one = msgspec.json.decode(render("otio", answers))
         whole = whole or one
         for track in one["tracks"]["children"]:
             for clip in track["children"]:

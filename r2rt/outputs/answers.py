@@ -14,6 +14,7 @@ from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.outputs.source import SourceFacts, assumed_source_facts, read_source_facts
 from r2rt.printable import one_line
 from r2rt.selection.worthwhile import worthwhile
+from r2rt.video.remote import RemoteVideo, VideoPath
 
 __all__ = ["Answers", "Found"]
 
@@ -55,7 +56,8 @@ class Answers:
         anyway: whether to write the moments of queries that the model says are not in the video.
         csv_raw: whether CSV leaves cells alone that spreadsheets would take for formulas.
         video_track: which video track was read, from 1; None is the default one.
-        spool: where the video can be read, if not by the name that the predictions give.
+        spool: where the video can be read, if not by the name that the predictions give: a copy of
+            a pipe, or a video at an address.
     """
 
     video: str
@@ -67,7 +69,7 @@ class Answers:
     anyway: bool = False
     csv_raw: bool = False
     video_track: int | None = None
-    spool: Path | None = None
+    spool: VideoPath | None = None
 
     def __post_init__(self) -> None:
         if len(self.predictions) != len(self.qids):
@@ -99,8 +101,10 @@ class Answers:
         )
 
     @property
-    def path(self) -> Path:
+    def path(self) -> VideoPath:
         """The video itself, also where `video` is an encoded one."""
+        if isinstance(self.spool, RemoteVideo):
+            return self.spool
         return Path(self.predictions[0].video if self.predictions else self.video)
 
     @cached_property
@@ -112,7 +116,7 @@ class Answers:
         """
         path = self.path
         readable = self.spool or path
-        if readable.is_file():
+        if isinstance(readable, RemoteVideo) or readable.is_file():
             facts = read_source_facts(
                 readable,
                 frame_rate=self.frame_rate,

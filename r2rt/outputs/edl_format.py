@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import Path
 
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.source import SourceFacts, editing_rate
 from r2rt.printable import one_line
 from r2rt.timecode import format_timecode, parse_timecode
+from r2rt.video.remote import VideoPath
 
 __all__ = ["reel_name", "render"]
 
@@ -67,7 +67,7 @@ def _countable(source: SourceFacts) -> SourceFacts:
     return source.at_rate(editing_rate(source.rate))
 
 
-def reel_name(path: Path) -> str:
+def reel_name(path: VideoPath) -> str:
     """Return a reel name of at most eight letters and digits: `AX` if the file name has none."""
     plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Z0-9_]", "", plain.upper())[:_REEL_LETTERS] or "AX"

@@ -60,8 +60,7 @@ def _add_resources(resources: ET.Element, source: SourceFacts, name: str) -> Non
         videoSources="1",
         **sound,
     )
-    path = source.path.absolute().as_uri()
-    _add(asset, "media-rep", kind="original-media", src=path)
+    _add(asset, "media-rep", kind="original-media", src=source.uri)
 
 
 def _add_whole(event: ET.Element, found: list[Found], source: SourceFacts, name: str) -> None:

@@ -119,7 +119,7 @@ def _media(source: SourceFacts) -> dict[str, Any]:
         "name": as_text(source.path.name),
         "available_range": _range(source.start_frame, source.frames, source.rate),
         "available_image_bounds": None,
-        "target_url": source.path.absolute().as_uri(),
+        "target_url": source.uri,
     }
 
 

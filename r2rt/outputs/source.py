@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.errors import NoFramesError, QueryError
 from r2rt.timecode import drops_frames, format_timecode, parse_timecode
+from r2rt.video.remote import RemoteVideo, VideoPath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ class SourceFacts:
     """A video as an editing program sees it: frames counted from its first.
 
     Attributes:
-        path: the file.
+        path: the file, or a video at an address.
         rate: frames a second that timecodes count.
         variable: whether the video's own rate varies, so that `rate` is an approximation.
         rate_is_own: whether `rate` is the video's own, or one that was asked for.
@@ -55,7 +56,7 @@ class SourceFacts:
         sound_channels: channels of it; 0 if silent or unknown.
     """
 
-    path: Path
+    path: VideoPath
     rate: Fraction
     variable: bool
     rate_is_own: bool
@@ -67,6 +68,13 @@ class SourceFacts:
     height: int | None
     sound_rate: int | None
     sound_channels: int
+
+    @property
+    def uri(self) -> str:
+        """Where the video is."""
+        if isinstance(self.path, RemoteVideo):
+            return os.fspath(self.path)
+        return self.path.absolute().as_uri()
 
     @property
     def drop(self) -> bool:
@@ -108,7 +116,7 @@ class SourceFacts:
 
 
 def read_source_facts(
-    path: Path,
+    path: VideoPath,
     *,
     frame_rate: Fraction | None = None,
     drop_frame: bool | None = None,
@@ -157,7 +165,7 @@ def read_source_facts(
 
 
 def assumed_source_facts(
-    path: Path, rate: Fraction, *, duration_s: float, drop_frame: bool | None = None
+    path: VideoPath, rate: Fraction, *, duration_s: float, drop_frame: bool | None = None
 ) -> SourceFacts:
     """Return the facts of a video that is not there, at a rate that was asked for."""
     return SourceFacts(

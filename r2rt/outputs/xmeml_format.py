@@ -106,7 +106,7 @@ def _file(item: ET.Element, source: SourceFacts, *, described: bool) -> None:
     file = ET.SubElement(item, "file", id="file-1")
     if not described:
         return
-    address = source.path.absolute().as_uri().replace("file://", "file://localhost", 1)
+    address = source.uri.replace("file://", "file://localhost", 1)
     _text(file, name=one_line(source.path.name), pathurl=address)
     _rate(file, source.rate)
     _text(file, duration=source.frames)

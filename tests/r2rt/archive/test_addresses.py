@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import opentimelineio as otio
 import pytest
 from PIL import Image
 
+from r2rt.archive.formats import render
 from r2rt.archive.library import Archive
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
 from r2rt.archive.sheet import write_hits_page
@@ -125,6 +127,11 @@ def test_what_is_made_of_hits_at_an_address_is_as_of_the_file(
             assert (elsewhere / name).read_bytes() == (here / name).read_bytes()
     with Image.open(here / "sheet.png") as mine, Image.open(elsewhere / "sheet.png") as other:
         assert mine.tobytes() == other.tobytes()
+    texts = [render("otio", found_in(path)) for path in (str(file), address)]
+    mine, other = (otio.adapters.read_from_string(text) for text in texts)
+    pairs = zip(mine.find_clips(), other.find_clips(), strict=True)
+    assert all(one.source_range == two.source_range for one, two in pairs)
+    assert {clip.media_reference.target_url for clip in other.find_clips()} == {address}
     page = (elsewhere / "page.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 2  # a store in memory is no place that a browser knows
     assert "<video" not in page
