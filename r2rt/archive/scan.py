@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from r2rt.archive.subtitles import words_key
 from r2rt.archive.tables import is_remote
-from r2rt.errors import SourceNotFoundError
+from r2rt.errors import NotAVideoError, SourceNotFoundError
 from r2rt.grounding.many import find_videos, kind_of, names_several
-from r2rt.video.fingerprint import fingerprint_file, fingerprint_files
+from r2rt.video.fingerprint import fingerprint_file, fingerprint_files, is_playlist
 from r2rt.video.remote import RemoteVideo
 
 if TYPE_CHECKING:
@@ -57,11 +57,19 @@ class File:
 
         Raises:
             SourceNotFoundError: the file cannot be read.
+            NotAVideoError: it names other files, whose changes it would not show.
         """
         try:
             path = video_at(self.path)
-            if isinstance(path, Path) and path.is_dir():
-                return fingerprint_files(sorted(item for item in path.iterdir() if item.is_file()))
+            if isinstance(path, Path):
+                if path.is_dir():
+                    images = sorted(item for item in path.iterdir() if item.is_file())
+                    return fingerprint_files(images)
+                if is_playlist(path):
+                    raise NotAVideoError(
+                        f"{path}: a playlist, which stays the same when the files that it names "
+                        "change; index its files, or join them into one first"
+                    )
             return fingerprint_file(path)
         except SourceNotFoundError:
             raise

@@ -343,9 +343,12 @@ class Delivery:
                 )
 
     def _is_done(self, video: str, also: Sequence[Path]) -> bool:
+        from r2rt.video.fingerprint import is_playlist
+
         try:
             made = min(path.stat().st_mtime_ns for path in (*self.paths(video), *also))
-            return made >= Path(video).stat().st_mtime_ns
+            # What a playlist shows may be newer than itself.
+            return made >= Path(video).stat().st_mtime_ns and not is_playlist(Path(video))
         except OSError:
             return False
 

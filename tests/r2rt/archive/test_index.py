@@ -143,6 +143,19 @@ def test_a_failing_video_is_tried_again_when_it_changes(archive: Archive, videos
     assert "new.mp4" in {Path(hit.path).name for hit in archive.search("pink")}
 
 
+def test_a_playlist_is_refused(archive: Archive, videos: Path) -> None:
+    """It stays as it is while the files change that it names, and the library would not notice."""
+    playlist = videos / "list.ffconcat"
+    playlist.write_text("ffconcat version 1.0\nfile beach.mp4\n")
+    (reason,) = archive.add([playlist]).failed.values()
+    assert reason == (
+        f"{playlist}: a playlist, which stays the same when the files that it names change; "
+        "index its files, or join them into one first"
+    )
+    assert archive.add([playlist]).failed_before == 1
+    assert archive.add(videos).unchanged == len(names(archive, "state = 'ready'"))
+
+
 def test_a_name_that_is_no_text_does_not_stop_the_others(
     archive: Archive, videos: Path, tmp_path: Path
 ) -> None:

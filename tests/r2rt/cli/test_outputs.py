@@ -115,6 +115,20 @@ def test_finished_videos_are_left_out(
     assert "kept" not in {path.read_text() for path in files}
 
 
+def test_a_playlist_is_never_finished(tmp_path: Path) -> None:
+    """The files that it names may have changed while it stayed as it was."""
+    shutil.copy(DEMO_VIDEO, tmp_path / "demo.mp4")
+    playlist = tmp_path / "list.ffconcat"
+    playlist.write_text("ffconcat version 1.0\nfile demo.mp4\n")
+    out = tmp_path / "out"
+    asked = [playlist, QUERY, "--output-dir", out, "-f", "csv", "--skip-existing"]
+    assert ground(*asked) == 0
+    (written,) = out.glob("[!.]*")
+    written.write_text("kept")
+    assert ground(*asked) == 0
+    assert written.read_text() != "kept"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(
