@@ -20,7 +20,7 @@ from r2rt.archive.tables import is_remote
 from r2rt.errors import NotAVideoError, SourceNotFoundError
 from r2rt.grounding.many import find_videos, kind_of, names_several
 from r2rt.video.fingerprint import fingerprint_file, fingerprint_files, is_playlist
-from r2rt.video.remote import RemoteVideo
+from r2rt.video.remote import RemoteVideo, shown_address
 
 if TYPE_CHECKING:
     from r2rt.archive.tables import Row, Tables
@@ -74,7 +74,8 @@ class File:
         except SourceNotFoundError:
             raise
         except OSError as error:
-            raise SourceNotFoundError(f"{self.path}: {error.strerror or error}") from error
+            name = shown_address(self.path)
+            raise SourceNotFoundError(f"{name}: {error.strerror or error}") from error
 
 
 @dataclass(kw_only=True)

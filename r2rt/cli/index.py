@@ -172,7 +172,10 @@ def index(
 
 
 def _warn(path: str, reason: str) -> None:
-    warn(reason if path in reason else f"{path}: {reason}")
+    from r2rt.video.remote import shown_address
+
+    name = shown_address(path)
+    warn(reason if name in reason else f"{name}: {reason}")
 
 
 def _summary(archive: Archive, report: IndexReport) -> str:

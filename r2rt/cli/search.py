@@ -121,6 +121,7 @@ def search(
     from r2rt.archive.formats import render
     from r2rt.archive.library import Archive
     from r2rt.archive.queries import Like
+    from r2rt.video.remote import shown_address
 
     if query is None and not images and not likes:
         raise QueryError("nothing to search: give a QUERY, --image or --like")
@@ -145,7 +146,8 @@ def search(
                 words=not no_words,
             )
     for path, reason in found.skipped.items():
-        warn(reason if path in reason else f"{path}: {reason}")
+        shown = shown_address(path)
+        warn(reason if shown in reason else f"{shown}: {reason}")
     note(_summary(found), quiet=quiet)
     absent = found.present is False and not anyway
     file = None if output in (None, "-") else Path(str(output))

@@ -163,7 +163,9 @@ def video_path(source: str | os.PathLike[str]) -> VideoPath:
 
 
 def shown_address(address: str) -> str:
-    """Return an address as people may see it: without user, password and query."""
+    """Return an address as people may see it, without user, password and query; or a path."""
+    if "://" not in address:
+        return address
     return re.sub(r"(://)[^/]*@", r"\1", address).partition("?")[0]
 
 

@@ -14,6 +14,7 @@ from r2rt.archive.library import Archive
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
 from r2rt.archive.sheet import write_hits_page
 from r2rt.cli.hits_media import deliver_hits_media
+from r2rt.cli.main import run
 from r2rt.cli.media import MediaOptions
 from r2rt.errors import QueryError
 from tests.r2rt.archive.colours import colour_grounder, make_colours, write_colours
@@ -60,6 +61,21 @@ def test_an_address_without_a_file_fails_with_its_reason(tmp_path: Path) -> None
     archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
     (reason,) = archive.add("memory://bucket/nothing.mp4").failed.values()
     assert "memory://bucket/nothing.mp4" in reason
+
+
+@pytest.mark.parametrize("kind", ["memory", "strange"])
+def test_messages_do_not_show_what_an_address_keeps_secret(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    arguments = [
+        "index",
+        str(tmp_path / "library"),
+        f"{kind}://anne:secret@bucket/no.mp4?key=secret",
+    ]
+    assert run([*arguments, "-m", "demo"]) == 4
+    written = capfd.readouterr()
+    assert f"{kind}://bucket/no.mp4: " in written.err
+    assert "secret" not in written.out + written.err
 
 
 def test_a_library_is_made_at_an_address(tmp_path: Path) -> None:
