@@ -139,7 +139,7 @@ def _frames(hits: Sequence[Hit]) -> dict[int, Image.Image]:
         times_s = [(hits[number].start_s + hits[number].end_s) / 2 for number in numbers]
         try:
             with IndexedVideo(video_at(path)) as video:
-                images |= dict(zip(numbers, stills(video, times_s, _BOX), strict=True))
+                images |= {numbers[index]: x for index, x in stills(video, times_s, _BOX)}
         except R2rtError:
             continue  # a page without this frame is better than none
     return images

@@ -77,8 +77,8 @@ def write_contact_sheet(
                 break
             most = int(_FEWER * most)
         times_s = [peak_s(answer, moment) for answer, moments in shown for moment in moments]
-        images = stills(source, times_s, layout.image, update=update)
-    save_image(_draw(source, shown, left_out, layout, images), path)
+        found = sorted(stills(source, times_s, layout.image, update=update))
+    save_image(_draw(source, shown, left_out, layout, [image for _, image in found]), path)
 
 
 _Shown = Sequence[tuple[Prediction, tuple[Moment, ...]]]

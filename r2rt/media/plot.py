@@ -155,8 +155,10 @@ class _Plot:
         times_s = [self._start_s + (place + 0.5) * length_s / count for place in range(count)]
         near_s = min(0.3 * length_s / count, 10.0)
         size = (width * _SCALE, height * _SCALE)
-        images = stills(video, times_s, size, near_s=near_s, update=update)
-        return [(self._x0 + (place + 0.5) * cell, image) for place, image in enumerate(images)]
+        return [
+            (self._x0 + (place + 0.5) * cell, image)
+            for place, image in stills(video, times_s, size, near_s=near_s, update=update)
+        ]
 
     def draw(self, strip: Sequence[tuple[float, Image.Image]]) -> Image.Image:
         from PIL import Image

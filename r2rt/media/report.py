@@ -85,14 +85,14 @@ def _images(
     times_s = [
         peak_s(predictions[number], predictions[number].moments[rank]) for number, rank in places
     ]
-    images = stills(video, times_s, _IMAGE, update=update)
-    return {
-        place: (
+    images = {
+        places[number]: (
             "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(image, 75)).decode(),
             image.size,
         )
-        for place, image in zip(places, images, strict=True)
+        for number, image in stills(video, times_s, _IMAGE, update=update)
     }
+    return {place: images[place] for place in places}
 
 
 def address_of(video: StrPath, page: Path) -> str | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from PIL import Image
 
-__all__ = ["each_still", "fitted_size", "stills"]
+__all__ = ["fitted_size", "stills"]
 
 
 def stills(
@@ -25,8 +25,10 @@ def stills(
     *,
     near_s: float = 0.0,
     update: Update | None = None,
-) -> list[Image.Image]:
-    """Return the frame on display at each time.
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the frame on display at each time, with the time's number, as soon as it is decoded.
+
+    They come in the order of the video, and at the end those that cannot be decoded.
 
     Args:
         video: the video.
@@ -35,24 +37,8 @@ def stills(
         near_s: take a keyframe at most this far away instead, which costs less to decode.
         update: called with frames done and their total.
 
-    Returns:
-        RGB images, as many as times; grey where none can be decoded.
-    """
-    found = dict(each_still(video, times_s, box, near_s=near_s, update=update))
-    return [found[number] for number in range(len(times_s))]
-
-
-def each_still(
-    video: IndexedVideo,
-    times_s: Sequence[float],
-    box: tuple[int, int],
-    *,
-    near_s: float = 0.0,
-    update: Update | None = None,
-) -> Iterator[tuple[int, Image.Image]]:
-    """Yield the number of each time and its image as soon as it is decoded; see `stills`.
-
-    They come in the order of the video, and at the end those that cannot be decoded.
+    Yields:
+        A number for each of the times, and an RGB image; grey where none can be decoded.
     """
     from PIL import Image
 

@@ -12,7 +12,7 @@ from r2rt.media.drawing import require_pillow
 from r2rt.media.indexed_video import Video, indexed
 from r2rt.media.names import make_folder, moment_names
 from r2rt.media.peaks import peak_s
-from r2rt.media.stills import each_still
+from r2rt.media.stills import stills
 from r2rt.progress import Update
 
 __all__ = ["write_thumbnails"]
@@ -57,6 +57,6 @@ def write_thumbnails(
         check_destinations(paths, [source.path])
         with contextlib.ExitStack() as files:
             # Each is written at once: the images of thousands of moments are gigabytes.
-            for number, image in each_still(source, times_s, (size, size), update=update):
+            for number, image in stills(source, times_s, (size, size), update=update):
                 image.save(files.enter_context(replacing(paths[number])), "JPEG", quality=90)
     return paths

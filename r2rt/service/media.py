@@ -175,10 +175,10 @@ class Media:
                     f"count {count}, height {height}: {width} pixels wide; a JPEG has "
                     f"{_WIDEST_JPEG} at most; ask for fewer frames, or lower ones"
                 )
-            frames = stills(video, times_s, box, near_s=part_s / 2)
+            frames = dict(stills(video, times_s, box, near_s=part_s / 2))
         width = frames[0].width
         strip = Image.new("RGB", (count * width, frames[0].height))
-        for number, frame in enumerate(frames):
+        for number, frame in frames.items():
             strip.paste(frame, (number * width, 0))
         return _jpeg(strip, 75)
 
@@ -189,7 +189,7 @@ class Media:
         from r2rt.media.stills import stills
 
         with self._decoded(path) as video:
-            return _jpeg(stills(video, [time_s], (4 * height, height))[0], 85)
+            return _jpeg(dict(stills(video, [time_s], (4 * height, height)))[0], 85)
 
     def _remembered(self, path: VideoPath, name: str, write: Callable[[Path], object]) -> Path:
         """Return the file that keeps what was made of a video, which is made if it is not kept."""

@@ -40,8 +40,9 @@ def number_in(picture: Image.Image) -> int:
 
 def test_stills_are_the_very_frames_on_display(video: Path) -> None:
     times_s = [5.99, 0.0, 2.001, 0.5, 0.5399, 3.98]
-    pictures = stills(IndexedVideo(video), times_s, (192, 192))
-    assert [number_in(picture) for picture in pictures] == [149, 0, 50, 12, 13, 99]
+    pictures = dict(stills(IndexedVideo(video), times_s, (192, 192)))
+    assert [number_in(pictures[number]) for number in range(6)] == [149, 0, 50, 12, 13, 99]
+    assert list(pictures) == [1, 3, 4, 2, 5, 0]  # as they are decoded
 
 
 def test_frames_that_no_other_refers_to_are_decoded_only_where_they_are_wanted(
@@ -71,8 +72,8 @@ def test_frames_that_no_other_refers_to_are_decoded_only_where_they_are_wanted(
 
 
 def test_stills_near_a_keyframe_are_that_keyframe(video: Path) -> None:
-    (exact,) = stills(IndexedVideo(video), [1.7], (192, 192))
-    (near,) = stills(IndexedVideo(video), [1.7], (192, 192), near_s=0.2)
+    ((_, exact),) = stills(IndexedVideo(video), [1.7], (192, 192))
+    ((_, near),) = stills(IndexedVideo(video), [1.7], (192, 192), near_s=0.2)
     assert (number_in(exact), number_in(near)) == (42, 40)
 
 
@@ -87,7 +88,7 @@ def test_stills_are_upright_and_have_square_pixels(tmp_path: Path, size: tuple[i
         sample_aspect_ratio=Fraction(4, 3),
         sound=None,
     )
-    (picture,) = stills(IndexedVideo(path), [0.84], (400, 400))
+    ((_, picture),) = stills(IndexedVideo(path), [0.84], (400, 400))
     assert picture.size == (200, 400)  # 2:1 by its samples, on its side
     assert number_in(picture.rotate(90, expand=True)) == 21
 
