@@ -13,7 +13,7 @@ from r2rt.archive.queries import Like, vectors_of
 from r2rt.archive.result import SearchResult
 from r2rt.archive.search import Request, search
 from r2rt.archive.settings import Settings
-from r2rt.archive.tables import Tables, is_library, is_remote, require_lance
+from r2rt.archive.tables import Tables, is_remote
 from r2rt.errors import BundleSchemaError, LibraryError, QueryError
 from r2rt.grounding.many import kind_of
 
@@ -46,10 +46,11 @@ class Archive:
         *,
         model: str | Grounder | None,
         device: Device = "auto",
+        tables: Tables | None = None,
     ) -> None:
         self.path = path
         self._model, self._device = model, device
-        self._tables = Tables.open(path) if is_library(path) else None
+        self._tables = Tables.find(path) if tables is None else tables
         self._grounder: Grounder | None = None
         self._kept: tuple[Catalog, FirstStage] | None = None
         self._lock = threading.RLock()
@@ -74,7 +75,6 @@ class Archive:
             MissingExtraError: Lance is not installed.
             LibraryError: the library cannot be read.
         """
-        require_lance()
         given = os.fspath(model) if isinstance(model, os.PathLike) else model
         return cls(os.fspath(path), model=given, device=device)
 

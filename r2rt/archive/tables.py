@@ -236,13 +236,26 @@ class Tables:
             MissingExtraError: Lance is not installed.
             LibraryError: there is no library, or it cannot be read.
         """
-        require_lance()
-        import lance
-
-        if not is_library(root):
+        found = cls.find(root)
+        if found is None:
             raise LibraryError(
                 f"{root}: not a library of videos; `r2rt index {root} VIDEO...` makes one"
             )
+        return found
+
+    @classmethod
+    def find(cls, root: str) -> Tables | None:
+        """Open a library; return None where there is none.
+
+        Raises:
+            MissingExtraError: Lance is not installed.
+            LibraryError: it cannot be read, or its address cannot be reached.
+        """
+        require_lance()
+        import lance
+
+        if not is_remote(root) and not Path(root, "videos.lance").is_dir():
+            return None
         session = lance.Session(  # type: ignore[attr-defined]
             index_cache_size_bytes=_INDEX_CACHE_BYTES,
             metadata_cache_size_bytes=_METADATA_CACHE_BYTES,
@@ -255,6 +268,8 @@ class Tables:
                 dataset = lance.dataset(uri, session=session)
                 tables[name], found[name] = Table(uri, dataset), dataset.schema
             except (OSError, ValueError) as error:
+                if name == "videos" and is_remote(root) and "not found" in str(error).lower():
+                    return None
                 raise _damaged(uri, error) from error
         metadata = tables["videos"].latest().schema.metadata or {}
         settings = Settings.parse(metadata.get(_SETTINGS), root)
@@ -279,8 +294,8 @@ class Tables:
         require_lance()
         import lance
 
-        if is_library(root):
-            return cls.open(root)
+        if (found := cls.find(root)) is not None:
+            return found
         if not is_remote(root):
             _make_folder(root)
         with write_lock(root):
@@ -354,19 +369,6 @@ def folder_bytes(folder: str) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(Path(parent, name)).st_size
     return total
-
-
-def is_library(root: str) -> bool:
-    """Return whether there is a library; True for an address that cannot be reached, too."""
-    if not is_remote(root):
-        return Path(root, "videos.lance").is_dir()
-    import lance
-
-    try:
-        lance.dataset(_uri(root, "videos"))
-    except (OSError, ValueError) as error:
-        return "not found" not in str(error).lower()  # opening it names any other error
-    return True
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def index(
     reason, and tried again when it changes.
     """
     from r2rt.archive.library import Archive
-    from r2rt.archive.tables import is_library, require_lance
+    from r2rt.archive.tables import Tables
     from r2rt.grounding.many import read_video_list
 
     check_has_use("workers", "--ray", given=ray is not None)
@@ -124,16 +124,16 @@ def index(
     sources = [*videos, *(read_video_list(videos_from) if videos_from is not None else ())]
     if not sources:
         raise QueryError("no video: give files, folders, globs, or --videos-from FILE")
-    require_lance()
     folders = _followed(sources) if watch else []
-    is_new = is_model_named() or not is_library(library)
-    if not is_new:
-        model = Archive.open(library).tables.settings.model
+    tables = Tables.find(library)
+    is_new = is_model_named() or tables is None
+    if tables is not None and not is_new:
+        model = tables.settings.model
     with (
         open_model(model, device, quiet=quiet, any_form=is_new) as grounder,
         _interrupted() as interrupted,
     ):
-        archive = Archive.open(library, model=grounder)
+        archive = Archive(library, model=grounder, tables=tables)
 
         def add() -> IndexReport:
             with progress("indexing", unit="B", quiet=quiet) as update:

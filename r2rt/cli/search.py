@@ -121,6 +121,7 @@ def search(
     from r2rt.archive.formats import render
     from r2rt.archive.library import Archive
     from r2rt.archive.queries import Like
+    from r2rt.archive.tables import Tables
     from r2rt.video.remote import shown_address
 
     if query is None and not images and not likes:
@@ -128,23 +129,22 @@ def search(
     name = _format_of(format_or_json(format_, json_, means="json"), output)
     moments = [Like.parse(like) for like in likes]
     check_hits_media(media, output, [*images, *(moment.video for moment in moments)])
-    with Archive.open(library) as archive:
-        settings = archive.tables.settings
-        named = is_model_named()
-        own = model if named else settings.model
-        with open_model(own, device, quiet=quiet, any_form=named) as grounder:
-            settings.check_model(grounder.bundle, library)
-            if query is not None:
-                warn_of_unknown_words(grounder, [query])
-            found = Archive.open(library, model=grounder).search(
-                query,
-                image=list(images),
-                like=moments,
-                where=where,
-                top=top,
-                windows=windows,
-                words=not no_words,
-            )
+    tables = Tables.open(library)
+    named = is_model_named()
+    own = model if named else tables.settings.model
+    with open_model(own, device, quiet=quiet, any_form=named) as grounder:
+        tables.settings.check_model(grounder.bundle, library)
+        if query is not None:
+            warn_of_unknown_words(grounder, [query])
+        found = Archive(library, model=grounder, tables=tables).search(
+            query,
+            image=list(images),
+            like=moments,
+            where=where,
+            top=top,
+            windows=windows,
+            words=not no_words,
+        )
     for path, reason in found.skipped.items():
         shown = shown_address(path)
         warn(reason if shown in reason else f"{shown}: {reason}")

@@ -13,6 +13,7 @@ from r2rt.service.problems import ProblemError
 if TYPE_CHECKING:
     from r2rt.archive.library import Archive
     from r2rt.archive.result import SearchResult
+    from r2rt.archive.tables import Tables
     from r2rt.grounding.grounder import Grounder
     from r2rt.progress import Update
 
@@ -32,6 +33,7 @@ class Library:
         self._models = models
         self._lock = threading.Lock()
         self._made_with: str | None = None  # the folder of its model, once it is known
+        self._tables: Tables | None = None
         self._open: tuple[Grounder, Archive] | None = None
 
     def search(self, text: str, top: int, where: str | None) -> SearchResult:
@@ -63,7 +65,7 @@ class Library:
     def forget(self) -> None:
         """Drop the encodings in memory, such as when models were unloaded."""
         with self._lock:
-            self._open = None
+            self._tables = self._open = None
 
     def _model(self) -> str | None:
         """Return the folder of the model that the library was made with; None for the default."""
@@ -71,13 +73,14 @@ class Library:
             raise ProblemError(
                 409, "no-library", "no library is served; start with r2rt serve LIBRARY"
             )
-        from r2rt.archive.tables import Tables, is_library, require_lance
+        from r2rt.archive.tables import Tables
         from r2rt.model.installed import resolve
 
-        require_lance()
-        # Looked for once: at an address that takes a while.
-        if self._made_with is None and is_library(self._path):
-            self._made_with = str(resolve(Tables.open(self._path).settings.model))
+        # Opened once: at an address that takes a while.
+        if self._made_with is None:
+            self._tables = Tables.find(self._path)
+            if self._tables is not None:
+                self._made_with = str(resolve(self._tables.settings.model))
         return self._made_with
 
     def _archive(self, grounder: Grounder) -> Archive:
@@ -86,5 +89,5 @@ class Library:
         assert self._path is not None
         with self._lock:
             if self._open is None or self._open[0] is not grounder:
-                self._open = (grounder, Archive.open(self._path, model=grounder))
+                self._open = (grounder, Archive(self._path, model=grounder, tables=self._tables))
             return self._open[1]

@@ -221,14 +221,14 @@ def test_a_file_does_not_keep_the_hits_of_an_earlier_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = MagicMock()
-    archive.__enter__.return_value = archive
     archive.search.return_value = SearchResult(
         query="a dog",
         hits=(Hit(path="a.mp4", start_s=0, end_s=2, score=0.1),),
         present=False,
         timings=SearchTimings(query_s=0, first_s=0, second_s=0),
     )
-    monkeypatch.setattr(Archive, "open", lambda *_, **__: archive)
+    monkeypatch.setattr("r2rt.archive.library.Archive", lambda *_, **__: archive)
+    monkeypatch.setattr("r2rt.archive.tables.Tables.open", MagicMock())
     monkeypatch.setattr("r2rt.cli.search.open_model", MagicMock())
     monkeypatch.setattr("r2rt.cli.search.warn_of_unknown_words", MagicMock())
     for name in ("csv", "m3u8", "otio"):
