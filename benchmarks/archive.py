@@ -48,7 +48,7 @@ from r2rt.archive.library import Archive
 from r2rt.archive.piece import Piece, clips_table, new_id, tokens_table
 from r2rt.archive.scan import READY
 from r2rt.archive.settings import Settings
-from r2rt.archive.tables import Tables, is_library
+from r2rt.archive.tables import Tables
 from r2rt.archive.vectors import pooled
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.grounder import Grounder
@@ -133,8 +133,8 @@ def main(
 
 
 def _open(library: Path, grounder: Grounder) -> Tables:
-    if is_library(str(library)):
-        return Tables.open(str(library))
+    if (tables := Tables.find(str(library))) is not None:
+        return tables
     width = grounder.bundle.dims.embedding_width
     assert width is not None
     settings = Settings.of(grounder.bundle, model=str(grounder.bundle.path), width=width)
