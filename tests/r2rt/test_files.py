@@ -250,6 +250,8 @@ class TestWindows:
 
 
 def test_a_termination_cleans_up_and_ends_as_an_interrupt(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
     def work() -> None:
         with terminations_interrupt(), replacing(tmp_path / "a"):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -258,11 +260,11 @@ def test_a_termination_cleans_up_and_ends_as_an_interrupt(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         work()
     assert names_in(tmp_path) == []
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_thread_leaves_signals_alone() -> None:
-    seen = []
+    before, seen = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
         with terminations_interrupt():
@@ -271,7 +273,7 @@ def test_a_thread_leaves_signals_alone() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [signal.SIG_DFL]
+    assert seen == [before]
 
 
 def test_an_error_of_a_source_stays_what_it_is(tmp_path: Path) -> None:

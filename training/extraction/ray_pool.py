@@ -10,6 +10,8 @@ import contextlib
 import itertools
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,7 @@ def _start(ray: Any, cpus: int, gpus: float, address: str | None) -> None:
         ExtractionError: it did not start.
     """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
     for attempt in range(1, _STARTS + 1):
         try:
             if address is not None:
@@ -132,6 +135,9 @@ def _start(ray: Any, cpus: int, gpus: float, address: str | None) -> None:
                 ) from error
         else:
             break
+        finally:
+            if before is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

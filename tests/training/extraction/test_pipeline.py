@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,11 @@ def test_so_it_is_with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_pool, "_RETRIES", 1)
     jobs: Any = [Task(name) for name in ("killer", "a", "b")]
     setup: Any = SimpleNamespace(settings=SimpleNamespace(threads=1))
-    outcomes = list(ray_pool.run_on_ray(jobs, setup, workers=1, address=None, gpus=0.0))
+    outcomes, handler = [], signal.getsignal(signal.SIGTERM)
+    for outcome in ray_pool.run_on_ray(jobs, setup, workers=1, address=None, gpus=0.0):
+        # Ray has a handler of its own, which would end a run without a word.
+        assert signal.getsignal(signal.SIGTERM) is handler
+        outcomes.append(outcome)
     assert [each for each in outcomes if isinstance(each, str)] == ["a", "b"]
     (failed,) = [each for each in outcomes if isinstance(each, Outcome)]
     assert failed.failures[0].startswith("killer: its worker ended early")
