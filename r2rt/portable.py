@@ -16,6 +16,7 @@ from typing import TextIO
 
 __all__ = [
     "exchange",
+    "handler_kept",
     "has_input",
     "locked",
     "may_read_terminal",
@@ -150,6 +151,20 @@ def has_input(source: TextIO | int, timeout_s: float) -> bool:
         timeout_s: the longest wait.
     """
     return _is_windows() or bool(select.select([source], [], [], timeout_s)[0])
+
+
+@contextlib.contextmanager
+def handler_kept(number: int) -> Iterator[None]:
+    """Restore a signal's handler after the block, which may set another.
+
+    Outside the main thread, where Python permits no handlers, nothing is changed.
+    """
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager

@@ -23,10 +23,11 @@ from r2rt.archive.piece import (
     words_table,
 )
 from r2rt.archive.scan import FAILED, MISSING, READY, File, known_videos, scan
-from r2rt.archive.tables import Row, Tables, is_remote, quoted, write_lock
+from r2rt.archive.tables import Row, Tables, quoted, write_lock
 from r2rt.errors import OutputError, R2rtError
 from r2rt.files import as_text
 from r2rt.grounding.many import attempt, kind_of
+from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     from r2rt.archive.ray_workers import RayOptions

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.archive.tables import Table, TableName, Tables, is_remote, unwritable
+from r2rt.archive.tables import Table, TableName, Tables, unwritable
+from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     from lance import LanceDataset

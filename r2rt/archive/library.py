@@ -13,9 +13,10 @@ from r2rt.archive.queries import Like, vectors_of
 from r2rt.archive.result import SearchResult
 from r2rt.archive.search import Request, search
 from r2rt.archive.settings import Settings
-from r2rt.archive.tables import Tables, is_remote
+from r2rt.archive.tables import Tables
 from r2rt.errors import BundleSchemaError, LibraryError, QueryError
 from r2rt.grounding.many import kind_of
+from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     from r2rt.archive.candidates import FirstStage

@@ -10,8 +10,9 @@ import msgspec
 
 from r2rt.archive.indices import update_indices
 from r2rt.archive.scan import FAILED, MISSING, READY
-from r2rt.archive.tables import Table, Tables, folder_bytes, is_remote, quoted, write_lock
+from r2rt.archive.tables import Table, Tables, folder_bytes, quoted, write_lock
 from r2rt.errors import QueryError
+from r2rt.video.remote import is_remote
 
 __all__ = ["Check", "Info", "check_tables", "compact_tables", "info_of", "remove_videos"]
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from r2rt.archive.packed import pack
 from r2rt.archive.scan import FAILED, READY, File, video_at
 from r2rt.archive.subtitles import Line, lines_of
-from r2rt.archive.tables import Row, is_remote
+from r2rt.archive.tables import Row
 from r2rt.archive.vectors import Floats, as_column, pooled
 from r2rt.errors import BundleSchemaError, R2rtError
+from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa

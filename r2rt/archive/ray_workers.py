@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from r2rt.archive.settings import Settings
 from r2rt.archive.tables import Tables, require_package
 from r2rt.errors import BackendUnavailableError, R2rtError
 from r2rt.grounding.many import attempt
+from r2rt.portable import handler_kept
+from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,7 +132,7 @@ def encode_on_ray(
         try:
             settings = msgspec.json.encode(tables.settings)
             remote = ray.remote(max_restarts=-1, max_task_retries=_TRIES)(_Worker)
-            root = tables.root if "://" in tables.root else str(Path(tables.root).absolute())
+            root = tables.root if is_remote(tables.root) else str(Path(tables.root).absolute())
             idle = [remote.remote(options, root, settings) for _ in range(options.workers)]
             busy: dict[Any, Any] = {}
             while True:
@@ -177,19 +178,17 @@ def running_ray(address: str, cpus: int) -> Iterator[Any]:
     if address == "local":
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         quiet |= {"num_cpus": cpus, **local}
-    before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
-    try:
+    with handler_kept(signal.SIGTERM):  # Ray sets one of its own
         try:
-            ray.init(address=address, **quiet)
-        except Exception as error:  # Ray raises bare Exceptions here
-            raise BackendUnavailableError(
-                f"Ray did not start ({_last_line(error)}); correct --ray, or free the machine"
-            ) from error
-        yield ray
-    finally:
-        ray.shutdown()
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+            try:
+                ray.init(address=address, **quiet)
+            except Exception as error:  # Ray raises bare Exceptions here
+                raise BackendUnavailableError(
+                    f"Ray did not start ({_last_line(error)}); correct --ray, or free the machine"
+                ) from error
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _write(uri: str, rows: pa.Table | None) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.archive.subtitles import words_key
-from r2rt.archive.tables import is_remote
 from r2rt.errors import NotAVideoError, SourceNotFoundError
 from r2rt.grounding.many import find_videos, kind_of, names_several
 from r2rt.video.fingerprint import fingerprint_file, fingerprint_files, is_playlist
-from r2rt.video.remote import RemoteVideo, shown_address
+from r2rt.video.remote import RemoteVideo, is_remote, shown_address
 
 if TYPE_CHECKING:
     from r2rt.archive.tables import Row, Tables

@@ -28,6 +28,7 @@ import msgspec
 from r2rt.archive.settings import Settings
 from r2rt.errors import LibraryError, LibraryFullError, MissingExtraError, OutputError
 from r2rt.retry import TransientError, retrying
+from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +40,6 @@ __all__ = [
     "TableName",
     "Tables",
     "folder_bytes",
-    "is_remote",
     "quoted",
     "require_lance",
     "require_package",
@@ -84,11 +84,6 @@ def require_package(name: str, what: str) -> None:
         raise MissingExtraError(
             f"{what} needs {name}; install it: pip install 'r2rt[{extra}]'"
         ) from error
-
-
-def is_remote(name: str) -> bool:
-    """Return whether a library or video has an address such as s3://bucket/name."""
-    return "://" in name
 
 
 def quoted(values: Sequence[str]) -> str:

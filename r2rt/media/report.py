@@ -23,7 +23,7 @@ from r2rt.media.stills import stills
 from r2rt.printable import one_line
 from r2rt.progress import Update
 from r2rt.timecode import format_clock
-from r2rt.video.remote import file_name, shown_address
+from r2rt.video.remote import file_name, is_remote, shown_address
 
 __all__ = ["address_of", "write_report"]
 
@@ -102,7 +102,7 @@ def address_of(video: StrPath, page: Path) -> str | None:
     may be a key; that, and other kinds of addresses, are not written down: None.
     """
     address = os.fspath(video)
-    if "://" in address:
+    if is_remote(address):
         is_plain = address.startswith(("http://", "https://")) and address == shown_address(address)
         return address.partition("#")[0] if is_plain else None
     relative = os.path.relpath(Path(video).resolve(), page.resolve().parent)

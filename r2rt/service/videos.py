@@ -19,7 +19,7 @@ from r2rt.service.database import Database
 from r2rt.service.names import plain_name, stored_name
 from r2rt.service.problems import ProblemError
 from r2rt.user_folders import user_path
-from r2rt.video.remote import RemoteVideo, VideoPath, file_name
+from r2rt.video.remote import RemoteVideo, VideoPath, file_name, is_remote
 
 __all__ = ["Origin", "State", "Video", "Videos"]
 
@@ -149,7 +149,7 @@ class Videos:
             source: its path, or its address. It must be the library's own: what opens an address
                 of the library may also reach private networks and local files.
         """
-        if "://" in source:
+        if is_remote(source):
             name = plain_name(file_name(source))
             folder = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:16]
             path, url = self.folder / folder / stored_name(name), source

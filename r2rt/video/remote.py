@@ -28,6 +28,7 @@ __all__ = [
     "RemoteVideo",
     "VideoPath",
     "file_name",
+    "is_remote",
     "plain_path",
     "shown_address",
     "video_path",
@@ -162,9 +163,14 @@ def video_path(source: str | os.PathLike[str]) -> VideoPath:
     return source if isinstance(source, RemoteVideo) else Path(source)
 
 
+def is_remote(name: str) -> bool:
+    """Return whether a library or video has an address such as s3://bucket/name."""
+    return "://" in name
+
+
 def shown_address(address: str) -> str:
     """Return an address as people may see it, without user, password and query; or a path."""
-    if "://" not in address:
+    if not is_remote(address):
         return address
     return re.sub(r"(://)[^/]*@", r"\1", address).partition("?")[0]
 
@@ -176,7 +182,7 @@ def file_name(source: str) -> str:
 
 def plain_path(source: str) -> str:
     """Return a path; of an address the text that ends with the file's name, for making names."""
-    return unquote(shown_address(source)) if "://" in source else source
+    return unquote(shown_address(source)) if is_remote(source) else source
 
 
 def _without_secrets(text: str) -> str:

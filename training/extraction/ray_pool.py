@@ -11,12 +11,12 @@ import itertools
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from r2rt.errors import R2rtError
+from r2rt.portable import handler_kept
 from training.extraction.errors import ExtractionError
 from training.extraction.jobs import Job
 from training.extraction.worker import MOST_DEATHS, Outcome, Setup, Worker, died
@@ -103,6 +103,7 @@ def _import_ray() -> Any:
     return ray
 
 
+@handler_kept(signal.SIGTERM)  # Ray sets one of its own
 def _start(ray: Any, cpus: int, gpus: float, address: str | None) -> None:
     """Start Ray on this machine, or join a cluster.
 
@@ -110,7 +111,6 @@ def _start(ray: Any, cpus: int, gpus: float, address: str | None) -> None:
         ExtractionError: it did not start.
     """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
     for attempt in range(1, _STARTS + 1):
         try:
             if address is not None:
@@ -135,9 +135,6 @@ def _start(ray: Any, cpus: int, gpus: float, address: str | None) -> None:
                 ) from error
         else:
             break
-        finally:
-            if before is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
