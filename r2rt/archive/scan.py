@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
+from glob import escape
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from r2rt.archive.subtitles import words_key
 from r2rt.errors import NotAVideoError, SourceNotFoundError
-from r2rt.grounding.many import find_videos, kind_of, names_several
+from r2rt.grounding.many import VIDEO_SUFFIXES, find_videos, kind_of, names_several
 from r2rt.video.fingerprint import fingerprint_file, fingerprint_files, is_playlist
 from r2rt.video.remote import RemoteVideo, is_remote, shown_address
 
@@ -32,6 +33,7 @@ _COLUMNS = (
     *("path", "content", "entry", "words", "words_key", "state", "size", "mtime_ns"),
     *("clips", "keep", "tags"),
 )
+_ENCODED = ".r2rt"
 _LARGEST = (1 << 63) - 1
 
 
@@ -116,7 +118,7 @@ def scan(
     """Compare files with what the library knows.
 
     Args:
-        sources: files, folders, globs, addresses; see `find_videos`.
+        sources: files, folders, globs (see `find_videos`), and addresses of these.
         known: by path, see `known_videos`.
         retry: read files that failed once more although they have not changed.
         keep: read files again if less than this was kept of them.
@@ -125,9 +127,9 @@ def scan(
         SourceNotFoundError: a folder or glob leads to no video, and to none that was there before.
     """
     found = Scan()
-    for path in _paths(sources, known):
+    for path, video in _paths(sources, known).items():
         row = known.get(path)
-        file = _stat(path) if not is_remote(path) else _remote(path, row)
+        file = _stat(path) if not is_remote(path) else _remote(path, video, row)
         if file is None:
             if row is None:
                 found.work.append(File(path=path, size=-1, mtime_ns=-1, words_key=""))
@@ -154,18 +156,19 @@ def scan(
     return found
 
 
-def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> list[str]:
+def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> dict[str, RemoteVideo | None]:
     """Return what sources name now, then the known files among them that are gone.
 
     Files that a shell's glob names singly say nothing of one that is gone; so the other known ones
-    of their folders are looked at, but none elsewhere: its disk may not be there now.
+    of their folders are looked at, but none elsewhere: its disk may not be there now. A file at an
+    address comes with what was said of it, where it was listed.
     """
-    paths: dict[str, None] = {}
+    paths: dict[str, RemoteVideo | None] = {}
     folders: set[str] = set()
     gone: dict[str, None] = {}
     for source in sources:
         if is_remote(source):
-            paths[source] = None
+            paths |= _at_address(source, known)
             continue
         root = os.path.realpath(source)
         if kind_of(source) == "file":
@@ -179,11 +182,41 @@ def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> list[str]:
                 if not below:
                     raise
                 videos = []
-        paths |= dict.fromkeys(video for video in videos if not video.endswith(".r2rt"))
+        paths |= dict.fromkeys(video for video in videos if not video.endswith(_ENCODED))
         gone |= dict.fromkeys(below)
     if folders:
         gone |= dict.fromkeys(path for path in known if os.path.dirname(path) in folders)  # noqa: PTH120
-    return list(paths | dict.fromkeys(path for path in gone if kind_of(path) is None))
+    return paths | dict.fromkeys(path for path in gone if kind_of(path) is None)
+
+
+def _at_address(source: str, known: Mapping[str, Row]) -> dict[str, RemoteVideo | None]:
+    """Return the file at an address, or the videos of a folder or glob and those gone from it.
+
+    Raises:
+        SourceNotFoundError: a folder or glob cannot be listed, or has no video and never had one.
+    """
+    from r2rt.video.still import natural_key
+
+    try:
+        video = RemoteVideo(source)
+        if not video.names_several():
+            return {source: video}
+    except OSError:  # which reading it tells
+        return {source: None}
+    try:
+        files = video.files()
+    except OSError as error:
+        raise SourceNotFoundError(f"{video}: cannot be listed: {error}") from error
+    videos: dict[str, RemoteVideo | None] = {
+        file.__fspath__(): file
+        for file in sorted(files, key=lambda file: natural_key(str(file)))
+        if PurePath(file.name).suffix.lower() in VIDEO_SUFFIXES - {_ENCODED}
+    }
+    pattern = source.replace("**/", "*") if "*" in source else f"{escape(source.rstrip('/'))}/*"
+    before = [path for path in known if path not in videos and fnmatchcase(path, pattern)]
+    if not videos and not before:
+        raise SourceNotFoundError(f"{video}: no videos there")
+    return videos | dict.fromkeys(before)
 
 
 def _below(source: str, root: str, known: Mapping[str, Row]) -> list[str]:
@@ -205,10 +238,10 @@ def _stat(path: str) -> File | None:
     return _file(path, size, mtime_ns, words_key(Path(path)))
 
 
-def _remote(path: str, row: Row | None) -> File | None:
+def _remote(path: str, video: RemoteVideo | None, row: Row | None) -> File | None:
     """Return a file at an address; as it was before where its server cannot be reached now."""
     try:
-        video = RemoteVideo(path)
+        video = video or RemoteVideo(path)
         size, version = video.stat().st_size, video.version()
     except FileNotFoundError:
         return None

@@ -109,11 +109,11 @@ def index(
 ) -> None:
     """Add each VIDEO to LIBRARY, a folder that is made if it is not there.
 
-    VIDEO is a file, a folder, a glob, or an address such as https://… (extra [remote]). Files that
-    have not changed are left as they are, moved ones are found again, and ones that are gone are
-    not searched any more, so the same command brings a library up to date. It can be stopped and
-    started again at any time, and several may run at once. A video that fails is recorded with its
-    reason, and tried again when it changes.
+    VIDEO is a file, a folder, a glob, or an address such as https://… or s3://bucket/folder/ (extra
+    [remote]). Files that have not changed are left as they are, moved ones are found again, and
+    ones that are gone are not searched any more, so the same command brings a library up to date.
+    It can be stopped and started again at any time, and several may run at once. A video that fails
+    is recorded with its reason, and tried again when it changes.
     """
     from r2rt.archive.library import Archive
     from r2rt.archive.tables import Tables

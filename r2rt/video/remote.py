@@ -40,11 +40,10 @@ _BLOCKS = 8
 # Needed parts that are no farther apart are fetched together: a request takes longer.
 _NEAR_BYTES = 64 << 10
 _PART_BYTES = 4 << 20
-# Facts of a file that change with it, as fsspec's packages call them.
-_VERSIONS = (
-    *("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated"),
-    "created",
-)
+# Facts of a file that change with it, as fsspec's packages call them. A tag says it alone: times in
+# a folder's listing may be finer than those of the file itself.
+_TAGS = ("ETag", "etag")
+_TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "created")
 Span: TypeAlias = tuple[int, int]
 
 
@@ -103,6 +102,41 @@ class RemoteVideo:
         """Return False: a folder of images at an address is not read."""
         return False
 
+    def names_several(self) -> bool:
+        """Return whether it is a folder of a store, or has a `*`; a web server lists nothing.
+
+        Raises:
+            FileNotFoundError: there is nothing at the address.
+            OSError: it cannot be reached.
+        """
+        if self._is_http:
+            return False
+        if self._address.endswith("/") or "*" in self._name:
+            return True
+        return bool(self.facts().get("type") == "directory")
+
+    def files(self) -> list[RemoteVideo]:
+        """Return the files below a folder, or those that a `*` fits, with what their store says.
+
+        Raises:
+            OSError: they cannot be listed.
+        """
+        folder, _, _ = self._name.partition("*")
+        # Of a folder the name itself, of a glob the last folder before the `*`.
+        folder = folder.rpartition("/")[0] if folder != self._name else folder.rstrip("/")
+        find = self._system.find if "*" not in self._name else self._system.glob
+        listed: dict[str, dict[str, Any]] = self._asked(lambda: find(self._name, detail=True))
+        above, _, _ = self._address.partition("*")
+        above = above.rpartition("/")[0] if above != self._address else above.rstrip("/")
+        videos = []
+        for name, facts in listed.items():
+            if facts.get("type") != "directory":
+                # Not fsspec's own address of a file, which lacks a user and a password.
+                video = RemoteVideo(above + name[len(folder) :])
+                video._facts = facts
+                videos.append(video)
+        return videos
+
     def stat(self) -> os.stat_result:
         """Return the size, as the only fact of a file that has no place on this machine."""
         size = self.facts().get("size")
@@ -123,8 +157,10 @@ class RemoteVideo:
 
     def version(self) -> int:
         """Return a number that changes when the file does, as far as the server says."""
-        said = repr([self.facts()[name] for name in _VERSIONS if name in self.facts()])
-        return xxh3_64_intdigest(said.encode()) >> 1
+        facts = self.facts()
+        said = [facts[name] for name in _TAGS if facts.get(name)]
+        said = said or [facts[name] for name in _TIMES if name in facts]
+        return xxh3_64_intdigest(repr(said).encode()) >> 1
 
     def open(self, mode: str = "rb") -> RemoteReader:
         """Open it for reading."""

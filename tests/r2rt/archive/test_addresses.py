@@ -16,7 +16,7 @@ from r2rt.archive.sheet import write_hits_page
 from r2rt.cli.hits_media import deliver_hits_media
 from r2rt.cli.main import run
 from r2rt.cli.media import MediaOptions
-from r2rt.errors import QueryError
+from r2rt.errors import QueryError, SourceNotFoundError
 from tests.r2rt.archive.colours import colour_grounder, make_colours, write_colours
 from tests.r2rt.media.footage import watch, write_footage
 from tests.r2rt.ranges import running_ranges
@@ -55,6 +55,43 @@ def test_a_video_is_indexed_searched_and_followed(tmp_path: Path, address: str, 
     fsspec.filesystem("memory").rm(address)
     assert archive.add(address).removed == 1
     assert moments(archive, "red") == []
+
+
+def test_a_folder_of_a_store_is_indexed_and_followed(tmp_path: Path, address: str) -> None:
+    """Its videos are those that the store lists; a file that is not a video is left out."""
+    folder = address.rpartition("/")[0]
+    later = f"{folder}/clips [old]/2.mp4"
+    put(tmp_path, f"{folder}/10.mp4", ["green", "red"])
+    put(tmp_path, later, ["red", "green"])
+    with fsspec.open(f"{folder}/notes.txt", "wb") as file:
+        file.write(b"not a video")
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    assert archive.add(f"{folder}/").added == 2
+    assert {path for path, _, _ in moments(archive, "red")} == {f"{folder}/10.mp4", later}
+    for same in (folder, f"{folder}/", f"{folder}/**/*.mp4"):
+        assert archive.add(same).unchanged == 2
+    # A glob names what it fits, and what fitted it before.
+    put(tmp_path, f"{folder}/3.mp4", ["blue"])
+    assert archive.add(f"{folder}/1*.mp4").unchanged == 1
+    fsspec.filesystem("memory").rm_file(later)
+    report = archive.add(folder)
+    assert (report.added, report.removed, report.unchanged) == (1, 1, 1)
+    assert [path for path, _, _ in moments(archive, "red")] == [f"{folder}/10.mp4"]
+    # A single file says nothing of the others.
+    fsspec.filesystem("memory").rm(f"{folder}/3.mp4")
+    assert archive.add(f"{folder}/10.mp4").unchanged == 1
+    fsspec.filesystem("memory").rm(f"{folder}/10.mp4")
+    assert archive.add(folder).removed == 2
+
+
+def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
+    with fsspec.open("memory://bucket/notes.txt", "wb") as file:
+        file.write(b"not a video")
+    archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
+    for empty in ("memory://bucket", "memory://bucket/*.mp4", "memory://elsewhere/"):
+        with pytest.raises(SourceNotFoundError, match="no videos there|cannot be listed"):
+            archive.add(empty)
+    assert list(archive.videos()) == []
 
 
 def test_an_address_without_a_file_fails_with_its_reason(tmp_path: Path) -> None:
