@@ -23,6 +23,7 @@ from benchmarks.harness import Options, Report, common_options
 from benchmarks.process import Child, run_child
 from benchmarks.results import Row, Value
 from r2rt.archive.library import Archive
+from r2rt.archive.tables import folder_bytes
 from training.demo.testset import AskedVideo, sample_test_videos
 from training.world.claims import spans_of
 from training.world.sprites import Sprites
@@ -96,7 +97,7 @@ def _add(report: Report, name: str, child: Child, library: Path) -> None:
         "peak MB": round(child.peak_rss_bytes / 1e6),
         **states,
         **{f"{name} rows": table.latest().count_rows() for name, table in archive.tables.all()},
-        "library MB": round(archive.tables.size_bytes() / 1e6, 2),
+        "library MB": round(folder_bytes(archive.tables.root) / 1e6, 2),
     }
     report.say(f"{name}: {values}")
     report.add(Row(group="commands", name=name, values=values))

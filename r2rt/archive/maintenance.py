@@ -32,7 +32,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
         with_tokens: files whose rows of both stages are kept.
         missing: files that are gone.
         failed: why files could not be indexed, by path.
-        size_bytes: on disk.
+        size_bytes: on disk; None for a library at an address, which is not asked.
         table_bytes: likewise, a table.
     """
 
@@ -44,8 +44,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     with_tokens: int
     missing: int
     failed: dict[str, str]
-    size_bytes: int
-    table_bytes: dict[str, int]
+    size_bytes: int | None
+    table_bytes: dict[str, int] | None
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,9 +67,6 @@ def info_of(tables: Tables) -> Info:
     columns = ["path", "entry", "state", "error", "duration_s", "clips", "keep"]
     rows = tables.videos.rows(columns).to_pylist()
     ready = [row for row in rows if row["state"] == READY]
-    sizes: dict[str, int] = {
-        name: 0 if is_remote(table.uri) else folder_bytes(table.uri) for name, table in tables.all()
-    }
     return Info(
         model=tables.settings.model,
         model_fingerprint=tables.settings.model_fingerprint,
@@ -80,7 +77,9 @@ def info_of(tables: Tables) -> Info:
         missing=sum(row["state"] == MISSING for row in rows),
         failed={row["path"]: row["error"] for row in rows if row["state"] == FAILED},
         size_bytes=tables.size_bytes(),
-        table_bytes=sizes,
+        table_bytes=None
+        if is_remote(tables.root)
+        else {name: folder_bytes(table.uri) for name, table in tables.all()},
     )
 
 

@@ -340,15 +340,15 @@ class Tables:
             path.unlink(missing_ok=True)
             lock.release()
 
-    def size_bytes(self) -> int:
-        """Return the bytes that the library takes on disk; 0 for one at an address."""
-        return 0 if is_remote(self.root) else folder_bytes(self.root)
+    def size_bytes(self) -> int | None:
+        """Return the bytes that the library takes on disk; None for one at an address."""
+        return None if is_remote(self.root) else folder_bytes(self.root)
 
     def check_quota(self, quota_bytes: int | None) -> None:
         """Raise `LibraryFullError` if the library takes as much as it may."""
         if quota_bytes is None:
             return
-        size = self.size_bytes()
+        size = folder_bytes(self.root)
         if size >= quota_bytes:
             raise LibraryFullError(
                 f"{self.root}: {size / 1e9:.2f} GB of {quota_bytes / 1e9:.2f} GB; give a larger "

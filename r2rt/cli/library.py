@@ -39,10 +39,11 @@ def info(library_: str, json_: bool) -> None:
         ("with tokens", str(found.with_tokens)),
         ("gone", str(found.missing)),
         ("failed", str(len(found.failed))),
-        ("on disk", f"{found.size_bytes / 1e6:.1f} MB"),
-        *((name, f"{size / 1e6:.1f} MB") for name, size in found.table_bytes.items()),
-        *(("failed", f"{path}: {reason}") for path, reason in found.failed.items()),
     ]
+    if found.size_bytes is not None:
+        sizes = {"on disk": found.size_bytes, **(found.table_bytes or {})}
+        rows += [(name, f"{size / 1e6:.1f} MB") for name, size in sizes.items()]
+    rows += [("failed", f"{path}: {reason}") for path, reason in found.failed.items()]
     print_table(("", ""), rows)
 
 
@@ -79,8 +80,11 @@ def compact(library_: str, quiet: bool) -> None:
     tables = Tables.open(library_)
     before = tables.size_bytes()
     removed = compact_tables(tables)
-    sizes = f"{before / 1e6:.1f} MB before, {tables.size_bytes() / 1e6:.1f} MB now"
-    note(f"{library_}: {removed} rows removed, {sizes}", quiet=quiet)
+    after = tables.size_bytes()
+    sizes = ""
+    if before is not None and after is not None:
+        sizes = f", {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now"
+    note(f"{library_}: {removed} rows removed{sizes}", quiet=quiet)
 
 
 @library.command()

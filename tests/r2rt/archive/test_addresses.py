@@ -11,6 +11,7 @@ from PIL import Image
 
 from r2rt.archive.formats import render
 from r2rt.archive.library import Archive
+from r2rt.archive.maintenance import info_of
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
 from r2rt.archive.sheet import write_hits_page
 from r2rt.cli.hits_media import deliver_hits_media
@@ -89,7 +90,7 @@ def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
         file.write(b"not a video")
     archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
     for empty in ("memory://bucket", "memory://bucket/*.mp4", "memory://elsewhere/"):
-        with pytest.raises(SourceNotFoundError, match="no videos there|cannot be listed"):
+        with pytest.raises(SourceNotFoundError, match=r"no videos there|cannot be listed"):
             archive.add(empty)
     assert list(archive.videos()) == []
 
@@ -115,7 +116,7 @@ def test_messages_do_not_show_what_an_address_keeps_secret(
     assert "secret" not in written.out + written.err
 
 
-def test_a_library_is_made_at_an_address(tmp_path: Path) -> None:
+def test_a_library_is_made_at_an_address(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_colours(tmp_path / "videos")
     place = (tmp_path / "library").as_uri()
     archive = Archive.open(place, model=colour_grounder(tmp_path))
@@ -125,6 +126,10 @@ def test_a_library_is_made_at_an_address(tmp_path: Path) -> None:
     again = Archive.open(place, model=colour_grounder(tmp_path))
     assert again.add(tmp_path / "videos").unchanged == 3
     assert [Path(hit.path).name for hit in again.search("yellow")] == ["beach.mp4"]
+    found = info_of(again.tables)
+    assert (found.videos, found.size_bytes, found.table_bytes) == (3, None, None)
+    assert run(["library", "compact", place]) == run(["library", "info", place]) == 0
+    assert "MB" not in "".join(capfd.readouterr())
 
 
 def test_a_video_whose_server_does_not_answer_stays_in_the_library(tmp_path: Path) -> None:
