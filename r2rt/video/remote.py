@@ -125,7 +125,10 @@ class RemoteVideo:
         # Of a folder the name itself, of a glob the last folder before the `*`.
         folder = folder.rpartition("/")[0] if folder != self._name else folder.rstrip("/")
         find = self._system.find if "*" not in self._name else self._system.glob
+        # A listing is kept, and answers later questions about single files, too.
+        self._system.invalidate_cache()
         listed: dict[str, dict[str, Any]] = self._asked(lambda: find(self._name, detail=True))
+        self._system.invalidate_cache()
         above, _, _ = self._address.partition("*")
         above = above.rpartition("/")[0] if above != self._address else above.rstrip("/")
         videos = []
