@@ -34,8 +34,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         clip_steps: steps of CLIP's training from nothing.
-        clip_again: steps of its second training, from the weights of the first.
-        clip_seed: of CLIP's weights and frames; the second training has the next one.
+        clip_seed: of CLIP's weights and frames.
         scenes: scenes that are drawn and encoded.
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
         block_steps: steps of the R² block's training.
@@ -46,12 +45,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         threads: processor threads; other numbers of them may round otherwise.
     """
 
-    clip_steps: int = 9_000
-    clip_again: int = 10_000
+    clip_steps: int = 14_500
     clip_seed: int = 0
     scenes: int = 14_000
     photographs: float = 0.25
-    block_steps: int = 10_000
+    block_steps: int = 9_000
     block_alone: int = 7_000
     block_seed: int = 1
     videos: int = 40
@@ -84,8 +82,9 @@ def art(out: Path, _plan: Plan) -> None:
 
 
 def clip(out: Path, plan: Plan) -> None:
-    """Train the tiny CLIP from nothing."""
+    """Train the tiny CLIP from nothing; everything after stands on its weights as shipped."""
     from training.tiny_clip.train import Settings, train
+    from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
 
     train(
         _art(out) / "sprites.npz",
@@ -94,23 +93,8 @@ def clip(out: Path, plan: Plan) -> None:
         resume=True,
         photographs=_photographs(out, plan),
     )
-
-
-def clip_again(out: Path, plan: Plan) -> None:
-    """Train it on; everything after stands on its weights as they are shipped."""
-    from training.tiny_clip.train import Settings, train
-    from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
-
-    train(
-        _art(out) / "sprites.npz",
-        out / "clip-again",
-        Settings(steps=plan.clip_again, seed=plan.clip_seed + 1, rate=1e-3, evaluate_s=_EVALUATE_S),
-        init=out / "clip" / "final" / WEIGHTS_NAME,
-        resume=True,
-        photographs=_photographs(out, plan),
-    )
     _clip(out).parent.mkdir(exist_ok=True)
-    write_compact(out / "clip-again" / "final" / WEIGHTS_NAME, _clip(out))
+    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _clip(out))
 
 
 def scenes(out: Path, plan: Plan) -> None:
@@ -194,8 +178,7 @@ def card(out: Path, plan: Plan) -> None:
             }
     lines = [
         "# Figures",
-        f"CLIP: {plan.clip_steps} steps from nothing, seed {plan.clip_seed}, and "
-        f"{plan.clip_again} more, seed {plan.clip_seed + 1}; "
+        f"CLIP: {plan.clip_steps} steps from nothing, seed {plan.clip_seed}; "
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
         f"own queries alone, seed {plan.block_seed}, on {plan.scenes} scenes. {plan.videos} "
@@ -211,7 +194,6 @@ def card(out: Path, plan: Plan) -> None:
 STAGES: dict[str, Callable[[Path, Plan], None]] = {
     "art": art,
     "clip": clip,
-    "clip-again": clip_again,
     "scenes": scenes,
     "block": block,
     "bundle": bundle,
@@ -223,7 +205,6 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
 _OPTIONS = {
     "art": (),
     "clip": ("clip_steps", "clip_seed", "photographs", "threads"),
-    "clip-again": ("clip_again",),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "bundle": (),
@@ -288,12 +269,6 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of everything.")
 @click.option("--clip-steps", default=Plan().clip_steps, show_default=True, help="Steps of CLIP.")
-@click.option(
-    "--clip-again",
-    default=Plan().clip_again,
-    show_default=True,
-    help="Steps of CLIP's second training.",
-)
 @click.option("--scenes", default=Plan().scenes, show_default=True, help="Scenes: 0.5 MB each.")
 @click.option(
     "--photographs",
@@ -315,7 +290,6 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 def command(
     out: Path,
     clip_steps: int,
-    clip_again: int,
     scenes: int,
     photographs: float,
     block_steps: int,
@@ -329,7 +303,6 @@ def command(
         out,
         Plan(
             clip_steps=clip_steps,
-            clip_again=clip_again,
             scenes=scenes,
             photographs=photographs,
             block_steps=block_steps,

@@ -1,6 +1,6 @@
 """Training of the demo model's R² block on videos composed of encoded scenes.
 
-`python -m training.demo.train --scenes DIR --clip FILE --out DIR --steps 10000 --alone 7000`
+`python -m training.demo.train --scenes DIR --clip FILE --out DIR --steps 9000 --alone 7000`
 
 The first steps are three times as fast as the others: patches are averaged two by two, and each
 video is asked its own queries alone. A checkpoint is written every half minute, and `--resume` goes

@@ -1,6 +1,6 @@
 """Training of the tiny CLIP, from nothing.
 
-`python -m training.tiny_clip.train --sprites FILE --steps 9000 --seed 0 --out DIR`
+`python -m training.tiny_clip.train --sprites FILE --steps 14500 --seed 0 --out DIR`
 
 The schedule follows the number of steps, so every machine learns from the same batches.
 Checkpoints are written whole every two minutes; `--resume` goes on from the last one. Per step:
@@ -83,7 +83,7 @@ class Settings:
     batch: int = 96
     rate: float = 1.5e-3
     warm_up: float = 0.02
-    text_from: float = 0.3
+    text_from: float = 0.2
     decay: float = 0.05
     average: float = 0.999
     patches: int = 32

@@ -30,13 +30,13 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
         monkeypatch.setitem(module.STAGES, name, partial(stage, name))
     with pytest.raises(RuntimeError, match="power cut"):
         make(tmp_path, PLAN, say=ran.append)
-    assert [line for line in ran if line in STAGES] == ["art", "clip", "clip-again"]
+    assert [line for line in ran if line in STAGES] == ["art", "clip"]
     broken.clear()
     ran.clear()
     said: list[str] = []
     make(tmp_path, PLAN, say=said.append)
     assert ran == ["scenes", "block", "bundle", "card"]
-    assert sum("done before" in line for line in said) == 3
+    assert sum("done before" in line for line in said) == 2
     # Weights of one seed are not mixed with those of another.
     with pytest.raises(click.UsageError, match=r"clip in .* was made with other options"):
         make(tmp_path, Plan(clip_steps=3, block_steps=2), say=said.append)
@@ -57,7 +57,7 @@ def test_what_is_not_done_yet_may_have_other_options(
     with pytest.raises(RuntimeError, match="too slow"):
         make(tmp_path, PLAN, say=said.append)
     make(tmp_path, Plan(clip_steps=2, block_steps=1), say=said.append)
-    assert sum("done before" in line for line in said) == 4
+    assert sum("done before" in line for line in said) == 3
 
 
 def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,10 +82,9 @@ def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.Monk
         make(tmp_path, PLAN, say=lambda _: None)
     said: list[str] = []
     make(tmp_path, PLAN, say=said.append)
-    assert said[:4] == [
+    assert said[:3] == [
         "art: done before, in 39 s",
         "clip: done before, in 701 s",
-        "clip-again: done before, in 1 s",
         "scenes: 41 s",
     ]
     kept = json.loads((tmp_path / "stages.json").read_text())
