@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from r2rt.archive.packed import pack
-from r2rt.archive.scan import FAILED, READY, File, video_at
+from r2rt.archive.scan import FAILED, READY, File
 from r2rt.archive.subtitles import Line, lines_of
 from r2rt.archive.tables import Row
 from r2rt.archive.vectors import Floats, as_column, pooled
 from r2rt.errors import BundleSchemaError, R2rtError
-from r2rt.video.remote import is_remote
+from r2rt.video.remote import is_remote, video_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +96,7 @@ def make_piece(
     Raises:
         R2rtError: it cannot be read; see `Grounder.encode`.
     """
-    encoded = grounder.encode(video_at(file.path), progress, sampling=sampling)
+    encoded = grounder.encode(video_path(file.path), progress, sampling=sampling)
     if encoded.embeddings is None:
         raise BundleSchemaError(
             f"{encoded.model} gives no embeddings, since it was exported by an older r2rt; "
@@ -205,7 +205,7 @@ def _row_of(file: File, content: str | None, tags: Sequence[str]) -> Row:
 
 def _facts(path: str) -> Row:
     """Return size, rate, codec and date of a video; the date is when it was recorded, if known."""
-    video = video_at(path)
+    video = video_path(path)
     if isinstance(video, Path) and video.is_dir():
         return {"date": _date_of(path)}
     from r2rt.video.container import metadata_text, open_input

@@ -13,20 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import escape
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.archive.subtitles import words_key
 from r2rt.errors import NotAVideoError, SourceNotFoundError
-from r2rt.grounding.many import VIDEO_SUFFIXES, find_videos, kind_of, names_several
+from r2rt.grounding.many import find_videos, kind_of, list_videos, names_several
 from r2rt.video.fingerprint import fingerprint_file, fingerprint_files, is_playlist
-from r2rt.video.remote import RemoteVideo, is_remote, shown_address
+from r2rt.video.remote import RemoteVideo, is_remote, shown_address, video_path
 
 if TYPE_CHECKING:
     from r2rt.archive.tables import Row, Tables
-    from r2rt.video.remote import VideoPath
 
-__all__ = ["READY", "File", "Scan", "known_videos", "scan", "video_at"]
+__all__ = ["READY", "File", "Scan", "known_videos", "scan"]
 
 READY, FAILED, MISSING = "ready", "failed", "missing"
 _COLUMNS = (
@@ -61,7 +60,7 @@ class File:
             NotAVideoError: it names other files, whose changes it would not show.
         """
         try:
-            path = video_at(self.path)
+            path = video_path(self.path)
             if isinstance(path, Path):
                 if path.is_dir():
                     images = sorted(item for item in path.iterdir() if item.is_file())
@@ -96,11 +95,6 @@ class Scan:
     missing: list[str] = field(default_factory=list)
     same: int = 0
     failed: int = 0
-
-
-def video_at(path: str) -> VideoPath:
-    """Return a path of this machine, or a video at an address."""
-    return RemoteVideo(path) if is_remote(path) else Path(path)
 
 
 def known_videos(tables: Tables) -> dict[str, Row]:
@@ -193,29 +187,24 @@ def _at_address(source: str, known: Mapping[str, Row]) -> dict[str, RemoteVideo 
     """Return the file at an address, or the videos of a folder or glob and those gone from it.
 
     Raises:
-        SourceNotFoundError: a folder or glob cannot be listed, or has no video and never had one.
+        SourceNotFoundError: a folder or glob cannot be listed, or has no video and had none.
     """
-    from r2rt.video.still import natural_key
-
     try:
-        video = RemoteVideo(source)
-        if not video.names_several():
-            return {source: video}
+        there = RemoteVideo(source)
+        several = there.names_several()
     except OSError:  # which reading it tells
         return {source: None}
-    try:
-        files = video.files()
-    except OSError as error:
-        raise SourceNotFoundError(f"{video}: cannot be listed: {error}") from error
+    if not several:
+        return {source: there}
     videos: dict[str, RemoteVideo | None] = {
-        file.__fspath__(): file
-        for file in sorted(files, key=lambda file: natural_key(str(file)))
-        if PurePath(file.name).suffix.lower() in VIDEO_SUFFIXES - {_ENCODED}
+        os.fspath(video): video
+        for video in list_videos(there)
+        if not video.name.lower().endswith(_ENCODED)
     }
     pattern = source.replace("**/", "*") if "*" in source else f"{escape(source.rstrip('/'))}/*"
     before = [path for path in known if path not in videos and fnmatchcase(path, pattern)]
     if not videos and not before:
-        raise SourceNotFoundError(f"{video}: no videos there")
+        raise SourceNotFoundError(f"{there}: no videos there")
     return videos | dict.fromkeys(before)
 
 
@@ -242,7 +231,7 @@ def _remote(path: str, video: RemoteVideo | None, row: Row | None) -> File | Non
     """Return a file at an address; as it was before where its server cannot be reached now."""
     try:
         video = video or RemoteVideo(path)
-        size, version = video.stat().st_size, video.version()
+        size, version = video.stat().st_size, video.version() or 0
     except FileNotFoundError:
         return None
     except OSError:

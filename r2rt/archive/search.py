@@ -21,13 +21,13 @@ from r2rt.archive.rank import (
     suppressed,
 )
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
-from r2rt.archive.scan import video_at
 from r2rt.archive.tables import Row, Tables, quoted
 from r2rt.archive.vectors import Floats
 from r2rt.errors import R2rtError
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.many import attempt
 from r2rt.video.departures import Departures
+from r2rt.video.remote import video_path
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
@@ -290,7 +290,7 @@ class _SecondStage:
         begins_s = row["start_s"] + start_s
         if packs is None:
             return self._grounder.encode(
-                video_at(row["path"]),
+                video_path(row["path"]),
                 sampling="nearest",
                 start_s=begins_s,
                 end_s=row["start_s"] + end_s,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.archive.result import Hit, SearchResult
-from r2rt.archive.scan import video_at
 from r2rt.errors import R2rtError
 from r2rt.files import StrPath, check_destinations, replacing
 from r2rt.media.drawing import (
@@ -30,7 +29,7 @@ from r2rt.media.report import address_of
 from r2rt.media.stills import stills
 from r2rt.printable import one_line
 from r2rt.timecode import format_clock
-from r2rt.video.remote import file_name
+from r2rt.video.remote import file_name, video_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -138,7 +137,7 @@ def _frames(hits: Sequence[Hit]) -> dict[int, Image.Image]:
     for path, numbers in of_video.items():
         times_s = [(hits[number].start_s + hits[number].end_s) / 2 for number in numbers]
         try:
-            with IndexedVideo(video_at(path)) as video:
+            with IndexedVideo(video_path(path)) as video:
                 images |= {numbers[index]: x for index, x in stills(video, times_s, _BOX)}
         except R2rtError:
             continue  # a page without this frame is better than none

@@ -13,10 +13,10 @@ import msgspec
 
 from r2rt.archive.media import predictions_of
 from r2rt.archive.result import SearchResult
-from r2rt.archive.scan import video_at
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import render
 from r2rt.printable import escape_controls
+from r2rt.video.remote import video_path
 
 __all__ = ["render_timeline"]
 
@@ -31,7 +31,7 @@ def render_timeline(found: SearchResult) -> str:
     tracks: dict[str, list[tuple[int, dict[str, Any]]]] = {"Video": [], "Audio": []}
     whole: dict[str, Any] = {}
     for path, prediction in predictions_of(found).items():
-        answers = dataclasses.replace(Answers.of(prediction), spool=video_at(path))
+        answers = dataclasses.replace(Answers.of(prediction), spool=video_path(path))
         one = msgspec.json.decode(render("otio", answers))
         whole = whole or one
         for track in one["tracks"]["children"]:

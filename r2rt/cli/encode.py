@@ -39,7 +39,7 @@ def encode(
     """Encode VIDEO into the file OUTPUT, such as talk.r2rt.
 
     `r2rt ground OUTPUT QUERY` then answers without decoding the video again. VIDEO is a video
-    file, a folder of images, a pipe, or - for standard input.
+    file, a folder of images, an address, a pipe, or - for standard input.
     """
     if not video:
         raise QueryError("the name of the video is empty; give a file or a folder of images")

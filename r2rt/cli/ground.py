@@ -71,8 +71,9 @@ def ground(
     """Find the moments of VIDEO that match each QUERY.
 
     VIDEO is a video file, a folder of images, a file that `r2rt encode` wrote, a folder of videos,
-    a glob in quotes, a pipe, or - for standard input. To query several videos, give queries by -q,
-    or name videos by --video or --videos-from. A video that fails does not stop the others.
+    a glob in quotes, an address such as https://… (extra [remote]), a pipe, or - for standard
+    input. To query several videos, give queries by -q, or name videos by --video or --videos-from.
+    A video that fails does not stop the others.
 
     The result goes to stdout (or --output, --output-dir), everything else to stderr. The exit code
     is 3 if nothing that is asked for is in any of the videos, or no moment reaches --min-score.

@@ -80,11 +80,10 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
     if not media.wanted:
         return
     from r2rt.archive.media import predictions_of
-    from r2rt.archive.scan import video_at
     from r2rt.archive.sheet import write_hits_page, write_hits_sheet
     from r2rt.grounding.many import attempt
     from r2rt.outputs.names import output_stems
-    from r2rt.video.remote import plain_path
+    from r2rt.video.remote import plain_path, video_path
 
     predictions = predictions_of(found)
     of_video = MediaOptions(
@@ -94,12 +93,12 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
     for (path, prediction), label in zip(predictions.items(), labels, strict=True):
 
         def make(video: str, prediction: Any = prediction, label: str = label) -> None:
-            deliver_media(video_at(video), [prediction], of_video, quiet, label=label)
+            deliver_media(video_path(video), [prediction], of_video, quiet, label=label)
 
         outcome = attempt(path, make)
         if isinstance(outcome, R2rtError):
             warn(str(outcome))
-    deliver_reel([(video_at(path), [item]) for path, item in predictions.items()], media, quiet)
+    deliver_reel([(video_path(path), [item]) for path, item in predictions.items()], media, quiet)
     if media.contact_sheet is not None:
         write_hits_sheet(found, media.contact_sheet)
         note(f"{media.contact_sheet}: contact sheet", quiet=quiet)

@@ -142,7 +142,7 @@ def without_idle_defaults(options: MediaOptions) -> MediaOptions:
 
 
 def check_media(
-    video: Path | None,
+    video: VideoPath | None,
     options: MediaOptions,
     *,
     output: Path | None = None,
@@ -215,7 +215,7 @@ def check_reel(options: MediaOptions, *, skips: bool) -> None:
         raise QueryError("--reel joins moments of all videos; leave --skip-existing out")
 
 
-def media_paths(video: Path, options: MediaOptions, label: str | None) -> list[Path]:
+def media_paths(video: VideoPath, options: MediaOptions, label: str | None) -> list[Path]:
     """Return the files that are there once `deliver_media` has made what was asked of a video.
 
     The names in a folder depend on the moments, and either all are written or none: so the newest
@@ -407,7 +407,7 @@ def _gap(off_s: float) -> str:
     return f"{abs(off_s):.3f} s {'late' if off_s > 0 else 'early'}"
 
 
-def _no_video(path: Path, options: MediaOptions) -> QueryError:
+def _no_video(path: VideoPath, options: MediaOptions) -> QueryError:
     return QueryError(
         f"{', '.join(options.needs_video)}: {path} is not a video file here; put it there, "
         "or name the video in place of an encoding or images"

@@ -25,6 +25,7 @@ from r2rt.grounding.many import VIDEO_SUFFIXES
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
 from r2rt.outputs.names import numbered, output_stems
+from r2rt.video.remote import plain_path
 
 __all__ = [
     "Delivery",
@@ -246,7 +247,8 @@ class Delivery:
                         f"{item.name} holds one video; for several, write a file for each: "
                         "--output-dir FOLDER"
                     )
-        self._stems = dict(zip(videos, output_stems(videos), strict=True))
+        names = output_stems([plain_path(video) for video in videos])
+        self._stems = dict(zip(videos, names, strict=True))
         written = [] if options.output is None else [options.output]
         if options.folder is not None and options.folder.is_dir():
             written = [path for video in videos for path in self.paths(video)]
@@ -457,7 +459,7 @@ def _warn_of_rate(answers: Answers) -> None:
     source = answers.source
     if source.variable and source.rate_is_own:
         warn(
-            f"{answers.video}: its frame rate varies; timecodes count {float(source.rate):.6g} "
+            f"{answers.shown}: its frame rate varies; timecodes count {float(source.rate):.6g} "
             "frames a second (--frame-rate chooses another), and moments begin and end within "
             "one of these"
         )

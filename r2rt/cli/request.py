@@ -38,6 +38,7 @@ from r2rt.cli.videos import Sources, Videos, answer_videos, videos_options
 from r2rt.errors import R2rtError, SomeVideosFailedError
 from r2rt.files import check_destinations
 from r2rt.video.missing import require_source
+from r2rt.video.remote import is_remote, video_path
 
 if TYPE_CHECKING:
     from r2rt.engines import Device
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
     from r2rt.grounding.prediction import Prediction
     from r2rt.grounding.windows import WindowLength
+    from r2rt.video.remote import VideoPath
 
 __all__ = ["Question", "Request", "request_options"]
 
@@ -141,7 +143,7 @@ class Request:
             top_k=question.top_k,
             quiet=quiet or videos.several,
         )
-        only = None if videos.several else Path(videos.paths[0])
+        only = None if videos.several else video_path(videos.paths[0])
         check_media(only, self.media, output=self.outputs.output, folder=self.outputs.folder)
         if not videos.several:
             require_source(videos.paths[0])
@@ -163,7 +165,7 @@ class Request:
 
     def _waiting(self, videos: Videos, delivery: Delivery, record: AskedRecord | None) -> list[str]:
         def also(video: str) -> list[Path]:
-            return media_paths(Path(video), self.media, delivery.label(video))
+            return media_paths(video_path(video), self.media, delivery.label(video))
 
         def is_same(video: str) -> bool:
             return record is None or record.is_same(delivery.stem(video))
@@ -215,7 +217,7 @@ class _Run:
         if moments is None:
             moments = grounder.bundle.dims.has_offsets
         self.verdict = Verdict(anyway=request.anyway, moments=moments)
-        self.shown: list[tuple[Path, list[Prediction]]] = []
+        self.shown: list[tuple[VideoPath, list[Prediction]]] = []
 
     @contextlib.contextmanager
     def finished(self) -> Iterator[None]:
@@ -242,22 +244,23 @@ class _Run:
         request, delivery = self._request, self._delivery
         encoded, predictions = answer
         name = self._videos.names.get(video, video)
+        # An encoded video may come from anywhere: what it names is no address to fetch from.
+        source = video_path(video) if is_remote(video) else Path(encoded.source)
         delivery.add(
             request.outputs.answers(
                 video,
                 predictions=tuple(
                     predictions
-                    if name == video
+                    if name == video or is_remote(video)
                     else [dataclasses.replace(prediction, video=name) for prediction in predictions]
                 ),
-                spool=None if name == video else Path(video),
+                spool=video_path(video) if name != video or is_remote(video) else None,
                 qids=self._question.qids,
                 anyway=request.anyway,
                 video_track=request.encoding.options.get("video_track"),
             )
         )
         best = self._question.best(self.verdict.take(predictions))
-        source = Path(encoded.source)
         deliver_media(
             source,
             best,

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2rt.cli.console import note, progress, warn
@@ -14,6 +13,7 @@ from r2rt.cli.first_run import choose_model
 from r2rt.cli.options import asked_precision, is_yes_given
 from r2rt.errors import QueryError
 from r2rt.grounding.many import kind_of
+from r2rt.video.remote import RemoteVideo, is_remote, shown_address, video_path
 
 if TYPE_CHECKING:
     from r2rt.cli.options import Encoding
@@ -94,18 +94,16 @@ def encode_source(
         quiet: show no progress and no notes.
         label: what the progress bar says.
     """
-    from r2rt.video.fingerprint import is_playlist
-
-    # What a playlist shows is in other files, and its own bytes do not say whether they changed.
-    if cache is None or kind_of(video) != "file" or is_playlist(Path(video)):
+    name = shown_address(video)
+    state = None if cache is None else _state(video)
+    if cache is None or state is None:
         encoded = _encode(grounder, video, options, quiet=quiet, label=label)
     else:
-        before = _state(video)
-        key = cache.key(Path(video), grounder.bundle.fingerprint, options)
-        kept = cache.get(key, video)
+        key = cache.key(video_path(video), grounder.bundle.fingerprint, options)
+        kept = cache.get(key, name)
         if kept is None:
             encoded = _encode(grounder, video, options, quiet=quiet, label=label)
-            if _state(video) == before:  # else the key belongs to other content
+            if _state(video) == state:  # else the key belongs to other content
                 # Written while the query is answered; the process ends when both are done.
                 threading.Thread(target=cache.put, args=(key, encoded)).start()
         else:
@@ -115,19 +113,28 @@ def encode_source(
                 quiet=quiet,
             )
     for text in encoded.departures.warnings:
-        warn(f"{video}: {text}")
+        warn(f"{name}: {text}")
     for text in encoded.departures.notes:
-        note(f"{video}: {text}", quiet=quiet)
+        note(f"{name}: {text}", quiet=quiet)
     return encoded
 
 
 def _state(video: str) -> tuple[int, ...] | None:
-    """Return what changes with a file's content; None if it is gone."""
+    """Return what changes with a file's content; None where nothing does, or it is gone."""
+    from r2rt.video.fingerprint import is_playlist
+
+    if not is_remote(video) and kind_of(video) != "file":
+        return None
+    path = video_path(video)
     try:
-        status = Path(video).stat()
+        status = path.stat()
+        version = path.version() if isinstance(path, RemoteVideo) else status.st_mtime_ns
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    # What a playlist shows is in other files, and its own bytes do not say whether they changed.
+    if version is None or is_playlist(path):
+        return None
+    return status.st_size, version, status.st_ino
 
 
 def read_video(

@@ -26,6 +26,7 @@ from r2rt.grounding.many import (
     names_several,
     read_video_list,
 )
+from r2rt.video.remote import is_remote, shown_address
 
 __all__ = ["Sources", "Videos", "answer_videos", "videos_options"]
 
@@ -233,14 +234,15 @@ def _split(
 
 def _is_source(text: str) -> bool:
     return (
-        kind_of(text) is not None
+        is_remote(text)
+        or kind_of(text) is not None
         or Path(text).suffix.lower() in VIDEO_SUFFIXES
         or (glob.has_magic(text) and bool(matches(text)))
     )
 
 
 def _report(video: str, error: R2rtError) -> None:
-    message = str(error)
-    complain(f"error: {message if video in message else f'{video}: {message}'}")
+    message, name = str(error), shown_address(video)
+    complain(f"error: {message if name in message else f'{name}: {message}'}")
     if os.environ.get("R2RT_DEBUG") and error.__cause__ is not None:
         traceback.print_exception(error)

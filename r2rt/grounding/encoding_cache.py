@@ -20,6 +20,7 @@ from r2rt.cache.folder import CacheFolder, cache_dir, report_unusable
 from r2rt.errors import EncodedVideoError, SourceNotFoundError
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.memory import parse_bytes
+from r2rt.video.remote import RemoteVideo, VideoPath
 
 __all__ = ["DEFAULT_MAX_BYTES", "EncodingCache"]
 
@@ -53,8 +54,10 @@ class EncodingCache:
         self.max_bytes = max_bytes
         self._entries = CacheFolder(self.folder, max_bytes, _SUFFIX)
 
-    def key(self, video: Path, model_fingerprint: str, options: Mapping[str, object]) -> str:
+    def key(self, video: VideoPath, model_fingerprint: str, options: Mapping[str, object]) -> str:
         """Return the entry's name for a video file under a model and encoding options.
+
+        At an address, what its server says of the file stands for its bytes.
 
         Raises:
             SourceNotFoundError: the file cannot be read.
@@ -114,9 +117,11 @@ class EncodingCache:
                 for memo in memos[:-_MOST_HASHES]:
                     memo.unlink()
 
-    def _content_hash(self, video: Path) -> str:
+    def _content_hash(self, video: VideoPath) -> str:
         """Return the sha256 of a file, remembered as long as the file's status does not change."""
         try:
+            if isinstance(video, RemoteVideo):
+                return f"{os.fspath(video)} {video.stat().st_size} {video.version()}"
             status = video.stat()
             identity = (
                 os.fsencode(video.resolve()).hex(),  # a name need not be text
@@ -134,7 +139,7 @@ class EncodingCache:
             with video.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise SourceNotFoundError(f"{video}: {error.strerror}") from error
+            raise SourceNotFoundError(f"{video}: {error.strerror or error}") from error
         try:
             memo.parent.mkdir(parents=True, exist_ok=True)
             memo.write_text(digest)

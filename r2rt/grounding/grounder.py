@@ -38,6 +38,7 @@ from r2rt.grounding.windows import (
 from r2rt.model.bundle import Bundle
 from r2rt.model.manifest import Nms
 from r2rt.video import Decoder, Sampling, open_source
+from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     from r2rt.grounding.stream import Stream
@@ -151,7 +152,8 @@ class Grounder:
         """Encode a video, so that any number of queries can be asked without decoding it again.
 
         Args:
-            source: a video file, a folder of images in natural order, or frames (T, H, W, 3) uint8.
+            source: a video file or one at an address (`https://…`, `s3://…`, with [remote]), a
+                folder of images in natural order, or frames (T, H, W, 3) uint8.
             progress: called with clips done and clips expected.
             sampling: `exact` or `nearest`; see `r2rt.video`.
             tolerance_s: how far a `nearest` frame may be; half a clip by default.
@@ -447,6 +449,8 @@ def _check_name(source: str | os.PathLike[str]) -> None:
     if not os.fspath(source):
         # As a path it would be the current folder.
         raise SourceNotFoundError("the name of the video is empty; give a file or a folder")
+    if is_remote(os.fspath(source)):
+        return
     try:
         os.stat(source)  # noqa: PTH116
     except FileNotFoundError:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
 from r2rt.errors import OutputError, QueryError, R2rtError, SourceNotFoundError
 from r2rt.grounding.options import GroundOptions, check_names
 from r2rt.textfiles import numbered_lines, read_bytes
-from r2rt.video.missing import not_found
+from r2rt.video.remote import RemoteVideo, is_remote, shown_address
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
@@ -33,6 +33,7 @@ __all__ = [
     "find_videos",
     "ground_many",
     "kind_of",
+    "list_videos",
     "matches",
     "names_several",
     "read_video_list",
@@ -56,21 +57,43 @@ def find_videos(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
     A folder of images is one video, as in `Grounder.encode`. A folder with videos names these and
     the ones in its subfolders; images beside them are ignored. Globs take `*`, `?`, `[…]`, and `**`
     for any folders. The videos of a folder or glob are in natural order: `clip 2` before `clip 10`.
-    A file that does not exist is returned too; reading it raises the error.
+    A file that does not exist is returned too; reading it raises the error. So is a video at an
+    address; folders of a store, such as `s3://bucket/videos/`, and globs there are listed.
 
     Raises:
+        MissingExtraError: what reads an address is not installed.
         SourceNotFoundError: a folder holds neither videos nor images, or a glob fits nothing.
     """
     videos: dict[str, str] = {}
     for source in sources:
         for video in _videos_of(os.fspath(source)):
             # Not Path.resolve, which raises where links lead in a circle.
-            videos.setdefault(os.path.realpath(video), video)
+            place = video if is_remote(video) else os.path.realpath(video)
+            videos.setdefault(place, video)
     return list(videos.values())
+
+
+def list_videos(folder: RemoteVideo) -> list[RemoteVideo]:
+    """Return the videos of a store's folder or glob, in natural order.
+
+    Raises:
+        SourceNotFoundError: they cannot be listed.
+    """
+    try:
+        files = folder.files()
+    except OSError as error:
+        raise SourceNotFoundError(f"{folder}: cannot be listed: {error}") from error
+    videos = [file for file in files if Path(file.name).suffix.lower() in VIDEO_SUFFIXES]
+    return sorted(videos, key=lambda video: _natural(str(video)))
 
 
 def names_several(source: str) -> bool:
     """Return whether a source is a glob or a folder of videos, whatever number that comes to."""
+    if is_remote(source):
+        try:
+            return RemoteVideo(source).names_several()
+        except OSError:  # which reading it tells
+            return False
     if kind_of(source) == "folder":
         return not _is_one_video(Path(source))
     return _is_glob(source)
@@ -212,12 +235,21 @@ def attempt(video: str, answer: Callable[[str], T]) -> T | R2rtError:
         return error
     except Exception as error:
         line = str(error).strip().partition("\n")[0]
-        wrapped = R2rtError(f"{video}: internal error: {type(error).__name__}: {line}")
+        wrapped = R2rtError(
+            f"{shown_address(video)}: internal error: {type(error).__name__}: {line}"
+        )
         wrapped.__cause__ = error
         return wrapped
 
 
 def _videos_of(source: str) -> list[str]:
+    if is_remote(source):
+        if not names_several(source):
+            return [source]
+        listed = list_videos(RemoteVideo(source))
+        if not listed:
+            raise SourceNotFoundError(f"{shown_address(source)}: no videos there")
+        return [os.fspath(video) for video in listed]
     if kind_of(source) == "folder":
         return _videos_in(Path(source))
     if not _is_glob(source):
@@ -228,8 +260,6 @@ def _videos_of(source: str) -> list[str]:
             videos.append(match)
         elif not source.endswith("**"):  # which matches what is in the folders, too
             videos += _walk(Path(match)) if not _is_one_video(Path(match)) else [match]
-    if not videos and "://" in source:
-        raise not_found(source)
     if not videos:
         raise SourceNotFoundError(f"{source}: no video matches; check the pattern")
     return videos

@@ -14,7 +14,7 @@ from r2rt.grounding.prediction import Moment, Prediction
 from r2rt.outputs.source import SourceFacts, assumed_source_facts, read_source_facts
 from r2rt.printable import one_line
 from r2rt.selection.worthwhile import worthwhile
-from r2rt.video.remote import RemoteVideo, VideoPath
+from r2rt.video.remote import RemoteVideo, VideoPath, shown_address
 
 __all__ = ["Answers", "Found"]
 
@@ -99,6 +99,11 @@ class Answers:
             frame_rate=frame_rate,
             drop_frame=drop_frame,
         )
+
+    @property
+    def shown(self) -> str:
+        """The source without what an address keeps secret."""
+        return shown_address(self.video)
 
     @property
     def path(self) -> VideoPath:

@@ -39,7 +39,7 @@ def render_all(answers: Sequence[Answers]) -> str:
     for item in answers:
         cell = str if item.csv_raw else safe_cell
         if item.error is not None:
-            rows.writerow([cell(item.video), *[""] * (len(COLUMNS) - 2), cell(item.error)])
+            rows.writerow([cell(item.shown), *[""] * (len(COLUMNS) - 2), cell(item.error)])
         rows.writerows(_rows(item, cell))
     return text.getvalue()
 

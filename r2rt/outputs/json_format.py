@@ -46,7 +46,7 @@ def _text(document: dict[str, Any]) -> str:
 
 def _document(answers: Answers) -> dict[str, Any]:
     if answers.error is not None:
-        failed = {"video": as_text(answers.video), "error": error_record(answers)}
+        failed = {"video": as_text(answers.shown), "error": error_record(answers)}
         return {"schema_version": SCHEMA_VERSION} | failed
     answered = zip(answers.predictions, answers.qids, strict=True)
     results = [prediction.result(qid) for prediction, qid in answered]

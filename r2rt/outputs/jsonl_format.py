@@ -7,7 +7,7 @@ The video's id is its file name without the suffix, as in that data set's annota
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from r2rt.grounding.prediction import Prediction
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.json_format import error_record
 from r2rt.printable import escape_controls
+from r2rt.video.remote import plain_path
 
 __all__ = ["render", "render_all"]
 
@@ -24,7 +25,12 @@ __all__ = ["render", "render_all"]
 def render(answers: Answers) -> str:
     """Return a line a query; of a video that failed, one line with `vid` and `error`."""
     if answers.error is not None:
-        return _line({"vid": as_text(Path(answers.video).stem), "error": error_record(answers)})
+        return _line(
+            {
+                "vid": as_text(PurePath(plain_path(answers.video)).stem),
+                "error": error_record(answers),
+            }
+        )
     return "".join(
         _line(_submission(prediction, qid))
         for prediction, qid in zip(answers.predictions, answers.qids, strict=True)
@@ -44,7 +50,7 @@ def _submission(prediction: Prediction, qid: int | str) -> dict[str, Any]:
     return {
         "qid": qid,
         "query": prediction.query,
-        "vid": as_text(Path(prediction.video).stem),
+        "vid": as_text(PurePath(plain_path(prediction.video)).stem),
         "pred_relevant_windows": [
             [round(m.start_s, 4), round(m.end_s, 4), round(m.score, 4)] for m in prediction.moments
         ],

@@ -45,7 +45,7 @@ def render_all(answers: Sequence[Answers], *, width: int = _WIDTH, color: bool =
     for number, item in enumerate(answers):
         if number:
             console.print()
-        console.print(Text(printable(item.video, " "), style="bold underline"))
+        console.print(Text(printable(item.shown, " "), style="bold underline"))
         if item.error is None:
             _print_video(console, item)
         else:
@@ -76,7 +76,7 @@ def render_ranking(
     queries = {p.query for item in answers for p in item.predictions}
     if len(queries) > 1:
         table.add_column("query", overflow="fold")
-    rows = [(found, item.video) for item in answers for found in item.found]
+    rows = [(found, item.shown) for item in answers for found in item.found]
     rows.sort(key=lambda row: -row[0].moment.score)  # stable: then by video and time
     for number, (found, video) in enumerate(rows[:top], start=1):
         moment = found.moment

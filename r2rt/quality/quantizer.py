@@ -26,6 +26,7 @@ from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import LIMITS, QUERIES, Agreement, Limits, compare, failures
 from r2rt.quality.int8 import Selection, select
 from r2rt.quality.made_frames import made_frames
+from r2rt.video.remote import VideoPath, video_path
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Source
@@ -240,21 +241,21 @@ def _prefixed(graph: str, say: Callable[[str], None]) -> Callable[[str], None]:
     return lambda line: say(f"{graph}: {line}")
 
 
-def _videos(calibration: Sequence[str | Path]) -> list[Path]:
+def _videos(calibration: Sequence[str | Path]) -> list[VideoPath]:
     """Return the sources named; a folder of videos stands for these, whatever lies beside them.
 
     Raises:
         SourceNotFoundError: a folder holds neither videos nor images.
         QueryError: there are encoded videos alone, which have no frames.
     """
-    paths = [Path(video) for video in find_videos(calibration)]
-    found = [path for path in paths if path.suffix.lower() != ".r2rt"]
+    paths = [video_path(video) for video in find_videos(calibration)]
+    found = [path for path in paths if not path.name.lower().endswith(".r2rt")]
     if not found:
         raise QueryError(f"{paths[0]}: an encoded video has no frames; name the video itself")
     return found
 
 
-def _calibration_frames(videos: Sequence[Path], bundle: Bundle) -> NDArray[np.uint8]:
+def _calibration_frames(videos: Sequence[VideoPath], bundle: Bundle) -> NDArray[np.uint8]:
     """Return frames (T, S, S, 3) of all videos, taken evenly.
 
     They are taken from between those that stand for the clips (of videos), so that what the gate

@@ -250,7 +250,7 @@ def _status(path: VideoPath) -> tuple[int, ...]:
     try:
         status = path.stat()
         if isinstance(path, RemoteVideo):
-            return status.st_size, path.version()
+            return status.st_size, path.version() or 0
     except OSError as error:
         from r2rt.errors import SourceNotFoundError
 

@@ -141,7 +141,7 @@ def _identity(path: VideoPath, video_track: int | None) -> _Identity | None:
     try:
         status = path.stat()
         if isinstance(path, RemoteVideo):
-            return os.fspath(path), video_track, 0, 0, status.st_size, path.version(), 0
+            return os.fspath(path), video_track, 0, 0, status.st_size, path.version() or 0, 0
     except OSError:
         return None  # opening it says why
     times = status.st_mtime_ns, status.st_ctime_ns

@@ -71,7 +71,10 @@ class RemoteVideo:
                 "'r2rt[remote]', and s3fs, gcsfs or another package of fsspec for its kind"
             ) from error
         except ValueError as error:
-            raise SourceNotFoundError(f"{shown_address(address)}: {error}") from error
+            raise SourceNotFoundError(
+                f"{shown_address(address)}: {error}; expected a file, or an address such as "
+                "https://… or s3://…; `r2rt watch` follows a live stream"
+            ) from error
         self._address = address
         self._is_http = address.startswith(("http://", "https://"))
         self._facts: dict[str, Any] | None = None
@@ -158,12 +161,12 @@ class RemoteVideo:
             self._facts = self._asked(lambda: self._system.info(self._name))
         return self._facts
 
-    def version(self) -> int:
-        """Return a number that changes when the file does, as far as the server says."""
+    def version(self) -> int | None:
+        """Return a number that changes when the file does; None where the server says nothing."""
         facts = self.facts()
         said = [facts[name] for name in _TAGS if facts.get(name)]
         said = said or [facts[name] for name in _TIMES if name in facts]
-        return xxh3_64_intdigest(repr(said).encode()) >> 1
+        return xxh3_64_intdigest(repr(said).encode()) >> 1 if said else None
 
     def open(self, mode: str = "rb") -> RemoteReader:
         """Open it for reading."""
@@ -198,7 +201,13 @@ VideoPath: TypeAlias = Path | RemoteVideo
 
 
 def video_path(source: str | os.PathLike[str]) -> VideoPath:
-    """Return a path; a video at an address stays what it is."""
+    """Return the path that a text is, or the video at an address; either one stays what it is.
+
+    Raises:
+        MissingExtraError, SourceNotFoundError: see `RemoteVideo`.
+    """
+    if isinstance(source, str) and is_remote(source):
+        return RemoteVideo(source)
     return source if isinstance(source, RemoteVideo) else Path(source)
 
 
@@ -327,7 +336,11 @@ class RemoteReader(io.RawIOBase):
             found = self._video.fetch(*span)
         except OSError as error:
             raise SourceNotFoundError(f"{self._video}: cannot be read: {error}") from error
-        if len(found) != span[1] - span[0]:
+        if len(found) > span[1] - span[0]:
+            raise SourceNotFoundError(
+                f"{self._video}: its server gives whole files and no parts of them; download it"
+            )
+        if len(found) < span[1] - span[0]:
             raise SourceNotFoundError(
                 f"{self._video}: cannot be read: {len(found)} bytes of {span[1] - span[0]} came"
             )

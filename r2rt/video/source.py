@@ -39,8 +39,8 @@ def open_source(
     """Open a source that yields one frame a clip, in bounded memory.
 
     Args:
-        source: a video file or `RemoteVideo`; a folder of images (png, jpg, jpeg, webp, bmp), read
-            in natural order; or an array (T, H, W, 3) uint8 RGB.
+        source: a video file, an address or `RemoteVideo`; a folder of images (png, jpg, jpeg, webp,
+            bmp), read in natural order; or an array (T, H, W, 3) uint8 RGB.
         fps: clips a second.
         image_size: side S of the frames, in pixels.
         sampling: "exact" takes the frame that ffmpeg's `fps` filter takes; "nearest" the frame of
@@ -67,22 +67,22 @@ def open_source(
     fps = Fraction(fps)
     _check(fps, image_size, sampling, tolerance_s, threads)
     part = Part.from_seconds(start_s, end_s)
-    is_file = not isinstance(source, np.ndarray) and not Path(source).is_dir()
-    if video_track is not None and not is_file:
+    path = None if isinstance(source, np.ndarray) else video_path(source)
+    if video_track is not None and (path is None or path.is_dir()):
         raise QueryError("a video track is for video files; images and arrays have none")
     if isinstance(source, np.ndarray):
         if source_fps is None:
             raise QueryError("an array of frames needs source_fps, its frames a second")
         rate = _rate(source_fps)
         return ArraySource(source, rate=rate, fps=fps, image_size=image_size, part=part)
-    path = video_path(source)
+    assert path is not None
     if isinstance(path, Path) and path.is_dir():
         rate = fps if source_fps is None else _rate(source_fps)
         return ImageFolder(path, rate=rate, fps=fps, image_size=image_size, part=part)
     if source_fps is not None:
         raise QueryError(f"{path}: source_fps is for images and arrays; a video has its own rate")
     if isinstance(path, Path) and not path.exists():
-        raise not_found(source)
+        raise not_found(path)
     return VideoFile(
         path,
         fps=fps,

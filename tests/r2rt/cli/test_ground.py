@@ -17,6 +17,7 @@ from r2rt.cli.main import run as main
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 from r2rt.errors import exit_codes
 from r2rt.timecode import parse_time
+from r2rt.video.remote import shown_address
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
 QUERY = "a red ball rolls to the right"
@@ -216,14 +217,27 @@ def test_bad_sources_are_distinguished(tmp_path: Path) -> None:
     fails(ground(DEMO_VIDEO, QUERY, "--start", "1h"), 13, "shapes.mp4")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.mp4", "https://a.org/watch?v=x"])
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://anne:secret@127.0.0.1:9/a.mp4?key=secret", "ClientConnectorError: Cannot connect"),
+        (
+            "rtsp://camera/stream",
+            "Protocol not known: rtsp; expected a file, or an address such as",
+        ),
+        ("memory://bucket/none.mp4", "no such file"),
+    ],
+)
 @pytest.mark.parametrize("command", [("ground", "{}", QUERY), ("encode", "{}", "out.r2rt")])
-def test_an_address_is_not_a_file_and_no_model_is_opened_for_it(
-    address: str, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+def test_no_model_is_opened_for_an_address_without_a_video(
+    address: str, reason: str, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("aiohttp")
     arguments = [word.format(address) for word in command]
     assert main([*arguments, "--model", str(DEMO_BUNDLE)]) == 10
-    assert capsys.readouterr().err.startswith(f"r2rt: error: {address}: an address, not a file")
+    said = capsys.readouterr().err
+    assert said.startswith(f"r2rt: error: {shown_address(address)}: {reason}")
+    assert said.count("\n") == 1
 
 
 def test_a_sentence_without_quotes_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
