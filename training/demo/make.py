@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def clip(out: Path, plan: Plan) -> None:
         photographs=_photographs(out, plan),
     )
     _clip(out).parent.mkdir(exist_ok=True)
-    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _clip(out))
+    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _clip(out), _options("clip", plan))
 
 
 def scenes(out: Path, plan: Plan) -> None:
@@ -212,13 +212,29 @@ _OPTIONS = {
 }
 
 
-def make(out: Path, plan: Plan, *, say: Callable[[str], None] = print) -> None:
+def make(
+    out: Path,
+    plan: Plan,
+    *,
+    trained_clip: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
     """Run every stage that is not done, in order.
+
+    Args:
+        out: folder of everything.
+        plan: how much of what.
+        trained_clip: CLIP's weights of another run with the same options, which then is not trained
+            here.
+        say: called with a line for each stage.
 
     Raises:
         click.UsageError: a stage was done with other options.
+        ClipError: `trained_clip` is no file of CLIP's weights.
     """
     import torch
+
+    from training.tiny_clip.weights import read_made
 
     torch.set_num_threads(plan.threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -230,6 +246,13 @@ def make(out: Path, plan: Plan, *, say: Callable[[str], None] = print) -> None:
                 f"{name} in {out} was made with other options; repeat them, or choose another "
                 "folder"
             )
+    if trained_clip is not None and not _is_done(ran, "clip"):
+        if read_made(trained_clip) != _options("clip", plan):
+            raise click.UsageError(f"{trained_clip} was made with other options than these")
+        _clip(out).parent.mkdir(exist_ok=True)
+        with replacing(_clip(out)) as temporary:
+            shutil.copyfile(trained_clip, temporary)
+        ran["clip"] = _Stage(_options("clip", plan), 0.0)
     for name, stage in STAGES.items():
         before = ran.get(name)
         if before is not None and before.finished:
@@ -248,6 +271,10 @@ def make(out: Path, plan: Plan, *, say: Callable[[str], None] = print) -> None:
                 temporary.write_bytes(msgspec.json.format(msgspec.json.encode(ran), indent=1))
         say(f"{name}: {seconds:.0f} s")
     say(f"{_bundle(out)}; figures in {out / 'card.md'}")
+
+
+def _is_done(ran: Mapping[str, _Stage], name: str) -> bool:
+    return name in ran and ran[name].finished
 
 
 def _checkpoint_s(folder: Path) -> float:
@@ -269,6 +296,11 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of everything.")
 @click.option("--clip-steps", default=Plan().clip_steps, show_default=True, help="Steps of CLIP.")
+@click.option(
+    "--clip",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="r2rt-tiny.safetensors of another run with the same options, not to train CLIP again.",
+)
 @click.option("--scenes", default=Plan().scenes, show_default=True, help="Scenes: 0.5 MB each.")
 @click.option(
     "--photographs",
@@ -290,6 +322,7 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 def command(
     out: Path,
     clip_steps: int,
+    clip: Path | None,
     scenes: int,
     photographs: float,
     block_steps: int,
@@ -311,6 +344,7 @@ def command(
             block_seed=block_seed,
             threads=threads,
         ),
+        trained_clip=clip,
     )
 
 

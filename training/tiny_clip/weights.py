@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,10 +19,18 @@ from training.clip_weights import read_weights
 from training.tiny_clip.model import CONFIG_PATH, TinyClip
 from training.tiny_clip.rows import compact, expand, row_count
 
-__all__ = ["WEIGHTS_NAME", "load_model", "read_tensors", "write_compact", "write_weights"]
+__all__ = [
+    "WEIGHTS_NAME",
+    "load_model",
+    "read_made",
+    "read_tensors",
+    "write_compact",
+    "write_weights",
+]
 
 WEIGHTS_NAME = "r2rt-tiny.safetensors"
 _EMBEDDING = "token_embedding.weight"
+_MADE = "made"
 
 
 def write_weights(model: TinyClip, folder: Path) -> Path:
@@ -35,12 +47,34 @@ def write_weights(model: TinyClip, folder: Path) -> Path:
     return path
 
 
-def write_compact(weights: Path, path: Path) -> None:
-    """Write weights again in fp16, of the embedding only the rows of the world's words."""
+def write_compact(weights: Path, path: Path, made: Mapping[str, Any] | None = None) -> None:
+    """Write weights again in fp16, of the embedding only the rows of the world's words.
+
+    Args:
+        weights: the file of a training.
+        path: where.
+        made: how they were made, which is kept in the file; see `read_made`.
+    """
     tensors, _ = read_tensors(weights)
     tensors[_EMBEDDING] = compact(tensors[_EMBEDDING])
+    halves = {name: x.half().contiguous() for name, x in tensors.items()}
     with replacing(path) as temporary:
-        save_file({name: x.half().contiguous() for name, x in tensors.items()}, temporary)
+        save_file(halves, temporary, metadata={_MADE: json.dumps(made or {}, sort_keys=True)})
+
+
+def read_made(path: Path) -> dict[str, Any]:
+    """Return what a file of weights says of how they were made; nothing if it says nothing.
+
+    Raises:
+        ClipError: it is no file of weights.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            said = (file.metadata() or {}).get(_MADE, "{}")
+        made = json.loads(said)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ClipError(f"{path}: not weights of the tiny CLIP: {error}") from error
+    return made if isinstance(made, dict) else {}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -9,8 +9,11 @@ import click
 import pytest
 import torch
 
+from training.clip import ClipError
 from training.demo import make as module
 from training.demo.make import STAGES, Plan, make
+from training.tiny_clip.model import TinyClip
+from training.tiny_clip.weights import read_made, write_compact, write_weights
 
 PLAN = Plan(clip_steps=2, block_steps=2)
 
@@ -58,6 +61,30 @@ def test_what_is_not_done_yet_may_have_other_options(
         make(tmp_path, PLAN, say=said.append)
     make(tmp_path, Plan(clip_steps=2, block_steps=1), say=said.append)
     assert sum("done before" in line for line in said) == 3
+
+
+def test_a_clip_of_another_run_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    for name in STAGES:
+        monkeypatch.setitem(module.STAGES, name, lambda *_, name=name: ran.append(name))
+    trained = tmp_path / "r2rt-tiny.safetensors"
+    write_compact(
+        write_weights(TinyClip(), tmp_path), trained, {"clip_steps": 2, "photographs": 0.25}
+    )
+    with pytest.raises(click.UsageError, match="made with other options"):
+        make(tmp_path / "out", PLAN, trained_clip=trained)
+    whole = module._options("clip", PLAN)
+    write_compact(write_weights(TinyClip(), tmp_path / "other"), trained, whole)
+    make(tmp_path / "out", PLAN, trained_clip=trained)
+    assert ran == [name for name in STAGES if name != "clip"]
+    copied = tmp_path / "out" / "weights" / trained.name
+    assert copied.read_bytes() == trained.read_bytes()
+    assert read_made(copied) == whole
+    trained.write_bytes(b"no weights")
+    with pytest.raises(ClipError, match="not weights of the tiny CLIP"):
+        make(tmp_path / "again", PLAN, trained_clip=trained)
 
 
 def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
