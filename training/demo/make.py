@@ -33,7 +33,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How much of what.
 
     Attributes:
-        clip_steps: steps of CLIP's training from nothing.
+        clip_steps: steps that CLIP's training from nothing is laid out for.
+        clip_stop: the step after which it ends, 0 for `clip_steps`; see `Settings.stop` there.
         clip_seed: of CLIP's weights and frames.
         scenes: scenes that are drawn and encoded.
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
@@ -46,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     clip_steps: int = 14_500
+    clip_stop: int = 10_500
     clip_seed: int = 0
     scenes: int = 14_000
     photographs: float = 0.25
@@ -89,7 +91,12 @@ def clip(out: Path, plan: Plan) -> None:
     train(
         _art(out) / "sprites.npz",
         out / "clip",
-        Settings(steps=plan.clip_steps, seed=plan.clip_seed, evaluate_s=_EVALUATE_S),
+        Settings(
+            steps=plan.clip_steps,
+            stop=plan.clip_stop,
+            seed=plan.clip_seed,
+            evaluate_s=_EVALUATE_S,
+        ),
         resume=True,
         photographs=_photographs(out, plan),
     )
@@ -178,7 +185,7 @@ def card(out: Path, plan: Plan) -> None:
             }
     lines = [
         "# Figures",
-        f"CLIP: {plan.clip_steps} steps from nothing, seed {plan.clip_seed}; "
+        f"CLIP: {plan.clip_stop or plan.clip_steps} steps from nothing, seed {plan.clip_seed}; "
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
         f"own queries alone, seed {plan.block_seed}, on {plan.scenes} scenes. {plan.videos} "
@@ -204,7 +211,7 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
 # What each of them depends on, besides what those before it do.
 _OPTIONS = {
     "art": (),
-    "clip": ("clip_steps", "clip_seed", "photographs", "threads"),
+    "clip": ("clip_steps", "clip_stop", "clip_seed", "photographs", "threads"),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "bundle": (),
@@ -297,6 +304,12 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of everything.")
 @click.option("--clip-steps", default=Plan().clip_steps, show_default=True, help="Steps of CLIP.")
 @click.option(
+    "--clip-stop",
+    default=Plan().clip_stop,
+    show_default=True,
+    help="The step after which CLIP's training ends; 0 for --clip-steps.",
+)
+@click.option(
     "--clip",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="r2rt-tiny.safetensors of another run with the same options, not to train CLIP again.",
@@ -322,6 +335,7 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
 def command(
     out: Path,
     clip_steps: int,
+    clip_stop: int,
     clip: Path | None,
     scenes: int,
     photographs: float,
@@ -336,6 +350,7 @@ def command(
         out,
         Plan(
             clip_steps=clip_steps,
+            clip_stop=clip_stop,
             scenes=scenes,
             photographs=photographs,
             block_steps=block_steps,

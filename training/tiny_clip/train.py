@@ -52,6 +52,8 @@ from training.world.sprites import Sprites
 
 __all__ = ["Settings", "losses", "train"]
 
+# The share of the steps in which the rate falls where the training ends early.
+_FALL = 0.2
 _WATCHED = ("noto", "fluent-3d", "twemoji", "openmoji")
 
 
@@ -60,7 +62,9 @@ class Settings:
     """How the training runs.
 
     Attributes:
-        steps: number of steps.
+        steps: number of steps that the schedule is laid out for.
+        stop: end after this step instead, 0 for `steps`: over the last fifth of the steps the rate
+            falls to nothing. Up to there it makes no difference, so it may be chosen late.
         seed: of weights and frames.
         batch: frames a step.
         rate: peak learning rate.
@@ -70,7 +74,7 @@ class Settings:
         average: weight of the past in the moving average of weights, which is what is kept.
         patches: so many patches of a frame, chosen at random, are looked at; smaller frames have
             fewer, and are looked at whole.
-        whole_from: share of the steps from which on every frame is looked at whole.
+        whole_from: share of all steps from which on every frame is looked at whole.
         checkpoint_s: seconds between checkpoints.
         evaluate_s: seconds between evaluations.
         half: whether matrices are multiplied in bfloat16; by default where that is faster.
@@ -79,6 +83,7 @@ class Settings:
     """
 
     steps: int
+    stop: int = 0
     seed: int = 0
     batch: int = 96
     rate: float = 1.5e-3
@@ -93,6 +98,17 @@ class Settings:
     half: bool = field(default_factory=bfloat16_is_fast)
     max_steps: int = 0
     first_stage: float = 0.0
+
+    @property
+    def last(self) -> int:
+        """The step at which the training ends."""
+        return self.stop or self.steps
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate at a step."""
+        rate = self.rate * _rate(step / self.steps, self.warm_up)
+        left = (self.last - step) / self.last
+        return rate * min(left / _FALL, 1.0) if self.stop else rate
 
 
 def losses(
@@ -220,7 +236,7 @@ class _Run:
 
     @property
     def progress(self) -> float:
-        """The share of the steps that are done."""
+        """How far the schedule is."""
         return self.step / self.settings.steps
 
     @property
@@ -260,7 +276,9 @@ class _Run:
         )
         saved = evaluated = self.elapsed_s
         for batch in loader:
-            if self.progress >= 1 or (settings.max_steps and self.step >= settings.max_steps):
+            if self.step >= settings.last or (
+                settings.max_steps and self.step >= settings.max_steps
+            ):
                 break
             terms = self._learn(Batch(*batch))
             if self.step % 50 == 0:
@@ -277,7 +295,7 @@ class _Run:
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
         settings, progress = self.settings, self.progress
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate * _rate(progress, settings.warm_up)
+            group["lr"] = settings.rate_at(self.step)
         text = min(max((progress - settings.text_from) / 0.1, 0.0), 1.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
             terms = losses(self.model, batch, text, self._looked_at(batch))
@@ -299,7 +317,8 @@ class _Run:
     def _looked_at(self, batch: Batch) -> Tensor | None:
         """Choose the patches that this step looks at: half a frame costs half as much."""
         frames, patches = batch.patches.shape
-        if self.progress >= self.settings.whole_from or patches <= self.settings.patches:
+        whole = self.step >= self.settings.whole_from * self.settings.last
+        if whole or patches <= self.settings.patches:
             return None
         generator = torch.Generator().manual_seed(self.step)
         order = torch.rand(frames, patches, generator=generator).argsort(dim=1)
@@ -396,6 +415,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--sprites", type=_FILE, required=True, help="sprites.npz of training.world.art.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of checkpoints and metrics.")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Number of steps.")
+@click.option("--stop", type=click.IntRange(0), default=0, help="End after this step instead.")
 @click.option("--seed", default=Settings.seed, show_default=True)
 @click.option("--rate", default=Settings.rate, show_default=True, help="Peak learning rate.")
 @click.option("--batch", default=Settings.batch, show_default=True, help="Frames a step.")
@@ -411,6 +431,7 @@ def command(
     sprites: Path,
     out: Path,
     steps: int,
+    stop: int,
     seed: int,
     rate: float,
     batch: int,
@@ -425,6 +446,7 @@ def command(
     torch.set_num_threads(threads)
     settings = Settings(
         steps=steps,
+        stop=stop,
         seed=seed,
         rate=rate,
         batch=batch,

@@ -96,6 +96,6 @@ _NAME_TABLE = _table()
 
 
 def _named(rgb: Image) -> NDArray[np.uint8]:
-    hsv = np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV), np.uint8)
-    named: NDArray[np.uint8] = _NAME_TABLE[hsv[..., 0] >> 2, hsv[..., 1] >> 4, hsv[..., 2] >> 4]
-    return named
+    hue, saturation, value = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV))
+    place = (hue >> 2).astype(np.uint16) << 8 | (saturation & 0xF0) | value >> 4
+    return _NAME_TABLE.ravel()[place]

@@ -36,6 +36,7 @@ Image = NDArray[np.uint8]
 NOTHING = -1
 AMBIGUOUS = -2
 _COLOUR_NAMES = tuple(COLOURS)
+_LEVELS = np.arange(256)
 # How often an image's parts get colours of their own, and how often its proportions change.
 _REPAINTED = 0.4
 _BENT = 0.4
@@ -271,17 +272,23 @@ def paste(
         np.uint8,
     )
     rows, columns = slice(top, bottom), slice(left, right)
-    alpha = warped[..., 3]
-    below = canvas[rows, columns].astype(np.uint16) * (255 - alpha.astype(np.uint16))[..., None]
-    canvas[rows, columns] = np.minimum(warped[..., :3] + (below + 127) // 255, 255)
+    alpha = np.ascontiguousarray(warped[..., 3])
+    below = _shaded(canvas[rows, columns], 255 - alpha)
+    canvas[rows, columns] = cv2.add(np.ascontiguousarray(warped[..., :3]), below)
     return rows, columns, alpha
 
 
 def _premultiplied(image: Image) -> Image:
-    alpha = image[..., 3:].astype(np.uint16)
     out = image.copy()
-    out[..., :3] = (image[..., :3] * alpha + 127) // 255
+    out[..., :3] = _shaded(image[..., :3], np.ascontiguousarray(image[..., 3]))
     return out
+
+
+def _shaded(colours: Image, factor: Image) -> Image:
+    """Return (H, W, 3) colours times (H, W) factors of 255, rounded to the nearest."""
+    factors = cv2.merge([factor, factor, factor])
+    shaded = cv2.multiply(np.ascontiguousarray(colours), factors, scale=1 / 255)
+    return np.asarray(shaded, np.uint8)
 
 
 def _spots(rng: Generator, count: int, size: int) -> list[tuple[float, float]]:
@@ -327,8 +334,9 @@ def _paste_warped(
 def _patch_labels(owners: NDArray[np.int8], patch: int, count: int) -> NDArray[np.int8]:
     """What each patch shows: an object that covers a third of it, nothing, or it is unclear."""
     grid = owners.shape[0] // patch
-    cells = owners.reshape(grid, patch, grid, patch)
-    shares = np.stack([(cells == place).mean(axis=(1, 3)) for place in range(count)])
+    sums = np.repeat(np.eye(grid, dtype=np.float32), patch, axis=1)
+    masks = (owners == np.arange(count)[:, None, None]).astype(np.float32)
+    shares = (sums @ masks @ sums.T).astype(np.float64) / patch**2
     best = shares.argmax(axis=0)
     most, total = shares.max(axis=0), shares.sum(axis=0)
     labels = np.full((grid, grid), AMBIGUOUS, np.int8)
@@ -354,14 +362,14 @@ def _jitter(rng: Generator, image: Image, *, shift_hue: bool) -> Image:
     """Vary colour: hue a little or at will, saturation, brightness, contrast, number of shades."""
     hsv = cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2HSV)
     shift = rng.integers(0, 180) if shift_hue else rng.integers(-3, 4)
-    tables = np.tile(np.arange(256), (3, 1))
-    tables[0] = (tables[0] + shift) % 180
-    tables[1] = tables[1] * rng.uniform(0.75, 1.25)
-    tables[2] = (tables[2] - 128) * rng.uniform(0.8, 1.15) + 128 + rng.integers(-20, 21)
+    lut = np.empty((1, 256, 3), np.uint8)
+    lut[0, :, 0] = (_LEVELS + shift) % 180
+    lut[0, :, 1] = np.minimum(_LEVELS * rng.uniform(0.75, 1.25), 255)
+    values = (_LEVELS - 128) * rng.uniform(0.8, 1.15) + 128 + rng.integers(-20, 21)
     if rng.random() < 0.12:
         step = int(rng.integers(32, 86))
-        tables[2] = tables[2] // step * step + step // 2
-    lut = tables.clip(0, 255).astype(np.uint8).T[None]
+        values = np.trunc(values) // step * step + step // 2
+    lut[0, :, 2] = values.clip(0, 255)
     out = image.copy()
     out[..., :3] = cv2.cvtColor(cv2.LUT(hsv, lut), cv2.COLOR_HSV2RGB)
     if shift_hue and rng.random() < 0.2:
@@ -378,19 +386,17 @@ def _repainted(rng: Generator, image: Image, parts: Image) -> Image:
     count = int(parts.max()) + 1
     if count == 1:
         return image
-    pixels = image[..., :3].astype(np.int16)
+    pixels, labels = image[..., :3], parts.ravel()
     flat = rng.random() < 0.5
     chosen = rng.random(count) < rng.uniform(0.3, 1.0)
     colours = rng.integers(0, 256, (count, 3))
-    for part in range(count):
-        where = parts == part
-        if not where.any():
-            continue
-        middle = pixels[where].mean(axis=0)
-        aim = colours[part] if chosen[part] else middle
-        pixels[where] = aim + (0 if flat else pixels[where] - middle)
+    sizes = np.maximum(np.bincount(labels, minlength=count), 1)
+    sums = [np.bincount(labels, pixels[..., c].ravel(), count) for c in range(3)]
+    middles = np.stack(sums, axis=1) / sizes[:, None]
+    aims = np.where(chosen[:, None], colours, middles)
+    painted = aims[parts] if flat else aims[parts] + (pixels - middles[parts])
     out = image.copy()
-    out[..., :3] = pixels.clip(0, 255)
+    out[..., :3] = painted.clip(0, 255)
     if rng.random() < 0.25:
         lines = cv2.morphologyEx(parts, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
         out[lines, :3] = 20

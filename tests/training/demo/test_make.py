@@ -15,7 +15,7 @@ from training.demo.make import STAGES, Plan, make
 from training.tiny_clip.model import TinyClip
 from training.tiny_clip.weights import read_made, write_compact, write_weights
 
-PLAN = Plan(clip_steps=2, block_steps=2)
+PLAN = Plan(clip_steps=2, clip_stop=0, block_steps=2)
 
 
 def test_stages_run_in_order_once_and_go_on_where_they_stopped(
@@ -42,9 +42,9 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
     assert sum("done before" in line for line in said) == 2
     # Weights of one seed are not mixed with those of another.
     with pytest.raises(click.UsageError, match=r"clip in .* was made with other options"):
-        make(tmp_path, Plan(clip_steps=3, block_steps=2), say=said.append)
+        make(tmp_path, Plan(clip_steps=3, clip_stop=0, block_steps=2), say=said.append)
     with pytest.raises(click.UsageError, match=r"block in .* was made with other options"):
-        make(tmp_path, Plan(clip_steps=2, block_steps=3), say=said.append)
+        make(tmp_path, Plan(clip_steps=2, clip_stop=0, block_steps=3), say=said.append)
 
 
 def test_what_is_not_done_yet_may_have_other_options(
@@ -59,7 +59,7 @@ def test_what_is_not_done_yet_may_have_other_options(
     said: list[str] = []
     with pytest.raises(RuntimeError, match="too slow"):
         make(tmp_path, PLAN, say=said.append)
-    make(tmp_path, Plan(clip_steps=2, block_steps=1), say=said.append)
+    make(tmp_path, Plan(clip_steps=2, clip_stop=0, block_steps=1), say=said.append)
     assert sum("done before" in line for line in said) == 3
 
 

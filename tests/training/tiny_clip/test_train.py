@@ -72,6 +72,18 @@ def test_what_is_not_looked_at_changes_nothing(toy_sprites: Sprites) -> None:
     assert not torch.equal(losses(model, other, text=0.5)["patch"], whole["patch"])
 
 
+def test_a_training_may_end_early() -> None:
+    """Until the rate falls, the end makes no difference; at the end it is nearly nothing."""
+    whole, short = Settings(steps=1000), Settings(steps=1000, stop=500)
+    assert (whole.last, short.last) == (1000, 500)
+    assert [short.rate_at(step) for step in range(400)] == [
+        whole.rate_at(step) for step in range(400)
+    ]
+    falling = [short.rate_at(step) for step in range(400, 500)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] < 0.02 * short.rate < whole.rate_at(499)
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_from_its_checkpoint(toy_file: Path, tmp_path: Path) -> None:
     def run(steps: int, resume: bool) -> None:
