@@ -47,7 +47,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     clip_steps: int = 14_500
-    clip_stop: int = 10_500
+    clip_stop: int = 10_000
     clip_seed: int = 0
     scenes: int = 14_000
     photographs: float = 0.25

@@ -1,6 +1,6 @@
 """Training of the tiny CLIP, from nothing.
 
-`python -m training.tiny_clip.train --sprites FILE --steps 14500 --seed 0 --out DIR`
+`python -m training.tiny_clip.train --sprites FILE --steps 14500 --stop 10000 --seed 0 --out DIR`
 
 The schedule follows the number of steps, so every machine learns from the same batches.
 Checkpoints are written whole every two minutes; `--resume` goes on from the last one. Per step:
