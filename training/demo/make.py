@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         clip_steps: steps that CLIP's training from nothing is laid out for.
         clip_stop: the step after which it ends, 0 for `clip_steps`; see `Settings.stop` there.
-        clip_seed: of CLIP's weights and frames.
+        clip_again: steps of its second training, from the weights of the first.
+        clip_seed: of CLIP's weights and frames; the second training has the next one.
         scenes: scenes that are drawn and encoded.
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
         block_steps: steps of the R² block's training.
@@ -48,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     clip_steps: int = 14_500
     clip_stop: int = 10_000
+    clip_again: int = 10_000
     clip_seed: int = 0
     scenes: int = 14_000
     photographs: float = 0.25
@@ -84,24 +86,40 @@ def art(out: Path, _plan: Plan) -> None:
 
 
 def clip(out: Path, plan: Plan) -> None:
-    """Train the tiny CLIP from nothing; everything after stands on its weights as shipped."""
+    """Train the tiny CLIP from nothing."""
+    from training.tiny_clip.train import Settings, train
+    from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
+
+    settings = Settings(
+        steps=plan.clip_steps, stop=plan.clip_stop, seed=plan.clip_seed, evaluate_s=_EVALUATE_S
+    )
+    train(
+        _art(out) / "sprites.npz",
+        out / "clip",
+        settings,
+        resume=True,
+        photographs=_photographs(out, plan),
+    )
+    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _first_clip(out), _options("clip", plan))
+
+
+def clip_again(out: Path, plan: Plan) -> None:
+    """Train it on; everything after stands on its weights as they are shipped."""
     from training.tiny_clip.train import Settings, train
     from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
 
     train(
         _art(out) / "sprites.npz",
-        out / "clip",
-        Settings(
-            steps=plan.clip_steps,
-            stop=plan.clip_stop,
-            seed=plan.clip_seed,
-            evaluate_s=_EVALUATE_S,
-        ),
+        out / "clip-again",
+        Settings(steps=plan.clip_again, seed=plan.clip_seed + 1, rate=1e-3, evaluate_s=_EVALUATE_S),
+        init=_first_clip(out),
         resume=True,
         photographs=_photographs(out, plan),
     )
     _clip(out).parent.mkdir(exist_ok=True)
-    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _clip(out), _options("clip", plan))
+    write_compact(
+        out / "clip-again" / "final" / WEIGHTS_NAME, _clip(out), _options("clip-again", plan)
+    )
 
 
 def scenes(out: Path, plan: Plan) -> None:
@@ -185,7 +203,8 @@ def card(out: Path, plan: Plan) -> None:
             }
     lines = [
         "# Figures",
-        f"CLIP: {plan.clip_stop or plan.clip_steps} steps from nothing, seed {plan.clip_seed}; "
+        f"CLIP: {plan.clip_stop or plan.clip_steps} steps from nothing, seed {plan.clip_seed}, and "
+        f"{plan.clip_again} more, seed {plan.clip_seed + 1}; "
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
         f"own queries alone, seed {plan.block_seed}, on {plan.scenes} scenes. {plan.videos} "
@@ -201,6 +220,7 @@ def card(out: Path, plan: Plan) -> None:
 STAGES: dict[str, Callable[[Path, Plan], None]] = {
     "art": art,
     "clip": clip,
+    "clip-again": clip_again,
     "scenes": scenes,
     "block": block,
     "bundle": bundle,
@@ -212,6 +232,7 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
 _OPTIONS = {
     "art": (),
     "clip": ("clip_steps", "clip_stop", "clip_seed", "photographs", "threads"),
+    "clip-again": ("clip_again",),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "bundle": (),
@@ -231,8 +252,8 @@ def make(
     Args:
         out: folder of everything.
         plan: how much of what.
-        trained_clip: CLIP's weights of another run with the same options, which then is not trained
-            here.
+        trained_clip: CLIP's weights of another run with the same options, after its first or its
+            second training, which then is not repeated.
         say: called with a line for each stage.
 
     Raises:
@@ -240,8 +261,6 @@ def make(
         ClipError: `trained_clip` is no file of CLIP's weights.
     """
     import torch
-
-    from training.tiny_clip.weights import read_made
 
     torch.set_num_threads(plan.threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -253,13 +272,8 @@ def make(
                 f"{name} in {out} was made with other options; repeat them, or choose another "
                 "folder"
             )
-    if trained_clip is not None and not _is_done(ran, "clip"):
-        if read_made(trained_clip) != _options("clip", plan):
-            raise click.UsageError(f"{trained_clip} was made with other options than these")
-        _clip(out).parent.mkdir(exist_ok=True)
-        with replacing(_clip(out)) as temporary:
-            shutil.copyfile(trained_clip, temporary)
-        ran["clip"] = _Stage(_options("clip", plan), 0.0)
+    if trained_clip is not None:
+        _take(trained_clip, out, plan, ran)
     for name, stage in STAGES.items():
         before = ran.get(name)
         if before is not None and before.finished:
@@ -280,8 +294,22 @@ def make(
     say(f"{_bundle(out)}; figures in {out / 'card.md'}")
 
 
-def _is_done(ran: Mapping[str, _Stage], name: str) -> bool:
-    return name in ran and ran[name].finished
+def _take(weights: Path, out: Path, plan: Plan, ran: dict[str, _Stage]) -> None:
+    """Put CLIP's weights of another run where a stage would have, and count it as done."""
+    from training.tiny_clip.weights import read_made
+
+    made = read_made(weights)
+    for names, place in ((("clip", "clip-again"), _clip(out)), (("clip",), _first_clip(out))):
+        if made == _options(names[-1], plan):
+            place.parent.mkdir(exist_ok=True)
+            if weights.resolve() != place.resolve():
+                with replacing(place) as temporary:
+                    shutil.copyfile(weights, temporary)
+            for name in names:
+                if name not in ran or not ran[name].finished:
+                    ran[name] = _Stage(_options(name, plan), 0.0)
+            return
+    raise click.UsageError(f"{weights} was made with other options than these")
 
 
 def _checkpoint_s(folder: Path) -> float:
@@ -310,9 +338,15 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
     help="The step after which CLIP's training ends; 0 for --clip-steps.",
 )
 @click.option(
+    "--clip-again",
+    default=Plan().clip_again,
+    show_default=True,
+    help="Steps of CLIP's second training.",
+)
+@click.option(
     "--clip",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="r2rt-tiny.safetensors of another run with the same options, not to train CLIP again.",
+    help="r2rt-tiny.safetensors of another run with the same options, from which to go on.",
 )
 @click.option("--scenes", default=Plan().scenes, show_default=True, help="Scenes: 0.5 MB each.")
 @click.option(
@@ -336,6 +370,7 @@ def command(
     out: Path,
     clip_steps: int,
     clip_stop: int,
+    clip_again: int,
     clip: Path | None,
     scenes: int,
     photographs: float,
@@ -351,6 +386,7 @@ def command(
         Plan(
             clip_steps=clip_steps,
             clip_stop=clip_stop,
+            clip_again=clip_again,
             scenes=scenes,
             photographs=photographs,
             block_steps=block_steps,
@@ -378,6 +414,12 @@ def _photographs(out: Path, plan: Plan) -> Photographs | None:
     if not plan.photographs:
         return None
     return Photographs(_art(out) / "photographs.npz", "train", plan.photographs)
+
+
+def _first_clip(out: Path) -> Path:
+    from training.tiny_clip.weights import WEIGHTS_NAME
+
+    return out / "clip" / WEIGHTS_NAME
 
 
 def _clip(out: Path) -> Path:

@@ -33,13 +33,13 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
         monkeypatch.setitem(module.STAGES, name, partial(stage, name))
     with pytest.raises(RuntimeError, match="power cut"):
         make(tmp_path, PLAN, say=ran.append)
-    assert [line for line in ran if line in STAGES] == ["art", "clip"]
+    assert [line for line in ran if line in STAGES] == ["art", "clip", "clip-again"]
     broken.clear()
     ran.clear()
     said: list[str] = []
     make(tmp_path, PLAN, say=said.append)
     assert ran == ["scenes", "block", "bundle", "card"]
-    assert sum("done before" in line for line in said) == 2
+    assert sum("done before" in line for line in said) == 3
     # Weights of one seed are not mixed with those of another.
     with pytest.raises(click.UsageError, match=r"clip in .* was made with other options"):
         make(tmp_path, Plan(clip_steps=3, clip_stop=0, block_steps=2), say=said.append)
@@ -60,31 +60,37 @@ def test_what_is_not_done_yet_may_have_other_options(
     with pytest.raises(RuntimeError, match="too slow"):
         make(tmp_path, PLAN, say=said.append)
     make(tmp_path, Plan(clip_steps=2, clip_stop=0, block_steps=1), say=said.append)
-    assert sum("done before" in line for line in said) == 3
+    assert sum("done before" in line for line in said) == 4
 
 
+@pytest.mark.parametrize("last", ["clip", "clip-again"])
 def test_a_clip_of_another_run_is_not_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     ran: list[str] = []
     for name in STAGES:
         monkeypatch.setitem(module.STAGES, name, lambda *_, name=name: ran.append(name))
-    trained = tmp_path / "r2rt-tiny.safetensors"
-    write_compact(
-        write_weights(TinyClip(), tmp_path), trained, {"clip_steps": 2, "photographs": 0.25}
-    )
+    trained, out = tmp_path / "r2rt-tiny.safetensors", tmp_path / "out"
+    weights = write_weights(TinyClip(), tmp_path / "whole")
+    write_compact(weights, trained, {"clip_steps": 2, "photographs": 0.25})
     with pytest.raises(click.UsageError, match="made with other options"):
-        make(tmp_path / "out", PLAN, trained_clip=trained)
-    whole = module._options("clip", PLAN)
-    write_compact(write_weights(TinyClip(), tmp_path / "other"), trained, whole)
-    make(tmp_path / "out", PLAN, trained_clip=trained)
-    assert ran == [name for name in STAGES if name != "clip"]
-    copied = tmp_path / "out" / "weights" / trained.name
+        make(out, PLAN, trained_clip=trained)
+    made = module._options(last, PLAN)
+    write_compact(weights, trained, made)
+    make(out, PLAN, trained_clip=trained)
+    done = ["clip", "clip-again"][: 1 + (last == "clip-again")]
+    assert ran == [name for name in STAGES if name not in done]
+    copied = out / ("weights" if last == "clip-again" else "clip") / trained.name
     assert copied.read_bytes() == trained.read_bytes()
-    assert read_made(copied) == whole
+    assert read_made(copied) == made
     trained.write_bytes(b"no weights")
     with pytest.raises(ClipError, match="not weights of the tiny CLIP"):
         make(tmp_path / "again", PLAN, trained_clip=trained)
+
+
+def test_the_kept_weights_are_those_of_the_command() -> None:
+    kept = Path(module.__file__).parent / "weights" / "r2rt-tiny-first.safetensors"
+    assert read_made(kept) == module._options("clip", Plan())
 
 
 def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +115,10 @@ def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.Monk
         make(tmp_path, PLAN, say=lambda _: None)
     said: list[str] = []
     make(tmp_path, PLAN, say=said.append)
-    assert said[:3] == [
+    assert said[:4] == [
         "art: done before, in 39 s",
         "clip: done before, in 701 s",
+        "clip-again: done before, in 1 s",
         "scenes: 41 s",
     ]
     kept = json.loads((tmp_path / "stages.json").read_text())
