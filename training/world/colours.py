@@ -96,6 +96,8 @@ _NAME_TABLE = _table()
 
 
 def _named(rgb: Image) -> NDArray[np.uint8]:
-    hue, saturation, value = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV))
+    hsv = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), np.uint8)
+    hue, saturation, value = (np.ascontiguousarray(hsv[..., c]) for c in range(3))
     place = (hue >> 2).astype(np.uint16) << 8 | (saturation & 0xF0) | value >> 4
-    return _NAME_TABLE.ravel()[place]
+    named: NDArray[np.uint8] = _NAME_TABLE.ravel()[place]
+    return named
