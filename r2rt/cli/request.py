@@ -251,7 +251,7 @@ class _Run:
                 video,
                 predictions=tuple(
                     predictions
-                    if name == video or is_remote(video)
+                    if name == video
                     else [dataclasses.replace(prediction, video=name) for prediction in predictions]
                 ),
                 spool=video_path(video) if name != video or is_remote(video) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from r2rt.cli.first_run import choose_model
 from r2rt.cli.options import asked_precision, is_yes_given
 from r2rt.errors import QueryError
 from r2rt.grounding.many import kind_of
-from r2rt.video.remote import RemoteVideo, is_remote, shown_address, video_path
+from r2rt.video.remote import RemoteVideo, VideoPath, is_remote, shown_address, video_path
 
 if TYPE_CHECKING:
     from r2rt.cli.options import Encoding
@@ -94,15 +95,20 @@ def encode_source(
         quiet: show no progress and no notes.
         label: what the progress bar says.
     """
+    from r2rt.video.fingerprint import is_playlist
+
     name = shown_address(video)
-    state = None if cache is None else _state(video)
-    if cache is None or state is None:
-        encoded = _encode(grounder, video, options, quiet=quiet, label=label)
+    # One object, so that a server is asked about the file once.
+    source = video_path(video) if is_remote(video) else video
+    state = None if cache is None else _state(source)
+    # What a playlist shows is in other files, and its own bytes do not say whether they changed.
+    if cache is None or state is None or is_playlist(video_path(source)):
+        encoded = _encode(grounder, source, options, quiet=quiet, label=label)
     else:
-        key = cache.key(video_path(video), grounder.bundle.fingerprint, options)
+        key = cache.key(video_path(source), grounder.bundle.fingerprint, options)
         kept = cache.get(key, name)
         if kept is None:
-            encoded = _encode(grounder, video, options, quiet=quiet, label=label)
+            encoded = _encode(grounder, source, options, quiet=quiet, label=label)
             if _state(video) == state:  # else the key belongs to other content
                 # Written while the query is answered; the process ends when both are done.
                 threading.Thread(target=cache.put, args=(key, encoded)).start()
@@ -119,22 +125,17 @@ def encode_source(
     return encoded
 
 
-def _state(video: str) -> tuple[int, ...] | None:
-    """Return what changes with a file's content; None where nothing does, or it is gone."""
-    from r2rt.video.fingerprint import is_playlist
-
-    if not is_remote(video) and kind_of(video) != "file":
-        return None
-    path = video_path(video)
+def _state(source: str | VideoPath) -> tuple[int, ...] | None:
+    """Return what changes with a file's content; None where nothing does, or there is no file."""
+    path = video_path(source)
     try:
+        if not isinstance(path, RemoteVideo) and not path.is_file():
+            return None
         status = path.stat()
         version = path.version() if isinstance(path, RemoteVideo) else status.st_mtime_ns
-    except OSError:
+    except (OSError, ValueError):  # such as a name too long
         return None
-    # What a playlist shows is in other files, and its own bytes do not say whether they changed.
-    if version is None or is_playlist(path):
-        return None
-    return status.st_size, version, status.st_ino
+    return None if version is None else (status.st_size, version, status.st_ino)
 
 
 def read_video(
@@ -166,7 +167,12 @@ def read_video(
 
 
 def _encode(
-    grounder: Grounder, video: str, options: EncodeOptions, *, quiet: bool, label: str
+    grounder: Grounder,
+    video: str | os.PathLike[str],
+    options: EncodeOptions,
+    *,
+    quiet: bool,
+    label: str,
 ) -> EncodedVideo:
     with progress(label, unit="clips", quiet=quiet) as update:
         encoded = grounder.encode(video, update, **options)

@@ -25,12 +25,7 @@ __all__ = ["render", "render_all"]
 def render(answers: Answers) -> str:
     """Return a line a query; of a video that failed, one line with `vid` and `error`."""
     if answers.error is not None:
-        return _line(
-            {
-                "vid": as_text(PurePath(plain_path(answers.video)).stem),
-                "error": error_record(answers),
-            }
-        )
+        return _line({"vid": _vid(answers.video), "error": error_record(answers)})
     return "".join(
         _line(_submission(prediction, qid))
         for prediction, qid in zip(answers.predictions, answers.qids, strict=True)
@@ -42,6 +37,10 @@ def render_all(answers: Sequence[Answers]) -> str:
     return "".join(render(item) for item in answers)
 
 
+def _vid(video: str) -> str:
+    return as_text(PurePath(plain_path(video)).stem)
+
+
 def _line(record: dict[str, Any]) -> str:
     return escape_controls(msgspec.json.encode(record).decode()) + "\n"
 
@@ -50,7 +49,7 @@ def _submission(prediction: Prediction, qid: int | str) -> dict[str, Any]:
     return {
         "qid": qid,
         "query": prediction.query,
-        "vid": as_text(PurePath(plain_path(prediction.video)).stem),
+        "vid": _vid(prediction.video),
         "pred_relevant_windows": [
             [round(m.start_s, 4), round(m.end_s, 4), round(m.score, 4)] for m in prediction.moments
         ],

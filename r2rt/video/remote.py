@@ -124,16 +124,12 @@ class RemoteVideo:
         Raises:
             OSError: they cannot be listed.
         """
-        folder, _, _ = self._name.partition("*")
-        # Of a folder the name itself, of a glob the last folder before the `*`.
-        folder = folder.rpartition("/")[0] if folder != self._name else folder.rstrip("/")
         find = self._system.find if "*" not in self._name else self._system.glob
         # A listing is kept, and answers later questions about single files, too.
         self._system.invalidate_cache()
         listed: dict[str, dict[str, Any]] = self._asked(lambda: find(self._name, detail=True))
         self._system.invalidate_cache()
-        above, _, _ = self._address.partition("*")
-        above = above.rpartition("/")[0] if above != self._address else above.rstrip("/")
+        above, folder = _folder_of(self._address), _folder_of(self._name)
         videos = []
         for name, facts in listed.items():
             if facts.get("type") != "directory":
@@ -231,6 +227,12 @@ def file_name(source: str) -> str:
 def plain_path(source: str) -> str:
     """Return a path; of an address the text that ends with the file's name, for making names."""
     return unquote(shown_address(source)) if is_remote(source) else source
+
+
+def _folder_of(text: str) -> str:
+    """Return a folder's address or name without its last slash, of a glob the folder before `*`."""
+    before, star, _ = text.partition("*")
+    return before.rpartition("/")[0] if star else text.rstrip("/")
 
 
 def _without_secrets(text: str) -> str:
