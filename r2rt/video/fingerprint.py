@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2rt.textfiles import UTF8_MARK
-from r2rt.video.remote import VideoPath
+from r2rt.video.remote import RemoteReader, VideoPath
 
 __all__ = ["fingerprint_array", "fingerprint_file", "fingerprint_files", "is_playlist"]
 
@@ -68,8 +68,10 @@ def _sampled(path: VideoPath) -> bytes:
     with path.open("rb") as file:
         if size <= WHOLE_BYTES:
             return _joined([str(size).encode(), file.read()])
-        parts = [str(size).encode()]
-        for offset in _spaced(size - BLOCK_BYTES, BLOCKS):
+        parts, offsets = [str(size).encode()], _spaced(size - BLOCK_BYTES, BLOCKS)
+        if isinstance(file, RemoteReader):
+            file.need([(offset, offset + BLOCK_BYTES) for offset in offsets], before=size)
+        for offset in offsets:
             file.seek(offset)
             parts.append(file.read(BLOCK_BYTES))
     return _joined(parts)

@@ -4,6 +4,10 @@ A demuxer reads every packet on its way. Where the container lists its packets a
 the end, as MP4 and QuickTime do, the list says where they lie: what a pass does not need is then
 given to the demuxer as zeros and never fetched. Of an MP4 in fragments the demuxer may know the
 first one alone, so what lies after the last listed packet is fetched as it comes.
+
+A request takes tens of milliseconds, however little it asks for, so several are under way at once:
+for the next needed parts or, where a file is read from one end to the other, for more and more of
+what follows.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import re
 import stat
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -36,10 +40,13 @@ __all__ = [
 
 # Fetched at once where the needed bytes are unknown: in headers, and in other containers.
 BLOCK_BYTES = 256 << 10
-_BLOCKS = 8
 # Needed parts that are no farther apart are fetched together: a request takes longer.
 _NEAR_BYTES = 64 << 10
 _PART_BYTES = 4 << 20
+# Requests that are under way at once, and the bytes that they ask for together.
+_AT_ONCE = 8
+_AT_ONCE_BYTES = 4 << 20
+_KEPT_BYTES = 2 * _AT_ONCE_BYTES
 # Facts of a file that change with it, as fsspec's packages call them. A tag says it alone: times in
 # a folder's listing may be finer than those of the file itself.
 _TAGS = ("ETag", "etag")
@@ -78,6 +85,7 @@ class RemoteVideo:
         self._address = address
         self._is_http = address.startswith(("http://", "https://"))
         self._facts: dict[str, Any] | None = None
+        self._gives_parts = False
 
     def __str__(self) -> str:
         return shown_address(self._address)
@@ -169,18 +177,56 @@ class RemoteVideo:
         assert mode == "rb"
         return RemoteReader(self)
 
-    def fetch(self, start: int, end: int) -> bytes:
-        """Return bytes from `start` up to `end`.
+    def fetch(self, spans: Sequence[Span]) -> list[bytes]:
+        """Return the bytes of one or more spans, (first, after the last) each, asked for at once.
 
         Raises:
-            OSError: they cannot be fetched.
+            SourceNotFoundError: they cannot be fetched, or the server knows no parts of files.
         """
-        found: bytes = self._asked(lambda: self._system.cat_file(self._name, start=start, end=end))
-        return found
+        alone = 1 if self._is_http and not self._gives_parts else 0
+        try:
+            parts = [self._asked(lambda: self._first_part(spans[0]))] if alone else []
+            parts += self._asked(lambda: self._parts(spans[alone:]))
+            for part, (start, end) in zip(parts, spans, strict=True):
+                if len(part) != end - start:
+                    raise OSError(f"{len(part)} bytes of {end - start} came")
+        except OSError as error:
+            raise SourceNotFoundError(f"{self}: cannot be read: {error}") from error
+        return parts
+
+    def _first_part(self, span: Span) -> bytes:
+        """Return bytes, with care: some web servers know no parts and answer with whole files.
+
+        fsspec's files see that before they read the answer, unless it is their first bytes anyway.
+        """
+        start, end = span
+        options = {"size": self.stat().st_size, "cache_type": "none"}
+        with self._system.open(self._name, "rb", **options) as file:
+            file.seek(start)
+            try:
+                part: bytes = file.read(end - start)
+            except ValueError as error:
+                raise SourceNotFoundError(
+                    f"{self}: its server gives whole files and no parts of them; download it"
+                ) from error
+        self._gives_parts = start > 0
+        return part
+
+    def _parts(self, spans: Sequence[Span]) -> list[bytes]:
+        if not spans:
+            return []
+        starts, ends = [start for start, _ in spans], [end for _, end in spans]
+        found = self._system.cat_ranges([self._name] * len(spans), starts, ends)
+        for part in found:
+            if isinstance(part, Exception):
+                raise part
+        return list(found)
 
     def _asked(self, ask: Any) -> Any:
         try:
             return ask()
+        except SourceNotFoundError:
+            raise
         except Exception as error:  # each kind of address has errors of its own
             reason: BaseException = error
             if isinstance(error, FileNotFoundError):
@@ -246,7 +292,8 @@ class RemoteReader(io.RawIOBase):
 
     Args:
         video: the file.
-        block_bytes: bytes that are fetched together; None fetches the read bytes alone.
+        block_bytes: bytes that are fetched together, or more where a file is read on and on; None
+            fetches the read bytes alone.
     """
 
     def __init__(self, video: RemoteVideo, *, block_bytes: int | None = None) -> None:
@@ -258,6 +305,7 @@ class RemoteReader(io.RawIOBase):
         self._needed: list[Span] | None = None
         self._listed_end = 0
         self._kept: OrderedDict[Span, bytes] = OrderedDict()
+        self._ahead = 1
 
     def need(self, spans: Iterable[Span], *, before: int) -> None:
         """Give zeros for everything before a byte but these spans, (first, after the last) each."""
@@ -300,7 +348,7 @@ class RemoteReader(io.RawIOBase):
         if end <= start:
             return b""
         if self._needed is None and self._block is None:
-            return self._fetched((start, end))
+            return self._video.fetch([(start, end)])[0]
         spans: list[Span] = []
         if self._needed is not None:
             first = max(bisect_left(self._needed, (start, 0)) - 1, 0)
@@ -327,23 +375,30 @@ class RemoteReader(io.RawIOBase):
 
     def _part(self, span: Span) -> bytes:
         if span not in self._kept:
-            self._kept[span] = self._fetched(span)
-            while len(self._kept) > _BLOCKS:
+            spans = self._with_next(span)
+            self._kept.update(zip(spans, self._video.fetch(spans), strict=True))
+            while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _KEPT_BYTES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(span)
         return self._kept[span]
 
-    def _fetched(self, span: Span) -> bytes:
-        try:
-            found = self._video.fetch(*span)
-        except OSError as error:
-            raise SourceNotFoundError(f"{self._video}: cannot be read: {error}") from error
-        if len(found) > span[1] - span[0]:
-            raise SourceNotFoundError(
-                f"{self._video}: its server gives whole files and no parts of them; download it"
-            )
-        if len(found) < span[1] - span[0]:
-            raise SourceNotFoundError(
-                f"{self._video}: cannot be read: {len(found)} bytes of {span[1] - span[0]} came"
-            )
-        return found
+    def _with_next(self, span: Span) -> list[Span]:
+        """Return a part that is to be fetched, and those after it that will be read, too."""
+        spans, total = [span], span[1] - span[0]
+        for following in self._following(span):
+            total += following[1] - following[0]
+            if following in self._kept or len(spans) == _AT_ONCE or total > _AT_ONCE_BYTES:
+                break
+            spans.append(following)
+        return spans
+
+    def _following(self, span: Span) -> list[Span]:
+        needed, start = self._needed or [], span[0]
+        number = bisect_left(needed, span)
+        if number < len(needed) and needed[number] == span:
+            return needed[number + 1 : number + _AT_ONCE]
+        block = self._block or BLOCK_BYTES
+        read_on = (start - block, start) in self._kept
+        self._ahead = min(2 * self._ahead, _AT_ONCE) if read_on else 1
+        end = min(start + self._ahead * block, self._size)
+        return [(place, min(place + block, self._size)) for place in range(start, end, block)][1:]

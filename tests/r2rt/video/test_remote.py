@@ -121,6 +121,43 @@ def test_what_is_not_needed_is_zeros(server: RangeServer) -> None:
     assert reader.read(10) == content[-5:]
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_several_requests_are_under_way_at_once(
+    server: RangeServer, tmp_path: Path, suffix: str
+) -> None:
+    options = _GROUPS | {"g": "10", "keyint_min": "10"}
+    path = write_video(tmp_path / f"video.{suffix}", frames=200, size=(320, 240), options=options)
+    server.wait_s = 0.05
+    with open_source(serve(server, path), fps=Fraction(5, 2), image_size=32) as source:
+        frames = sum(frame.count for frame in source)
+    assert frames == 20
+    assert 2 < server.at_once <= 8
+
+
+def test_a_file_that_is_read_on_is_fetched_once(server: RangeServer) -> None:
+    content = np.random.default_rng(0).bytes(12_345_678)
+    server.files["file"] = content
+    reader = RemoteReader(RemoteVideo(f"{server.url}/file"), block_bytes=100_000)
+    found = b"".join(iter(lambda: reader.read(33_333), b""))
+    assert found == content
+    assert server.sent == len(content)
+    # One who looks here and there gets what he asks for, and nothing that follows.
+    server.sent = 0
+    reader = RemoteReader(RemoteVideo(f"{server.url}/file"), block_bytes=100_000)
+    for place in (9_000_000, 2_000_000, 5_000_000):
+        reader.seek(place)
+        assert reader.read(10) == content[place : place + 10]
+    assert server.sent == 300_000
+
+
+def test_of_a_server_that_gives_whole_files_no_whole_file_is_read(server: RangeServer) -> None:
+    server.ranges = False
+    server.files["large.mp4"] = bytes(200_000_000)
+    with pytest.raises(SourceNotFoundError, match="gives whole files and no parts of them"):
+        open_source(RemoteVideo(f"{server.url}/large.mp4"), fps=_FPS, image_size=32)
+    assert server.sent < 50_000_000
+
+
 def test_a_server_that_fails_on_the_way(server: RangeServer, video: Path) -> None:
     with open_source(serve(server, video), fps=_FPS, image_size=32) as source:
         frames = iter(source)
