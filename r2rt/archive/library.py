@@ -15,7 +15,7 @@ from r2rt.archive.search import Request, search
 from r2rt.archive.settings import Settings
 from r2rt.archive.tables import Tables
 from r2rt.errors import BundleSchemaError, LibraryError, QueryError
-from r2rt.grounding.many import kind_of
+from r2rt.model.installed import name_of
 from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Archive:
         keep: Keep = "tokens",
         sampling: Sampling = "nearest",
         retry: bool = False,
+        follow: bool = False,
         quota_bytes: int | None = None,
         speech: str | None = None,
         ray: str | None = None,
@@ -130,6 +131,7 @@ class Archive:
                 for ViT-B/32) and encodes windows again when they are searched.
             sampling: how frames are chosen, see `Grounder.encode`.
             retry: read videos that failed once more.
+            follow: a folder may have no video yet.
             quota_bytes: the most that the library may take on disk.
             speech: name or folder of faster-whisper's weights (extra `[speech]`): videos without
                 subtitles are transcribed.
@@ -162,13 +164,15 @@ class Archive:
         if ray is not None:
             from r2rt.archive.ray_workers import RayOptions
 
-            model = self._model if isinstance(self._model, str) else str(grounder.bundle.path)
+            # The very form that is loaded here, by its name: another machine may have it elsewhere.
+            model = name_of(grounder.bundle.path)
             cluster = RayOptions(address=ray, workers=workers, model=model, device=self._device)
         options = IndexOptions(
             keep=keep,
             sampling=sampling,
             tags=tuple(tags),
             retry=retry,
+            follow=follow,
             quota_bytes=quota_bytes,
             speech=speech,
             ray=cluster,
@@ -285,10 +289,8 @@ class Archive:
                 f"{grounder.bundle.manifest.name} gives no embeddings, since it was exported by an "
                 "older r2rt; pull or export the model again"
             )
-        name = self._model if isinstance(self._model, str) else str(grounder.bundle.path)
-        if kind_of(name) == "folder":
-            name = os.path.realpath(name)  # the library is searched from other folders, too
-        return Settings.of(grounder.bundle, model=name, width=width)
+        # The very form that is loaded, which need not be the one that was named.
+        return Settings.of(grounder.bundle, model=name_of(grounder.bundle.path), width=width)
 
     def _readers(self) -> tuple[Catalog, FirstStage]:
         from r2rt.archive.candidates import FirstStage

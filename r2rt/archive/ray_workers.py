@@ -49,7 +49,7 @@ class RayOptions:
     Attributes:
         address: of a cluster, or `local` for this machine alone.
         workers: processes that encode.
-        model: name or folder of the model, the same on all machines.
+        model: name or folder of the model's very form, the same on all machines.
         device: what it runs on.
     """
 
@@ -65,9 +65,14 @@ class _Worker:
     def __init__(self, options: RayOptions, root: str, settings: bytes) -> None:
         from r2rt.grounding.grounder import Grounder
 
-        self._grounder = Grounder.load(options.model, device=options.device)  # type: ignore[arg-type]
+        self._grounder = Grounder.load(
+            options.model,
+            device=options.device,  # type: ignore[arg-type]
+            precision=None,
+        )
         self._root = root
         self._settings = msgspec.json.decode(settings, type=Settings)
+        self._settings.check_model(self._grounder.bundle, root)
 
     def work(
         self,

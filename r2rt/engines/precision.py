@@ -25,6 +25,7 @@ def choose_form(
     device: Device = "auto",
     *,
     threads: int | None = None,
+    verify: Literal["change", "never"] = "change",
 ) -> Path:
     """Return the folder of the form of a model that should run.
 
@@ -38,8 +39,11 @@ def choose_form(
             it is.
         device: what the model is to run on.
         threads: processor threads an operator may use.
+        verify: whether the files of both forms are compared with their hashes before they run, see
+            `Bundle.open`.
 
     Raises:
+        BundleDamagedError, HashMismatchError: see there.
         ModelNotFoundError: the form that was asked for is not installed.
         QueryError: there is no such precision.
     """
@@ -67,12 +71,12 @@ def choose_form(
         )
     if form is None or device not in {"auto", "cpu"}:
         return folder
-    bundle = Bundle.open(folder, verify="never")
+    bundle = Bundle.open(folder, verify=verify)
     if choose(device, bundle, threads=threads).device != "cpu":
         return folder
     from r2rt.engines.measuring import forms_on_cpu
 
-    (fp32, int8), fresh = forms_on_cpu(bundle, Bundle.open(form, verify="never"), threads=threads)
+    (fp32, int8), fresh = forms_on_cpu(bundle, Bundle.open(form, verify=verify), threads=threads)
     if fp32.frame_s is None or int8.frame_s is None:
         return folder
     better = fp32.frame_s >= _LEAST_GAIN * int8.frame_s

@@ -105,7 +105,13 @@ class Grounder:
         """
         from r2rt.model.installed import resolve
 
-        folder = choose_form(resolve(os.fspath(name_or_path)), precision, device, threads=threads)
+        folder = choose_form(
+            resolve(os.fspath(name_or_path)),
+            precision,
+            device,
+            threads=threads,
+            verify="never" if verify == "never" else "change",
+        )
         bundle = Bundle.open(folder, verify=verify)
         if bundle.outdated:
             _log.warning("%s", bundle.outdated)

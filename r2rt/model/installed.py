@@ -32,6 +32,7 @@ __all__ = [
     "is_packaged_demo",
     "locked",
     "models_dir",
+    "name_of",
     "remove",
     "resolve",
     "staging_dir",
@@ -139,6 +140,14 @@ def resolve(name_or_path: str | Path) -> Path:
     if name == _DEMO.name and _is_bundle(_DEMO):
         return _DEMO
     raise ModelNotFoundError(_not_found(name))
+
+
+def name_of(folder: Path) -> str:
+    """Return what names a bundle elsewhere, too: an installed model's name, else its folder."""
+    if is_packaged_demo(folder):
+        return _DEMO.name
+    is_installed = folder.parent.resolve() == models_dir().resolve()
+    return folder.name if is_installed else str(folder.resolve())
 
 
 def choose_default() -> DefaultModel:

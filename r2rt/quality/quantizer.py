@@ -138,7 +138,8 @@ def quantize_bundle(
             made by a formula.
         calibration_queries: sentences to take the text encoder's ranges from.
         queries: other sentences, which the gate asks.
-        name: what the new bundle calls itself; by default the origin's name and `-int8`.
+        name: what the new bundle calls itself; by default the origin's name, under which it is
+            installed, and `-int8`.
         smooth: whether channels may be scaled before they are rounded.
         leave_out: whether layers may stay in fp32.
         limits: what the gate holds the new bundle to.
@@ -154,7 +155,10 @@ def quantize_bundle(
     bundle = Bundle.open(resolve(origin))
     if bundle.manifest.precision != "fp32":
         raise QueryError(f"{bundle.path} is {bundle.manifest.precision}; expected an fp32 bundle")
-    name = checked_name(name or f"{bundle.manifest.name}{INT8_SUFFIX}")
+    # Where it is looked for: a model may be installed under another name than it calls itself.
+    is_installed = bundle.path.parent.resolve() == models_dir().resolve()
+    own = bundle.path.name if is_installed else bundle.manifest.name
+    name = checked_name(name or f"{own}{INT8_SUFFIX}")
     destination = models_dir() / name if output is None else Path(output)
     if destination.exists() and destination.samefile(bundle.path):
         raise QueryError(

@@ -43,7 +43,7 @@ class Library:
             ProblemError: no library is served.
             R2rtError: the filter cannot be used, or the library cannot be read.
         """
-        with self._models.use(folder=self._model()) as grounder:
+        with self._models.use(exactly=self._model()) as grounder:
             return self._archive(grounder).search(text, top=top, where=where)
 
     def add(self, path: Path, update: Update) -> str | None:
@@ -58,7 +58,7 @@ class Library:
         def failed(_: str, reason: str) -> None:
             reasons.append(as_text(reason))
 
-        with self._models.use(folder=self._model()) as grounder:
+        with self._models.use(exactly=self._model()) as grounder:
             self._archive(grounder).add([path], update=update, failed=failed)
         return reasons[0] if reasons else None
 
@@ -68,7 +68,7 @@ class Library:
             self._tables = self._open = None
 
     def _model(self) -> str | None:
-        """Return the folder of the model that the library was made with; None for the default."""
+        """Return the folder of the form that the library was made with; None if there is none."""
         if self._path is None:
             raise ProblemError(
                 409, "no-library", "no library is served; start with r2rt serve LIBRARY"

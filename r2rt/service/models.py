@@ -58,6 +58,8 @@ class Models:
         self._idle_s = idle_s
         self._lock = threading.Lock()
         self._models: dict[str, _Loaded] = {}
+        self._choosing = threading.Lock()
+        self._forms: dict[str, str] = {}  # the form that runs, by the model's folder
         self.loads = 0
 
     @property
@@ -88,17 +90,17 @@ class Models:
         return str(resolve(checked_name(name)))
 
     @contextlib.contextmanager
-    def use(self, name: str | None = None, *, folder: str | None = None) -> Iterator[Grounder]:
+    def use(self, name: str | None = None, *, exactly: str | None = None) -> Iterator[Grounder]:
         """Give a grounder, which is not unloaded before the block ends.
 
         Args:
-            name: the model's; None takes the default one.
-            folder: a model's folder, in place of its name.
+            name: the model's, which runs in the form that is set up; None takes the default one.
+            exactly: the folder of a model's form, in place of its name.
 
         Raises:
             R2rtError: there is no such model, or it cannot be loaded; see `Grounder.load`.
         """
-        folder = folder or self.folder(name)
+        folder = exactly or self._form(self.folder(name))
         with self._lock:
             entry = self._models.setdefault(folder, _Loaded())
             entry.users += 1
@@ -136,6 +138,8 @@ class Models:
                     del self._models[folder]
                     if entry.grounder is not None:
                         unloaded.append(entry.grounder)
+            if unloaded:
+                self._forms.clear()  # others may have been installed
         for grounder in unloaded:
             _log.info("model %s was idle and is unloaded", grounder.bundle.manifest.name)
             grounder.close()
@@ -145,11 +149,20 @@ class Models:
         """Unload all models; call it when nobody uses one."""
         self.unload_idle(0)
 
+    def _form(self, folder: str) -> str:
+        from r2rt.engines.precision import choose_form
+
+        with self._choosing:
+            if folder not in self._forms:
+                form = choose_form(Path(folder), self._precision, self._device)
+                self._forms[folder] = str(form)
+            return self._forms[folder]
+
     def _load(self, folder: str) -> Grounder:
         from r2rt.grounding.grounder import Grounder
 
         began = time.perf_counter()
-        grounder = Grounder.load(folder, device=self._device, precision=self._precision)
+        grounder = Grounder.load(folder, device=self._device, precision=None)
         self.loads += 1
         name, seconds = grounder.bundle.manifest.name, time.perf_counter() - began
         _log.info("model %s loaded in %.2f s on %s", name, seconds, grounder.engine.name)

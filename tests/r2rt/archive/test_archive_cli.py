@@ -77,7 +77,7 @@ def test_info_and_check(library: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert run(["library", "info", str(library), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert (found["videos"], found["missing"], found["failed"]) == (2, 0, {})
-    assert Path(found["model"]) == MODEL.resolve()
+    assert found["model"] == "demo"  # a name that holds on other machines, too
     assert run(["library", "check", str(library)]) == 0
     assert "2 videos, 0 rows without a video" in capfd.readouterr().err
 

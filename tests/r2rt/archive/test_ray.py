@@ -9,10 +9,15 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables
+from r2rt.archive.ray_workers import RayOptions, _Worker
+from r2rt.archive.settings import Settings
+from r2rt.errors import ModelMismatchError
+from r2rt.grounding.grounder import Grounder
 from tests.r2rt.archive.colours import make_colours
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
@@ -40,6 +45,17 @@ def workers() -> set[int]:
         if command.startswith(b"ray::_Worker"):
             found.add(int(folder.name))
     return found
+
+
+def test_a_worker_with_another_model_encodes_nothing(tmp_path: Path) -> None:
+    """Such as the other form of the model, which another machine may prefer."""
+    options = RayOptions(address="local", workers=1, model="demo", device="cpu")
+    with Grounder.load("demo", device="cpu", precision=None) as grounder:
+        settings = Settings.of(grounder.bundle, model="demo", width=8)
+    _Worker(options, str(tmp_path), msgspec.json.encode(settings))
+    other = msgspec.structs.replace(settings, model_fingerprint="0" * 32)
+    with pytest.raises(ModelMismatchError):
+        _Worker(options, str(tmp_path), msgspec.json.encode(other))
 
 
 @pytest.mark.slow

@@ -7,17 +7,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from r2rt.archive.library import Archive
 from r2rt.engines import choice, measuring
 from r2rt.engines.choice import Choice
 from r2rt.engines.measuring import Measurement
 from r2rt.engines.precision import Precision, choose_form
-from r2rt.errors import ModelNotFoundError, QueryError
+from r2rt.errors import HashMismatchError, ModelNotFoundError, QueryError
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
 from r2rt.model.bundle_writer import write_manifest
 from r2rt.model.installed import choose_default, int8_form
 from r2rt.model.manifest import Presence, QuantizationReport
-from tests.r2rt.conftest import DEMO_BUNDLE
+from r2rt.service.models import Models
+from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 
 _PRESENCE = Presence(
     statistic="score",
@@ -114,6 +116,44 @@ class TestAuto:
         assert "25.0 ms in int8 and 100.0 in fp32, so int8 is used; --precision fp32" in said
         assert choose_form(mine, threads=1).name == "mine-int8"
         assert len(asked) == 4, "another number of threads is measured, too"
+
+    @pytest.mark.parametrize("name", ["mine", "mine-int8"])
+    def test_files_that_are_not_those_of_the_manifest_do_not_run(
+        self, name: str, mine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A measurement prepares graphs, which are kept under the hash of the manifest."""
+        asked = measured(monkeypatch, 0.1, 0.025)
+        path = mine.with_name(name) / "video_encoder.onnx"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.unlink()
+        path.write_bytes(content)
+        with pytest.raises(HashMismatchError):
+            Grounder.load("mine", device="cpu")
+        assert not asked
+
+    def test_a_library_belongs_to_the_form_that_made_it(
+        self, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured(monkeypatch, 0.1, 0.025)
+        with Archive.open(tmp_path / "library", model="mine", device="cpu") as archive:
+            archive.add(DEMO_VIDEO)
+        with Archive.open(tmp_path / "library", device="cpu") as archive:
+            assert archive.search("a red circle").model == archive.grounder.bundle.manifest.name
+            assert archive.grounder.bundle.path.name == "mine-int8"
+
+    def test_a_service_has_one_form_for_questions_and_that_of_its_library(
+        self, mine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured(monkeypatch, 0.1, 0.025)
+        models = Models("mine", "cpu", idle_s=0.0)
+        with models.use() as asked, models.use("mine") as same:
+            assert asked.bundle.path.name == "mine-int8"
+            assert same is asked
+            with models.use(exactly=str(mine)) as of_library:
+                assert of_library.bundle.path == mine
+        assert models.loads == 2
+        models.close()
 
     def test_other_hardware_takes_fp32(self, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = measured(monkeypatch, 0.1, 0.025)

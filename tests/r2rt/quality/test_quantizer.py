@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from r2rt.errors import QueryError, SourceNotFoundError
+from r2rt.errors import OutputError, QueryError, SourceNotFoundError
 from r2rt.model.bundle import Bundle
 from r2rt.model.installed import models_dir
 from r2rt.quality.quantizer import _videos, _write_files, quantize_bundle
@@ -38,6 +38,18 @@ def test_the_origin_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(QueryError, match="is the bundle that is quantised"):
             quantize_bundle("mine", output, name="mine", force=True)
     assert Bundle.open(folder, verify="always").manifest.precision == "fp32"
+
+
+def test_the_new_bundle_lies_where_its_origin_looks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model may be installed under another name than it calls itself."""
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path))
+    for name in ("mine", "mine-int8"):
+        write_bundle(models_dir() / name)
+    assert Bundle.open(models_dir() / "mine").manifest.name != "mine"
+    with pytest.raises(OutputError, match=r"models.mine-int8"):
+        quantize_bundle("mine")
 
 
 def test_engines_of_the_origin_are_left_behind(tmp_path: Path) -> None:
