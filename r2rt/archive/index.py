@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from r2rt.archive.indices import update_indices
+from r2rt.archive.indices import remove_old_versions, update_indices
 from r2rt.archive.piece import (
     Keep,
     Piece,
@@ -24,7 +24,7 @@ from r2rt.archive.piece import (
 )
 from r2rt.archive.scan import FAILED, MISSING, READY, File, known_videos, scan
 from r2rt.archive.tables import Row, Tables, quoted, write_lock
-from r2rt.errors import OutputError, R2rtError
+from r2rt.errors import LibraryFullError, OutputError, R2rtError
 from r2rt.files import as_text
 from r2rt.grounding.many import attempt, kind_of
 from r2rt.video.remote import is_remote
@@ -55,6 +55,7 @@ class IndexOptions:
         sampling: how frames are chosen, see `Grounder.encode`; `nearest` is several times faster.
         tags: words for `--where`, given to every video that is read.
         retry: read videos that failed once more although they have not changed.
+        follow: a folder may have no video yet.
         quota_bytes: the most that the library may take on disk.
         speech: name or folder of faster-whisper's weights, which transcribe videos without
             subtitles; None transcribes none.
@@ -65,6 +66,7 @@ class IndexOptions:
     sampling: Sampling = "nearest"
     tags: tuple[str, ...] = ()
     retry: bool = False
+    follow: bool = False
     quota_bytes: int | None = None
     speech: str | None = None
     ray: RayOptions | None = None
@@ -126,7 +128,7 @@ def index(
     """
     began = time.perf_counter()
     known = known_videos(tables)
-    found = scan(sources, known, retry=options.retry, keep=options.keep)
+    found = scan(sources, known, retry=options.retry, follow=options.follow, keep=options.keep)
     writer = Writer(tables, known, options)
     try:
         progress = _Progress(found.work, update)
@@ -157,7 +159,7 @@ def index(
     finally:
         writer.flush()
         writer.close()
-    update_indices(tables)
+    update_indices(tables, quota_bytes=options.quota_bytes)
     return dataclasses.replace(
         writer.report,
         unchanged=writer.report.unchanged + found.same + len(found.words),
@@ -247,7 +249,11 @@ class Writer:
         if self._options.quota_bytes is None:
             return
         self.flush()
-        self._tables.check_quota(self._options.quota_bytes)
+        try:
+            self._tables.check_quota(self._options.quota_bytes)
+        except LibraryFullError:
+            remove_old_versions(self._tables)
+            self._tables.check_quota(self._options.quota_bytes)
 
     def wanted(self, file: File) -> str | None:
         """Return the key of a file's content if it must be encoded, else deal with it.
@@ -376,7 +382,7 @@ class Writer:
             self._unclaim(piece.row["content"])
         self._commits += 1
         if self._commits % _COMMITS_A_CLEANING == 0:
-            update_indices(tables)
+            update_indices(tables, quota_bytes=self._options.quota_bytes)
         self._last_s = time.monotonic()
 
     def _without_lost(self, pieces: Sequence[Piece]) -> list[Piece]:

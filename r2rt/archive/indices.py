@@ -10,13 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.archive.tables import Table, TableName, Tables, unwritable
+from r2rt.archive.tables import Table, TableName, Tables, folder_bytes, unwritable
 from r2rt.video.remote import is_remote
 
 if TYPE_CHECKING:
     from lance import LanceDataset
 
-__all__ = ["ROWS_A_PARTITION", "VECTOR_INDEX", "num_partitions", "update_indices"]
+__all__ = [
+    "OLD",
+    "ROWS_A_PARTITION",
+    "VECTOR_INDEX",
+    "num_partitions",
+    "remove_old_versions",
+    "update_indices",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +45,13 @@ _USUAL_ROWS_A_FILE = 1 << 18
 # Rows in memory while files are joined; a row of tokens is 250 KB.
 _ROWS_AT_ONCE: dict[TableName, int] = {"tokens": 64}
 # Readers that began before a version was replaced have this long to end.
-_OLD = datetime.timedelta(minutes=10)
+OLD = datetime.timedelta(minutes=10)
 ROWS_A_PARTITION = 8192
 
 
-def update_indices(tables: Tables, *, thorough: bool = False) -> None:
+def update_indices(
+    tables: Tables, *, thorough: bool = False, quota_bytes: int | None = None
+) -> None:
     """Bring indices up to date and join small files, where that is worth its time.
 
     Only one process does this at a time; others leave it to that one.
@@ -50,19 +59,27 @@ def update_indices(tables: Tables, *, thorough: bool = False) -> None:
     Args:
         tables: the library.
         thorough: do it now, and remove all old versions that nobody can be reading.
+        quota_bytes: the most that the library may take; a table is not joined where its old files,
+            which stay for a while, and the new ones would take more.
     """
     with _alone(tables.root) as alone:
         if not alone:
             return
         for name, table in tables.all():
-            _join_small_files(name, table, most=1 if thorough else _MOST_FILES)
+            if quota_bytes is None or _with_copy(tables, table) <= quota_bytes:
+                _join_small_files(name, table, most=1 if thorough else _MOST_FILES)
         new, new_tokens = (0, 0) if thorough else (_FEW_NEW, _FEW_NEW_TOKENS)
         _update_vectors(tables.clips, new=new)
         _update_scalar(tables.clips, "entry", "BTREE", least=_FEW_VECTORS, new=new)
         _update_scalar(tables.tokens, "entry", "BTREE", least=1000, new=new_tokens)
         _update_scalar(tables.subtitles, "text", "INVERTED", least=1, new=new_tokens)
-        for _, table in tables.all():
-            table.commit(lambda dataset: dataset.cleanup_old_versions(older_than=_OLD))
+        remove_old_versions(tables)
+
+
+def remove_old_versions(tables: Tables) -> None:
+    """Remove the files that no version of the last ten minutes needs."""
+    for _, table in tables.all():
+        table.commit(lambda dataset: dataset.cleanup_old_versions(older_than=OLD))
 
 
 def num_partitions(dataset: LanceDataset) -> int:
@@ -70,6 +87,11 @@ def num_partitions(dataset: LanceDataset) -> int:
     if VECTOR_INDEX not in _names(dataset):
         return 0
     return int(dataset.stats.index_stats(VECTOR_INDEX)["indices"][0]["num_partitions"])
+
+
+def _with_copy(tables: Tables, table: Table) -> int:
+    """Return the bytes that a library on disk takes with a table twice."""
+    return folder_bytes(tables.root) + folder_bytes(table.uri)
 
 
 def _join_small_files(name: TableName, table: Table, *, most: int) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from r2rt.archive.indices import update_indices
+from r2rt.archive.indices import OLD, update_indices
 from r2rt.archive.scan import FAILED, MISSING, READY
 from r2rt.archive.tables import Table, Tables, folder_bytes, quoted, write_lock
 from r2rt.errors import QueryError
-from r2rt.video.remote import is_remote
+from r2rt.video.remote import is_remote, shown_address
 
 __all__ = ["Check", "Info", "check_tables", "compact_tables", "info_of", "remove_videos"]
 
@@ -96,19 +98,20 @@ def check_tables(tables: Tables) -> Check:
     tokens = _numbers(tables.tokens, "first", "data")
     faults = []
     for row in rows:
+        name = shown_address(row["path"])
         if not (entry := row["entry"]):
-            faults += [f"{row['path']}: ready without clips"] if row["state"] == READY else []
+            faults += [f"{name}: ready without clips"] if row["state"] == READY else []
             continue
         expected = list(range(-(-row["clips"] // pool)))
         found = sorted(vectors.get(entry, []))
         if found != expected:
-            faults.append(f"{row['path']}: {len(found)} vectors of {len(expected)}")
+            faults.append(f"{name}: {len(found)} vectors of {len(expected)}")
         if row["keep"] == "tokens":
             firsts = sorted(tokens.get(entry, []))
             if not firsts or len(set(firsts)) != len(firsts) or firsts[0] != 0:
-                faults.append(f"{row['path']}: tokens are missing or doubled")
+                faults.append(f"{name}: tokens are missing or doubled")
     paths = Counter(row["path"] for row in rows)
-    faults += [f"{path}: {count} rows" for path, count in paths.items() if count > 1]
+    faults += [f"{shown_address(path)}: {count} rows" for path, count in paths.items() if count > 1]
     leftover = sum(
         len(numbers)
         for found in (vectors, tokens)
@@ -122,7 +125,9 @@ def check_tables(tables: Tables) -> Check:
 def compact_tables(tables: Tables) -> int:
     """Remove rows that no video needs, join small files, and complete the indices.
 
-    Nobody can commit meanwhile; searches go on.
+    Nobody can commit meanwhile; searches go on. A library at an address has no lock: there, what
+    was written in the last ten minutes stays, since the rows of `videos` that need it may be about
+    to follow.
 
     Returns:
         How many rows were removed.
@@ -130,12 +135,18 @@ def compact_tables(tables: Tables) -> int:
     removed = 0
     with write_lock(tables.root):
         tables.videos.delete(f"state = '{MISSING}'")
+        # Before the rows of `videos` are read, so that none of these is missed.
+        written = [
+            (table, column, _written(table, column, is_remote(tables.root)))
+            for table, column in (
+                (tables.clips, "entry"),
+                (tables.tokens, "entry"),
+                (tables.subtitles, "words"),
+            )
+        ]
         rows = tables.videos.rows(["entry", "words"]).to_pylist()
-        entries = {row["entry"] for row in rows if row["entry"]}
-        words = {row["words"] for row in rows if row["words"]}
-        removed += _remove_others(tables.clips, "entry", entries)
-        removed += _remove_others(tables.tokens, "entry", entries)
-        removed += _remove_others(tables.subtitles, "words", words)
+        for table, column, found in written:
+            removed += _remove(table, column, found - {row[column] for row in rows})
     update_indices(tables, thorough=True)
     return removed
 
@@ -153,10 +164,10 @@ def remove_videos(tables: Tables, videos: Sequence[str], where: str | None) -> i
     """
     conditions = [] if where is None else [f"({where})"]
     for video in videos:
-        path = video if is_remote(video) else os.path.realpath(video)
-        conditions.append(
-            f"path in {quoted([path])} or starts_with(path, {quoted([path + os.sep])[1:-1]})"
-        )
+        remote = is_remote(video)
+        path = video.rstrip("/") if remote else os.path.realpath(video)
+        below = quoted([path + ("/" if remote else os.sep)])[1:-1]
+        conditions.append(f"path in {quoted([path])} or starts_with(path, {below})")
     condition = " or ".join(conditions)
     with write_lock(tables.root):
         try:
@@ -169,9 +180,21 @@ def remove_videos(tables: Tables, videos: Sequence[str], where: str | None) -> i
     return int(count)
 
 
-def _remove_others(table: Table, column: str, kept: set[str]) -> int:
-    found = set(table.rows([column])[column].unique().to_pylist())
-    others = sorted(found - kept)
+def _written(table: Table, column: str, some_time_ago: bool) -> set[str]:
+    """Return the values of a column, now, or of the newest version that is ten minutes old."""
+    dataset = table.latest()
+    if some_time_ago:
+        limit = datetime.datetime.now() - OLD  # of no zone, as Lance gives times
+        versions: list[dict[str, Any]] = dataset.versions()  # type: ignore[assignment]
+        old = [item["version"] for item in versions if item["timestamp"] < limit]
+        if not old:
+            return set()
+        dataset = dataset.checkout_version(max(old))
+    return set(dataset.to_table(columns=[column])[column].unique().to_pylist())
+
+
+def _remove(table: Table, column: str, values: set[str]) -> int:
+    others = sorted(values)
     before = table.latest().count_rows()
     for start in range(0, len(others), _AT_ONCE):
         table.delete(f"{column} in {quoted(others[start : start + _AT_ONCE])}")

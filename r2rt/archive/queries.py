@@ -12,6 +12,7 @@ from r2rt.archive.vectors import Floats
 from r2rt.errors import QueryError
 from r2rt.grounding.many import kind_of
 from r2rt.timecode import parse_time
+from r2rt.video.remote import is_remote, shown_address
 
 if TYPE_CHECKING:
     from r2rt.grounding.grounder import Grounder
@@ -34,12 +35,12 @@ class Like:
             QueryError: it has no time, or there is no such file.
         """
         video, at, time = text.rpartition("@")
-        if not at or kind_of(video) is None:
+        if not at or not (is_remote(video) or kind_of(video)):
             raise QueryError(f"--like {text!r}: expected a video and a time, such as talk.mp4@1:23")
         return cls(video, parse_time(time))
 
     def __str__(self) -> str:
-        return f"{self.video}@{self.time_s:g}"
+        return f"{shown_address(self.video)}@{self.time_s:g}"
 
 
 def vectors_of(

@@ -22,7 +22,8 @@ class Hit:
         path: the video.
         start_s: where the moment starts, in seconds on the video's clock.
         end_s: where it ends.
-        score: in (0, 1), comparable across the library's videos for one query.
+        score: in (0, 1), comparable across the library's videos for one query; 0 for a hit that was
+            found by its words alone.
         grounder_score: of the second stage; None where it was not asked.
         cosine: of the first stage; None for a moment that only its words found.
         words: the subtitle line that fits the query; None where none does.

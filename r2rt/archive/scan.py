@@ -107,6 +107,7 @@ def scan(
     known: Mapping[str, Row],
     *,
     retry: bool = False,
+    follow: bool = False,
     keep: str | None = None,
 ) -> Scan:
     """Compare files with what the library knows.
@@ -115,13 +116,14 @@ def scan(
         sources: files, folders, globs (see `find_videos`), and addresses of these.
         known: by path, see `known_videos`.
         retry: read files that failed once more although they have not changed.
+        follow: a folder on disk may have no video yet.
         keep: read files again if less than this was kept of them.
 
     Raises:
         SourceNotFoundError: a folder or glob leads to no video, and to none that was there before.
     """
     found = Scan()
-    for path, video in _paths(sources, known).items():
+    for path, video in _paths(sources, known, follow=follow).items():
         row = known.get(path)
         file = _stat(path) if not is_remote(path) else _remote(path, video, row)
         if file is None:
@@ -150,7 +152,9 @@ def scan(
     return found
 
 
-def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> dict[str, RemoteVideo | None]:
+def _paths(
+    sources: Sequence[str], known: Mapping[str, Row], *, follow: bool
+) -> dict[str, RemoteVideo | None]:
     """Return what sources name now, then the known files among them that are gone.
 
     Files that a shell's glob names singly say nothing of one that is gone; so the other known ones
@@ -173,7 +177,7 @@ def _paths(sources: Sequence[str], known: Mapping[str, Row]) -> dict[str, Remote
             try:
                 videos = [os.path.realpath(video) for video in find_videos([source])]
             except SourceNotFoundError:
-                if not below:
+                if not below and not (follow and kind_of(source) == "folder"):
                     raise
                 videos = []
         paths |= dict.fromkeys(video for video in videos if not video.endswith(_ENCODED))

@@ -111,8 +111,11 @@ def search(
     elif looker.statistics and calibration is not None:
         statistics = np.concatenate(looker.statistics)
         present, sure = presence_in_library(calibration, statistics, windows)
-    if any(hit.words for hit in hits):
-        present = True
+    if present is not True and any(hit.words for hit in hits):
+        # A line with one of the words says less than the model: it must have all of them.
+        assert request.text is not None
+        said = bool(_lines(tables, videos, request.text, all_words=True))
+        present = True if said else present
     return SearchResult(
         query=request.text,
         images=request.images,
@@ -364,12 +367,15 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
     return [hit for _, hit in ranked]
 
 
-def _lines(tables: Tables, videos: Snapshot, text: str) -> list[Row]:
-    """Return the lines of the videos that have words of a text, best first."""
+def _lines(tables: Tables, videos: Snapshot, text: str, *, all_words: bool = False) -> list[Row]:
+    """Return the lines of the videos that have words of a text, or all of them, best first."""
+    from lance.query import FullTextOperator, MatchQuery
+
+    operator = FullTextOperator.AND if all_words else FullTextOperator.OR
     for filtered in (videos.filtered, True):
         found = tables.subtitles.read(
             columns=["words", "start_s", "end_s", "text"],
-            full_text_query={"query": text, "columns": ["text"]},
+            full_text_query=MatchQuery(text, "text", operator=operator),
             filter=f"words in {quoted(list(videos.words))}" if filtered else None,
             prefilter=filtered,
             limit=_MOST_LINES,

@@ -56,17 +56,19 @@ def words_key(video: Path) -> str:
 def lines_of(video: Path) -> Iterator[Line]:
     """Yield the lines of the files beside a video, then those of the streams inside of it.
 
-    A file or stream that cannot be read is left out: the video is searched by its images anyway.
+    A line that another file or stream has, too, at the same time, comes once. What cannot be read
+    is left out: the video is searched by its images anyway.
 
     Raises:
         MissingExtraError: there is a subtitle file and pysubs2 is not installed.
     """
-    count = 0
+    seen: set[tuple[float, float, str]] = set()
     for line in _all_lines(video):
-        if line.text and -math.inf < line.start_s < line.end_s < math.inf:
+        key = (round(line.start_s, 2), round(line.end_s, 2), line.text)
+        if line.text and -math.inf < line.start_s < line.end_s < math.inf and key not in seen:
             yield line
-            count += 1
-            if count == _MOST_LINES:
+            seen.add(key)
+            if len(seen) == _MOST_LINES:
                 return
 
 

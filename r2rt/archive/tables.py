@@ -352,7 +352,8 @@ class Tables:
         if size >= quota_bytes:
             raise LibraryFullError(
                 f"{self.root}: {size / 1e9:.2f} GB of {quota_bytes / 1e9:.2f} GB; give a larger "
-                "--quota, use --keep vectors, or `r2rt library remove` and `compact`"
+                "--quota, use --keep vectors, or `r2rt library compact` it, after a "
+                "`remove` of videos where that is not enough"
             )
 
 

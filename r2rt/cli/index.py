@@ -143,6 +143,7 @@ def index(
                     keep=keep,
                     sampling=sampling,
                     retry=retry,
+                    follow=watch,
                     quota_bytes=quota_bytes,
                     speech=speech,
                     ray=ray,

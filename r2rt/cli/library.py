@@ -26,6 +26,7 @@ def info(library_: str, json_: bool) -> None:
 
     from r2rt.archive.maintenance import info_of
     from r2rt.archive.tables import Tables
+    from r2rt.video.remote import shown_address
 
     found = info_of(Tables.open(library_))
     if json_:
@@ -43,7 +44,9 @@ def info(library_: str, json_: bool) -> None:
     if found.size_bytes is not None:
         sizes = {"on disk": found.size_bytes, **(found.table_bytes or {})}
         rows += [(name, f"{size / 1e6:.1f} MB") for name, size in sizes.items()]
-    rows += [("failed", f"{path}: {reason}") for path, reason in found.failed.items()]
+    rows += [
+        ("failed", f"{shown_address(path)}: {reason}") for path, reason in found.failed.items()
+    ]
     print_table(("", ""), rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from r2rt.archive import index
+from r2rt.archive import index, indices
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables, compact_tables, info_of, remove_videos
 from r2rt.archive.tables import Table
@@ -213,6 +214,44 @@ def test_a_quota_stops_before_the_next_video(tmp_path: Path, videos: Path) -> No
     with pytest.raises(LibraryFullError, match="--quota"):
         archive.add(videos, quota_bytes=1000)
     assert names(archive, "state = 'ready'") == {"beach.mp4"}
+
+
+def test_a_quota_is_not_spent_on_joining_files(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is joined stays for a while beside its parts."""
+    monkeypatch.setattr(index, "_BATCH_VIDEOS", 1)
+    parts = Archive.open(tmp_path / "parts", model=colour_grounder(tmp_path))
+    parts.add(videos)
+    monkeypatch.setattr(indices, "_MOST_FILES", 1)
+    size = info_of(parts.tables).size_bytes
+    assert size is not None
+    for quota, files in ((size + 1000, 3), (3 * size, 1)):
+        archive = Archive.open(tmp_path / f"library {files}", model=colour_grounder(tmp_path))
+        archive.add(videos, quota_bytes=quota)
+        assert len(archive.tables.tokens.latest().get_fragments()) == files
+
+
+def test_old_versions_are_removed_before_a_quota_ends_a_run(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    archive.add(videos / "beach.mp4")
+    archive.tables.tokens.commit(lambda dataset: dataset.optimize.compact_files())
+    monkeypatch.setattr(indices, "OLD", datetime.timedelta())
+    size = info_of(archive.tables).size_bytes
+    assert size is not None
+    archive.add(videos / "beach.mp4", quota_bytes=size)
+    archive.add(videos / "night.mp4", quota_bytes=size)
+    assert names(archive, "state = 'ready'") == {"beach.mp4", "night.mp4"}
+
+
+def test_a_followed_folder_may_be_empty(tmp_path: Path, videos: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    assert archive.add([tmp_path / "empty", videos], follow=True).added == 3
+    with pytest.raises(SourceNotFoundError, match="no videos"):
+        archive.add([tmp_path / "empty", videos])
 
 
 @pytest.mark.parametrize("table", ["clips", "tokens"])

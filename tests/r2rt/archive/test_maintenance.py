@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 from pathlib import Path
@@ -11,12 +12,14 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from r2rt.archive import maintenance
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables, compact_tables, info_of, remove_videos
 from r2rt.archive.piece import new_id
+from r2rt.archive.tables import Table, Tables
 from r2rt.cli.main import run
 from r2rt.errors import LibraryError, OutputError, QueryError
-from tests.r2rt.archive.colours import colour_grounder, make_colours
+from tests.r2rt.archive.colours import colour_grounder, make_colours, write_colours
 
 
 @pytest.fixture
@@ -83,6 +86,44 @@ def test_removed_videos_are_gone(archive: Archive, tmp_path: Path) -> None:
 
 def test_a_folder_removes_what_is_below_it(archive: Archive, tmp_path: Path) -> None:
     assert remove_videos(archive.tables, [str(tmp_path / "videos")], None) == 3
+
+
+def at_address(archive: Archive) -> Tables:
+    """Return the same library as one that has no locks."""
+    return Tables.open(f"file://{archive.path}")
+
+
+def test_at_an_address_rows_that_were_just_written_stay(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing keeps another process from committing between any two looks at the tables."""
+    tables = at_address(archive)
+    rows = tables.clips.rows(["entry", "row", "vector"])
+    half_done = rows.set_column(0, "entry", pa.array([new_id()] * rows.num_rows))
+    tables.clips.append(half_done)
+    assert compact_tables(tables) == 0
+    monkeypatch.setattr(maintenance, "OLD", datetime.timedelta())
+    assert compact_tables(tables) == rows.num_rows
+
+
+def test_at_an_address_a_commit_in_between_is_kept(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "OLD", datetime.timedelta())
+    tables, read = at_address(archive), Table.rows
+    write_colours(tmp_path / "videos" / "late.mp4", ["pink"])
+
+    def rows(self: Table, columns: list[str], where: str | None = None) -> Any:
+        found = read(self, columns, where)
+        if columns == ["entry", "words"]:
+            monkeypatch.setattr(Table, "rows", read)
+            archive.add(tmp_path / "videos")
+        return found
+
+    monkeypatch.setattr(Table, "rows", rows)
+    compact_tables(tables)
+    assert check_tables(archive.tables).faults == []
+    assert any(Path(hit.path).name == "late.mp4" for hit in archive.search("pink"))
 
 
 def test_a_damaged_table_is_one_line(archive: Archive) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from r2rt.archive.library import Archive
@@ -51,6 +53,11 @@ def test_lines_of_a_file_beside_the_video(videos: Path) -> None:
         (8.0, 11.5, "Waves are blue and they break", "en"),
     ]
     assert list(lines_of(videos / "night.mp4")) == []
+
+
+def test_a_line_that_two_files_have_comes_once(videos: Path) -> None:
+    shutil.copy(videos / "beach.en.srt", videos / "beach.srt")
+    assert len(list(lines_of(videos / "beach.mp4"))) == 2
 
 
 @needs_ffmpeg
@@ -143,6 +150,22 @@ def test_a_moment_that_shows_and_says_it_comes_first(archive: Archive) -> None:
     assert best.words == "Waves are blue and they break"
     silent = archive.search("blue", words=False)
     assert all(hit.words is None for hit in silent)
+
+
+@pytest.mark.parametrize(("query", "present"), [("blue", False), ("yellow", True)])
+def test_one_word_of_the_query_does_not_make_it_present(
+    archive: Archive, query: str, present: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model says that it is absent: a line says otherwise if it has all words."""
+    grounder: Any = archive.grounder
+    monkeypatch.setattr(grounder, "knows", lambda _: False)
+    monkeypatch.setattr(grounder, "embed_text", lambda _: np.ones((1, 3), np.float32))
+    ground = grounder.ground
+    monkeypatch.setattr(grounder, "ground", lambda video, *_, **__: ground(video, "red"))
+    text = {"blue": "blue sun", "yellow": "a yellow sun"}[query]
+    found = archive.search(text)
+    assert any(hit.words for hit in found)
+    assert found.present is present
 
 
 def test_changed_words_are_read_without_encoding_again(archive: Archive, videos: Path) -> None:
