@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 COOKIE = "r2rt_token"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNSAFE = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+# Routes match before a final line break, and patterns of paths in this module do not.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UPLOAD = re.compile(r"/api/v1/uploads/[0-9a-f]{16}")
 # These say nothing that a stranger may not know.
 _OPEN = re.compile(
@@ -156,6 +158,9 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
         """Raise a `ProblemError` if the request must not be served; else note who sent it."""
+        method, path = scope["method"], scope["path"]
+        if _CONTROL.search(path):
+            raise ProblemError(400, "bad-address", "the address has a control character in it")
         host = headers.get("host", "")
         if self._hosts and _name(host) not in self._hosts:
             raise ProblemError(
@@ -163,7 +168,6 @@ class Guard:
                 "wrong-host",
                 f"{host[:100]!r} is no name of this service; add it with --allow-host",
             )
-        method, path = scope["method"], scope["path"]
         origin = headers.get("origin")
         if method in _UNSAFE and (
             headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")

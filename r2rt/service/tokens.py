@@ -22,7 +22,7 @@ _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 # Questions that have a body; what a tool does through /mcp is admitted as a request of its own.
 _QUESTIONS = re.compile(r"/api/v1/(videos/[^/]+/ground|export|search|session)|/mcp(/.*)?")
 # What makes the service connect to addresses for as long as it runs.
-_ADMIN = re.compile(r"/api/v1/watches(/.*)?")
+_ADMIN = "/api/v1/watches"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Tokens:
 
 def needed_scope(method: str, path: str) -> Scope:
     """Return what a request must be allowed."""
-    if _ADMIN.fullmatch(path) and method not in _SAFE_METHODS:
+    if path.startswith(_ADMIN) and method not in _SAFE_METHODS:
         return "admin"
     if method in _SAFE_METHODS or _QUESTIONS.fullmatch(path):
         return "read"

@@ -6,12 +6,13 @@ import asyncio
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.parse import unquote
 
 import pytest
 
 from r2rt.service.guard import Limiter
 from r2rt.service.settings import Settings
-from r2rt.service.tokens import Scope
+from r2rt.service.tokens import Scope, needed_scope
 from tests.r2rt.service.conftest import API, Run, Served, serving
 
 VIDEOS = f"{API}/videos"
@@ -82,6 +83,20 @@ def test_scopes_allow_what_they_say(served: Run, scope: Scope) -> None:
             assert (response.status_code == 403) is not allowed, (scope, needed, response.text)
 
     with_token(served, scope)(test)
+
+
+@pytest.mark.parametrize("end", ["%0A", "%0a%0a", "%00", "/%0A", "/x", "x"])
+def test_no_way_to_write_an_address_needs_less(served: Run, end: str) -> None:
+    """Starlette's routes match before a final line break."""
+
+    async def test(it: Served, good: dict[str, str]) -> None:
+        body = {"source": "rtsp://127.0.0.1:9/stream", "queries": ["x"]}
+        response = await it.post(f"/watches{end}", body, headers=good)
+        assert response.status_code == (400 if "%" in end else 403), response.text
+        assert (await it.get("/watches", headers=good)).json() == []
+        assert needed_scope("POST", f"{API}/watches{unquote(end)}") == "admin"
+
+    with_token(served)(test)
 
 
 def test_the_cookie_of_a_session_does_as_a_token_where_no_header_can_be_sent(served: Run) -> None:
