@@ -137,7 +137,7 @@ class Service:
         return not is_loopback(self.settings.host) or self.tokens.any()
 
     def may_try(self, address: str) -> bool:
-        """Return whether an address may try another token, and count that it does."""
+        """Return whether an address may try another wrong token, and count that it did."""
         return not self._tries.wait_s(address)
 
     def submit(

@@ -45,14 +45,15 @@ def begin_session(
     body: SessionBody, request: Request, service: ServiceOf, response: Response
 ) -> None:
     """Keep a token in a cookie that scripts cannot read and other sites cannot use."""
-    address = request.client.host if request.client else "unknown"
-    if not service.may_try(address):
-        raise ProblemError(429, "too-many-requests", "too many wrong tokens; try again later")
     if service.tokens.client(body.token) is None:
+        # Wrong ones alone count: behind a proxy all clients have one address.
+        address = request.client.host if request.client else "unknown"
+        if not service.may_try(address):
+            raise ProblemError(429, "too-many-requests", "too many wrong tokens; try again later")
         raise ProblemError(401, "token-wrong", "no such token")
-    response.set_cookie(
-        COOKIE, body.token, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
+    # What the browser speaks, which is not what a proxy in between speaks to this service.
+    secure = request.headers.get("origin", "").startswith("https:")
+    response.set_cookie(COOKIE, body.token, httponly=True, samesite="strict", secure=secure)
 
 
 @router.delete("", status_code=204)

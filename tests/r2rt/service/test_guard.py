@@ -126,11 +126,28 @@ def test_a_malformed_cookie_of_another_service_leaves_ours(served: Run) -> None:
     with_token(served)(test)
 
 
-def test_trying_tokens_gets_slow(served: Run) -> None:
-    async def test(it: Served, _: dict[str, str]) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_cookie_of_a_page_over_tls_is_sent_over_tls_alone(served: Run, scheme: str) -> None:
+    async def test(it: Served, good: dict[str, str]) -> None:
+        token = good["Authorization"].removeprefix("Bearer ")
+        # As from behind a proxy: the service itself is asked over http.
+        headers = {"Origin": f"{scheme}://127.0.0.1:8080"}
+        begun = await it.post("/session", {"token": token}, headers=headers)
+        assert begun.status_code == 204
+        assert ("secure" in begun.headers["set-cookie"].lower()) is (scheme == "https")
+
+    with_token(served)(test)
+
+
+def test_trying_tokens_gets_slow_and_the_right_one_is_always_let_in(served: Run) -> None:
+    async def test(it: Served, good: dict[str, str]) -> None:
+        right = {"token": good["Authorization"].removeprefix("Bearer ")}
+        for _ in range(12):
+            assert (await it.post("/session", right)).status_code == 204
         codes = [(await it.post("/session", {"token": f"t{n}"})).status_code for n in range(12)]
         assert codes[:10] == [401] * 10
         assert codes[10:] == [429] * 2
+        assert (await it.post("/session", right)).status_code == 204
 
     with_token(served)(test)
 
