@@ -190,10 +190,10 @@ class Guard:
         """Return who sends a request; None for one that anybody may send."""
         if _OPEN.fullmatch(path):
             return None
+        if self._local and not self._tokens.any():
+            return _LOCAL
         token = _token(headers)
         if token is None:
-            if self._local and not self._tokens.any():
-                return _LOCAL
             raise ProblemError(
                 401,
                 "token-missing",
@@ -249,10 +249,9 @@ def _route(scope: Scope) -> str:
 
 def _token(headers: Headers) -> str | None:
     """Return the token that came with a request, as a header or, from the page, as a cookie."""
-    value = headers.get("authorization")
-    if value is not None:
-        scheme, _, token = value.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":  # others are for a proxy in front
+        return token.strip()
     # Not http.cookies, which drops ours beside a malformed one of another service on this host.
     return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 

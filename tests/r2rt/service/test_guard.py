@@ -113,6 +113,38 @@ def test_the_cookie_of_a_session_does_as_a_token_where_no_header_can_be_sent(ser
     with_token(served)(test)
 
 
+OTHERS = [
+    {"Authorization": "Basic dTpw"},
+    {"Authorization": ""},
+    {"Authorization": "Bearer of-another-time"},
+    {"Cookie": "r2rt_token=of-another-time"},
+]
+
+
+@pytest.mark.parametrize("headers", OTHERS)
+def test_what_else_is_sent_does_no_harm_where_no_token_is_needed(
+    served: Run, headers: dict[str, str]
+) -> None:
+    async def test(it: Served) -> None:
+        for _ in range(3):
+            assert (await it.client.get(VIDEOS, headers=headers)).status_code == 200
+
+    served(test)
+
+
+@pytest.mark.parametrize("headers", OTHERS[:2])
+def test_the_header_of_a_proxy_in_front_leaves_the_cookie(
+    served: Run, headers: dict[str, str]
+) -> None:
+    async def test(it: Served, good: dict[str, str]) -> None:
+        assert (await it.client.get(VIDEOS, headers=headers)).json()["code"] == "token-missing"
+        token = good["Authorization"].removeprefix("Bearer ")
+        both = headers | {"Cookie": f"r2rt_token={token}"}
+        assert (await it.client.get(VIDEOS, headers=both)).status_code == 200
+
+    with_token(served)(test)
+
+
 def test_a_malformed_cookie_of_another_service_leaves_ours(served: Run) -> None:
     async def test(it: Served, good: dict[str, str]) -> None:
         token = good["Authorization"].removeprefix("Bearer ")
