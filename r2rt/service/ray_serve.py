@@ -22,11 +22,12 @@ import ray.exceptions
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
 from r2rt.archive.ray_workers import running_ray
 from r2rt.engines import Device, Precision
-from r2rt.errors import BackendUnavailableError, R2rtError
+from r2rt.errors import BackendUnavailableError, R2rtError, ServiceStateError
 from r2rt.retry import TransientError
 from r2rt.service.app import create_app
 from r2rt.service.computing import Computing, NotEncodedError
@@ -193,6 +194,7 @@ def run(settings: Settings, address: str, *, on_ready: Callable[[str], object]) 
 
     Raises:
         BackendUnavailableError: Ray or the application did not start.
+        ServiceStateError: Serve runs there already, at another address.
     """
     ended = threading.Event()
     before = {
@@ -228,10 +230,13 @@ def _serve(
             http_options={"host": settings.host, "port": port},
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
+        _check_address(settings.host, port)
         serve.run(_application(settings), name=_NAME)
         on_ready(f"serving at http://{settings.host}:{port}/ on Ray; Ctrl-C ends")
         ended.wait()
         serve.delete(_NAME)
+    except R2rtError:  # some are RuntimeErrors as well
+        raise
     except (ray.exceptions.RayError, RayServeException, RuntimeError) as error:
         raise BackendUnavailableError(
             f"Ray Serve did not start ({str(error)[:200]}); its log is in /tmp/ray"
@@ -239,6 +244,23 @@ def _serve(
     finally:
         if alone:
             serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise `ServiceStateError` if Serve listens elsewhere than it was asked to.
+
+    One that runs already keeps its address, which strangers may reach: who needs a token goes by
+    what was asked.
+    """
+    # No public function says it. Ray's own dashboard reads it so.
+    client = _get_global_client()
+    assert client is not None  # it raises where there is none
+    running = client.http_config
+    if (running.host, running.port) != (host, port):
+        raise ServiceStateError(
+            f"Ray Serve runs already, at {running.host}:{running.port} and not at {host}:{port}; "
+            f"give --host {running.host} --port {running.port}, or end it with serve shutdown"
+        )
 
 
 def _application(settings: Settings) -> Any:

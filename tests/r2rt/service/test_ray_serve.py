@@ -7,15 +7,19 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 
 from r2rt.cli.main import run
+from r2rt.errors import ServiceStateError
+from r2rt.service.settings import Settings
 from tests.conftest import CHECKOUT
 from tests.r2rt.service.live_server import LiveServer, live_server
 
@@ -40,6 +44,24 @@ def test_a_fault_ends_the_job_that_waits_for_it() -> None:
 
     with pytest.raises(KeyError, match="a fault"):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize(("host", "port"), [("0.0.0.0", 8000), ("127.0.0.1", 8001), (None, 8000)])
+def test_nothing_is_served_at_an_address_that_was_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str | None, port: int
+) -> None:
+    """Serve that runs already keeps its own, where strangers may need no token."""
+    from r2rt.service import ray_serve
+
+    started: list[dict[str, Any]] = []
+    running = SimpleNamespace(http_config=SimpleNamespace(host=host, port=port))
+    monkeypatch.setattr(ray_serve, "_get_global_client", lambda: running)
+    monkeypatch.setattr("ray.serve.start", lambda **options: started.append(options))
+    monkeypatch.setattr("ray.serve.run", lambda *_, **__: pytest.fail("it is served"))
+    settings = Settings(folder=tmp_path, host="127.0.0.1", port=8000)
+    with pytest.raises(ServiceStateError, match=f"--host {host} --port {port}"):
+        ray_serve._serve(settings, threading.Event(), lambda _: None, alone=False)
+    assert started[0]["http_options"] == {"host": "127.0.0.1", "port": 8000}
 
 
 def replicas(kind: str) -> set[int]:
