@@ -259,7 +259,7 @@ class JobDocument(BaseModel):
     progress: float = Field(ge=0, le=1)
     remaining_s: float | None
     attempts: int
-    result: Any
+    result: Any = Field(description="Once it is done; always null in the list of jobs.")
     error: dict[str, Any] | None
     created_at: float
     started_at: float | None

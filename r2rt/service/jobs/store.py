@@ -119,9 +119,10 @@ class JobStore:
         return _job(row)
 
     def all(self, state: JobState | None = None, *, limit: int = 100) -> list[Job]:
-        """Return the newest jobs, of one state or of any."""
+        """Return the newest jobs, of one state or of any; without results, which may be large."""
         rows = self._database.rows(
-            "SELECT * FROM jobs WHERE ? IS NULL OR state = ? "
+            "SELECT id, kind, request, video, owner, state, attempts, NULL AS result, error, "
+            "created_at, started_at, finished_at FROM jobs WHERE ? IS NULL OR state = ? "
             "ORDER BY created_at DESC, rowid DESC LIMIT ?",
             (state, state, limit),
         )

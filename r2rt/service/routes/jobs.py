@@ -53,7 +53,7 @@ def list_jobs(
     state: JobState | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[JobDocument]:
-    """Return the newest jobs."""
+    """Return the newest jobs; `result` is null here, GET /jobs/{job_id} has it."""
     return [
         JobDocument(**service.runner.document(job)) for job in service.jobs.all(state, limit=limit)
     ]

@@ -80,6 +80,15 @@ def test_jobs_run_in_order_and_their_results_are_kept(store: JobStore) -> None:
     assert {job.state for job in jobs} == {"done"}
 
 
+def test_the_list_of_jobs_reads_no_results(store: JobStore) -> None:
+    id_ = add(store)
+    store.finish(id_, "done", result={"videos": []})
+    for state in (None, "done"):
+        (listed,) = store.all(state)
+        assert (listed.id, listed.state, listed.result) == (id_, "done", None)
+    assert store.get(id_).result == {"videos": []}
+
+
 def test_errors_are_kept_and_faults_say_no_more_than_their_kind(store: JobStore) -> None:
     errors = [NotAVideoError("x: no video"), ProblemError(409, "c", "d"), KeyError("secret")]
 

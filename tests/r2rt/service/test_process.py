@@ -78,7 +78,8 @@ def test_jobs_of_a_service_that_is_killed_all_finish_once(tmp_path: Path) -> Non
         for id_, job in after.items():
             if before[id_]["state"] == "done":
                 assert job == before[id_]
-            (file,) = job["result"]["files"]
+            result = server.client.get(f"/api/v1/jobs/{id_}").json()["result"]
+            (file,) = result["files"]
             assert len(server.client.get(file["url"]).content) == file["bytes"]
     assert {path.name for path in (state / "results").iterdir()} == set(ids)
 
