@@ -75,6 +75,14 @@ class Media:
             with item.lock:
                 item.video.close()
 
+    def forget(self, path: VideoPath) -> None:
+        """Close a file that is to be removed: open, it would go on taking space on the disk."""
+        with self._lock:
+            opened = self._open.pop(path, None)
+        if opened is not None:
+            with opened.lock:
+                opened.video.close()
+
     def filmstrip(
         self, path: VideoPath, start_s: float, end_s: float, count: int, height: int
     ) -> bytes:

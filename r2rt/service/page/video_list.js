@@ -233,7 +233,11 @@ function posterOf(video) {
 }
 
 async function remove(video) {
-  const sure = await confirmed(`Remove ${video.name} from the list?`, "What was encoded and annotated here is removed with it. A file of your own stays where it is.", "Remove");
+  const sure = await confirmed(
+    `Remove ${video.name} from the list?`,
+    "Its annotations are removed with it, and its file if that was uploaded or fetched. A file of your own stays where it is. What was encoded stays in the cache until others need the room.",
+    "Remove",
+  );
   if (!sure) return;
   try {
     await call(`videos/${encodeURIComponent(video.id)}`, { method: "DELETE" });

@@ -84,8 +84,10 @@ def get_video(video_id: VideoId, service: ServiceOf) -> VideoDetails:
 @router.delete("/{video_id}", status_code=204)
 def remove_video(video_id: VideoId, service: ServiceOf) -> None:
     """Forget a video; the file of one that was uploaded or fetched is removed."""
-    for job in service.jobs.active("encode", service.videos.get(video_id).id):
+    video = service.videos.get(video_id)
+    for job in service.jobs.active("encode", video.id):
         service.runner.cancel(job.id)
+    service.media.forget(video.path)
     service.videos.remove(video_id)
 
 

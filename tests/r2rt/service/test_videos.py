@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import shutil
@@ -142,6 +143,33 @@ def test_a_fetched_file_is_removed_with_its_video_wherever_the_state_is(
             assert list(folder.rglob("*.mp4")) == []
 
     asyncio.run(test())
+
+
+def opened(folder: Path) -> list[str]:
+    """Return the files below a folder that this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one of this listing
+            found.append(str(descriptor.readlink()))
+    return [name for name in found if name.startswith(str(folder.resolve()))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are not listed here")
+def test_a_file_that_is_removed_takes_no_space_any_more(
+    settings: Settings, served: Run, encoded: list[Path], fetched: str
+) -> None:
+    folder = settings.folder / "videos"
+
+    async def test(it: Served) -> None:
+        video = (await it.post("/videos", {"url": fetched})).json()
+        await it.finished(video["job"])
+        address = f"/videos/{video['id']}"
+        assert (await it.get(f"{address}/frame", params={"time_s": 1})).status_code == 200
+        assert len(opened(folder)) == 1
+        assert (await it.client.delete(f"/api/v1{address}")).status_code == 204
+        assert opened(folder) == []
+
+    served(test)
 
 
 def test_the_folder_of_the_state_can_be_moved(
