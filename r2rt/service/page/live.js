@@ -20,7 +20,7 @@ const content = el(
   el(
     "form",
     { class: "watch", on: { submit: start } },
-    el("label", { for: "source" }, "Stream (RTSP, RTMP, HLS, SRT, a growing file)"),
+    el("label", { for: "source" }, "Stream (RTSP, RTMP, HLS, SRT), or a file on the server, played from its start"),
     source,
     el("label", { for: "watch-queries" }, "Sentences, one a line"),
     queries,

@@ -26,7 +26,12 @@ class WatchBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    source: Annotated[str, Field(min_length=1, max_length=2000, examples=["rtsp://camera/stream"])]
+    source: str = Field(
+        min_length=1,
+        max_length=2000,
+        description="An address; or a file on the server, played from its start at its own rate.",
+        examples=["rtsp://camera/stream"],
+    )
     queries: Annotated[list[Query], Field(min_length=1, max_length=16)]
     model: str | None = Field(None, max_length=100)
     threshold: float = Field(0.5, ge=0, le=1, description="What a moment must score to open.")
