@@ -23,7 +23,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("library", required=False, type=click.Path(path_type=Path))
+@click.argument("library", required=False)
 @roots_option
 @click.option(
     "--output-dir",
@@ -36,7 +36,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @model_options
 @quiet_option
 def mcp(
-    library: Path | None,
+    library: str | None,
     roots: tuple[Path, ...],
     output_dir: Path | None,
     folder: Path | None,
@@ -54,7 +54,7 @@ def mcp(
         settings = Settings(
             folder=folder or Path(temporary),
             roots=roots or (Path(),),
-            library=str(library) if library else None,
+            library=library,
             model=chosen,
             device=device,
             precision=asked_precision(),

@@ -307,7 +307,7 @@ def test_live_video_is_watched_to_its_end(asked: Any, settings: Settings, record
     asked(test, served_roots)
 
 
-def test_the_form_of_the_model_that_is_asked_for_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Settings] = []
 
     async def serve(settings: Settings, _: Path | None) -> None:
@@ -315,8 +315,10 @@ def test_the_form_of_the_model_that_is_asked_for_is_served(monkeypatch: pytest.M
 
     command = importlib.import_module("r2rt.cli.mcp")
     monkeypatch.setattr(command, "_serve", serve)
-    command.mcp.main(["--model", "demo", "--precision", "int8"], standalone_mode=False)
-    assert [settings.precision for settings in served] == ["int8"]
+    library = "s3://bucket/library"  # as a path it would lose a slash
+    options = ["--model", "demo", "--precision", "int8"]
+    command.mcp.main([library, *options], standalone_mode=False)
+    assert [(settings.library, settings.precision) for settings in served] == [(library, "int8")]
 
 
 @pytest.mark.slow  # a process that loads everything
