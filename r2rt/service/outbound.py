@@ -67,8 +67,9 @@ class _Backend(httpcore2.NetworkBackend):
         """Connect to the first address of a name, if all of them may be connected to."""
         try:
             addresses = self._resolve(host.strip("[]"), port)
-        except OSError as error:
-            raise httpcore2.ConnectError(f"{host[:100]}: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:  # the latter of what cannot be a name
+            reason = getattr(error, "strerror", None) or error
+            raise httpcore2.ConnectError(f"{host[:100]}: {reason}") from error
         if not addresses or not (self._private or all(map(is_public, addresses))):
             raise ForbiddenAddressError(f"{host[:100]} leads to an address that is not public")
         stream = self._sockets.connect_tcp(

@@ -138,6 +138,13 @@ def test_no_way_to_write_a_private_address_leads_there(
     assert _Handler.reached == []
 
 
+@pytest.mark.parametrize("host", ["example..com", f"{'x' * 64}.com"])
+def test_what_cannot_be_a_name_is_no_fault(settings: Settings, tmp_path: Path, host: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        fetch(f"http://{host}/film.mp4", tmp_path / "film.mp4", settings, progress())
+    assert caught.value.code == "fetch-failed"
+
+
 def test_a_redirect_into_a_private_network_is_not_followed(
     server: int, settings: Settings, tmp_path: Path, loopback_is_public: None
 ) -> None:
