@@ -88,6 +88,12 @@ def _encode(service: Service, job: Job, progress: Progress) -> Any:
     except ProblemError as problem:
         _set_state(service, job, video, "failed", problem.detail)
         raise
+    except TransientError as error:
+        if job.attempts < service.settings.max_attempts:
+            _set_state(service, job, video, "new")
+        else:  # it is not tried again
+            _set_state(service, job, video, "failed", as_text(str(error)))
+        raise
     except BaseException:
         _set_state(service, job, video, "new")
         raise
@@ -227,6 +233,8 @@ def _encoded(service: Service, job: Job, video: Video, progress: Update) -> tupl
     """Encode a video if it is not encoded, and return what asks about it."""
     model = job.request.get("model")
     service.computing.encode(video.path, model, progress)
+    if video.state != "ready":
+        _set_state(service, job, video, "ready")
     return video.path, model
 
 

@@ -97,6 +97,52 @@ def test_an_address_is_only_fetched_where_no_encoding_is_wanted(
     assert len(encoded) == 1
 
 
+@pytest.mark.parametrize("model", [None, "demo"])
+def test_a_video_that_is_encoded_to_be_answered_about_is_ready(
+    served: Run, encoded: list[Path], monkeypatch: pytest.MonkeyPatch, model: str | None
+) -> None:
+    monkeypatch.setattr("r2rt.service.jobs.work.as_document", lambda *_, **__: {})
+    monkeypatch.setattr(
+        "r2rt.service.computing.Computing.answer", lambda *_: [SimpleNamespace(model="demo")]
+    )
+
+    async def test(it: Served) -> None:
+        video = (await it.add(SHAPES, encode=False))["id"]
+        job = await it.run("ground", videos=[video], queries=["a dog"], model=model)
+        assert job["state"] == "done"
+        seen = (await it.get(f"/videos/{video}")).json()
+        assert seen["state"] == ("ready" if model is None else "new")  # of the default model
+
+    served(test)
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_video_that_failed_too_often_says_why(
+    served: Run, monkeypatch: pytest.MonkeyPatch, passes: bool
+) -> None:
+    tries: list[Path] = []
+
+    def encode(_: Any, path: Path, *__: Any) -> tuple[int, float]:
+        tries.append(path)
+        if passes and len(tries) == 3:
+            return 1, 2.0
+        raise TransientError("shapes.mp4: changed while it was encoded")
+
+    monkeypatch.setattr("r2rt.service.computing.Computing.encode", encode)
+
+    async def test(it: Served) -> None:
+        video = (await it.post("/videos", {"path": str(SHAPES)})).json()
+        await it.finished(video["job"])
+        seen = (await it.get(f"/videos/{video['id']}")).json()
+        expected = (
+            ("ready", None) if passes else ("failed", "shapes.mp4: changed while it was encoded")
+        )
+        assert (seen["state"], seen["error"]) == expected
+        assert len(tries) == 3
+
+    served(test)
+
+
 def test_a_file_that_was_replaced_is_looked_at_and_encoded_again(
     settings: Settings, encoded: list[Path], tmp_path: Path
 ) -> None:
