@@ -1,51 +1,71 @@
-"""What was asked of each video in an output folder, so that `--skip-existing` can compare it."""
+"""What each output answers that is written with a folder, so that `--skip-existing` can compare."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from r2rt.errors import OutputError
+from r2rt.video.remote import is_remote
 
 __all__ = ["NAME", "AskedRecord"]
 
 NAME = ".r2rt-asked.jsonl"
+_UNKNOWN = ""
 
 
 class AskedRecord:
-    """One line for each video that was answered: its output's name, and a hash of what was asked.
+    """One line for each output that was written: its name, and a hash of what it answers.
 
     Args:
         folder: where outputs are written, and the record beside them.
-        asked: everything that decides an answer: queries, model, options.
+        asked: everything that decides an answer but the video: queries, model, options.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any]) -> None:
         self._path = folder / NAME
-        text = json.dumps(asked, sort_keys=True, default=str)
-        self._hash = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        self._asked = json.dumps(asked, sort_keys=True, default=str)
         self._last = _read(self._path)
 
-    def is_same(self, name: str) -> bool:
-        """Return whether an output was last written for what is asked now."""
-        return self._last.get(name) == self._hash
+    def is_same(self, video: str, outputs: Iterable[str]) -> bool:
+        """Return whether all these were last written for what is asked now about a video."""
+        asked = self._hash(video)
+        return all(self._last.get(name) == asked for name in outputs)
 
-    def add(self, name: str) -> None:
-        """Note that an output has been written.
+    def forget(self, outputs: Iterable[str]) -> None:
+        """Note that outputs are about to be replaced: until `add`, what they answer is unknown.
 
         Raises:
             OutputError: the record cannot be written.
         """
-        if self.is_same(name):
+        self._note([name for name in outputs if self._last.get(name)], _UNKNOWN)
+
+    def add(self, video: str, outputs: Iterable[str]) -> None:
+        """Note that outputs have been written about a video.
+
+        Raises:
+            OutputError: the record cannot be written.
+        """
+        self._note(outputs, self._hash(video))
+
+    def _hash(self, video: str) -> str:
+        # Videos of one name lie in several folders.
+        place = video if is_remote(video) else Path(video).resolve()
+        text = f"{self._asked}\0{place}"
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+    def _note(self, outputs: Iterable[str], asked: str) -> None:
+        changed = [name for name in outputs if self._last.get(name) != asked]
+        self._last |= dict.fromkeys(changed, asked)
+        lines = [json.dumps({"output": name, "asked": asked}) + "\n" for name in changed]
+        if not lines:
             return
-        self._last[name] = self._hash
-        line = json.dumps({"output": name, "asked": self._hash}) + "\n"
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
+                file.write("".join(lines))
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 

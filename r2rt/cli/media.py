@@ -35,6 +35,7 @@ __all__ = [
     "deliver_reel",
     "media_options",
     "media_paths",
+    "media_places",
     "without_idle_defaults",
 ]
 
@@ -215,23 +216,39 @@ def check_reel(options: MediaOptions, *, skips: bool) -> None:
         raise QueryError("--reel joins moments of all videos; leave --skip-existing out")
 
 
+def media_places(video: VideoPath, options: MediaOptions, label: str | None) -> dict[str, Path]:
+    """Return, by option, the file that is made of a video, or how its files in a folder begin.
+
+    The reel is not among them: it may be of several videos.
+    """
+    from r2rt.media.names import moment_stem
+
+    pages = {
+        "--contact-sheet": options.contact_sheet,
+        "--plot": options.plot,
+        "--report": options.report,
+    }
+    folders = {"--clips": options.clips, "--thumbnails": options.thumbnails}
+    begin = f"{moment_stem(label or video.stem)}."
+    places = {name: _labelled(path, label) for name, path in pages.items() if path is not None}
+    return places | {name: path / begin for name, path in folders.items() if path is not None}
+
+
 def media_paths(video: VideoPath, options: MediaOptions, label: str | None) -> list[Path]:
     """Return the files that are there once `deliver_media` has made what was asked of a video.
 
     The names in a folder depend on the moments, and either all are written or none: so the newest
     file of this video is returned, or a path that does not exist.
     """
-    from r2rt.media.names import moment_stem
-
-    pages = (options.contact_sheet, options.plot, options.report)
-    paths = [_labelled(path, label) for path in pages if path is not None]
-    prefix = f"{moment_stem(label or video.stem)}."
-    for folder in (options.clips, options.thumbnails):
-        if folder is not None:
-            there = folder.iterdir() if folder.is_dir() else ()
-            made = [path for path in there if path.name.startswith(prefix)]
+    paths = []
+    for option, place in media_places(video, options, label).items():
+        if option in ("--clips", "--thumbnails"):
+            there = place.parent.iterdir() if place.parent.is_dir() else ()
+            made = [path for path in there if path.name.startswith(place.name)]
             age = {path: path.stat().st_mtime_ns for path in made}
-            paths.append(max(made, key=age.__getitem__, default=folder / prefix))
+            paths.append(max(made, key=age.__getitem__, default=place))
+        else:
+            paths.append(place)
     return paths
 
 

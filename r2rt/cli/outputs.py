@@ -270,10 +270,6 @@ class Delivery:
     def _labels(self) -> dict[str, str]:
         return dict(zip(self._stems, distinct_labels(self._stems.values()), strict=True))
 
-    def stem(self, video: str) -> str:
-        """Return the name of a video's output files, without suffix."""
-        return self._stems[video]
-
     def waiting(
         self,
         videos: Sequence[str],

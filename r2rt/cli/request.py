@@ -22,6 +22,7 @@ from r2rt.cli.media import (
     deliver_reel,
     media_options,
     media_paths,
+    media_places,
 )
 from r2rt.cli.options import (
     Encoding,
@@ -168,9 +169,17 @@ class Request:
             return media_paths(video_path(video), self.media, delivery.label(video))
 
         def is_same(video: str) -> bool:
-            return record is None or record.is_same(delivery.stem(video))
+            return record is None or record.is_same(video, self.outputs_of(video, delivery))
 
         return delivery.waiting(videos.paths, also=also, is_same=is_same)
+
+    def outputs_of(self, video: str, delivery: Delivery) -> list[str]:
+        """Return what the record calls the outputs that are written about one video."""
+        places = media_places(video_path(video), self.media, delivery.label(video))
+        return [
+            *(path.name for path in delivery.paths(video)),
+            *(f"{option} {path.absolute()}" for option, path in places.items()),
+        ]
 
     def _record(self, grounder: Grounder, question: Question) -> AskedRecord | None:
         if self.outputs.folder is None:
@@ -244,6 +253,9 @@ class _Run:
         request, delivery = self._request, self._delivery
         encoded, predictions = answer
         name = self._videos.names.get(video, video)
+        outputs = request.outputs_of(video, delivery)
+        if self._record is not None:
+            self._record.forget(outputs)
         # An encoded video may come from anywhere: what it names is no address to fetch from.
         source = video_path(video) if is_remote(video) else Path(encoded.source)
         delivery.add(
@@ -272,7 +284,7 @@ class _Run:
         if request.media.reel is not None:
             self.shown.append((source, best))
         if self._record is not None:
-            self._record.add(delivery.stem(video))
+            self._record.add(video, outputs)
 
     def _finish(self) -> None:
         self._delivery.finish()

@@ -16,6 +16,7 @@ from r2rt import EncodedVideo
 from r2rt.cli.asked import NAME, AskedRecord
 from r2rt.cli.main import run
 from r2rt.cli.sequences import Asked
+from r2rt.errors import OutputError
 from r2rt.queries import Query
 from tests.conftest import CHECKOUT
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
@@ -195,21 +196,77 @@ class TestAskedRecord:
 
     def test_another_model_is_another_question(self, tmp_path: Path) -> None:
         record = AskedRecord(tmp_path, {"model": "a", "queries": ["x"]})
-        record.add("one")
-        assert record.is_same("one")
-        assert AskedRecord(tmp_path, {"queries": ["x"], "model": "a"}).is_same("one")
-        assert not AskedRecord(tmp_path, {"model": "b", "queries": ["x"]}).is_same("one")
+        record.add("a.mp4", ["one"])
+        assert record.is_same("a.mp4", ["one"])
+        assert AskedRecord(tmp_path, {"queries": ["x"], "model": "a"}).is_same("a.mp4", ["one"])
+        other = AskedRecord(tmp_path, {"model": "b", "queries": ["x"]})
+        assert not other.is_same("a.mp4", ["one"])
+
+    def test_each_output_has_a_question_of_its_own(self, tmp_path: Path) -> None:
+        """As when one format is written for one query, and another for the next."""
+        AskedRecord(tmp_path, {"q": "dog"}).add("a.mp4", ["a.csv", "a.srt"])
+        AskedRecord(tmp_path, {"q": "cat"}).add("a.mp4", ["a.srt"])
+        dog = AskedRecord(tmp_path, {"q": "dog"})
+        assert dog.is_same("a.mp4", ["a.csv"])
+        assert not dog.is_same("a.mp4", ["a.csv", "a.srt"])
+
+    def test_a_video_of_the_same_name_is_another_one(self, tmp_path: Path) -> None:
+        record = AskedRecord(tmp_path, {"q": 1})
+        record.add("a/talk.mp4", ["talk.csv"])
+        assert record.is_same(str(Path("a/talk.mp4").absolute()), ["talk.csv"])
+        assert not record.is_same("b/talk.mp4", ["talk.csv"])
+
+    def test_a_record_of_an_older_version_means_asked_again(self, tmp_path: Path) -> None:
+        (tmp_path / NAME).write_text('{"output": "talk", "asked": "0123"}\n')
+        record = AskedRecord(tmp_path, {"q": 1})
+        assert not record.is_same("talk.mp4", ["talk.csv"])
+        record.add("talk.mp4", ["talk.csv"])
+        assert AskedRecord(tmp_path, {"q": 1}).is_same("talk.mp4", ["talk.csv"])
+
+    def test_a_run_that_fails_leaves_no_answer_to_another_question(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, asked = tmp_path / "out", ("--output-dir", tmp_path / "out", "-f", "csv", "--quiet")
+        assert ground(DEMO_VIDEO, "a panda", *asked) == 0
+
+        def fail(*_: object, **__: object) -> None:
+            raise OutputError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("r2rt.cli.request.deliver_media", fail)
+            assert ground(DEMO_VIDEO, "a penguin", *asked) == 40
+        assert "a penguin" in (out / "shapes.csv").read_text()
+        assert ground(DEMO_VIDEO, "a panda", *asked, "--skip-existing") == 0
+        assert "a panda" in (out / "shapes.csv").read_text()
+
+    def test_outputs_of_options_and_of_videos_are_told_apart(self, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+
+        def written(video: Path, query: str, name: str, *options: object) -> bool:
+            """Ask, and return whether the answer to this query is there then."""
+            asked = (video, query, "--output-dir", out, "--skip-existing", "--quiet")
+            assert ground(*asked, *options) == 0
+            return query in (out / name).read_text()
+
+        page = ("-f", "csv", "--report", out / "page.html")
+        assert written(DEMO_VIDEO, "a panda", "page.html", *page)
+        assert written(DEMO_VIDEO, "a penguin", "shapes.csv", "-f", "csv")
+        assert written(DEMO_VIDEO, "a penguin", "page.html", *page)
+        (tmp_path / "other").mkdir()
+        other = Path(shutil.copy2(DEMO_VIDEO, tmp_path / "other"))
+        (out / "shapes.csv").write_text("kept")
+        assert written(other, "a penguin", "shapes.csv", "-f", "csv")
 
     def test_a_damaged_record_means_asked_again(self, tmp_path: Path) -> None:
         record = AskedRecord(tmp_path, {"q": 1})
-        record.add("one")
-        record.add("two")
+        record.add("a.mp4", ["one"])
+        record.add("a.mp4", ["two"])
         path = tmp_path / NAME
         lines = path.read_bytes().split(b"\n")
         path.write_bytes(lines[0] + b"\n" + lines[1][:20] + b"\xff[[[\n" + b"[" * 100_000)
         again = AskedRecord(tmp_path, {"q": 1})
-        assert again.is_same("one")
-        assert not again.is_same("two")
+        assert again.is_same("a.mp4", ["one"])
+        assert not again.is_same("a.mp4", ["two"])
 
 
 def test_videos_at_the_same_time_give_the_answers_of_one_after_another(
