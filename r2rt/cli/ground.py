@@ -111,6 +111,7 @@ def ground(
             top_k=top_k or "usual",
             best=best_of if top_k is None else list,
         ),
+        queries_file=queries_file,
     )
 
 

@@ -219,11 +219,12 @@ class Delivery:
         videos: every video that is asked, in order; their names decide those of the files.
         several: whether the user named several videos, even if that came to one.
         top_k: moments a query that are written; `usual` leaves it to each format, None takes all.
+        inputs: what else is read, such as a file of queries.
         quiet: write no notes.
 
     Raises:
         QueryError: a format cannot hold several videos, or a table a file of that suffix.
-        OutputError: an output is one of the videos.
+        OutputError: an output is one of the videos or of the other inputs.
     """
 
     def __init__(
@@ -233,6 +234,7 @@ class Delivery:
         *,
         several: bool = False,
         top_k: int | Literal["usual"] | None = None,
+        inputs: Sequence[str] = (),
         quiet: bool = False,
     ) -> None:
         self._options = options
@@ -252,7 +254,7 @@ class Delivery:
         written = [] if options.output is None else [options.output]
         if options.folder is not None and options.folder.is_dir():
             written = [path for video in videos for path in self.paths(video)]
-        check_destinations(written, videos)
+        check_destinations(written, [*videos, *inputs])
         check_is_text(options.output)
 
     def paths(self, video: str) -> list[Path]:

@@ -118,7 +118,10 @@ class Request:
     quiet: bool
 
     def check_inputs(self, *files: str | None) -> None:
-        """Raise `OutputError` if an output would overwrite a file that is read."""
+        """Raise `OutputError` if a single output would overwrite a file that is read.
+
+        `run` checks those in a folder, once it is known which there are.
+        """
         outputs, media = self.outputs, self.media
         written = (outputs.output, media.reel, media.contact_sheet, media.plot, media.report)
         check_destinations(
@@ -127,21 +130,29 @@ class Request:
             made=[] if outputs.folder is None else [outputs.folder],
         )
 
-    def run(self, videos: Videos, question: Question) -> None:
+    def run(self, videos: Videos, question: Question, *, queries_file: str | None = None) -> None:
         """Answer a question about every video, and write what was asked for.
+
+        Args:
+            videos: what to answer about.
+            question: what is asked of each.
+            queries_file: where its queries were read from; no output replaces it.
 
         Raises:
             NotInVideoError: nothing that is asked for is in any of the videos.
             R2rtError: see `answer_videos`.
         """
         quiet = self.quiet
-        self.check_inputs(self.sources.list_file, *videos.paths)
+        named = (self.sources.list_file, queries_file)
+        lists = [file for file in named if file is not None and file != "-"]
+        self.check_inputs(*lists, *videos.paths)
         check_reel(self.media, skips=self.outputs.skip_existing)
         delivery = Delivery(
             self.outputs,
             videos.paths,
             several=videos.several,
             top_k=question.top_k,
+            inputs=lists,
             quiet=quiet or videos.several,
         )
         only = None if videos.several else video_path(videos.paths[0])

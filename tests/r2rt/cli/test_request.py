@@ -354,18 +354,29 @@ def test_standard_input_is_not_queries_and_videos(
     [
         ("ground", str(DEMO_VIDEO), "--queries", "FILE", "-o", "FILE"),
         ("ground", "--videos-from", "FILE", "-q", "a", "-o", "FILE"),
+        ("ground", "list.mp4", "--queries", "FILE", "--output-dir", ".", "-f", "jsonl"),
+        ("ground", "--videos-from", "list.txt", "-q", "a", "--output-dir", "."),
+        ("highlights", "--videos-from", "list.txt", "--output-dir", "."),
         ("watch", str(DEMO_VIDEO), "--queries", "FILE", "-o", "FILE"),
     ],
 )
 def test_lists_and_queries_are_not_overwritten(
-    tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    command: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DEMO_VIDEO, "list.mp4")
+    listed = tmp_path / "list.txt"
+    listed.write_text("list.mp4\n")
     file = tmp_path / "list.jsonl"
     file.write_text('{"query": "a red ball"}\n')
     words = [str(file) if word == "FILE" else word for word in command]
     assert run([*words, "--model", str(DEMO_BUNDLE)]) == 40
     assert "is the input" in capsys.readouterr().err
     assert file.read_text() == '{"query": "a red ball"}\n'
+    assert listed.read_text() == "list.mp4\n"
 
 
 def test_no_events_are_appended_to_the_video_that_is_watched(
