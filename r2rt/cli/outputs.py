@@ -322,7 +322,7 @@ class Delivery:
         (chosen,) = options.formats
         waiting = [self._trimmed(answers, chosen) for answers in self._waiting]
         if chosen.counts_frames:
-            _warn_of_rate(waiting[0])
+            _warn_of_timecode(waiting[0])
         write_text(options.output, self._text(chosen, waiting))
 
     def _note_left_out(self, answers: Answers) -> None:
@@ -360,7 +360,7 @@ class Delivery:
                 f"{folder}: cannot be made a folder ({error.strerror}); choose another place"
             ) from error
         if any(item.counts_frames for item in self._options.formats):
-            _warn_of_rate(answers)
+            _warn_of_timecode(answers)
         paths = self.paths(answers.video)
         for item, path in zip(self._options.formats, paths, strict=True):
             write_text(path, item.render(self._trimmed(answers, item)))
@@ -452,9 +452,14 @@ def _check_suffix(output: Path, chosen: Format) -> None:
         )
 
 
-def _warn_of_rate(answers: Answers) -> None:
-    """Warn which rate timecodes count where the video's own varies."""
+def _warn_of_timecode(answers: Answers) -> None:
+    """Warn which rate timecodes count where the video's own varies, and of a start that is lost."""
     source = answers.source
+    if source.unread_timecode is not None:
+        warn(
+            f"{answers.shown}: its start timecode {printable(source.unread_timecode)!r} cannot be "
+            "understood, so timecodes count from zero"
+        )
     if source.variable and source.rate_is_own:
         warn(
             f"{answers.shown}: its frame rate varies; timecodes count {float(source.rate):.6g} "

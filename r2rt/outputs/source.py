@@ -54,6 +54,8 @@ class SourceFacts:
         height: height in square pixels, upright; None if unknown.
         sound_rate: samples a second of the first sound; None if silent or unknown.
         sound_channels: channels of it; 0 if silent or unknown.
+        unread_timecode: the video's own timecode where it cannot be understood, so that
+            `start_frame` is 0; None otherwise.
     """
 
     path: VideoPath
@@ -68,6 +70,7 @@ class SourceFacts:
     height: int | None
     sound_rate: int | None
     sound_channels: int
+    unread_timecode: str | None = None
 
     @property
     def uri(self) -> str:
@@ -145,7 +148,8 @@ def read_source_facts(
         raise NoFramesError(f"{path}: not one frame could be decoded")
     own_rate, variable = _rate(facts)
     rate = frame_rate or own_rate
-    start_frame, declared_drop = _start(facts, rate)
+    start = _start(facts, rate, own_rate)
+    start_frame, declared_drop = start or (0, None)
     begin = int(index.pts[index.shown].min())
     lasts_s = (index.end_pts - begin) * index.time_base
     return SourceFacts(
@@ -161,6 +165,7 @@ def read_source_facts(
         height=facts.display_size[1],
         sound_rate=(facts.audio[0].rate or None) if facts.audio else None,
         sound_channels=facts.audio[0].channels if facts.audio else 0,
+        unread_timecode=facts.timecodes[0] if facts.timecodes and start is None else None,
     )
 
 
@@ -248,17 +253,37 @@ def _on_grid(pts: NDArray[np.int64], time_base: Fraction, rate: Fraction) -> boo
     return bool(off <= max(_OFF_GRID, 1.01 * float(time_base * rate)) and off < 0.45)
 
 
-def _start(facts: FileFacts, rate: Fraction) -> tuple[int, bool | None]:
-    """Return the number of the first frame by the file's own timecode, and whether it drops."""
+def _start(facts: FileFacts, rate: Fraction, own_rate: Fraction) -> tuple[int, bool] | None:
+    """Return the number of the first frame by the file's own timecode, and whether it drops.
+
+    None where the file has no timecode, or none that can be understood.
+    """
+    # At the asked rate there may be no such number; and where the file's own rate varies, it says
+    # nothing about that of a drop-frame timecode.
+    rates = (rate, own_rate, *filter(drops_frames, STANDARD_RATES))
     for text in facts.timecodes:
-        # Cameras count 30 in 59.94 frames a second, too: the track's own number shows which it is.
-        for frames in (1, 2, 4) if facts.timecode_frame is not None else ():
+        for counted in rates:
             with contextlib.suppress(QueryError):
-                number, drop = parse_timecode(text, rate / frames)
-                if number == facts.timecode_frame:
-                    return number * frames, drop
-        try:
-            return parse_timecode(text, rate)
-        except QueryError:
-            return 0, None  # of another rate than this one
-    return 0, None
+                number, drop = _declared(facts, text, counted)
+                return _carried(number, counted, rate, drop=drop), drop
+    return None
+
+
+def _declared(facts: FileFacts, text: str, rate: Fraction) -> tuple[int, bool]:
+    # Cameras count 30 in 59.94 frames a second, too: the track's own number shows which it is.
+    for frames in (1, 2, 4) if facts.timecode_frame is not None else ():
+        with contextlib.suppress(QueryError):
+            number, drop = parse_timecode(text, rate / frames)
+            if number == facts.timecode_frame:
+                return number * frames, drop
+    return parse_timecode(text, rate)
+
+
+def _carried(number: int, counted: Fraction, rate: Fraction, *, drop: bool) -> int:
+    """Return the number at another rate of the same hours, minutes, seconds, part of a second."""
+    if counted == rate:
+        return number
+    text = format_timecode(number, counted, drop=drop)
+    frames = min(round(int(text[9:]) * rate / counted), max(round(rate), 1) - 1)
+    mark = ";" if drop and drops_frames(rate) else ":"
+    return parse_timecode(f"{text[:8]}{mark}{frames:02d}", rate)[0]

@@ -190,7 +190,12 @@ def _inspect(path: VideoPath, video_track: int | None) -> FileFacts:
             video_tracks=demuxer.video_tracks,
             ends_early_s=ends_early_s(demuxer.container, stream, index),
             broken_at_byte=broken_at_byte,
-            timecodes=tuple(place["timecode"] for place in places if place.get("timecode")),
+            timecodes=tuple(
+                text
+                for place in places
+                for name, text in place.items()
+                if name.lower() == "timecode" and text  # Matroska's names of tags are in capitals
+            ),
             timecode_frame=_timecode_frame(demuxer.container, path),
         )
     finally:

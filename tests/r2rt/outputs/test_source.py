@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
+from r2rt.cli.outputs import OutputOptions, deliver
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
 from r2rt.outputs import read_source_facts
 from r2rt.outputs.formats import FORMATS
@@ -83,12 +84,61 @@ def test_missing_frames_leave_the_others_on_their_places(tmp_path: Path) -> None
         ("09:59:59:23", FILM, 863_999, False),
     ],
 )
+@pytest.mark.parametrize("container", ["mov", "mkv"])
 def test_a_files_own_timecode(
-    tmp_path: Path, text: str, rate: Fraction, frame: int, drop: bool
+    tmp_path: Path, text: str, rate: Fraction, frame: int, drop: bool, container: str
 ) -> None:
-    facts = read_source_facts(make_video(tmp_path / "a.mov", rate, timecode=text))
+    facts = read_source_facts(make_video(tmp_path / f"a.{container}", rate, timecode=text))
     assert (facts.start_frame, facts.drop) == (frame, drop)
     assert facts.timecode(0) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "asked", "start"),
+    [
+        ("10:00:00;00", NTSC, Fraction(25), "10:00:00:00"),
+        ("10:00:00;15", NTSC, Fraction(24), "10:00:00:12"),
+        ("09:59:59;29", NTSC, Fraction(30), "09:59:59:29"),
+        ("10:00:00:24", Fraction(25), Fraction(24), "10:00:00:23"),
+        ("10:00:00;40", NTSC_60, NTSC, "10:00:00;20"),
+        ("10:00:00:10", Fraction(25), Fraction(24), "10:00:00:10"),  # such a number there is
+    ],
+)
+def test_a_files_own_timecode_at_another_rate(
+    tmp_path: Path, text: str, rate: Fraction, asked: Fraction, start: str
+) -> None:
+    path = make_video(tmp_path / "a.mov", rate, timecode=text, seconds=1)
+    facts = read_source_facts(path, frame_rate=asked)
+    assert (facts.timecode(0), facts.unread_timecode) == (start, None)
+
+
+def test_a_drop_frame_timecode_of_a_rate_that_varies(tmp_path: Path) -> None:
+    times = variable_times()
+    path = make_video(tmp_path / "a.mkv", Fraction(30), times=times, timecode="01:00:00;10")
+    facts = read_source_facts(path)
+    assert (facts.rate, facts.timecode(0)) == (30, "01:00:00:10")
+
+
+def test_a_timecode_that_cannot_be_understood_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = make_video(tmp_path / "a.mkv", Fraction(25), timecode="at noon", seconds=1)
+    facts = read_source_facts(video)
+    assert (facts.start_frame, facts.unread_timecode) == (0, "at noon")
+    for name in ("edl", "srt"):
+        options = OutputOptions(
+            formats=(FORMATS[name],),
+            output=None,
+            folder=tmp_path,
+            skip_existing=False,
+            rank=False,
+            rows=20,
+            csv_raw=False,
+            frame_rate=None,
+            drop_frame=None,
+        )
+        deliver(answers_about(video), options, quiet=True)
+    assert capsys.readouterr().err.count("its start timecode 'at noon' cannot be understood") == 1
 
 
 def test_a_timecode_track_that_counts_every_second_frame(tmp_path: Path) -> None:
