@@ -241,7 +241,7 @@ class Delivery:
         self._several = several
         self._top_k = top_k
         self._quiet = quiet
-        self._waiting: list[Answers] = []
+        self._waiting: dict[str, Answers] = {}
         if several and options.folder is None:
             for item in options.formats:
                 if not item.holds_several:
@@ -300,13 +300,15 @@ class Delivery:
     def add(self, answers: Answers) -> None:
         """Take the answers about one video; into a folder they are written at once.
 
+        An error takes the place of answers that were there before something else failed.
+
         Raises:
             OutputError: a file cannot be written.
             R2rtError: a format counts frames, and the video cannot be read.
         """
         self._note_left_out(answers)
         if self._options.folder is None:
-            self._waiting.append(answers)
+            self._waiting[answers.video] = answers
         elif answers.error is None:
             self._write(answers, self._options.folder)
 
@@ -320,7 +322,7 @@ class Delivery:
         if options.folder is not None or not self._waiting:
             return
         (chosen,) = options.formats
-        waiting = [self._trimmed(answers, chosen) for answers in self._waiting]
+        waiting = [self._trimmed(answers, chosen) for answers in self._waiting.values()]
         if chosen.counts_frames:
             _warn_of_timecode(waiting[0])
         write_text(options.output, self._text(chosen, waiting))

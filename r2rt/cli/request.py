@@ -279,6 +279,7 @@ class _Run:
                 ),
                 spool=video_path(video) if name != video or is_remote(video) else None,
                 qids=self._question.qids,
+                name=name,
                 anyway=request.anyway,
                 video_track=request.encoding.options.get("video_track"),
             )
@@ -303,7 +304,8 @@ class _Run:
             deliver_reel(self.shown, self._request.media, self._request.quiet)
 
     def failed(self, video: str, error: R2rtError) -> None:
-        self._delivery.add(self._request.outputs.answers(video, error=error))
+        name = self._videos.names.get(video)
+        self._delivery.add(self._request.outputs.answers(video, name=name, error=error))
 
 
 def _encoded_in(prediction: Prediction, encode_s: float) -> Prediction:

@@ -58,6 +58,7 @@ class Answers:
         video_track: which video track was read, from 1; None is the default one.
         spool: where the video can be read, if not by the name that the predictions give: a copy of
             a pipe, or a video at an address.
+        name: what the user called the video, if not `video`, as where that is a copy of a pipe.
     """
 
     video: str
@@ -70,6 +71,7 @@ class Answers:
     csv_raw: bool = False
     video_track: int | None = None
     spool: VideoPath | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.predictions) != len(self.qids):
@@ -102,8 +104,8 @@ class Answers:
 
     @property
     def shown(self) -> str:
-        """The source without what an address keeps secret."""
-        return shown_address(self.video)
+        """The source as the user called it, without what an address keeps secret."""
+        return shown_address(self.video if self.name is None else self.name)
 
     @property
     def path(self) -> VideoPath:

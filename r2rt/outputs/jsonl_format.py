@@ -25,7 +25,7 @@ __all__ = ["render", "render_all"]
 def render(answers: Answers) -> str:
     """Return a line a query; of a video that failed, one line with `vid` and `error`."""
     if answers.error is not None:
-        return _line({"vid": _vid(answers.video), "error": error_record(answers)})
+        return _line({"vid": _vid(answers.shown), "error": error_record(answers)})
     return "".join(
         _line(_submission(prediction, qid))
         for prediction, qid in zip(answers.predictions, answers.qids, strict=True)

@@ -16,7 +16,7 @@ from r2rt import EncodedVideo
 from r2rt.cli.asked import NAME, AskedRecord
 from r2rt.cli.main import run
 from r2rt.cli.sequences import Asked
-from r2rt.errors import OutputError
+from r2rt.errors import OutputError, QueryError
 from r2rt.queries import Query
 from tests.conftest import CHECKOUT
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
@@ -267,6 +267,51 @@ class TestAskedRecord:
         again = AskedRecord(tmp_path, {"q": 1})
         assert again.is_same("a.mp4", ["one"])
         assert not again.is_same("a.mp4", ["two"])
+
+
+@pytest.mark.parametrize("format_", ["json", "csv"])
+def test_a_video_whose_clips_fail_is_a_failed_one_alone(
+    format_: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [str(shutil.copy(DEMO_VIDEO, tmp_path / name)) for name in ("a.mp4", "b.mp4")]
+
+    def fail_once(video: Path, *_: object, **__: object) -> None:
+        if video.name == "a.mp4":
+            raise QueryError("no clips of it")
+
+    monkeypatch.setattr("r2rt.cli.request.deliver_media", fail_once)
+    clips = ("--clips", tmp_path / "clips", "--top-k", 1)
+    assert ground(*names, "-q", QUERY, "-f", format_, *clips) == 4
+    out = capsys.readouterr().out
+    if format_ == "json":
+        first, second = json.loads(out)["videos"]
+        assert (first["video"], first["error"]["message"]) == (names[0], "no clips of it")
+        assert "error" not in second
+    else:
+        assert [line.split(",")[0] for line in out.splitlines()] == ["video", *names]
+
+
+@pytest.mark.parametrize("format_", ["json", "jsonl", "csv", "table"])
+def test_pipes_among_several_videos_have_the_names_that_were_given(
+    format_: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    os.mkfifo(good)
+    os.mkfifo(bad)
+    write = f"cat '{DEMO_VIDEO}' > '{good}'; echo no video > '{bad}'"
+    with subprocess.Popen(["/bin/sh", "-c", write]):
+        assert ground(good, bad, "-q", QUERY, "-f", format_, "--top-k", 1, "--no-cache") == 4
+    out = capsys.readouterr().out
+    if format_ == "json":
+        assert [item["video"] for item in json.loads(out)["videos"]] == [str(good), str(bad)]
+    elif format_ == "jsonl":
+        assert [json.loads(line)["vid"] for line in out.splitlines()] == ["good", "bad"]
+    else:
+        assert str(good) in out
+        assert str(bad) in out
 
 
 def test_videos_at_the_same_time_give_the_answers_of_one_after_another(
