@@ -305,9 +305,13 @@ def deliver_media(
 
 
 def deliver_reel(
-    videos: Sequence[tuple[Video, Sequence[Prediction]]], options: MediaOptions, quiet: bool
+    videos: Sequence[tuple[Video, Sequence[Prediction]]],
+    options: MediaOptions,
+    quiet: bool,
+    *,
+    video_tracks: Sequence[int | None] | None = None,
 ) -> None:
-    """Join the moments of all videos into the reel, where one is asked for."""
+    """Join the moments of all videos into the reel, where one is asked for; see `write_reel`."""
     if options.reel is None:
         return
     if not any(prediction.moments for _, predictions in videos for prediction in predictions):
@@ -316,7 +320,13 @@ def deliver_reel(
     from r2rt.media import write_reel
 
     with progress("joining", unit="frames", quiet=quiet) as update:
-        reel = write_reel(videos, options.reel, padding_s=options.padding_s, update=update)
+        reel = write_reel(
+            videos,
+            options.reel,
+            padding_s=options.padding_s,
+            video_tracks=video_tracks,
+            update=update,
+        )
     parts = f"{reel.parts} part" + ("s" if reel.parts > 1 else "")
     note(f"{reel.path}: {parts}, {reel.duration_s:.2f} s", quiet=quiet)
 

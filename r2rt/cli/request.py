@@ -238,6 +238,7 @@ class _Run:
             moments = grounder.bundle.dims.has_offsets
         self.verdict = Verdict(anyway=request.anyway, moments=moments)
         self.shown: list[tuple[VideoPath, list[Prediction]]] = []
+        self.tracks: list[int | None] = []
 
     @contextlib.contextmanager
     def finished(self) -> Iterator[None]:
@@ -264,6 +265,7 @@ class _Run:
         request, delivery = self._request, self._delivery
         encoded, predictions = answer
         name = self._videos.names.get(video, video)
+        track = request.encoding.options.get("video_track")
         outputs = request.outputs_of(video, delivery)
         if self._record is not None:
             self._record.forget(outputs)
@@ -281,7 +283,7 @@ class _Run:
                 qids=self._question.qids,
                 name=name,
                 anyway=request.anyway,
-                video_track=request.encoding.options.get("video_track"),
+                video_track=track,
             )
         )
         best = self._question.best(self.verdict.take(predictions))
@@ -291,17 +293,19 @@ class _Run:
             request.media,
             self._quiet,
             label=delivery.label(video),
-            video_track=request.encoding.options.get("video_track"),
+            video_track=track,
         )
         if request.media.reel is not None:
             self.shown.append((source, best))
+            self.tracks.append(track)
         if self._record is not None:
             self._record.add(video, outputs)
 
     def _finish(self) -> None:
         self._delivery.finish()
         if self._videos.several:
-            deliver_reel(self.shown, self._request.media, self._request.quiet)
+            request = self._request
+            deliver_reel(self.shown, request.media, request.quiet, video_tracks=self.tracks)
 
     def failed(self, video: str, error: R2rtError) -> None:
         name = self._videos.names.get(video)

@@ -31,6 +31,7 @@ def write_reel(
     path: StrPath,
     *,
     padding_s: float = 0.0,
+    video_tracks: Sequence[int | None] | None = None,
     update: Update | None = None,
 ) -> Reel:
     """Join the moments of videos into one mp4, encoded once.
@@ -43,6 +44,7 @@ def write_reel(
         videos: files that were grounded, or their paths, each with its answers.
         path: the mp4 to write.
         padding_s: seconds to add before and after each moment, as far as the video goes.
+        video_tracks: which video track of each path, from 1; None takes the default ones.
         update: called with frames done and their total.
 
     Raises:
@@ -52,9 +54,13 @@ def write_reel(
     """
     path = Path(path)
     check_destinations([path], [path_of(video) for video, _ in videos])
+    tracks = [None] * len(videos) if video_tracks is None else video_tracks
     found = [
-        (video if isinstance(video, IndexedVideo) else IndexedVideo(video), predictions)
-        for video, predictions in videos
+        (
+            video if isinstance(video, IndexedVideo) else IndexedVideo(video, video_track=track),
+            predictions,
+        )
+        for (video, predictions), track in zip(videos, tracks, strict=True)
         if any(prediction.moments for prediction in predictions)
     ]
     segments = [part for item in found for part in _segments(*item, padding_s)]

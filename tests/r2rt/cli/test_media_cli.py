@@ -23,6 +23,7 @@ from r2rt.errors import MissingExtraError, OutputError, QueryError, R2rtError
 from r2rt.video.index import index_packets
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 from tests.r2rt.media.footage import prediction, write_footage
+from tests.r2rt.video.test_foreign_kinds import two_tracks
 
 QUERY = "a red ball rolls to the right"
 
@@ -140,6 +141,15 @@ def test_the_video_track_that_was_read_is_the_one_that_is_exported(tmp_path: Pat
                 assert (stream.width, stream.height) == size
         facts = json.loads((out / "film.otio").read_text())["metadata"]["r2rt"]
         assert facts["frame_rate"] == usual
+
+
+def test_a_reel_of_several_videos_has_the_track_that_was_read(tmp_path: Path) -> None:
+    """The second tracks are larger than the default ones."""
+    videos = [two_tracks(tmp_path / name, default=0) for name in ("a.mkv", "b.mkv")]
+    reel = tmp_path / "reel.mp4"
+    ground(*videos, "-q", QUERY, "--video-track", 2, "--top-k", 1, "--reel", reel)
+    with av.open(str(reel)) as container:
+        assert container.streams.video[0].width == 192
 
 
 def test_media_leave_the_result_itself_as_it_was(tmp_path: Path) -> None:
