@@ -36,7 +36,7 @@ from r2rt.cli.outputs import Delivery, OutputOptions, output_options
 from r2rt.cli.presence import Verdict, presence_option
 from r2rt.cli.session import open_model, read_video, warn, warn_of_unknown_words
 from r2rt.cli.videos import Sources, Videos, answer_videos, videos_options
-from r2rt.errors import R2rtError, SomeVideosFailedError
+from r2rt.errors import QueryError, R2rtError, SomeVideosFailedError
 from r2rt.files import check_destinations
 from r2rt.video.missing import require_source
 from r2rt.video.remote import is_remote, video_path
@@ -265,12 +265,14 @@ class _Run:
         request, delivery = self._request, self._delivery
         encoded, predictions = answer
         name = self._videos.names.get(video, video)
-        track = request.encoding.options.get("video_track")
+        track = encoded.video_track
+        # An encoded video may come from anywhere: what it names is no address to fetch from.
+        source = video_path(video) if is_remote(video) else Path(encoded.source)
+        if isinstance(source, Path) and source != Path(video):
+            self._check_source(video, encoded)
         outputs = request.outputs_of(video, delivery)
         if self._record is not None:
             self._record.forget(outputs)
-        # An encoded video may come from anywhere: what it names is no address to fetch from.
-        source = video_path(video) if is_remote(video) else Path(encoded.source)
         delivery.add(
             request.outputs.answers(
                 video,
@@ -300,6 +302,21 @@ class _Run:
             self.tracks.append(track)
         if self._record is not None:
             self._record.add(video, outputs)
+
+    def _check_source(self, video: str, encoded: EncodedVideo) -> None:
+        """Raise `QueryError` if outputs need an encoding's video and its name is another file's."""
+        formats, media = self._request.outputs.formats, self._request.media
+        if not media.wanted and not any(item.counts_frames for item in formats):
+            return
+        from r2rt.video.fingerprint import fingerprint_file
+
+        source, known = Path(encoded.source), encoded.source_fingerprint
+        with contextlib.suppress(OSError):  # reading it says why
+            if known is not None and source.is_file() and fingerprint_file(source) != known:
+                raise QueryError(
+                    f"{source}: not the file that {video} was encoded from; run r2rt in the "
+                    "folder where that one is, or ask about the video itself"
+                )
 
     def _finish(self) -> None:
         self._delivery.finish()

@@ -113,7 +113,8 @@ def encode_source(
                 # Written while the query is answered; the process ends when both are done.
                 threading.Thread(target=cache.put, args=(key, encoded)).start()
         else:
-            encoded = kept
+            # Entries of older versions do not say which track it was; the key has it.
+            encoded = dataclasses.replace(kept, video_track=options.get("video_track"))
             note(
                 f"{encoded.num_clips} clips of {encoded.duration_s:.1f} s from the cache",
                 quiet=quiet,

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodedVideo", "is_encoded_video"]
 
-# Schema 1 had no checksum, 2 no embeddings; files of 2 and 3 are read.
+# Schema 1 had no checksum, 2 no embeddings; files of 2 and 3 are read. Optional parts of a record
+# need no new schema.
 _SCHEMA, _OLDEST_SCHEMA = 3, 2
 _KEY = "r2rt_encoded_video"
 _TOKENS, _EMBEDDINGS = "tokens", "embeddings"
@@ -78,6 +79,9 @@ class EncodedVideo:
         embeddings: (T, E) float32, CLIP's embedding of each clip's frame, not normalised; None if
             the model gives none, or the file was written by an older r2rt.
         compact: merged and rounded tokens in place of `tokens`; None where those are there.
+        video_track: which video track was asked for, from 1; None if the default one was read.
+        source_fingerprint: hex key of the source's content, see `r2rt.video.fingerprint`; None if
+            it is not known, as in files of older versions.
     """
 
     tokens: NDArray[np.float32] = field(repr=False)
@@ -92,6 +96,8 @@ class EncodedVideo:
     encode_s: float
     embeddings: NDArray[np.float32] | None = field(default=None, repr=False)
     compact: CompactTokens | None = None
+    video_track: int | None = None
+    source_fingerprint: str | None = None
 
     @property
     def num_clips(self) -> int:
@@ -189,6 +195,8 @@ class EncodedVideo:
             departures=self.departures,
             encode_s=self.encode_s,
             token_shape=None if self.compact is None else self.token_shape,
+            video_track=self.video_track,
+            source_fingerprint=self.source_fingerprint,
             xxh3_128=_NO_CHECKSUM,
         )
         tensors = self._tensors
@@ -333,6 +341,9 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sampling: Sampling
     departures: Departures
     encode_s: float
+    # Before the checksum, whose text is the last of its kind; see `_with_checksum`.
+    source_fingerprint: str | None = None
+    video_track: int | None = None
     xxh3_128: str
     token_shape: tuple[int, int, int] | None = None
 

@@ -214,6 +214,8 @@ class Grounder:
             sampling=sampling,
             departures=dataclasses.replace(report.departures, clips_similar=buffer.clips_similar),
             encode_s=time.perf_counter() - began,
+            video_track=video_track,
+            source_fingerprint=info.fingerprint,
         )
         return encoded.compacted(self.bundle.dims) if compact else encoded
 

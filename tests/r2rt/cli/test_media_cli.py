@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -20,6 +21,7 @@ from r2rt.cli.hits_media import deliver_hits_media
 from r2rt.cli.main import cli
 from r2rt.cli.media import MediaOptions, best_of, deliver_media, deliver_reel
 from r2rt.errors import MissingExtraError, OutputError, QueryError, R2rtError
+from r2rt.grounding.grounder import Grounder
 from r2rt.video.index import index_packets
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
 from tests.r2rt.media.footage import prediction, write_footage
@@ -149,6 +151,34 @@ def test_a_reel_of_several_videos_has_the_track_that_was_read(tmp_path: Path) ->
     reel = tmp_path / "reel.mp4"
     ground(*videos, "-q", QUERY, "--video-track", 2, "--top-k", 1, "--reel", reel)
     with av.open(str(reel)) as container:
+        assert container.streams.video[0].width == 192
+
+
+def test_an_encoding_exports_from_the_track_that_it_was_made_of(tmp_path: Path) -> None:
+    video = two_tracks(tmp_path / "two.mkv", default=0)
+    kept, out = tmp_path / "two.r2rt", tmp_path / "out"
+    encode = ["encode", str(video), str(kept), "--video-track", "2", "-m", str(DEMO_BUNDLE)]
+    CliRunner().invoke(cli, encode, standalone_mode=False, catch_exceptions=False)
+    media = ("--clips", out / "clips", "--reel", tmp_path / "reel.mp4")
+    ground(kept, QUERY, "--top-k", 1, "--output-dir", out, "-f", "fcpxml", *media)
+    ground("-i", kept, QUERY, "--top-k", 1, "--reel", tmp_path / "again.mp4")
+    made = [*(out / "clips").iterdir(), tmp_path / "reel.mp4", tmp_path / "again.mp4"]
+    assert len(made) == 3
+    for path in made:
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].width == 192
+    assert 'width="192"' in (out / "two.fcpxml").read_text()
+
+
+def test_a_cached_encoding_of_an_older_version_has_the_track_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_grounder: Grounder
+) -> None:
+    video = two_tracks(tmp_path / "two.mkv", default=0)
+    old = dataclasses.replace(tiny_grounder.encode(video, video_track=2), video_track=None)
+    monkeypatch.setattr("r2rt.grounding.encoding_cache.EncodingCache.get", lambda *_: old)
+    ground(video, QUERY, "--video-track", 2, "--top-k", 1, "--clips", tmp_path / "clips")
+    (clip,) = (tmp_path / "clips").iterdir()
+    with av.open(str(clip)) as container:
         assert container.streams.video[0].width == 192
 
 

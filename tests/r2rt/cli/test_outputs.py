@@ -258,6 +258,27 @@ def test_an_encoded_video_counts_in_its_sources_frames(
     assert ground(encoded, QUERY, "-f", "srt") == 0
 
 
+def test_an_encoded_video_exports_from_no_other_file_of_its_name(
+    videos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded = tmp_path / "kept.r2rt"
+    monkeypatch.chdir(videos)
+    assert run(["encode", "clip 2.mp4", str(encoded), "-m", str(DEMO_BUNDLE), "--quiet"]) == 0
+    assert ground(encoded, QUERY, "-f", "edl", "--clips", tmp_path / "clips") == 0
+    (tmp_path / "clip 2.mp4").write_bytes(DEMO_VIDEO.read_bytes() + b"another")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    for options in (["-f", "edl"], ["-f", "edl", "--frame-rate", 25], ["--clips", "more"]):
+        assert ground(encoded, QUERY, *options) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"clip 2.mp4: not the file that {encoded} was encoded from" in err
+    assert ground(encoded, QUERY, "-f", "srt") == 0
+
+
 @pytest.mark.slow
 def test_names_that_are_no_text_or_very_long(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -36,6 +36,8 @@ def video() -> EncodedVideo:
         sampling="nearest",
         departures=Departures(packets_lost=3, leaps_s=1.5, decoded_all="why"),
         encode_s=0.25,
+        video_track=2,
+        source_fingerprint="cd" * 16,
     )
 
 
@@ -88,6 +90,19 @@ def test_a_file_without_embeddings_is_read_as_one_of_an_older_r2rt(
     assert loaded.embeddings is None
     assert loaded.part(1, 3).embeddings is None
     np.testing.assert_array_equal(loaded.tokens, video.tokens)
+
+
+def test_a_file_that_does_not_know_its_track_or_source_is_read(
+    video: EncodedVideo, tmp_path: Path
+) -> None:
+    """As older versions wrote it."""
+    path = tmp_path / "file"
+    dataclasses.replace(video, video_track=None, source_fingerprint=None).save(path)
+    content = path.read_bytes()
+    assert b"video_track" not in content
+    assert b"source_fingerprint" not in content
+    loaded = EncodedVideo.load(path)
+    assert (loaded.video_track, loaded.source_fingerprint) == (None, None)
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (5,), (5, 0), (5, 7, 1)])
