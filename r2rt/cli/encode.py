@@ -48,7 +48,7 @@ def encode(
     check_destinations([output], [video])
     _check_is_no_video(Path(output))
     with open_model(model, device, quiet=quiet) as grounder:
-        encoded = encode_source(grounder, video, encoding.options, quiet=quiet)
+        encoded = encode_source(grounder, video, encoding.options_for(video), quiet=quiet)
     if name != video:
         encoded = dataclasses.replace(encoded, source=name)
     encoded.save(output)

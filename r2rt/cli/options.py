@@ -13,6 +13,7 @@ import click
 
 from r2rt.engines import DEVICES, PRECISIONS, Precision
 from r2rt.errors import QueryError
+from r2rt.grounding.many import kind_of
 from r2rt.grounding.options import EncodeOptions
 from r2rt.memory import MAX_MEMORY_VARIABLE, parse_bytes
 from r2rt.timecode import parse_time
@@ -206,6 +207,16 @@ class Encoding:
     options: EncodeOptions
     given: tuple[str, ...] = ()
 
+    def options_for(self, video: str) -> EncodeOptions:
+        """Return the options without a default of the user's file that no such source has."""
+        idle = "video_track" if kind_of(video) == "folder" else "source_fps"
+        kept = {
+            name: value
+            for name, value in self.options.items()
+            if name != idle or name in self.given
+        }
+        return cast("EncodeOptions", kept)
+
 
 def encoding_options(command: F) -> F:
     """Add which frames and which part of a video are read; the command gets them as `encoding`."""
@@ -291,18 +302,27 @@ def _limit_memory(context: click.Context, option: click.Parameter, size: str | N
 
 def window_options(command: F) -> F:
     """Add `--window` and `--overlap`; see `Grounder.ground`."""
-    command = click.option(
+
+    @functools.wraps(command)
+    def with_window(
+        *arguments: Any, window: WindowLength, overlap: float | None, **others: Any
+    ) -> Any:
+        if window is None and not is_given("overlap"):
+            overlap = None  # a default of the user's file has no use here
+        return command(*arguments, window=window, overlap=overlap, **others)
+
+    with_overlap = click.option(
         "--overlap",
         type=TIME,
         help="How much two windows overlap.  [default: half a window]",
-    )(command)
+    )(with_window)
     return click.option(
         "--window",
         type=_WindowLength(),
         default="auto",
         show_default=True,
         help="Length of the windows that longer videos are split into; auto: the training length.",
-    )(command)
+    )(with_overlap)  # type: ignore[return-value]
 
 
 def quiet_option(command: F) -> F:

@@ -159,7 +159,8 @@ def read_video(
         from r2rt.grounding.encoding_cache import EncodingCache
 
         kept = EncodingCache() if cache else None
-        return encode_source(grounder, video, encoding.options, cache=kept, quiet=quiet)
+        options = encoding.options_for(video)
+        return encode_source(grounder, video, options, cache=kept, quiet=quiet)
     if encoding.given:
         raise QueryError(
             f"{', '.join(encoding.given)}: cannot be used with {video}, which is already encoded"

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from r2rt.cache import cache_dir
 from r2rt.cli.config import config_path
@@ -149,6 +150,33 @@ def test_defaults_that_have_no_use_in_a_command_do_not_end_it(
         """
     )
     assert run(["ground", str(DEMO_VIDEO), QUERY, *options, "--model", "none"]) == code
+
+
+def test_defaults_that_a_source_or_window_has_no_use_for_do_not_end_a_command(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(
+        f"""
+        [defaults]
+        model = "{DEMO_BUNDLE}"
+        source-fps = 2
+        video-track = 1
+        overlap = "100"
+        """
+    )
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(8):
+        Image.new("RGB", (64, 48)).save(images / f"{number}.png")
+    assert run(["ground", str(DEMO_VIDEO), QUERY, "--window", "none"]) == 0
+    assert run(["encode", str(DEMO_VIDEO), str(tmp_path / "x.r2rt")]) == 0
+    capsys.readouterr()
+    assert run(["ground", str(images), QUERY, "--window", "none", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["duration_s"] == 4  # two images a second
+    asked = ["ground", str(DEMO_VIDEO), QUERY, "--window", "none"]
+    assert run([*asked, "--source-fps", "2"]) == 2
+    assert run([*asked, "--overlap", "100"]) == 2
+    assert run(["ground", str(images), QUERY, "--window", "none", "--video-track", "1"]) == 2
 
 
 @pytest.mark.parametrize(
