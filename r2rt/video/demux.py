@@ -203,8 +203,9 @@ class Demuxer:
     def _open_for(self, path: VideoPath, decoder: str) -> InputContainer:
         """Open the file for a hardware decoder, or for the CPU where there is no such device."""
         if isinstance(path, RemoteVideo):
-            self.decoder = "cpu"
             container, self._remote = _open_remote(path)
+            if decoder != "cpu":
+                self._refuse(f"{decoder} does not decode videos at addresses")
             return container
         if decoder == "cpu":
             return _open(path)

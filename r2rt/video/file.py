@@ -198,11 +198,11 @@ class VideoFile:
     def _read(self, pick: Callable[[Demuxer], Iterator[Picked]]) -> Iterator[ClipFrame]:
         """Yield what is picked from the file, read from its beginning."""
         threads, track = self._threads, self._video_track
-        decoder: Decoder = "cpu"
+        decoder = self._asked_decoder
         if not isinstance(self._path, RemoteVideo):
-            decoder = choose_decoder(
-                self._asked_decoder, self._path, video_track=track, threads=threads
-            )
+            decoder = choose_decoder(decoder, self._path, video_track=track, threads=threads)
+        elif decoder == "auto":
+            decoder = "cpu"  # the demuxer refuses any other, and says so
         demuxer = Demuxer(self._path, threads=threads, decoder=decoder, video_track=track)
         try:
             for picked in pick(demuxer):

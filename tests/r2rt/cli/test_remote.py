@@ -91,6 +91,21 @@ def test_files_are_made_of_it_and_nothing_tells_its_secrets(
 
 
 @pytest.mark.usefixtures("store")
+def test_a_decoder_that_does_not_read_addresses_is_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(SHOWN)
+    for decoder, departures in (
+        ("cuda", {"decoder_fallback": "cuda does not decode videos at addresses"}),
+        ("auto", {}),
+    ):
+        asked("ground", SHOWN, QUERY, "--json", "--no-cache", "--decoder", decoder)
+        said = capsys.readouterr()
+        assert json.loads(said.out)["departures"] == departures
+        assert ("decoded on the CPU: cuda does not" in said.err) == bool(departures)
+
+
+@pytest.mark.usefixtures("store")
 def test_a_second_question_decodes_nothing_until_the_video_changes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
