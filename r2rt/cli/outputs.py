@@ -25,6 +25,7 @@ from r2rt.grounding.many import VIDEO_SUFFIXES
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
 from r2rt.outputs.names import numbered, output_stems
+from r2rt.selection.worthwhile import MOST, good_moments
 from r2rt.video.remote import plain_path
 
 __all__ = [
@@ -220,6 +221,7 @@ class Delivery:
         several: whether the user named several videos, even if that came to one.
         top_k: moments a query that are written; `usual` leaves it to each format, None takes all.
         inputs: what else is read, such as a file of queries.
+        exports: whether clips, images or pages are made of the good moments, too.
         quiet: write no notes.
 
     Raises:
@@ -235,12 +237,17 @@ class Delivery:
         several: bool = False,
         top_k: int | Literal["usual"] | None = None,
         inputs: Sequence[str] = (),
+        exports: bool = False,
         quiet: bool = False,
     ) -> None:
         self._options = options
         self._several = several
         self._top_k = top_k
         self._quiet = quiet
+        kinds = {item.moments for item in options.formats} | ({"good"} if exports else set())
+        # How many moments of a query are written, where that is not all of them.
+        self._most = _FEW if "few" in kinds else MOST if "good" in kinds else None
+        self._left_out: list[tuple[str, str, int]] = []
         self._waiting: dict[str, Answers] = {}
         if several and options.folder is None:
             for item in options.formats:
@@ -294,7 +301,8 @@ class Delivery:
         if len(waiting) < len(videos):
             done = len(videos) - len(waiting)
             plural = "s" if done > 1 else ""
-            note(f"{done} video{plural} skipped: the outputs are up to date", quiet=self._quiet)
+            quiet = self._quiet or self._several
+            note(f"{done} video{plural} skipped: the outputs are up to date", quiet=quiet)
         return waiting
 
     def add(self, answers: Answers) -> None:
@@ -306,19 +314,24 @@ class Delivery:
             OutputError: a file cannot be written.
             R2rtError: a format counts frames, and the video cannot be read.
         """
-        self._note_left_out(answers)
+        if self._top_k == "usual" and self._most is not None:
+            for item in answers.reported.predictions:
+                good = len(good_moments(item.moments))
+                if good > self._most:
+                    self._left_out.append((answers.video, item.query, good))
         if self._options.folder is None:
             self._waiting[answers.video] = answers
         elif answers.error is None:
             self._write(answers, self._options.folder)
 
     def finish(self) -> None:
-        """Write what has not been written yet.
+        """Write what has not been written yet, and say what was left out.
 
         Raises:
             OutputError, R2rtError: as `add`.
         """
         options = self._options
+        self._note_left_out()
         if options.folder is not None or not self._waiting:
             return
         (chosen,) = options.formats
@@ -327,22 +340,18 @@ class Delivery:
             _warn_of_timecode(waiting[0])
         write_text(options.output, self._text(chosen, waiting))
 
-    def _note_left_out(self, answers: Answers) -> None:
-        """Say where more good moments exist than the formats write by default."""
-        kinds = {item.moments for item in self._options.formats}
-        if self._top_k != "usual" or "all" in kinds:
-            return
-        from r2rt.selection.worthwhile import MOST, good_moments
-
-        written = _FEW if "few" in kinds else MOST
-        for item in answers.reported.predictions:
-            good = len(good_moments(item.moments))
-            if good > written:
-                note(
-                    f"{printable(item.query)}: {good} moments score at least half as much as the "
-                    f"best; --top-k {good} writes more of them than {written}",
-                    quiet=self._quiet,
-                )
+    def _note_left_out(self) -> None:
+        """Say where more good moments exist than are written by default."""
+        counts = {f"{printable(query)}: {good}": good for _, query, good in self._left_out}
+        if self._several and counts:  # one line for all
+            most, videos = max(counts.values()), len({video for video, _, _ in self._left_out})
+            counts = {f"in {videos} of the videos, up to {most}": most}
+        for begin, good in counts.items():
+            note(
+                f"{begin} moments score at least half as much as the best; "
+                f"--top-k {good} writes more of them than {self._most}",
+                quiet=self._quiet,
+            )
 
     def _is_done(self, video: str, also: Sequence[Path]) -> bool:
         from r2rt.video.fingerprint import is_playlist
@@ -366,7 +375,7 @@ class Delivery:
         paths = self.paths(answers.video)
         for item, path in zip(self._options.formats, paths, strict=True):
             write_text(path, item.render(self._trimmed(answers, item)))
-        note(f"wrote {', '.join(map(str, paths))}", quiet=self._quiet)
+        note(f"wrote {', '.join(map(str, paths))}", quiet=self._quiet or self._several)
 
     def _trimmed(self, answers: Answers, item: Format) -> Answers:
         reported = answers if item.complete else answers.reported

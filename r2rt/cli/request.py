@@ -153,7 +153,8 @@ class Request:
             several=videos.several,
             top_k=question.top_k,
             inputs=lists,
-            quiet=quiet or videos.several,
+            exports=self.media.wanted,
+            quiet=quiet,
         )
         only = None if videos.several else video_path(videos.paths[0])
         check_media(only, self.media, output=self.outputs.output, folder=self.outputs.folder)

@@ -92,6 +92,40 @@ def test_a_long_query_is_not_broken_to_its_tables_width(
     assert len(border) < len(title)
 
 
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        (["-f", "csv"], None),
+        (["-f", "csv", "-f", "srt"], 3),
+        (["-f", "json", "--plot", "plot.png"], 3),
+        (["-f", "csv", "-f", "table"], 2),
+        (["-f", "csv", "-f", "srt", "--top-k", "4"], None),
+    ],
+)
+def test_moments_that_are_left_out_beside_all_of_them_are_reported(
+    options: list[str],
+    most: int | None,
+    videos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(videos)
+    monkeypatch.setattr("r2rt.cli.outputs.MOST", 3)
+    monkeypatch.setattr("r2rt.cli.outputs._FEW", 2)
+    asked = [*options, "--output-dir", "out", "--model", str(DEMO_BUNDLE)]
+    for names in (["clip 2.mp4"], ["clip 2.mp4", "clip 10.mp4"]):
+        assert run(["ground", *names, "-q", "a red ball", "-q", "a ring", *asked]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        if most is None:
+            assert "half as much" not in said
+        elif len(names) == 1:
+            assert "a red ball: 6 moments score at least half as much" in said
+            assert f"--top-k 6 writes more of them than {most}" in said
+        else:
+            assert said.count("half as much") == 1
+            assert "in 2 of the videos, up to 6 moments score" in said
+
+
 def test_finished_videos_are_left_out(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
