@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from r2rt.cli.outputs import OutputOptions, deliver
+from r2rt.cli.outputs import Delivery, OutputOptions
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
 from r2rt.outputs import read_source_facts
 from r2rt.outputs.formats import FORMATS
@@ -116,7 +116,7 @@ def test_a_drop_frame_timecode_of_a_rate_that_varies(tmp_path: Path) -> None:
     times = variable_times()
     path = make_video(tmp_path / "a.mkv", Fraction(30), times=times, timecode="01:00:00;10")
     facts = read_source_facts(path)
-    assert (facts.rate, facts.timecode(0)) == (30, "01:00:00:10")
+    assert (facts.rate, facts.timecode(0)) == (Fraction(30), "01:00:00:10")
 
 
 def test_a_timecode_that_cannot_be_understood_is_reported(
@@ -137,7 +137,7 @@ def test_a_timecode_that_cannot_be_understood_is_reported(
             frame_rate=None,
             drop_frame=None,
         )
-        deliver(answers_about(video), options, quiet=True)
+        Delivery(options, [str(video)], quiet=True).add(answers_about(video))
     assert capsys.readouterr().err.count("its start timecode 'at noon' cannot be understood") == 1
 
 
