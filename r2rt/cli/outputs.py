@@ -1,7 +1,7 @@
 """Where answers go and in which formats: the options, and what carries them out.
 
 A command that answers about videos takes `outputs: OutputOptions` from `@output_options`, and hands
-its answers to a `Delivery`, or those about one video to `deliver`.
+its answers to a `Delivery`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ __all__ = [
     "Delivery",
     "OutputOptions",
     "check_is_text",
-    "deliver",
     "distinct_labels",
     "output_options",
 ]
@@ -399,18 +398,6 @@ class Delivery:
         if self._several:
             return table_format.render_all(answers, width=width, color=color)
         return table_format.render(answers[0], width=width, color=color)
-
-
-def deliver(answers: Answers, options: OutputOptions, *, quiet: bool) -> None:
-    """Write all moments of the answers about one video where and how the user asked.
-
-    Raises:
-        OutputError: a result cannot be written.
-        R2rtError: a format counts frames, and the video cannot be read.
-    """
-    delivery = Delivery(options, [answers.video], quiet=quiet)
-    delivery.add(answers)
-    delivery.finish()
 
 
 def _check(options: OutputOptions) -> None:
