@@ -18,10 +18,12 @@ import click
 
 from training._command import run
 from training.config import (
+    ModelSettings,
     RunConfig,
     find_recipe,
     parse_overrides,
     read_settings,
+    recorded_config,
     with_overrides,
     write_config,
 )
@@ -29,7 +31,7 @@ from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.data.dataset import GroundingDataset
-    from training.model import R2Tuning
+    from training.model import R2Config, R2Tuning
     from training.trainer.validation import MetricsValidation
 
 __all__ = ["build_validation", "main", "new_model", "train"]
@@ -121,34 +123,40 @@ def new_model(config: RunConfig, train_set: GroundingDataset, *, init: Path | No
     """Build the recipe's model for the widths of the data, from the seed or from a checkpoint.
 
     Raises:
-        TrainingError: sizes contradict one another, or those of the data the checkpoint's.
+        TrainingError: sizes contradict one another, or those of the data or the settings the
+            checkpoint's.
     """
     import torch
 
-    from training.checkpoint import build_model
+    from training.checkpoint import build_model, load_checkpoint
     from training.model import R2Config, R2Tuning
 
     recipe, sample = config.recipe, train_set[0]
     layers, vision_width = sample.video.shape[1], sample.video.shape[3]
     text_width = sample.query.shape[2]
     if init is not None:
+        weights = load_checkpoint(init)
+        trained = recorded_config(weights.meta)
+        # Weights show neither heads nor layers; only bare ones are taken to be as the settings say.
+        known = config.model if trained is None else trained.model
         model = build_model(
-            init,
-            heads=config.model.heads,
+            weights.state_dict,
+            heads=known.heads,
             use_tef=recipe.use_tef,
             merge_cls_sal=recipe.merge_cls_sal,
             dropout=recipe.dropout,
             drop_path=recipe.drop_path,
             padding=config.model.padding,
-            read_layers=config.model.read,
+            read_layers=known.read,
         )
-        has = (model.config.layers, model.config.vision_width, model.config.text_width)
-        if has != (layers, vision_width, text_width):
+        has = (model.config.vision_width, model.config.text_width)
+        if has != (vision_width, text_width):
             raise TrainingError(
-                f"{init}: reads {has[0]} layers of widths {has[1]} and {has[2]}, the data has "
-                f"{layers} of {vision_width} and {text_width}; take features of the CLIP that the "
-                "checkpoint was trained on"
+                f"{init}: reads a CLIP of widths {has[0]} and {has[1]}, the data has "
+                f"{vision_width} and {text_width}; take features of the CLIP that the checkpoint "
+                "was trained on"
             )
+        _check_sizes(init, model.config, config.model)
         return model
     torch.manual_seed(config.options.seed)
     try:
@@ -171,6 +179,21 @@ def new_model(config: RunConfig, train_set: GroundingDataset, *, init: Path | No
         )
     except ValueError as error:
         raise TrainingError(str(error)) from error
+
+
+def _check_sizes(init: Path, has: R2Config, asked: ModelSettings) -> None:
+    """Refuse settings of another model than a checkpoint is of."""
+    needed = []
+    if has.width != asked.width:
+        needed.append(f"width={has.width}")
+    if has.heads != asked.heads:
+        needed.append(f"heads={has.heads}")
+    if has.read != asked.read_layers:
+        needed.append(f"'read={list(has.read)}'")
+    if needed:
+        raise TrainingError(
+            f"{init}: is of a model of other sizes; add " + " ".join(f"--set {x}" for x in needed)
+        )
 
 
 def build_validation(
