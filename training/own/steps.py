@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from r2rt.files import replacing
 from r2rt.model.bundle_writer import staged_folder
 from r2rt.video.fingerprint import fingerprint_files
 from training.config import RunConfig, with_overrides
+from training.data.annotation import Annotation
 from training.data.checks import check_file
 from training.data.errors import AnnotationError
 from training.data.layouts import load_annotations
@@ -156,11 +157,13 @@ def validate(own: Own) -> str:
             if not checked.errors:
                 what = f"{without[0]} has no relevant_windows"
             raise AnnotationError(f"{path}: {what}; correct it and run the same command again")
-    annotations = load_annotations(own.annotations, fps=rate)
+    names: dict[Path, str] = {}
+    annotations = _one_name_a_video(load_annotations(own.annotations, fps=rate), videos, names)
     if own.val is None:
         train, val = split_by_video(annotations, own.seed)
     else:
-        train, val = annotations, load_annotations(own.val, fps=rate)
+        val = _one_name_a_video(load_annotations(own.val, fps=rate), videos, names)
+        train = annotations
     own.out.mkdir(parents=True, exist_ok=True)
     write_annotations(own.train_file, train, videos, rate)
     write_annotations(own.val_file, val, videos, rate)
@@ -336,6 +339,19 @@ def last_line(own: Own) -> str:
     row = json.loads(own.val_file.read_text(encoding="utf-8").split("\n", 1)[0])
     video = VideoFolder(own.videos).candidates(row["vid"])[0]
     return shlex.join(["r2rt", "ground", "--model", str(own.bundle), str(video), row["query"]])
+
+
+def _one_name_a_video(
+    annotations: Sequence[Annotation], videos: VideoFolder, names: dict[Path, str]
+) -> list[Annotation]:
+    """Call each video as the first annotation of it does: its path and its name alone both find it.
+
+    `names` has the videos that were called before, and is added to.
+    """
+    return [
+        replace(each, vid=names.setdefault(videos.candidates(each.vid)[0], each.vid))
+        for each in annotations
+    ]
 
 
 def _name(own: Own) -> str:

@@ -148,6 +148,23 @@ def test_the_videos_that_are_evaluated_on_are_those_of_the_features(
     assert asked == {"a": videos / "a.mp4", "b": videos / "inner" / "b.mp4"}
 
 
+def test_a_video_of_two_names_is_trained_or_evaluated_on(tmp_path: Path, videos: Path) -> None:
+    names = ("b", "inner/b.mp4", "a", "inner/b")
+    own = make(tmp_path, videos, *(ROW | {"video": name} for name in names))
+    STEPS["validate"](own)
+    parts = [load_annotations(path) for path in (own.train_file, own.val_file)]
+    assert sorted({(a.vid, len(part)) for part in parts for a in part}) == [("a", 1), ("b", 3)]
+
+    alone = make(tmp_path, videos, *(ROW | {"video": name} for name in names[:2]))
+    with pytest.raises(AnnotationError, match="one video, 'b'"):
+        STEPS["validate"](alone)
+
+    own = make(tmp_path, videos, ROW | {"video": "b"}, val=tmp_path / "val.jsonl")
+    (tmp_path / "val.jsonl").write_text(json.dumps(ROW | {"video": "inner/b"}) + "\n")
+    STEPS["validate"](own)
+    assert [a.vid for a in load_annotations(own.val_file)] == ["b"]
+
+
 def test_the_last_line_asks_a_sentence_with_any_character(tmp_path: Path, videos: Path) -> None:
     """Word processors end lines with U+2028, which ends no line of JSON."""
     query = "a dog\u2028runs"
