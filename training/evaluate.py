@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from r2rt.cli.console import note, print_table, progress, write_text
 from r2rt.cli.options import is_model_named, model_options, quiet_option
@@ -25,6 +26,7 @@ from training.evaluation.reading import (
     AnnotationFile,
     PredictionFile,
     matched,
+    ratings_fault,
     read_annotations,
     read_predictions,
 )
@@ -154,6 +156,9 @@ def _results(
                 f"annotated and {len(file.lines)} predicted ones",
                 quiet=quiet,
             )
+        if benchmark.ratings_optional and (fault := ratings_fault(lines, truths, benchmark)):
+            note(f"{name}: moments alone are evaluated, no highlights ({fault})", quiet=quiet)
+            truths = [msgspec.structs.replace(line, saliency_scores=None) for line in truths]
         try:
             evaluation = evaluate_lines(benchmark, lines, truths)
         except EvaluationInputError as error:
@@ -214,8 +219,6 @@ def _cell(value: object, decimals: int) -> str:
 
 
 def _as_json(benchmark: Benchmark, annotations: Path, results: dict[str, _Result]) -> str:
-    import msgspec
-
     document = {
         "benchmark": benchmark.name,
         "annotations": annotations.name,

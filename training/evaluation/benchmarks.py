@@ -38,12 +38,15 @@ class Benchmark:
         labels: the metric, where clips alone are labelled and no moments.
         clips_vary: whether a clip's length changes from video to video, so that a model's
             saliency, whose clips do not, is read at the middles of the labelled ones.
+        ratings_optional: whether highlights that cannot be evaluated are left out, not refused:
+            what can be trained on need not have them as QVHighlights does.
     """
 
     name: str
     title: str
     labels: DomainMetrics | None = None
     clips_vary: bool = False
+    ratings_optional: bool = False
 
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
@@ -58,7 +61,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             Benchmark(
                 name="youtube", title="YouTube Highlights", labels=youtube_metrics, clips_vary=True
             ),
-            Benchmark(name="own", title="own annotations"),
+            Benchmark(name="own", title="own annotations", ratings_optional=True),
         )
     }
 )

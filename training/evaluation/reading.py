@@ -17,7 +17,14 @@ from training.evaluation.benchmarks import Benchmark
 from training.metrics import Annotation, EvaluationInputError, Prediction, Qid
 from training.metrics.highlights import num_clips
 
-__all__ = ["AnnotationFile", "PredictionFile", "matched", "read_annotations", "read_predictions"]
+__all__ = [
+    "AnnotationFile",
+    "PredictionFile",
+    "matched",
+    "ratings_fault",
+    "read_annotations",
+    "read_predictions",
+]
 
 Line = TypeVar("Line", Annotation, Prediction)
 # A rounded length more or less is no fault: published predictions have 74 clips for 75.
@@ -114,9 +121,35 @@ def matched(
     by_qid = {line.qid: line for line in predictions.lines}
     kept = [line for line in annotations.lines if line.qid in shared]
     for line in kept:
-        if fault := _length_fault(by_qid[line.qid], line, benchmark):
+        fault = _length_fault(by_qid[line.qid], line, benchmark)
+        if fault and not benchmark.ratings_optional:
             raise EvaluationInputError(f"{predictions.at(line.qid)}: {fault}")
     return [by_qid[line.qid] for line in kept], kept
+
+
+def ratings_fault(
+    predictions: Sequence[Prediction], annotations: Sequence[Annotation], benchmark: Benchmark
+) -> str | None:
+    """Return why highlights cannot be evaluated; None where they can, or where none are rated.
+
+    Args:
+        predictions: one for each annotation, in their order.
+        annotations: what was annotated.
+        benchmark: what is to be evaluated.
+    """
+    unrated = [line.qid for line in annotations if line.saliency_scores is None]
+    if len(unrated) == len(annotations):
+        return None
+    if unrated:
+        return f"qid {unrated[0]!r}{_more(unrated)}: no `saliency_scores`"
+    for prediction, line in zip(predictions, annotations, strict=True):
+        fault = _ratings_fault(line) or _length_fault(prediction, line, benchmark)
+        if fault or not line.duration:
+            return f"qid {line.qid!r}: {fault if line.duration else 'no `duration`'}"
+    widths = {len(values) for line in annotations for values in line.saliency_scores or ()}
+    if len(widths) != 1:
+        return f"`saliency_scores` has {sorted(widths)} values a clip; expected one an annotator"
+    return None
 
 
 def _check_same(predictions: PredictionFile, annotations: AnnotationFile) -> None:
@@ -196,6 +229,10 @@ def _annotation_fault(line: Annotation, benchmark: Benchmark) -> str | None:
     for window in line.relevant_windows:
         if not window[0] < window[1]:
             return f"moment {list(window)}; expected its start before its end, in seconds"
+    return None if benchmark.ratings_optional else _ratings_fault(line)
+
+
+def _ratings_fault(line: Annotation) -> str | None:
     if line.saliency_scores is None:
         return "no `saliency_scores`" if line.relevant_clip_ids else None
     clips, scores = line.relevant_clip_ids or [], line.saliency_scores

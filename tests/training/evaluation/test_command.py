@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from r2rt import Grounder
 from r2rt.grounding.encoded import EncodedVideo
 from tests.conftest import CHECKOUT
+from training.data.checks import check_file
 from training.evaluate import main
 from training.evaluation.answering import find_sources
 from training.evaluation.benchmarks import BENCHMARKS
@@ -67,6 +69,48 @@ def test_several_predictions_stand_side_by_side(
     document = json.loads(written.read_text())
     assert [result["name"] for result in document["results"]] == ["answers", "perfect"]
     assert document["results"][0]["metrics"]["full"]["MR-R5"]["0.8"] == 100.0
+
+
+RATED: dict[str, Any] = {"relevant_clip_ids": [1], "saliency_scores": [[4, 2]]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "clips", "fault"),
+    [
+        (RATED, RATED, 15, None),
+        (RATED, RATED, 30, "qid 1: 30 `pred_saliency_scores`, the video has 15 clips"),
+        (RATED, {}, 15, "qid 2: no `saliency_scores`"),
+        (RATED, RATED | {"duration": None}, 15, "qid 2: no `duration`"),
+        (RATED | {"relevant_clip_ids": [3], "duration": 7}, RATED, 3, "qid 1: clips 3 to 3"),
+        (RATED, RATED | {"saliency_scores": [[4]]}, 15, "has [1, 2] values a clip"),
+        ({"relevant_clip_ids": [1]}, {}, 30, None),
+    ],
+)
+def test_what_is_rated_otherwise_than_qvhighlights_is_evaluated_by_its_moments(
+    tmp_path: Path,
+    first: dict[str, Any],
+    second: dict[str, Any],
+    clips: int,
+    fault: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Training takes ratings of some lines, and of clips of 2 s at any rate and length."""
+    lines = [
+        TRUTHS[0] | {"vid": "other", "relevant_windows": [[0, 6]]} | first,
+        TRUTHS[1] | second,
+    ]
+    truths = _write(tmp_path / "truths.jsonl", lines)
+    assert not check_file(truths, fps=Fraction(1, 2), length_s=lambda _: 30.0).errors
+    saliency = {"pred_saliency_scores": [0.5] * clips}
+    answers = _write(tmp_path / "answers.jsonl", [line | saliency for line in ANSWERS])
+    arguments = ["--annotations", str(truths), "--predictions", str(answers)]
+    assert main(["own", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert "MR-full-mAP" in out
+    assert ("HL-min-Good-mAP" in out) == (fault is None and "saliency_scores" in first)
+    assert (fault or "") in err
+    assert ("moments alone are evaluated" in err) == (fault is not None)
+    assert main(["qvhighlights", *arguments]) == (0 if "HL-min-Good-mAP" in out else 61)
 
 
 def test_a_default_model_is_not_asked_about_predictions(
