@@ -81,6 +81,9 @@ def own(
         if not quiet:
             click.echo(line, err=True)
 
+    changes = parse_overrides(settings)
+    if "fps" in changes:
+        raise click.UsageError("--set fps: features have the rate too; use --fps")
     asked = Own(
         annotations=annotations,
         videos=videos,
@@ -89,7 +92,7 @@ def own(
         val=val,
         init=init,
         fps=None if fps is None else _rate(fps),
-        settings=parse_overrides(settings),
+        settings=changes,
         workers=workers,
         seed=seed,
         say=say,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from types import MappingProxyType
 
-from training.config import ModelSettings, RunConfig, TrainOptions
+from training.config import ModelSettings, RunConfig, TrainOptions, with_overrides
 from training.data.annotation import Annotation
 from training.model import Padding
 from training.recipes import RECIPES
@@ -32,9 +33,17 @@ def choose_rate(annotations: Sequence[Annotation]) -> Fraction:
 
 
 def choose_settings(
-    *, queries: int, longest_s: float, fps: Fraction, vision_width: int, seed: int
+    *,
+    queries: int,
+    longest_s: float,
+    fps: Fraction,
+    vision_width: int,
+    seed: int,
+    changes: Mapping[str, object] = MappingProxyType({}),
 ) -> RunConfig:
     """Return settings of a training: QVHighlights' recipe, with steps and batches for the data.
+
+    What depends on the number of steps follows those that are asked for.
 
     Args:
         queries: queries to train on.
@@ -42,11 +51,12 @@ def choose_settings(
         fps: clips a second.
         vision_width: width of CLIP's vision tower.
         seed: of the training.
+        changes: settings that are asked for, by name.
+
+    Raises:
+        TrainingError: no such setting, or a value that it cannot have.
     """
     batch = next(size for size, most in ((4, 63), (16, 999), (32, math.inf)) if queries <= most)
-    epoch = math.ceil(queries / batch)
-    steps = min(max(_STEPS_A_QUERY * queries, _FEWEST_STEPS), _MOST_STEPS)
-    epochs = max(1, math.ceil(steps / epoch))
     recipe = replace(
         RECIPES["qvhighlights"],
         fps=fps,
@@ -54,21 +64,28 @@ def choose_settings(
         window_s=max(30.0, float(math.ceil(longest_s))),
         batch_size=batch,
         passes=1,
-        epochs=epochs,
-        # The last third at a tenth of the rate, as the published recipe has it.
-        decay_epoch=max(1, 2 * epochs // 3),
-        warmup_steps=min(500, epochs * epoch // 10),
     )
-    return RunConfig(
+    config = RunConfig(
         recipe=recipe,
         model=ModelSettings(width=min(_WIDTH, vision_width), padding=Padding.EXACT),
-        # Ten validations in all: small splits are answered in seconds, but often.
         options=TrainOptions(
             seed=seed,
             save_minutes=1.0,
-            val_epochs=max(1, epochs // 10),
             tensorboard=False,
             # Few samples are read faster than processes start.
             workers=0 if queries < 1000 else 2,
         ),
     )
+    recipe = with_overrides(config, changes).recipe
+    epoch = math.ceil(queries * recipe.passes / recipe.batch_size)
+    steps = min(max(_STEPS_A_QUERY * queries, _FEWEST_STEPS), _MOST_STEPS)
+    epochs = recipe.epochs if "epochs" in changes else max(1, math.ceil(steps / epoch))
+    timing = {
+        "epochs": epochs,
+        # The last third at a tenth of the rate, as the published recipe has it.
+        "decay_epoch": max(1, 2 * epochs // 3),
+        "warmup_steps": min(500, epochs * epoch // 10),
+        # Ten validations in all: small splits are answered in seconds, but often.
+        "val_epochs": max(1, epochs // 10),
+    }
+    return with_overrides(config, {**timing, **changes})

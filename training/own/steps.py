@@ -27,6 +27,7 @@ from training.data.videos import VideoFolder
 from training.errors import TrainingError, TrainingInterruptedError
 from training.own.settings import choose_rate, choose_settings
 from training.own.split import split_by_video, write_annotations
+from training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from training.clip_config import ClipConfig
@@ -127,14 +128,14 @@ class Own:
     def config(self) -> RunConfig:
         """Return the training's settings, by the data that is trained on."""
         train = load_annotations(self.train_file, fps=self.rate())
-        chosen = choose_settings(
+        return choose_settings(
             queries=len(train),
             longest_s=max(annotation.duration_s or 0.0 for annotation in train),
             fps=self.rate(),
             vision_width=self.clip_config.vision_width,
             seed=self.seed,
+            changes=self.settings,
         )
-        return with_overrides(chosen, self.settings)
 
 
 def validate(own: Own) -> str:
@@ -142,13 +143,15 @@ def validate(own: Own) -> str:
 
     Raises:
         AnnotationError: annotations cannot be trained on; every problem was printed.
+        TrainingError: no such setting, or a value that it cannot have.
     """
     videos = VideoFolder(own.videos)
+    asked = with_overrides(RunConfig(recipe=RECIPES["qvhighlights"]), own.settings).recipe
     # The rate that the later steps will have: what fits no other is found out here.
     rate = own.fps or choose_rate(check_file(own.annotations).annotations)
     files = [path for path in (own.annotations, own.val) if path is not None]
     for path in files:
-        checked = check_file(path, fps=rate, videos=videos, min_video_s=5.0)
+        checked = check_file(path, fps=rate, videos=videos, min_video_s=asked.min_video_s)
         for problem in checked.problems:
             own.say(str(problem))
         without = [each.place for each in checked.annotations if each.moments_s is None]

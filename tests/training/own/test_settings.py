@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from training.config import RunConfig
 from training.data.annotation import Annotation
 from training.data.errors import AnnotationError
 from training.model import Padding
@@ -56,6 +58,28 @@ def test_steps_and_batches_follow_the_number_of_queries(
     assert (recipe.window_s, recipe.fps, recipe.unit_s) == (32.0, Fraction(1), None)
     assert (config.model.width, config.model.padding) == (128, Padding.EXACT)
     assert config.options.seed == 3
+
+
+def test_what_depends_on_the_steps_follows_those_that_are_asked_for() -> None:
+    def choose(**changes: object) -> RunConfig:
+        sizes: dict[str, Any] = {"queries": 36, "longest_s": 30.0, "fps": 1, "vision_width": 128}
+        return choose_settings(**sizes, seed=0, changes=changes)
+
+    def timing(config: RunConfig) -> tuple[int | None, ...]:
+        recipe = config.recipe
+        return recipe.epochs, recipe.decay_epoch, recipe.warmup_steps, config.options.val_epochs
+
+    assert timing(choose(epochs="20")) == (20, 13, 18, 2)
+    assert timing(choose(batch_size=12)) == (100, 66, 30, 10)
+    assert timing(choose(epochs=20, decay_epoch=None, warmup_steps=5)) == (20, None, 5, 2)
+
+
+def test_the_rate_is_no_setting_of_the_training_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = str(tmp_path / "mine.jsonl"), str(tmp_path / "run")
+    assert main([mine, "--videos", str(tmp_path), "--out", out, "--set", "fps=1"]) == 2
+    assert "use --fps" in capsys.readouterr().err
 
 
 def test_short_moments_get_shorter_clips() -> None:

@@ -199,6 +199,18 @@ def test_saliency_of_another_rate_is_found_before_anything_is_made(
     assert not own.out.exists()
 
 
+def test_the_shortest_video_and_wrong_settings_are_found_before_anything_is_made(
+    tmp_path: Path, videos: Path
+) -> None:
+    own = make(tmp_path, videos, settings={"min_video_s": 7})
+    with pytest.raises(AnnotationError, match="1 errors"):
+        STEPS["validate"](own)
+    with pytest.raises(TrainingError, match="did you mean epochs"):
+        STEPS["validate"](make(tmp_path, videos, settings={"epoch": 3}))
+    assert not own.out.exists()
+    STEPS["validate"](make(tmp_path, videos, settings={"min_video_s": 0}))
+
+
 def test_features_of_another_rate_have_a_folder_of_their_own(tmp_path: Path, videos: Path) -> None:
     first = make(tmp_path, videos).features
     assert make(tmp_path, videos).features == first
