@@ -228,7 +228,9 @@ class _Run:
             saved.total_steps = self.progress.total_steps
             saved.finished = saved.step >= saved.total_steps
             self.progress = saved
-        elif not self.resume and (kept := [x for x in self.folder.checkpoints if x.exists()]):
+        elif not (self.resume and self.folder.unsaved.exists()) and (
+            kept := [path for path in self.folder.checkpoints if path.exists()]
+        ):
             raise TrainingError(
                 f"{kept[0]} is there, without a state of its run to go on from; move it, or choose "
                 "another folder"
@@ -241,6 +243,7 @@ class _Run:
             # What a run left that was killed before it saved a state.
             for path in (self.folder.metrics, *self.folder.checkpoints):
                 path.unlink(missing_ok=True)
+            self.folder.unsaved.touch()
         with replacing(self.folder.config) as temporary:
             temporary.write_text(write_config(self.config), encoding="utf-8")
 

@@ -9,7 +9,8 @@
     losses.png         the same as a plot, when training ends
 
 Every file is replaced whole. `state.safetensors` is written after the others, so a run that is
-killed at any moment resumes from the state before, and writes the same once more.
+killed at any moment resumes from the state before, and writes the same once more. Up to the first
+state there is a file `.unsaved`: weights beside it are no loss, weights without either are.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state = path / _STATE
+        self.unsaved = path / ".unsaved"
         self.config = path / "config.json"
         self.last = path / "last.pth"
         self.best = path / "best.pth"
@@ -159,6 +161,7 @@ class RunFolder:
         text = msgspec.json.encode(header, enc_hook=str).decode()
         with replacing(self.state) as temporary:
             save_file(tensors, temporary, metadata={_KEY: text})
+        self.unsaved.unlink(missing_ok=True)
 
     def load(self, model: R2Tuning, optimizer: torch.optim.Optimizer) -> Progress:
         """Put a saved state's tensors into model and optimizer, whose shapes they must have.

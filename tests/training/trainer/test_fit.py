@@ -362,11 +362,25 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["best.pth", "last.pth"])
 def test_weights_whose_run_is_not_there_are_not_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"weights")
-    with pytest.raises(TrainingError, match=f"{name} is there, without a state of its run"):
-        train(tmp_path, options=options(max_steps=1))
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match=f"{name} is there, without a state of its run"):
+            train(tmp_path, options=options(max_steps=1), resume=resume)
     assert (tmp_path / name).read_bytes() == b"weights"
+
+
+def test_a_run_that_was_killed_before_its_first_state_begins_anew(tmp_path: Path) -> None:
+    def kill(_: R2Tuning) -> dict[str, float]:
+        (tmp_path / "best.pth").write_bytes(b"weights")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, options=options(max_steps=1), val=kill)
     train(tmp_path, options=options(max_steps=1), resume=True)
-    assert (tmp_path / "last.pth").read_bytes() != b"weights"
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"last.pth"}
+    # Whoever deletes the large state of a finished run keeps its weights.
+    (tmp_path / "state.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"last\.pth is there"):
+        train(tmp_path, options=options(max_steps=1), resume=True)
 
 
 @pytest.mark.parametrize(
