@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from r2rt.errors import R2rtError
 
-__all__ = ["TrainingError", "TrainingInterruptedError"]
+__all__ = ["TrainingError", "TrainingInterruptedError", "check_no_run"]
 
 
 class TrainingError(R2rtError, ValueError):
@@ -17,3 +19,15 @@ class TrainingInterruptedError(R2rtError):
     """A signal ended training; everything up to then is saved."""
 
     exit_code = 130
+
+
+def check_no_run(checkpoint: Path) -> None:
+    """Refuse to begin where a training left its checkpoint.
+
+    Raises:
+        TrainingError: it is there.
+    """
+    if checkpoint.exists():
+        raise TrainingError(
+            f"{checkpoint.parent}: a run is in it; go on with --resume, or choose another folder"
+        )

@@ -32,6 +32,7 @@ from training.demo.scenes import Pool
 from training.demo.settings import RECIPE, TRAIN_SEED, model_config
 from training.demo.videos import Composer, Lesson, Shape
 from training.demo.warm_start import warm_start
+from training.errors import check_no_run
 from training.model import R2Tuning
 from training.precision import bfloat16_is_fast
 
@@ -101,7 +102,12 @@ def train(
 
     Returns:
         The model with averaged weights, in eval mode.
+
+    Raises:
+        TrainingError: `out` has a checkpoint that is not to be gone on from.
     """
+    if not resume:
+        check_no_run(out / "checkpoint.pt")
     lessons = _Lessons(
         Composer(pool if coarse is None else coarse, towers, ALONE, seed),
         Composer(pool, towers, shape or Shape(), seed),

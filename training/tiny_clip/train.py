@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader
 
 from r2rt.files import replacing
 from training._command import run
+from training.errors import check_no_run
 from training.precision import bfloat16_is_fast
 from training.tiny_clip.data import IGNORED, Batch, Frames, settings_at
 from training.tiny_clip.model import TinyClip
@@ -197,7 +198,12 @@ def train(
 
     Returns:
         The model with averaged weights.
+
+    Raises:
+        TrainingError: `out` has a checkpoint that is not to be gone on from.
     """
+    if not resume:
+        check_no_run(out / "checkpoint.pt")
     out.mkdir(parents=True, exist_ok=True)
     if init is not None:
         settings = replace(settings, first_stage=0.6, text_from=-1.0)

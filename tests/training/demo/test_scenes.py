@@ -9,6 +9,8 @@ import torch
 from training.clip import ClipTowers
 from training.demo import scenes as scenes_module
 from training.demo.scenes import Pool, draw_pool, encode_frames, encode_pool, sample_pool
+from training.demo.train import Budget, train
+from training.errors import TrainingError
 from training.world.sprites import Sprites
 from training.world.videos import Painter
 
@@ -80,3 +82,12 @@ def test_encoding_goes_on_where_it_was_stopped(
     encode_pool(stopped, towers, parts=4)
     assert calls == 5  # two parts, the one that failed, and the other two
     np.testing.assert_array_equal(Pool.open(stopped).hidden, Pool.open(whole).hidden)
+
+
+def test_a_training_is_not_begun_where_there_is_one(
+    pool: Pool, towers: ClipTowers, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"weights")
+    with pytest.raises(TrainingError, match="a run is in it; go on with --resume"):
+        train(pool, towers, tmp_path, Budget(steps=1))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"weights"

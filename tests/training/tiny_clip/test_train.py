@@ -14,7 +14,7 @@ import torch
 
 from training.tiny_clip.data import make_batch, settings_at
 from training.tiny_clip.model import TinyClip
-from training.tiny_clip.train import Settings, losses, train
+from training.tiny_clip.train import Settings, losses, main, train
 from training.tiny_clip.weights import WEIGHTS_NAME, load_model
 from training.tiny_clip.zero_shot import (
     class_embeddings,
@@ -82,6 +82,16 @@ def test_a_training_may_end_early() -> None:
     falling = [short.rate_at(step) for step in range(400, 500)]
     assert falling == sorted(falling, reverse=True)
     assert falling[-1] < 0.02 * short.rate < whole.rate_at(499)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"weights")
+    arguments = ["--sprites", "absent.npz", "--out", str(tmp_path), "--steps", "1"]
+    assert main(arguments) == 62
+    assert "a run is in it; go on with --resume" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 @pytest.mark.slow
