@@ -193,8 +193,9 @@ def command(
         clip_sha256=clip_sha256,
         sprites_sha256=hashlib.sha256((art / "sprites.npz").read_bytes()).hexdigest(),
     )
-    _begin(out, settings)
     towers, sprites = load_tiny_clip(clip), Sprites(art / "sprites.npz")
+    pool = Pool.open_coarse(scenes, towers) if coarse else Pool.open(scenes, towers)
+    _begin(out, settings)
     tests = {
         style: prepare_once(
             out / f"test-{style}.npz", sample_test_videos(style, videos, sprites), sprites, towers
@@ -209,7 +210,7 @@ def command(
     trial = _Trial(
         out=out,
         settings=settings,
-        pool=Pool.open_coarse(scenes) if coarse else Pool.open(scenes),
+        pool=pool,
         towers=towers,
         tensors=tensors,
         tests=tests,

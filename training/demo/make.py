@@ -125,12 +125,12 @@ def clip_again(out: Path, plan: Plan) -> None:
 def scenes(out: Path, plan: Plan) -> None:
     """Draw scenes and encode them."""
     from training.demo.clip import load_tiny_clip
-    from training.demo.scenes import draw_pool, encode_pool, sample_pool
+    from training.demo.scenes import draw_pool, encode_pool, is_drawn, sample_pool
     from training.demo.settings import POOL_SEED
     from training.world.sprites import Sprites
 
     towers, sprites = load_tiny_clip(_clip(out)), Sprites(_art(out) / "sprites.npz")
-    if not (out / "scenes" / "frames.npy").exists():
+    if not is_drawn(out / "scenes", plan.scenes):
         drawn = sample_pool(POOL_SEED, plan.scenes, sprites)
         size = towers.config.image_size
         draw_pool(out / "scenes", drawn, sprites, size, _photographs(out, plan))
@@ -143,12 +143,13 @@ def block(out: Path, plan: Plan) -> None:
     from training.demo.scenes import Pool
     from training.demo.train import Budget, train
 
+    towers = load_tiny_clip(_clip(out))
     train(
-        Pool.open(out / "scenes"),
-        load_tiny_clip(_clip(out)),
+        Pool.open(out / "scenes", towers),
+        towers,
         out / "block",
         Budget(steps=plan.block_steps, alone=plan.block_alone),
-        coarse=Pool.open_coarse(out / "scenes") if plan.block_alone else None,
+        coarse=Pool.open_coarse(out / "scenes", towers) if plan.block_alone else None,
         clip=clip_tensors(_clip(out))[0],
         seed=plan.block_seed,
         resume=True,

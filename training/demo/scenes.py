@@ -23,15 +23,24 @@ from numpy.typing import NDArray
 from r2rt.files import replacing
 from training.clip import ClipTowers
 from training.demo.settings import FPS, LAYERS, POOL_SEED, SCENES, TRAIN_STYLES
+from training.errors import TrainingError
 from training.world.photographs import Photographs
 from training.world.scenes import Scene, sample_scene
 from training.world.sprites import Sprites
 from training.world.videos import Painter, VideoSettings, cast_thing
 
-__all__ = ["Pool", "averaged_patches", "draw_pool", "encode_frames", "encode_pool", "sample_pool"]
+__all__ = [
+    "Pool",
+    "averaged_patches",
+    "draw_pool",
+    "encode_frames",
+    "encode_pool",
+    "is_drawn",
+    "sample_pool",
+]
 
 _ENCODED_AT_ONCE = 64
-_COARSE = "hidden-coarse.npy"
+_COARSE, _ENCODED = "hidden-coarse.npy", "hidden.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +58,28 @@ class Pool:
     hidden: NDArray[np.float16]
 
     @classmethod
-    def open(cls, folder: Path) -> Pool:
-        """Open what `draw_pool` and `encode_pool` wrote; hidden states stay on disk until read."""
+    def open(cls, folder: Path, towers: ClipTowers | None = None) -> Pool:
+        """Open what `draw_pool` and `encode_pool` wrote; hidden states stay on disk until read.
+
+        Args:
+            folder: theirs.
+            towers: the CLIP that must have encoded them; None for any.
+
+        Raises:
+            TrainingError: another CLIP encoded them.
+        """
+        if towers is not None and _encoded(folder).get("clip") != _identity(towers):
+            raise TrainingError(
+                f"{folder}: another CLIP than {towers.config.weights_source} encoded its scenes; "
+                "name that one, or encode them again with training.demo.scenes"
+            )
         scenes = _read_scenes(folder)
         return cls(scenes, _first_clips(scenes), np.load(folder / "hidden.npy", mmap_mode="r"))
 
     @classmethod
-    def open_coarse(cls, folder: Path) -> Pool:
+    def open_coarse(cls, folder: Path, towers: ClipTowers | None = None) -> Pool:
         """Do as `open`, with patches averaged two by two; they are kept in the folder."""
-        whole, file = cls.open(folder), folder / _COARSE
+        whole, file = cls.open(folder, towers), folder / _COARSE
         if not file.is_file():
             with replacing(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, averaged_patches(whole.hidden))
@@ -108,6 +130,23 @@ def sample_pool(
     return scenes
 
 
+def is_drawn(folder: Path, count: int) -> bool:
+    """Return whether `draw_pool` has drawn its scenes there.
+
+    Raises:
+        TrainingError: it has drawn more or fewer than `count`.
+    """
+    if not ((folder / "frames.npy").exists() and (folder / "scenes.json").exists()):
+        return False
+    drawn = len(_read_scenes(folder))
+    if drawn != count:
+        raise TrainingError(
+            f"{folder}: {drawn} scenes are drawn there, not {count}; take --scenes {drawn}, or "
+            "choose another folder"
+        )
+    return True
+
+
 def draw_pool(
     folder: Path,
     scenes: list[Scene],
@@ -115,9 +154,13 @@ def draw_pool(
     image_size: int,
     photographs: Photographs | None = None,
 ) -> None:
-    """Write `scenes.json` and `frames.npy`; nothing is done where they are there."""
+    """Write `scenes.json` and `frames.npy`; nothing is done where they are there.
+
+    Raises:
+        TrainingError: more or fewer scenes are there.
+    """
     frames_file, scenes_file = folder / "frames.npy", folder / "scenes.json"
-    if frames_file.exists() and scenes_file.exists():
+    if is_drawn(folder, len(scenes)):
         return
     folder.mkdir(parents=True, exist_ok=True)
     painter = Painter(sprites, image_size, photographs)
@@ -145,30 +188,39 @@ def encode_pool(folder: Path, towers: ClipTowers, *, parts: int = 16) -> None:
     """Write `hidden.npy`; what an earlier, interrupted call encoded by the same CLIP is kept."""
     frames = np.load(folder / "frames.npy", mmap_mode="r")
     config = towers.config
-    identity = config.weights_sha256 or config.weights_source
-    working, done_file = folder / "hidden.part.npy", folder / "hidden.json"
+    identity, done = _identity(towers), _encoded(folder)
+    working = folder / "hidden.part.npy"
     shape = (len(frames), LAYERS, config.patches, config.vision_width)
-    done: dict[str, object] = (
-        msgspec.json.decode(done_file.read_bytes()) if done_file.exists() else {}
-    )
     if done.get("clip") != identity:
-        done = {"clip": identity, "parts": 0}
+        done = {}
         for name in ("hidden.npy", _COARSE):
             (folder / name).unlink(missing_ok=True)
         working.unlink(missing_ok=True)
     if (folder / "hidden.npy").exists():
         return
+    # Whoever deletes the hidden states has none of their parts.
+    first = int(str(done.get("parts", 0))) if working.exists() else 0
     mode = "r+" if working.exists() else "w+"
     hidden = np.lib.format.open_memmap(working, mode=mode, dtype=np.float16, shape=shape)
     bounds = np.linspace(0, len(frames), parts + 1).astype(int)
-    for part in range(int(str(done["parts"])), parts):
+    for part in range(first, parts):
         span = slice(bounds[part], bounds[part + 1])
         hidden[span] = encode_frames(towers, frames[span])
         hidden.flush()
-        with replacing(done_file) as temporary:
+        with replacing(folder / _ENCODED) as temporary:
             temporary.write_bytes(msgspec.json.encode({"clip": identity, "parts": part + 1}))
     del hidden
     working.rename(folder / "hidden.npy")
+
+
+def _identity(towers: ClipTowers) -> str:
+    return towers.config.weights_sha256 or towers.config.weights_source
+
+
+def _encoded(folder: Path) -> dict[str, object]:
+    """Return which CLIP encoded how many parts of a pool; empty where none has."""
+    file = folder / _ENCODED
+    return msgspec.json.decode(file.read_bytes()) if file.exists() else {}
 
 
 def _clips(scenes: list[Scene]) -> Iterator[tuple[Scene, float]]:
@@ -198,7 +250,11 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    if not (arguments.out / "frames.npy").exists():
+    try:
+        drawn = is_drawn(arguments.out, arguments.scenes)
+    except TrainingError as error:
+        parser.error(str(error))
+    if not drawn:
         sprites = Sprites(arguments.art / "sprites.npz")
         scenes = sample_pool(POOL_SEED, arguments.scenes, sprites)
         photographs = (

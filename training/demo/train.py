@@ -318,12 +318,13 @@ def command(
 ) -> None:
     """Train the block."""
     torch.set_num_threads(threads)
+    towers = load_tiny_clip(clip)
     train(
-        Pool.open(scenes),
-        load_tiny_clip(clip),
+        Pool.open(scenes, towers),
+        towers,
         out,
         Budget(steps=steps, alone=alone, lr=lr, compiled=compiled),
-        coarse=Pool.open_coarse(scenes) if alone else None,
+        coarse=Pool.open_coarse(scenes, towers) if alone else None,
         clip=clip_tensors(clip)[0],
         layer_order=tuple(int(layer) for layer in layers.split(",")),
         init=init,

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,9 @@ from training.clip import ClipTowers
 from training.demo import scenes as scenes_module
 from training.demo.scenes import Pool, draw_pool, encode_frames, encode_pool, sample_pool
 from training.demo.train import Budget, train
+from training.demo.train import main as train_main
 from training.errors import TrainingError
+from training.tiny_clip.model import TinyClip
 from training.world.sprites import Sprites
 from training.world.videos import Painter
 
@@ -82,6 +88,52 @@ def test_encoding_goes_on_where_it_was_stopped(
     encode_pool(stopped, towers, parts=4)
     assert calls == 5  # two parts, the one that failed, and the other two
     np.testing.assert_array_equal(Pool.open(stopped).hidden, Pool.open(whole).hidden)
+
+
+def test_deleted_hidden_states_are_encoded_again(
+    pool: Pool, towers: ClipTowers, tmp_path: Path
+) -> None:
+    folder = Path(str(pool.hidden.filename)).parent  # type: ignore[attr-defined]
+    for name in ("scenes.json", "frames.npy"):
+        (tmp_path / name).symlink_to(folder / name)
+    shutil.copy(folder / "hidden.json", tmp_path)
+    encode_pool(tmp_path, towers)
+    np.testing.assert_array_equal(Pool.open(tmp_path).hidden, pool.hidden)
+
+
+def test_scenes_are_not_taken_for_those_of_another_clip_or_number(
+    pool: Pool,
+    towers: ClipTowers,
+    toy_sprites: Sprites,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(str(pool.hidden.filename)).parent  # type: ignore[attr-defined]
+    assert len(Pool.open(folder, towers).scenes) == 40
+    other = copy.copy(towers)
+    other.config = replace(towers.config, weights_sha256="0", weights_source="another")
+    for open_pool in (Pool.open, Pool.open_coarse):
+        with pytest.raises(TrainingError, match="another CLIP than another encoded its scenes"):
+            open_pool(folder, other)
+    with pytest.raises(TrainingError, match="40 scenes are drawn there, not 3; take --scenes 40"):
+        draw_pool(folder, sample_pool(0, 3, toy_sprites), toy_sprites, 64)
+    arguments = ["scenes", "--art", "absent", "--out", str(folder), "--scenes", "3"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        scenes_module.main()
+    assert "take --scenes 40" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("coarse", [(), ("--alone", "1")])
+def test_a_training_takes_the_clip_that_encoded_the_scenes(
+    pool: Pool, tmp_path: Path, coarse: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "checkpoint.pt"
+    torch.save({"average": TinyClip().state_dict()}, clip)
+    arguments = ["--scenes", str(Path(str(pool.hidden.filename)).parent)]  # type: ignore[attr-defined]
+    arguments += ["--clip", str(clip), "--steps", "1", "--threads", "1", *coarse]
+    assert train_main([*arguments, "--out", str(tmp_path / "block")]) == 62
+    assert "another CLIP" in capsys.readouterr().err
 
 
 def test_a_training_is_not_begun_where_there_is_one(
