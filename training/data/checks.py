@@ -170,7 +170,10 @@ def _check_videos(
             kind, message = "unknown-video", f"{each.vid!r} is not in {videos.folder}{hint}"
         elif len(files) > 1:
             names = " and ".join(str(file.relative_to(videos.folder)) for file in files[:3])
-            kind, message = "ambiguous-video", f"{each.vid!r} may be {names}; name one by its path"
+            # Ids are without suffix, so the path of one may be that of the other too.
+            same = len({file.with_suffix("") for file in files}) == 1
+            hint = "rename or move all but one" if same else "name one by its path"
+            kind, message = "ambiguous-video", f"{each.vid!r} may be {names}; {hint}"
         elif not files[0].stat().st_size:
             kind, message = "empty-video", f"{files[0]} has no content; fetch it again"
         if kind:

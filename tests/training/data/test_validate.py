@@ -245,6 +245,18 @@ def test_videos_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert VideoFolder(videos).candidates("a/v1") == [videos / "a" / "v1.mp4"]
 
 
+def test_a_name_of_several_videos_says_what_to_do(tmp_path: Path) -> None:
+    for name in ("holiday/beach.mp4", "holiday/beach.mov", "a/dog.mp4", "b/dog.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    path = tmp_path / "own.jsonl"
+    vids = ("holiday/beach.mp4", "dog")
+    path.write_text(lines(*(line(qid=n, query=f"q{n}", vid=vid) for n, vid in enumerate(vids))))
+    beach, dog = check_file(path, videos=VideoFolder(tmp_path)).problems
+    assert beach.message.endswith("holiday/beach.mp4; rename or move all but one")
+    assert dog.message.endswith("b/dog.mp4; name one by its path")
+
+
 def test_accents_may_be_written_either_way(tmp_path: Path) -> None:
     """macOS writes them as characters of their own (NFD), annotations mostly do not (NFC)."""
     nfc, nfd = "caf\u00e9", "cafe\u0301"
