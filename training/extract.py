@@ -136,6 +136,7 @@ def extract(
         videos=videos,
         fps=rate,
         shard=share,
+        one_rate=format_ == "tokens",
         want_videos=only != "queries",
         want_queries=only != "videos",
     )

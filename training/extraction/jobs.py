@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -77,6 +77,7 @@ def plan_jobs(
     videos: Path | None,
     fps: Fraction,
     shard: Shard,
+    one_rate: bool = False,
     want_videos: bool = True,
     want_queries: bool = True,
 ) -> tuple[list[Job], list[str]]:
@@ -87,6 +88,7 @@ def plan_jobs(
         videos: the folder of an annotation file's videos; the one beside it if None.
         fps: clips a second, where annotations do not fix it.
         shard: which share.
+        one_rate: take `fps` for all videos, as a bundle does, whatever annotations fix.
         want_videos: whether videos are part of it.
         want_queries: whether the queries of annotations are.
 
@@ -106,7 +108,8 @@ def plan_jobs(
         jobs = []
         if want_videos:
             folder = VideoFolder(source.parent if videos is None else videos)
-            jobs, missing = _videos_of_annotations(annotations, folder, fps)
+            rates = {each.vid: fps if one_rate else each.fps or fps for each in annotations}
+            jobs, missing = _videos_of_annotations(rates, folder)
         if want_queries:
             jobs += _queries(annotations)
     elif source.is_file():
@@ -140,9 +143,8 @@ def _video(vid: str, path: Path, fps: Fraction) -> Job:
 
 
 def _videos_of_annotations(
-    annotations: Sequence[Annotation], folder: VideoFolder, fps: Fraction
+    rates: Mapping[str, Fraction], folder: VideoFolder
 ) -> tuple[list[Job], list[str]]:
-    rates = {annotation.vid: annotation.fps or fps for annotation in annotations}
     jobs, missing = [], []
     for vid in sorted(rates):
         files = folder.candidates(vid)

@@ -135,6 +135,17 @@ def test_tokens_are_those_that_the_runtime_grounds_in(
     np.testing.assert_allclose(answer["saliency"][0], prediction.saliency, rtol=1e-5, atol=1e-6)
 
 
+def test_tokens_have_the_bundle_s_rate_whatever_the_ratings_have(
+    material: Path, tmp_path: Path, here: list[Job]
+) -> None:
+    youtube, out = tmp_path / "youtube.jsonl", tmp_path / "out"
+    row = {"vid": "v1", "query": "dog", "duration": 6, "match": [1] * 9}
+    youtube.write_text(json.dumps(row))
+    arguments = [str(youtube), "--videos", str(material), "--model", str(BUNDLE)]
+    assert main([*arguments, "--out", str(out), "--format", "tokens"]) == 0
+    assert [job.fps for job in here if job.vid] == ["1/2"]
+
+
 @pytest.mark.parametrize("format_", ["authors", "tokens"])
 def test_what_is_there_is_kept_and_what_is_missing_made_the_same(
     format_: str, clip: Path, material: Path, tmp_path: Path, here: list[Job]
