@@ -239,6 +239,13 @@ _OPTIONS = {
     "bundle": (),
     "card": ("videos", "styles"),
 }
+# What a stage that was cut off leaves in its folder to go on from, and the options that it then
+# must keep; others may still be chosen, such as a training's end.
+_LEFT = {
+    **dict.fromkeys(("clip", "clip-again", "block"), "checkpoint.pt"),
+    "scenes": "frames.npy",
+}
+_KEPT = ("clip_seed", "photographs", "threads", "scenes", "block_seed")
 
 
 def make(
@@ -258,7 +265,7 @@ def make(
         say: called with a line for each stage.
 
     Raises:
-        click.UsageError: a stage was done with other options.
+        click.UsageError: a stage was done, or begun and not to be gone on with, with other options.
         ClipError: `trained_clip` is no file of CLIP's weights.
     """
     import torch
@@ -280,19 +287,42 @@ def make(
         if before is not None and before.finished:
             say(f"{name}: done before, in {before.seconds:.0f} s")
             continue
+        if before is not None:
+            _check_begun(name, before, out, plan)
         # The checkpoint knows of a part that was killed.
         earlier_s = max(before.seconds if before is not None else 0.0, _checkpoint_s(out / name))
         began, finished = time.monotonic(), False
+        # Who is killed writes nothing any more.
+        ran[name] = _Stage(_options(name, plan), round(earlier_s, 1), finished)
+        _write_stages(path, ran)
         try:
             stage(out, plan)
             finished = True
         finally:
             seconds = round(earlier_s + time.monotonic() - began, 1)
             ran[name] = _Stage(_options(name, plan), seconds, finished)
-            with replacing(path) as temporary:
-                temporary.write_bytes(msgspec.json.format(msgspec.json.encode(ran), indent=1))
+            _write_stages(path, ran)
         say(f"{name}: {seconds:.0f} s")
     say(f"{_bundle(out)}; figures in {out / 'card.md'}")
+
+
+def _check_begun(name: str, begun: _Stage, out: Path, plan: Plan) -> None:
+    """Refuse to go on with what a stage left that was begun with another seed or other data."""
+    if name not in _LEFT or not (out / name / _LEFT[name]).exists():
+        return
+    now = _options(name, plan)
+    for option in _KEPT:
+        if option in now and begun.options.get(option) != now[option]:
+            raise click.UsageError(
+                f"{name} in {out} was begun with --{option.replace('_', '-')} "
+                f"{begun.options.get(option)}, not {now[option]}; repeat it, or choose another "
+                "folder"
+            )
+
+
+def _write_stages(path: Path, ran: dict[str, _Stage]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(ran), indent=1))
 
 
 def _take(weights: Path, out: Path, plan: Plan, ran: dict[str, _Stage]) -> None:

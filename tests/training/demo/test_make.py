@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import click
+import msgspec
 import pytest
 import torch
 
@@ -61,6 +64,66 @@ def test_what_is_not_done_yet_may_have_other_options(
         make(tmp_path, PLAN, say=said.append)
     make(tmp_path, Plan(clip_steps=2, clip_stop=0, block_steps=1), say=said.append)
     assert sum("done before" in line for line in said) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "changed", "free"),
+    [
+        ("clip", "checkpoint.pt", {"clip_seed": 5}, {"clip_stop": 1}),
+        ("scenes", "frames.npy", {"scenes": 14}, {"block_seed": 5}),
+        ("block", "checkpoint.pt", {"block_seed": 5}, {"block_steps": 1}),
+    ],
+)
+def test_what_was_killed_goes_on_with_its_seed_and_data(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    left: str,
+    changed: dict[str, Any],
+    free: dict[str, Any],
+) -> None:
+    ran: list[str] = []
+
+    def killed(out: Path, _plan: Plan) -> None:
+        shutil.copy(out / "stages.json", out / "killed.json")
+        raise RuntimeError("killed")
+
+    for each in STAGES:
+        monkeypatch.setitem(module.STAGES, each, lambda *_, each=each: ran.append(each))
+    with monkeypatch.context() as once:
+        once.setitem(module.STAGES, name, killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            make(tmp_path, PLAN)
+    # Who is killed writes nothing any more.
+    (tmp_path / "killed.json").replace(tmp_path / "stages.json")
+    ran.clear()
+    option = next(iter(changed)).replace("_", "-")
+    (tmp_path / name).mkdir()
+    other = msgspec.structs.replace(PLAN, **changed)
+    if left == "checkpoint.pt":
+        torch.save({"elapsed_s": 1.0}, tmp_path / name / left)
+    else:
+        (tmp_path / name / left).touch()
+    with pytest.raises(click.UsageError, match=f"{name} in .* begun with --{option} "):
+        make(tmp_path, other)
+    assert not ran
+    make(tmp_path, msgspec.structs.replace(PLAN, **free))
+    assert ran[0] == name
+
+
+def test_what_has_made_nothing_yet_may_have_another_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(_out: Path, plan: Plan) -> None:
+        if plan == PLAN:
+            raise RuntimeError("killed")
+
+    for name in STAGES:
+        monkeypatch.setitem(module.STAGES, name, stage if name == "block" else lambda *_: None)
+    with pytest.raises(RuntimeError, match="killed"):
+        make(tmp_path, PLAN)
+    make(tmp_path, msgspec.structs.replace(PLAN, block_seed=5))
+    assert json.loads((tmp_path / "stages.json").read_text())["block"]["options"]["block_seed"] == 5
 
 
 @pytest.mark.parametrize("last", ["clip", "clip-again"])
