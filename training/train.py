@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from training._command import run
 from training.config import (
@@ -235,8 +236,14 @@ def build_validation(
         labels = [a for a in read_annotations(path, benchmark).lines if a.qid in kept]
     else:
         labels = labels_of(samples)
-        if benchmark.labels is not None:
-            labels = [annotation for annotation in labels if annotation.label]
+    if benchmark.labels is not None:
+        # Ratings may go on behind the features, by more clips than the metric allows.
+        clips = {each.qid: samples.clips(index) for index, each in enumerate(samples.annotations)}
+        labels = [
+            msgspec.structs.replace(each, label=each.label[: clips[each.qid]])
+            for each in labels
+            if each.label
+        ]
     return MetricsValidation(samples, labels, benchmark, recipe) if labels else None
 
 

@@ -194,6 +194,29 @@ def test_highlights_are_trained_and_validated(tmp_path: Path) -> None:
     assert all(0 <= each["all"] <= 1 for each in figures)
 
 
+@pytest.mark.parametrize(("name", "domain", "clips"), [("tvsum", "BK", 9), ("youtube", "dog", 8)])
+def test_ratings_may_go_on_behind_the_features(
+    tmp_path: Path, name: str, domain: str, clips: int
+) -> None:
+    """Training takes up to four clips more, the metric of the benchmark one."""
+    splits = json.loads((Path(training.train.__file__).parent / "data/splits.json").read_text())
+    rows = ratings(2, splits[name][domain]["val"][:2], 12)
+    if name == "youtube":
+        rows = [
+            {**row, "domain": domain, "label": None, "match": [1] * 6 + [-1] * 6} for row in rows
+        ]
+    data = layout(tmp_path / name, {f"{name}_val.jsonl": rows}, clips=clips)
+    config = RunConfig(recipe=find_recipe(f"{name}_{domain.lower()}"))
+    validation = build_validation(config, data)
+    assert validation is not None
+    answers = [
+        Prediction(qid=row["qid"], pred_saliency_scores=list(map(float, range(clips, 0, -1))))
+        for row in rows
+    ]
+    assert validation._figures(answers)["all"] > 0
+    validation.check_monitor("all")
+
+
 def test_qvhighlights_is_validated_by_its_highlights_too(tmp_path: Path) -> None:
     rows = [
         row | {"relevant_clip_ids": [1, 2], "saliency_scores": [[4, 2, 3], [0, 1, 4]]}

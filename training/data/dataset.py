@@ -99,6 +99,16 @@ class GroundingDataset(Dataset[Sample]):
             found.append(duration_s)
         return tuple(found)
 
+    def clips(self, index: int) -> int:
+        """Return how many clips a sample has, without reading its features.
+
+        Raises:
+            FeatureError: its ratings and features differ too much.
+        """
+        annotation = self.annotations[index]
+        clips = self._videos.length(self._names[annotation.vid] or annotation.vid)
+        return clip_labels(annotation, clips, float(annotation.fps or self._fps)).clips
+
     def _has_query(self, annotation: Annotation) -> bool:
         return self._queries.query(annotation.qid, annotation.query) in self._queries
 
