@@ -35,7 +35,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         clip_steps: steps that CLIP's training from nothing is laid out for.
         clip_stop: the step after which it ends, 0 for `clip_steps`; see `Settings.stop` there.
-        clip_again: steps of its second training, from the weights of the first.
+        clip_again: steps that its second training, from the weights of the first, is laid out for.
+        clip_again_stop: the step after which that ends, 0 for `clip_again`.
         clip_seed: of CLIP's weights and frames; the second training has the next one.
         scenes: scenes that are drawn and encoded.
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
@@ -50,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     clip_steps: int = 14_500
     clip_stop: int = 10_000
     clip_again: int = 10_000
+    clip_again_stop: int = 8_000
     clip_seed: int = 0
     scenes: int = 14_000
     photographs: float = 0.25
@@ -111,7 +113,13 @@ def clip_again(out: Path, plan: Plan) -> None:
     train(
         _art(out) / "sprites.npz",
         out / "clip-again",
-        Settings(steps=plan.clip_again, seed=plan.clip_seed + 1, rate=1e-3, evaluate_s=_EVALUATE_S),
+        Settings(
+            steps=plan.clip_again,
+            stop=plan.clip_again_stop,
+            seed=plan.clip_seed + 1,
+            rate=1e-3,
+            evaluate_s=_EVALUATE_S,
+        ),
         init=_first_clip(out),
         resume=True,
         photographs=_photographs(out, plan),
@@ -205,7 +213,7 @@ def card(out: Path, plan: Plan) -> None:
     lines = [
         "# Figures",
         f"CLIP: {plan.clip_stop or plan.clip_steps} steps from nothing, seed {plan.clip_seed}, and "
-        f"{plan.clip_again} more, seed {plan.clip_seed + 1}; "
+        f"{plan.clip_again_stop or plan.clip_again} more, seed {plan.clip_seed + 1}; "
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
         f"own queries alone, seed {plan.block_seed}, on {plan.scenes} scenes. {plan.videos} "
@@ -233,7 +241,7 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
 _OPTIONS = {
     "art": (),
     "clip": ("clip_steps", "clip_stop", "clip_seed", "photographs", "threads"),
-    "clip-again": ("clip_again",),
+    "clip-again": ("clip_again", "clip_again_stop"),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "bundle": (),
@@ -375,6 +383,12 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
     help="Steps of CLIP's second training.",
 )
 @click.option(
+    "--clip-again-stop",
+    default=Plan().clip_again_stop,
+    show_default=True,
+    help="The step after which it ends; 0 for --clip-again.",
+)
+@click.option(
     "--clip",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="r2rt-tiny.safetensors of another run with the same options, from which to go on.",
@@ -402,6 +416,7 @@ def command(
     clip_steps: int,
     clip_stop: int,
     clip_again: int,
+    clip_again_stop: int,
     clip: Path | None,
     scenes: int,
     photographs: float,
@@ -418,6 +433,7 @@ def command(
             clip_steps=clip_steps,
             clip_stop=clip_stop,
             clip_again=clip_again,
+            clip_again_stop=clip_again_stop,
             scenes=scenes,
             photographs=photographs,
             block_steps=block_steps,
