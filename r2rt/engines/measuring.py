@@ -271,7 +271,11 @@ def _work(bundle_path: str, device: str, backend: str, threads: int | None, plac
     rng = np.random.default_rng(0)
     size = dims.image_size
     frames = rng.integers(0, 256, (_FRAMES, size, size, 3), np.uint8)
-    results: dict[str, NDArray[Any]] = engine.run(VIDEO_ENCODER, {"frames": frames})
+    parts: list[dict[str, NDArray[Any]]] = [
+        engine.run(VIDEO_ENCODER, {"frames": frames[start : start + engine.frame_batch]})
+        for start in range(0, _FRAMES, engine.frame_batch)
+    ]
+    results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tokens = results["tokens"]
     batch = np.resize(frames, (engine.frame_batch, *frames.shape[1:]))
     engine.run(VIDEO_ENCODER, {"frames": batch})

@@ -26,7 +26,7 @@ from r2rt.model.contract import GROUNDER, GraphSpec
 if TYPE_CHECKING:
     from r2rt.model.bundle import Bundle
 
-__all__ = ["OnnxRuntimeEngine", "mismatches"]
+__all__ = ["OnnxRuntimeEngine", "mismatches", "sums_bytes_exactly"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -271,7 +271,7 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._device != "cpu":
             options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
-        elif not _sums_bytes_exactly():
+        elif not sums_bytes_exactly():
             options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
@@ -367,7 +367,7 @@ def mismatches(session: Any, spec: GraphSpec) -> list[str]:
     return problems
 
 
-def _sums_bytes_exactly(flags: str | None = None) -> bool:
+def sums_bytes_exactly(flags: str | None = None) -> bool:
     """Return whether products of bytes are summed in 32 bits on this processor.
 
     x86 without VNNI or AMX sums two of them in 16 bits, which saturate. A processor that does not

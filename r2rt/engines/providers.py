@@ -129,7 +129,7 @@ PROVIDERS: dict[OrtDevice, Provider] = {
     ),
 }
 
-# Sizes that an engine is compiled for: least, usual, most. Beyond them it is compiled again.
+# Sizes that an engine is compiled for: least, usual, most. Beyond them it may refuse to run.
 _RANGES = {
     "B": (1, 32, 32),
     "T": (1, 75, 1024),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from export.exporter import Exported
 from r2rt.cli.main import run as r2rt_main
-from r2rt.engines.onnx_runtime import OnnxRuntimeEngine, _sums_bytes_exactly
+from r2rt.engines.onnx_runtime import OnnxRuntimeEngine, sums_bytes_exactly
 from r2rt.errors import ModelMismatchError, QueryError
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
@@ -382,9 +382,9 @@ def test_old_processors_take_the_kernels_that_do_not_saturate(
     flags: str, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert _sums_bytes_exactly(flags) is exact
+    assert sums_bytes_exactly(flags) is exact
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert _sums_bytes_exactly(flags)
+    assert sums_bytes_exactly(flags)
 
 
 def test_products_of_bytes_are_exact_on_every_processor() -> None:

@@ -69,7 +69,9 @@ def bucketed(
     padded = dict(symbols)
     for name, sizes in ranges.items():
         size = symbols[name]
-        if not sizes.least <= size <= sizes.most:
+        # Fewer frames, queries or tokens are padded; a video's clips are not.
+        least = 1 if name in {"B", "N", "L"} else sizes.least
+        if not least <= size <= sizes.most:
             raise BackendUnavailableError(
                 f"{spec.name}: {name} is {size}, the engine takes {sizes.least} to {sizes.most}; "
                 "build the engine for a wider range, or use --device cuda or cpu"

@@ -127,6 +127,7 @@ class _Chooser:
             if node.op_type == "Gather"
             and node.inputs[0] in constants
             and constants[node.inputs[0]].ndim == 2
+            and constants[node.inputs[0]].dtype == np.float32  # others hold indices
             and constants[node.inputs[0]].size >= _SMALLEST
         ]
         self._tables = tuple(dict.fromkeys(tables))
