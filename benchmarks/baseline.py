@@ -73,10 +73,13 @@ class Baseline:
         self._bundle = Bundle(bundle, read_manifest(bundle))
         dims = self._bundle.dims
         weights = load_checkpoint(checkpoint).state_dict
+        manifest = self._bundle.manifest
         config = R2Config.from_state_dict(
             weights,
+            heads=manifest.heads,
             use_tef=dims.use_tef,
-            merge_cls_sal=self._bundle.manifest.merge_cls_sal,
+            merge_cls_sal=manifest.merge_cls_sal,
+            read_layers=dims.read_layers,
         )
         self._model = R2Tuning(config).eval()
         self._model.load_state_dict(weights)
@@ -187,14 +190,14 @@ class Baseline:
         return (x - vision.mean) / vision.std
 
     def _encode(self, images: Tensor) -> Tensor:
-        return self._towers.encode_video(images, self._model.config.layers)  # (T, K, P, Cv)
+        return self._towers.encode_video(images, self._model.config.read)  # (T, K, P, Cv)
 
     def _text(self, query: str) -> Tensor:
         """Return (L, K, Ct); the tower runs on all positions, as the script has it."""
         ids = self._tokenizer.encode(query).ids
         padded = np.zeros((1, self._bundle.dims.context_length), np.int64)
         padded[0, : len(ids)] = ids
-        states = self._towers.encode_text(torch.from_numpy(padded), self._model.config.layers)
+        states = self._towers.encode_text(torch.from_numpy(padded), self._model.config.read)
         return states[0, :, : len(ids)].transpose(0, 1)
 
     def _ask(self, hidden: Tensor, query: str, duration_s: float) -> Answer:

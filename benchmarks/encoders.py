@@ -30,6 +30,7 @@ from rich.table import Table
 
 from benchmarks.machine import describe_commit, describe_machine, describe_versions, usable_cores
 from benchmarks.process import python, run_child
+from r2rt.engines.onnx_runtime import sums_bytes_exactly
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -321,6 +322,8 @@ def _session(path: Path) -> Any:
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not sums_bytes_exactly():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -27,6 +27,7 @@ from benchmarks.machine import CHECKOUT
 from benchmarks.material import VideoSpec, find_source, make_video
 from benchmarks.process import NOTHING_KEPT, Child, Worker, python, run_child
 from benchmarks.workload import ModelChoice, Workload, model_options, prepare, queries
+from r2rt.model.manifest import read_manifest
 
 __all__ = ["main"]
 
@@ -311,6 +312,7 @@ def _run(bundle: Path, video: Path, cache: str, *, keep: bool) -> Child:
         [
             *(sys.executable, "-m", "r2rt", "ground", video, queries(1)[0]),
             *("--model", bundle, "--format", "jsonl", "--quiet"),
+            *("--precision", read_manifest(bundle).precision),
         ],
         env={
             "PYTHONPATH": str(CHECKOUT),

@@ -36,6 +36,7 @@ from r2rt.grounding.grounder import Grounder
 from r2rt.grounding.moments import interval_iou
 from r2rt.grounding.prediction import Prediction
 from r2rt.grounding.windows import Window, WindowLength, plan_windows
+from r2rt.model.manifest import read_manifest
 from training.world.sprites import Sprites
 
 __all__ = ["main"]
@@ -102,7 +103,7 @@ def main(
     report = Report(
         "long_video", options, bundle=bundle, style=style, minutes=lengths, targets=targets
     )
-    grounder = Grounder.load(bundle.resolve(), device="cpu")
+    grounder = Grounder.load(bundle.resolve(), device="cpu", precision=None)
     report.say("drawing and encoding")
     segments, fillers = make_segments(
         grounder,
@@ -331,6 +332,7 @@ def _cost(
                 [
                     *(sys.executable, "-m", "r2rt", "ground", path, text),
                     *("--model", bundle.resolve(), "--format", "jsonl", "--quiet"),
+                    *("--precision", read_manifest(bundle).precision),
                 ],
                 env={"PYTHONPATH": str(CHECKOUT), **NOTHING_KEPT},
             )

@@ -130,6 +130,7 @@ def _ours(bundle: Path, video: Path) -> list[str | Path]:
     return [
         *(sys.executable, "-m", "r2rt", "ground", video, queries(1)[0]),
         *("--model", bundle, "--format", "jsonl", "--quiet"),
+        *("--precision", read_manifest(bundle).precision),
     ]
 
 

@@ -41,7 +41,7 @@ class Ours:
 
     def __init__(self, bundle: Path) -> None:
         began = time.perf_counter()
-        self._grounder = Grounder.load(bundle, device="cpu")
+        self._grounder = Grounder.load(bundle, device="cpu", precision=None)
         self._encoded: dict[tuple[str, str], EncodedVideo] = {}
         self._pixels: dict[str, NDArray[np.uint8]] = {}
         self.load_s = time.perf_counter() - began

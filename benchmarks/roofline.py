@@ -151,13 +151,18 @@ def _baseline(report: Report, workload: Workload, encoder: _Stage) -> list[_Stag
     size, batch = bundle.dims.image_size, engine.frame_batch
     frames = np.random.default_rng(1).integers(0, 256, (batch, size, size, 3), np.uint8)
     towers = load_towers(workload.clip).requires_grad_(False)
-    model = build_model(workload.checkpoint, use_tef=bundle.dims.use_tef).requires_grad_(False)
+    model = build_model(
+        workload.checkpoint,
+        heads=bundle.manifest.heads,
+        use_tef=bundle.dims.use_tef,
+        read_layers=bundle.dims.read_layers,
+    ).requires_grad_(False)
     images = torch.from_numpy(frames)
     tokens_of = FrameTokens(model)
 
     def agree() -> str:
         got = engine.run(VIDEO_ENCODER, {"frames": frames})["tokens"]
-        want = tokens_of(towers.encode_video(images, bundle.dims.layers)).numpy()
+        want = tokens_of(towers.encode_video(images, model.config.read)).numpy()
         error = float(np.abs(got - want).max() / np.abs(want).max())
         assert error < 1e-4, f"tokens differ by {error:.2g} of the largest"
         return f"encoder and {_BASELINE} agree to {error:.1g} of the largest token"
@@ -167,7 +172,7 @@ def _baseline(report: Report, workload: Workload, encoder: _Stage) -> list[_Stag
         _Stage(
             name=f"{_BASELINE}, vision tower, {batch} frames",
             work=encoder.work,
-            run=lambda: towers.encode_video(images, bundle.dims.layers),
+            run=lambda: towers.encode_video(images, model.config.read),
         )
     ]
 
