@@ -72,7 +72,7 @@ class Opened(MomentEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Changed(MomentEvent):
-    """An open moment whose span or score has changed since it was reported."""
+    """An open moment whose span has changed since it was reported."""
 
     kind: ClassVar[str] = "changed"
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import av.error
 
@@ -20,6 +21,9 @@ from r2rt.retry import wait_s
 from r2rt.video.container import packets_of
 from r2rt.video.demux import stores_no_timestamps
 
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
+
 __all__ = ["Reader"]
 
 _FIRST_WAIT_S = 0.5
@@ -29,6 +33,8 @@ _GOOD_S = 30.0
 _ERRORS_IN_A_ROW = 64
 # Formats whose timestamps are made up by FFmpeg from a rate that nobody promised.
 _FORMATS_WITHOUT_TIME = frozenset(("mpjpeg",))
+# A recording may end so much before the end that its container promises.
+_MOST_LACKING_S = 5.0
 
 
 class _StoppedError(Exception):
@@ -182,7 +188,7 @@ class Reader:
             clip_s=self._clip_s,
             sleep=self._stopped.wait,
         )
-        errors = 0
+        errors, end_pts = 0, 0
         while errors < _ERRORS_IN_A_ROW:
             # A generator that raised is over: damage is read past with a new one.
             try:
@@ -190,7 +196,7 @@ class Reader:
                     if self._stopped.is_set():
                         raise _StoppedError
                     if packet.size:
-                        errors = 0
+                        errors, end_pts = 0, max(end_pts, packet.pts or 0)
                         self._place(decoder, decoder.take(packet), connection)
                 self._place(decoder, decoder.drain(), connection)
             except av.error.InvalidDataError:
@@ -198,7 +204,7 @@ class Reader:
                 errors += 1
             except av.error.ExitError:
                 self._place(decoder, decoder.drain(), connection)
-                return self._why_lost("it said nothing in time")
+                return self._why_lost("it said nothing in time", connection)
             except (av.error.FFmpegError, OSError) as error:
                 if self._source.kind in ("file", "pipe"):
                     # Opened again, it would begin anew or not at all: what is left is read.
@@ -206,11 +212,16 @@ class Reader:
                     errors += 1
                     continue
                 self._place(decoder, decoder.drain(), connection)
-                return self._why_lost(str(error.strerror or type(error).__name__))
+                return self._why_lost(str(error.strerror or type(error).__name__), connection)
             else:
                 break
         if self._stopped.is_set():
             raise _StoppedError
+        if self._source.kind == "network" and self._ends_by_itself(connection):
+            # FFmpeg takes a connection that breaks off for the end.
+            lacking_s = _lacking_s(stream, end_pts)
+            if lacking_s > _MOST_LACKING_S:
+                return self._why_lost(f"it ended {lacking_s:.0f} s early", connection)
         if connection.was_replaced:
             return "another file has taken its place"
         if self._source.kind == "network" and not self._ends_by_itself(connection):
@@ -219,9 +230,14 @@ class Reader:
             return "the device ended"
         return None
 
-    def _why_lost(self, reason: str) -> str:
+    def _why_lost(self, reason: str, connection: Connection) -> str:
         if self._stopped.is_set():
             raise _StoppedError
+        if self._source.kind == "network" and self._ends_by_itself(connection):
+            raise SourceLostError(
+                f"{self._source.name}: lost ({reason}); a recording, which would begin anew: "
+                "`r2rt ground` answers about it as a file"
+            )
         return reason
 
     def _ends_by_itself(self, connection: Connection) -> bool:
@@ -233,3 +249,10 @@ class Reader:
     ) -> None:
         for decoded in frames:
             self._segments.add(decoded, connection, decoder.pace.lead_s)
+
+
+def _lacking_s(stream: VideoStream, end_pts: int) -> float:
+    """Return how much of a stream is not there after a packet, by the length that it promises."""
+    if stream.duration is None or stream.time_base is None:
+        return 0.0
+    return float(((stream.start_time or 0) + stream.duration - end_pts) * stream.time_base)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import stat
 import sys
 import threading
@@ -22,6 +21,7 @@ from r2rt.errors import (
     SourceLostError,
     SourceNotFoundError,
 )
+from r2rt.portable import has_input
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -109,6 +109,11 @@ class LiveSource:
         self.name = _without_secrets(address) if self.kind == "network" else address
         if self.kind == "pipe" and address == "-":
             self.name = "<stdin>"
+            if sys.stdin is None or sys.stdin.isatty():
+                raise QueryError("-: standard input is a terminal; pipe a video into the command")
+        if self.kind in ("device", "file") and self.options.timeout_s is not None:
+            what = "devices" if self.kind == "device" else "files that are played"
+            raise QueryError(f"--timeout: of no use for {what}; leave it out")
 
     @property
     def is_live(self) -> bool:
@@ -187,8 +192,11 @@ class LiveSource:
         options = {} if self.kind == "file" else {"fpsprobesize": "0"}
         if self.kind == "network":
             options["protocol_whitelist"] = _NETWORK_PROTOCOLS
-            if urlsplit(self._address).scheme in ("rtsp", "rtsps"):
+            scheme = urlsplit(self._address).scheme.lower()
+            if scheme in ("rtsp", "rtsps"):
                 options["rtsp_transport"] = self.options.transport
+            elif scheme in ("http", "https"):
+                options["reconnect"] = "1"  # where the connection broke off, if the server can
         elif self.kind == "file":
             options["protocol_whitelist"] = "file"
         elif self.kind != "device":
@@ -283,8 +291,9 @@ class _Waiting:
         if path is None:
             self._handle, self._owned = sys.stdin.fileno(), False
             return
-        # A named pipe opens at once, whether somebody writes to it yet or not.
-        flags = os.O_RDONLY | (0 if growing else os.O_NONBLOCK)
+        # A named pipe opens at once, whether somebody writes to it yet or not. Windows changes
+        # line breaks of a file that is not opened as binary.
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | (0 if growing else os.O_NONBLOCK)
         try:
             self._handle, self._owned = os.open(path, flags), True
         except OSError as error:
@@ -314,8 +323,7 @@ class _Waiting:
             self._owned = False
 
     def _read_pipe(self, size: int) -> bytes | None:
-        ready, _, _ = select.select([self._handle], [], [], _POLL_S)
-        if not ready:
+        if not has_input(self._handle, _POLL_S):
             return None
         try:
             return os.read(self._handle, size)

@@ -250,7 +250,7 @@ class MomentTracker:
             if reason is not None:
                 track.closed = True
                 yield _change("closed", track, reason)
-            elif self._has_changed(track, edge_s):
+            elif self._has_changed(track):
                 track.reported = (track.start_s, track.end_s)
                 yield _change("changed", track)
         self._tracks = kept
@@ -265,8 +265,8 @@ class MomentTracker:
             track.still = 0
         return "ended" if track.still >= self._rules.close_after else None
 
-    def _has_changed(self, track: _Track, edge_s: float) -> bool:
-        """Report a moved start, or an end that moved though it does not just follow the edge."""
+    def _has_changed(self, track: _Track) -> bool:
+        """Return whether its start or end has moved since it was reported."""
         start_moved = abs(track.start_s - track.reported[0]) >= self._change_s - _CLOSE_S
         end_moved = abs(track.end_s - track.reported[1]) >= self._change_s - _CLOSE_S
         return start_moved or end_moved

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
+from r2rt.errors import (
+    NotAVideoError,
+    NoVideoStreamError,
+    QueryError,
+    SourceLostError,
+    SourceNotFoundError,
+)
 from r2rt.live import LiveSource, SourceOptions
 from r2rt.live.backlog import Backlog, End
 from r2rt.live.reader import Reader
 from r2rt.live.source import LostError
+from tests.r2rt.local_server import local_server
 from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.test_foreign_kinds import two_tracks
 
@@ -36,9 +47,16 @@ def test_kinds(tmp_path: Path) -> None:
     assert LiveSource(str(file), SourceOptions(realtime=True)).kind == "file"
 
 
-def test_what_cannot_be_watched(tmp_path: Path) -> None:
+def test_what_cannot_be_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.mp4"
     file.write_bytes(b"x")
+    with pytest.raises(QueryError, match="--timeout: of no use"):
+        LiveSource(str(file), SourceOptions(realtime=True, timeout_s=1.0))
+    with pytest.raises(QueryError, match="--timeout: of no use"):
+        LiveSource("/dev/null", SourceOptions(timeout_s=1.0))
+    monkeypatch.setattr(sys, "stdin", None)  # closed, as in `r2rt watch - "a dog" <&-`
+    with pytest.raises(QueryError, match="pipe a video into the command"):
+        LiveSource("-")
     with pytest.raises(QueryError, match="--realtime"):
         LiveSource(str(file))
     with pytest.raises(QueryError, match="for files alone"):
@@ -194,3 +212,76 @@ def test_a_raw_stream_from_the_network_has_the_times_of_its_arrival(tmp_path: Pa
         assert reader.join(10)
     assert reader.counts.frames == len(packets)
     assert reader.time_s == pytest.approx(sent_s[-1] - sent_s[0], abs=0.5)
+
+
+class TestRecordingsOnTheNetwork:
+    @pytest.fixture
+    def cut(self, tmp_path: Path) -> Iterator[tuple[str, list[str], list[bool]]]:
+        """Serve a video of 20 s, cut off half way at first; give address, ranges, and a switch."""
+        path = write_video(
+            tmp_path / "a.mp4",
+            frames=500,
+            options={"qp": "10"},
+            muxer_options={"movflags": "faststart"},
+        )
+        content = path.read_bytes()
+        asked: list[str] = []
+        serves_ranges = [True]
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                range_ = self.headers.get("Range", "")
+                asked.append(range_)
+                first = int(range_.removeprefix("bytes=").partition("-")[0] or 0)
+                if first and not serves_ranges[0]:
+                    self.send_error(503)
+                    return
+                self.send_response(206 if first else 200)
+                self.send_header("Accept-Ranges", "bytes")
+                self.send_header("Content-Length", str(len(content) - first))
+                if first:
+                    whole = f"bytes {first}-{len(content) - 1}/{len(content)}"
+                    self.send_header("Content-Range", whole)
+                self.end_headers()
+                end = len(content) if first else len(content) // 2
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(content[first:end])
+
+            def log_message(self, *_: object) -> None:
+                """Stay quiet."""
+
+        with local_server(Handler) as url:
+            yield f"{url}/a.mp4", asked, serves_ranges
+
+    def test_one_that_breaks_off_goes_on_where_it_was(
+        self, cut: tuple[str, list[str], list[bool]]
+    ) -> None:
+        address, asked, _ = cut
+        frames, error = watched(address)
+        assert error is None
+        assert frames == 500
+        assert len(asked) > 1
+
+    def test_one_that_cannot_go_on_does_not_begin_anew(
+        self, cut: tuple[str, list[str], list[bool]]
+    ) -> None:
+        address, _, serves_ranges = cut
+        serves_ranges[0] = False
+        frames, error = watched(address)
+        assert 100 < frames < 500
+        assert isinstance(error, SourceLostError)
+        assert "would begin anew" in str(error)
+
+
+def watched(address: str) -> tuple[int, BaseException | None]:
+    """Read a source to its end; return how many frames were seen, and the error."""
+    source = LiveSource(address, SourceOptions(timeout_s=2.0, reconnect=2))
+    backlog = Backlog(1000)
+    reader = Reader(
+        source, backlog, fps=Fraction(1, 2), image_size=8, window_s=60.0, duration_s=None
+    )
+    reader.start()
+    assert reader.join(30)
+    end = backlog.take(0)[-1]
+    assert isinstance(end, End)
+    return reader.counts.frames, end.error
