@@ -20,6 +20,5 @@ ENV PATH=/opt/r2rt/bin:$PATH \
 VOLUME /data
 WORKDIR /work
 USER 65534:65534
-HEALTHCHECK --interval=5m --timeout=30s CMD ["r2rt", "doctor", "--format", "json"]
 ENTRYPOINT ["r2rt"]
 CMD ["--help"]

@@ -22,12 +22,13 @@ _PARTS = {
     "devices": "which device, and which form of a model, was measured to be faster",
     "decoders": "which decoder was measured to be faster",
     "verified": "which models were compared with their hashes",
+    "clip": "CLIP's weights as they were fetched, to convert published models",
 }
 
 
 @click.group()
 def cache() -> None:
-    """Show or clear what is kept between runs; all of it is made again when needed."""
+    """Show or clear what is kept between runs; it is made or fetched again when needed."""
 
 
 @cache.command()
@@ -35,28 +36,34 @@ def info() -> None:
     """Show where the caches are and how large they are."""
     from r2rt.cache import cache_dir
 
-    root = cache_dir()
-    rows = [(name, _size_text(root / name), what) for name, what in _PARTS.items()]
-    write_text(None, f"{root}\n")
+    rows = [(name, _size_text(_folder(name)), what) for name, what in _PARTS.items()]
+    write_text(None, f"{cache_dir()}\n")
     print_table(("part", "size", "what it keeps"), rows)
 
 
 @cache.command()
 @click.argument("parts", nargs=-1, type=click.Choice(list(_PARTS)))
 def clear(parts: tuple[str, ...]) -> None:
-    """Remove the named PARTS, or everything."""
+    """Remove the named PARTS; without any, everything but `clip`, which is a download."""
     from r2rt.cache import cache_dir
     from r2rt.files import remove_orphans
 
     remove_orphans(cache_dir())
-    for name in parts or tuple(_PARTS):
-        folder = cache_dir() / name
+    for name in parts or tuple(name for name in _PARTS if name != "clip"):
+        folder = _folder(name)
         try:
             shutil.rmtree(folder)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise OutputError(f"{folder}: cannot be removed ({error.strerror or error})") from error
+
+
+def _folder(name: str) -> Path:
+    from r2rt.cache import cache_dir
+    from r2rt.model.convert.clip_files import clip_folder
+
+    return clip_folder() if name == "clip" else cache_dir() / name
 
 
 def _size_text(folder: Path) -> str:

@@ -89,7 +89,10 @@ def defaults_of(
         for key in unknown:
             if not any(_has_option(other, key) for other in commands):
                 raise _no_option(_SHARED, key, commands)
-    return found | _translated(own, command, name)
+    given = _translated(own, command, name)
+    if isinstance(command, click.Group):  # a table for each of its commands
+        return found | {sub: {**found.get(sub, {}), **table} for sub, table in given.items()}
+    return found | given
 
 
 def _translated(

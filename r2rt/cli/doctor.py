@@ -35,6 +35,7 @@ _PACKAGES = (
     "rich",
     "safetensors",
     "tensorrt",
+    "tensorrt-cu13",
     "tensorrt-rtx",
     "tokenizers",
 )
@@ -43,6 +44,7 @@ _OPTIONAL_PACKAGES = {
     "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "onnxruntime-gpu",
     "tensorrt",
+    "tensorrt-cu13",
     "tensorrt-rtx",
 }
 # FFmpeg's decoder named av1 only drives hardware; software decoding needs one of these libraries.

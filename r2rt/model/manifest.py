@@ -5,6 +5,7 @@ What it may say is limited by `r2rt.model.manifest_limits`.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -312,6 +313,12 @@ def parse_manifest(text: bytes, *, where: str) -> Manifest:
                 f"{SCHEMA_VERSION}; export the model again with this version"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
+        # Of a dataclass, msgspec ignores fields that it has not.
+        strange = msgspec.json.decode(text, type=_Dims).dims.keys() - {
+            field.name for field in dataclasses.fields(ModelDims)
+        }
+        if strange:
+            raise msgspec.ValidationError(f"dims has an unknown field {sorted(strange)[0]!r}")
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise BundleDamagedError(f"{where}: {error}; fetch or export the bundle again") from error
     from r2rt.model.manifest_limits import impossible
@@ -320,6 +327,10 @@ def parse_manifest(text: bytes, *, where: str) -> Manifest:
     if problem:
         raise BundleDamagedError(f"{where}: {problem}; fetch or export the bundle again")
     return manifest
+
+
+class _Dims(msgspec.Struct):
+    dims: dict[str, msgspec.Raw]
 
 
 class _Version(msgspec.Struct):

@@ -20,7 +20,7 @@ def test_an_image_is_built_in_stages_and_runs_without_privileges(name: str) -> N
     final = lines[lines.index(stages[-1]) :]
     assert not [line for line in final if re.search(r"\bpip\b|COPY (?!--from)", line)]
     assert f"USER {NOBODY}:{NOBODY}" in final
-    assert any(line.startswith("HEALTHCHECK") and '"doctor"' in line for line in final)
+    assert not any(line.startswith("HEALTHCHECK") for line in lines)  # most commands end
     assert 'ENTRYPOINT ["r2rt"]' in final
     for line in lines:
         if line.startswith("COPY ") and "--from" not in line:

@@ -56,6 +56,21 @@ def test_info_and_clear(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_clips_weights_are_shown_and_go_when_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path))
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "weights").write_bytes(bytes(2_300_000))
+    assert main(["cache", "info"]) == 0
+    assert "2.3 MB" in capsys.readouterr().out
+    assert main(["cache", "clear"]) == 0
+    assert (tmp_path / "clip" / "weights").exists(), "a download"
+    assert main(["cache", "clear", "clip"]) == 0
+    assert not (tmp_path / "clip").exists()
+
+
 def test_a_part_that_is_a_link_says_why_it_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

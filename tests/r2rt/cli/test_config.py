@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from r2rt.cache import cache_dir
-from r2rt.cli.config import config_path
+from r2rt.cli.config import config_path, defaults_of, read_config
 from r2rt.cli.main import run
 from r2rt.cli.watch_options import EventOptions, event_options
 from tests.r2rt.conftest import DEMO_BUNDLE, DEMO_VIDEO
@@ -62,6 +62,15 @@ def test_a_command_takes_its_defaults_and_the_command_line_goes_first(
     assert run(["highlights", str(DEMO_VIDEO), QUERY, "--quiet"]) == 0
     moments = json.loads(capsys.readouterr().out)["results"][0]["moments"]
     assert {moment["end_s"] - moment["start_s"] for moment in moments} == {4}
+
+
+def test_a_table_of_a_subcommand_leaves_it_what_holds_for_all(config: Path) -> None:
+    config.write_text('[defaults]\nquiet = true\n[models.pull]\nprecision = "int8"\n')
+    from r2rt.cli.models import models
+
+    found = defaults_of(read_config(), "models", models, lambda: [models])
+    assert found["pull"] == {"quiet": True, "precision": "int8"}
+    assert found["quantize"] == {"quiet": True}
 
 
 def test_the_suffix_of_the_output_goes_before_a_default_format(

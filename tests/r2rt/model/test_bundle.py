@@ -133,6 +133,14 @@ class TestAbsent:
 
 
 class TestDamaged:
+    @pytest.mark.parametrize("part", ["", "dims", "provenance"])
+    def test_a_field_that_is_not_known_may_change_the_meaning(
+        self, folder: Path, part: str
+    ) -> None:
+        edit(folder, lambda found: (found[part] if part else found).update(future=7))
+        with pytest.raises(BundleDamagedError, match="unknown field"):
+            Bundle.open(folder)
+
     @pytest.mark.parametrize("content", [b"", b"short", b"x" * 10_000])
     def test_another_size_is_seen_without_hashing(self, folder: Path, content: bytes) -> None:
         (folder / "grounder.onnx").write_bytes(content)
