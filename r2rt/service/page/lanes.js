@@ -195,13 +195,20 @@ export function beginCorrections(moment) {
   if (lane) remember(lane);
 }
 
+// The answer replaces the moments of a lane, and only an answered lane is written.
+function answered() {
+  const { lane } = state;
+  if (!lane) complain("Ask a sentence first: its lane holds the moments that you mark.");
+  else if (lane.error) complain("Ask this sentence again first: its lane has no answer to mark moments beside.");
+  else if (lane.waiting) complain("Moments can be marked in this lane once its sentence is answered.");
+  else return true;
+  return false;
+}
+
 /** Set an end of the selected moment to a frame; without a moment, make one from there. */
 export function setEnd(which, frame) {
   const rate = framesPerSecond();
-  if (!state.lane) {
-    complain("Ask a sentence first: its lane holds the moments that you mark.");
-    return;
-  }
+  if (!answered()) return;
   let moment = state.moment;
   if (!moment) {
     moment = newMoment(frame / rate, state.video.duration_s, null, "kept");
@@ -221,10 +228,7 @@ export function setEnd(which, frame) {
 
 /** Add a moment of the person's own to the lane, two seconds from a time. */
 export function addMoment(time_s) {
-  if (!state.lane) {
-    complain("Ask a sentence first: its lane holds the moments that you mark.");
-    return;
-  }
+  if (!answered()) return;
   remember(state.lane);
   const moment = newMoment(time_s, time_s + 2, null, "kept");
   state.lane.moments.push(moment);

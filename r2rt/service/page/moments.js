@@ -73,7 +73,7 @@ function move(moment, start, end) {
 function show() {
   const lane = state.lane;
   title.textContent = lane ? lane.query : "Moments";
-  add.hidden = !lane || lane.waiting;
+  add.hidden = !lane || lane.waiting || Boolean(lane.error);
   note.textContent = noteOf(lane);
   note.hidden = !note.textContent;
   const moments = lane ? shown(lane) : [];

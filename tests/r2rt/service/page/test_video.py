@@ -210,6 +210,20 @@ def test_no_decision_is_lost_when_the_ones_before_cannot_be_read(
     ]
 
 
+def test_a_lane_without_an_answer_takes_no_moments_which_would_be_lost(page: Page) -> None:
+    page.route("**/ground", lambda route: route.fulfill(status=503))
+    page.locator("#query").fill("a panda")
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts")).to_contain_text("503")
+    expect(page.get_by_role("button", name="Mark a moment")).to_be_hidden()
+    page.keyboard.press("Escape")
+    for key in ("n", "i"):
+        page.keyboard.press(key)
+        expect(page.locator("#notice")).to_contain_text("Ask this sentence again")
+        page.get_by_role("button", name="Close this message").click()
+    expect(rows(page)).to_have_count(0)
+
+
 def test_an_end_is_dragged_to_a_frame(page: Page, fresh: dict[str, Any]) -> None:
     ask(page, "a penguin")
     _, end_s = times_s(rows(page).first)
