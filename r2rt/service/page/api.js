@@ -32,12 +32,13 @@ export function frameAddress(id, time_s, height) {
 }
 
 /** Send a request and return the response, or throw an `ApiError`. */
-export async function send(path, { method = "GET", json, body, headers = {}, signal } = {}) {
+export async function send(path, { method = "GET", json, body, headers = {}, signal, keepalive } = {}) {
   let response;
   try {
     response = await fetch(new URL(path, BASE), {
       method,
       signal,
+      keepalive,
       credentials: "same-origin",
       headers: json === undefined ? headers : { "Content-Type": "application/json", ...headers },
       body: json === undefined ? body : JSON.stringify(json),

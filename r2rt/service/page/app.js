@@ -5,7 +5,7 @@ import { byId, el, fill, iconButton } from "./dom.js";
 import { startKeys } from "./keys.js";
 import { focusLibrary, showLibrary } from "./library.js";
 import { focusLive, leaveLive, showLive } from "./live.js";
-import { complain, on, state } from "./state.js";
+import { changed, complain, on, state } from "./state.js";
 import { startTheme } from "./theme.js";
 import { loadVideos, startVideoList } from "./video_list.js";
 import { focusQuery, showVideo } from "./video_view.js";
@@ -93,6 +93,7 @@ function askToken() {
 async function start() {
   await loadVideos();
   route();
+  changed("connected");
 }
 
 on.error(showNotice);

@@ -4,7 +4,7 @@
 import { call, follow } from "./api.js";
 import { counted, say } from "./dom.js";
 import { framesPerSecond } from "./player.js";
-import { changed, complain, state } from "./state.js";
+import { changed, complain, on, state } from "./state.js";
 
 const LEAST_SHARE = 0.5; // of the best score; weaker moments are shown on request
 const SAME = 0.6; // overlap from which an annotation is about a found moment
@@ -13,9 +13,9 @@ const SAVE_MS = 400;
 let count = 0;
 let undone = []; // what Ctrl+Z takes back, newest last
 let saving = 0; // the timer of the next writing
-let pending = null; // what that writes
 let writing = Promise.resolve(); // one at a time, in order
-let held = null; // the open video's annotations, as the server holds them: see `read`
+let held = null; // the open video's annotations, with what was decided since: see `read`
+const unsaved = new Set(); // annotations with decisions that the server does not have yet
 
 const path = (video, rest) => `videos/${encodeURIComponent(video.id)}/${rest}`;
 
@@ -62,7 +62,6 @@ async function answer(video, lanes, its) {
       }
     }
     // Without what was decided before, the next decision would replace it.
-    await flush();
     await read(its);
     result.predictions.forEach((prediction, index) => take(lanes[index], prediction, its.records));
     say(lanes.map(summary).join(". "));
@@ -139,7 +138,6 @@ export function toggleAll(lane) {
 
 /** Take a lane away; what was decided about its moments stays kept. */
 export function removeLane(lane) {
-  flush();
   const at = state.lanes.indexOf(lane);
   state.lanes.splice(at, 1);
   if (state.lane === lane) choose(state.lanes[Math.min(at, state.lanes.length - 1)] ?? null);
@@ -158,7 +156,7 @@ export function undo() {
   const selected = state.moment?.id;
   last.lane.moments = last.moments;
   choose(last.lane, last.moments.find((moment) => moment.id === selected) ?? last.moments[0] ?? null);
-  settled();
+  settled(last.lane);
 }
 
 /** Keep or reject a moment; the same verdict again takes it back. */
@@ -171,7 +169,7 @@ export function judge(moment, verdict) {
   if (!fresh && moment.score === null) lane.moments = lane.moments.filter((other) => other !== moment);
   if (!lane.moments.includes(state.moment)) state.moment = lane.moments[0] ?? null;
   say(fresh ? (verdict === "kept" ? "Moment kept" : "Moment rejected") : "Decision taken back");
-  settled();
+  settled(lane);
 }
 
 /** Move the ends of a moment, in seconds; they are put on frames, and the moment counts as kept. */
@@ -186,7 +184,7 @@ export function correct(moment, start_s, end_s, { record = true } = {}) {
   moment.start_s = first / rate;
   moment.end_s = Math.min(after / rate, state.video.duration_s);
   moment.verdict = "kept";
-  settled();
+  settled(lane);
 }
 
 /** Remember the lane as it is, before many corrections that count as one. */
@@ -240,20 +238,42 @@ export function laneOf(moment) {
   return state.lanes.find((lane) => lane.moments.includes(moment)) ?? null;
 }
 
-function settled() {
+/** Take what is decided about a lane's moments into the annotations, and write them soon. */
+function settled(lane) {
   changed("moments");
+  const spans = (verdict) =>
+    lane.moments
+      .filter((moment) => moment.verdict === verdict)
+      .map((moment) => [moment.start_s, moment.end_s].map(rounded))
+      .sort((one, two) => one[0] - two[0]);
+  const record = { query: lane.query, windows: spans("kept"), rejected: spans("rejected") };
+  const records = new Map(held.records.map((before) => [before.query, before]));
+  if (record.windows.length || record.rejected.length) records.set(lane.query, record);
+  else records.delete(lane.query);
+  held.records = [...records.values()];
+  unsaved.add(held);
   clearTimeout(saving);
-  const [lanes, its] = [[...state.lanes], held];
-  pending = () => save(lanes, its);
   saving = setTimeout(flush, SAVE_MS);
 }
 
-/** Write at once what waits to be written; resolves when everything is written. */
+const rounded = (seconds) => Math.round(seconds * 1e6) / 1e6;
+
+/** Write at once what waits to be written. */
 function flush() {
   clearTimeout(saving);
-  if (pending) writing = writing.then(pending).catch(complain);
-  pending = null;
-  return writing;
+  for (const its of unsaved) writing = writing.then(() => save(its)).catch(complain);
+}
+
+async function save(its, options = {}) {
+  const { records } = its;
+  if (!unsaved.has(its)) return; // an earlier turn wrote it
+  try {
+    await call(path(its.video, "annotations"), { method: "PUT", json: { records }, ...options });
+    if (its.records === records) unsaved.delete(its);
+  } catch (error) {
+    if (error.status === 404) unsaved.delete(its); // the video was removed
+    throw error; // anything else is written with the next decision, or once connected again
+  }
 }
 
 /** Read a video's annotations into `its.records`, once; one that failed is tried again. */
@@ -271,12 +291,11 @@ function read(its) {
 /** Read what was kept of a video, and ask those queries again. */
 export async function restore(video) {
   undone = [];
-  const its = { video, records: null, reading: null };
+  const its = [...unsaved].find((known) => known.video.id === video.id) ?? { video, records: null, reading: null };
   held = its;
   state.lanes = [];
   choose(null);
   changed("lanes");
-  await flush();
   await read(its);
   if (held !== its || video.state !== "ready" || !its.records.length) return;
   await ask(its.records.map((record) => record.query));
@@ -301,24 +320,8 @@ function overlap(moment, start_s, end_s) {
   return shared <= 0 ? 0 : shared / (Math.max(moment.end_s, end_s) - Math.min(moment.start_s, start_s));
 }
 
-async function save(lanes, its) {
-  await read(its);
-  const done = lanes.filter((lane) => !lane.waiting && !lane.error);
-  const asked = new Set(done.map((lane) => lane.query));
-  // Queries without a lane keep what was decided about them.
-  const records = its.records.filter((record) => !asked.has(record.query));
-  for (const lane of done) {
-    const spans = (verdict) =>
-      lane.moments
-        .filter((moment) => moment.verdict === verdict)
-        .map((moment) => [moment.start_s, moment.end_s].map(rounded))
-        .sort((one, two) => one[0] - two[0]);
-    const record = { query: lane.query, windows: spans("kept"), rejected: spans("rejected") };
-    if (record.windows.length || record.rejected.length) records.push(record);
-  }
-  await call(path(its.video, "annotations"), { method: "PUT", json: { records } });
-  its.records = records;
-  changed("saved");
-}
-
-const rounded = (seconds) => Math.round(seconds * 1e6) / 1e6;
+on("connected", flush);
+// What is left is sent without waiting for its turn: the page may be closed.
+window.addEventListener("pagehide", () => {
+  for (const its of unsaved) save(its, { keepalive: true }).catch(() => {});
+});

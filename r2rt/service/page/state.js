@@ -23,7 +23,10 @@ export function isBusy(video) {
 
 const bus = new EventTarget();
 
-/** Say that a part of the state changed: videos, video, lanes, selection, moments, picks, time. */
+/**
+ * Say that a part of the state changed: videos, video, lanes, selection, moments, picks, time; or
+ * `connected`: the server answers, at first or again, and what failed meanwhile may be asked anew.
+ */
 export function changed(what) {
   bus.dispatchEvent(new Event(what));
 }

@@ -210,6 +210,28 @@ def test_no_decision_is_lost_when_the_ones_before_cannot_be_read(
     ]
 
 
+def test_no_decision_is_lost_when_the_server_is_away(
+    page: Page, site: Site, fresh: dict[str, Any]
+) -> None:
+    ask(page, "a penguin")
+    page.context.set_offline(True)
+    page.locator(".moments .keep").first.click()
+    expect(page.locator("#notice")).to_contain_text("tries again by itself")
+    page.wait_for_timeout(600)  # in which the decision cannot be written
+    page.context.set_offline(False)
+    assert kept(site, fresh, page)["query"] == "a penguin"
+
+
+def test_no_decision_is_lost_when_the_page_is_closed_at_once(
+    page: Page, site: Site, fresh: dict[str, Any]
+) -> None:
+    ask(page, "a penguin")
+    page.evaluate(
+        "() => { document.querySelector('.moments .keep').click(); location = 'about:blank'; }"
+    )
+    assert kept(site, fresh, page)["query"] == "a penguin"
+
+
 def test_a_lane_without_an_answer_takes_no_moments_which_would_be_lost(page: Page) -> None:
     page.route("**/ground", lambda route: route.fulfill(status=503))
     page.locator("#query").fill("a panda")
