@@ -241,8 +241,11 @@ async function remove(video) {
   if (!sure) return;
   try {
     await call(`videos/${encodeURIComponent(video.id)}`, { method: "DELETE" });
-    if (state.video?.id === video.id) location.hash = "#/video";
-    await loadVideos();
+    await loadVideos(); // so that the address does not lead to the removed one again
+    if (state.video?.id !== video.id) return;
+    state.video = null;
+    history.replaceState(null, "", "#/video");
+    window.dispatchEvent(new Event("hashchange")); // which is not sent where the address was that already
   } catch (error) {
     complain(error);
   }

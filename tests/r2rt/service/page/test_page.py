@@ -192,6 +192,20 @@ def test_a_video_that_is_not_here_yet_is_not_shown_as_the_one_before(
     site.client.delete(f"videos/{other['id']}")
 
 
+@pytest.mark.parametrize("path", ["", "/{id}"])
+def test_a_video_that_is_removed_is_not_shown_any_more(
+    open_page: Opener, site: Site, emoji: dict[str, Any], path: str
+) -> None:
+    shutil.copy(EMOJI, site.folder / "removed.mp4")
+    removed = site.add(site.folder / "removed.mp4", encode=False)
+    page = open_page("/#/video" + path.format(id=removed["id"]))
+    expect(page.get_by_role("heading", level=1)).to_have_text("removed.mp4")
+    page.get_by_role("button", name="Remove removed.mp4").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("emoji.mp4")
+    expect(page.locator(".videos li.open .name")).to_have_text("emoji.mp4")
+
+
 def test_a_dropped_file_is_uploaded(open_page: Opener, site: Site) -> None:
     page = open_page()
     content = base64.b64encode((CHECKOUT / "demo" / "shapes.mp4").read_bytes()).decode()
