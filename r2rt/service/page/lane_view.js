@@ -3,7 +3,7 @@
 import { clock, counted, el, iconButton, left } from "./dom.js";
 import { drawCurve, prepare } from "./draw.js";
 import { beginCorrections, choose, correct, removeLane, shown } from "./lanes.js";
-import { player } from "./player.js";
+import { framesPerSecond, player } from "./player.js";
 import { state } from "./state.js";
 
 const HEIGHT = 58;
@@ -101,10 +101,12 @@ export class LaneView {
     const handle = event.target;
     handle.setPointerCapture(event.pointerId);
     beginCorrections(moment);
+    const { start_s, end_s } = moment; // the other end stays where it is now
+    const frame_s = 1 / framesPerSecond();
     const move = (moved) => {
       const at = this._timeAt(moved);
-      if (isStart) correct(moment, Math.min(at, moment.end_s - 1e-3), moment.end_s, { record: false });
-      else correct(moment, moment.start_s, Math.max(at, moment.start_s + 1e-3), { record: false });
+      if (isStart) correct(moment, Math.min(at, end_s - frame_s), end_s, { record: false });
+      else correct(moment, start_s, Math.max(at, start_s + frame_s), { record: false });
       player.seek(isStart ? moment.start_s + 1e-3 : moment.end_s - 1e-3);
     };
     handle.addEventListener("pointermove", move);

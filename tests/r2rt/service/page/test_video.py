@@ -263,6 +263,27 @@ def test_an_end_is_dragged_to_a_frame(page: Page, fresh: dict[str, Any]) -> None
     assert dragged * RATE == pytest.approx(round(dragged * RATE), abs=0.1)
 
 
+def test_a_start_that_is_dragged_past_the_end_leaves_the_end_where_it_is(
+    page: Page, fresh: dict[str, Any]
+) -> None:
+    ask(page, "a penguin")
+    _, end_s = times_s(rows(page).first)
+    bar = page.locator(".bar-moment").first
+    bar.hover()
+    box = bar.bounding_box()
+    handle = bar.locator(".in").bounding_box()
+    assert box is not None
+    assert handle is not None
+    page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] + 100, handle["y"] + 20, steps=8)
+    page.mouse.up()
+    # The end is put on a frame, and a frame is left of the moment.
+    on_frame_s = round(end_s * RATE) / RATE
+    expected = pytest.approx([on_frame_s - 1 / RATE, on_frame_s], abs=0.01)
+    assert times_s(rows(page).first) == expected
+
+
 def test_zooming_shows_a_part_and_the_strip_stays_drawn(page: Page) -> None:
     ask(page, "a penguin")
     page.keyboard.press("z")
