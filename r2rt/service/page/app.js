@@ -12,6 +12,7 @@ import { focusQuery, showVideo } from "./video_view.js";
 
 const notice = byId("notice");
 let offline = false;
+let begun = false;
 let view = "video";
 
 function showNotice(text) {
@@ -19,8 +20,8 @@ function showNotice(text) {
   notice.hidden = false;
 }
 
-/** The view and the video that the address names: #/video/ID?t=START,END. */
-function route() {
+/** Show the view and the video that the address names, #/video/ID?t=START,END, and play the span. */
+function route(plays = true) {
   const [path, parameters = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, id] = path.split("/");
   const next = ["video", "library", "live"].includes(name) ? name : "video";
@@ -36,7 +37,7 @@ function route() {
   else if (state.videos) {
     const span_s = (new URLSearchParams(parameters).get("t") ?? "").split(",").map(Number);
     const known = decode(id) ?? state.video?.id ?? state.videos[0]?.id ?? null;
-    showVideo(known, span_s.length === 2 && span_s.every(Number.isFinite) ? span_s : null);
+    showVideo(known, plays && span_s.length === 2 && span_s.every(Number.isFinite) ? span_s : null);
   }
   document.title = view === "video" && state.video ? `${state.video.name} · r2rt` : "r2rt";
 }
@@ -92,7 +93,8 @@ function askToken() {
 
 async function start() {
   await loadVideos();
-  route();
+  route(!begun); // once the server answers again, the player stays where it is
+  begun = true;
   changed("connected");
 }
 
@@ -108,7 +110,11 @@ connection.addEventListener("online", () => {
   start().catch(complain);
 });
 byId("show-videos").addEventListener("click", () => openVideos(!byId("videos").classList.contains("shown")));
-window.addEventListener("hashchange", route);
+window.addEventListener("hashchange", () => route());
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address names a view, and no part of it
+  byId("view").focus();
+});
 on("videos video", () => {
   if (view === "video" && state.video) document.title = `${state.video.name} · r2rt`;
 });

@@ -137,6 +137,32 @@ def test_a_server_that_is_away_is_waited_for(open_page: Opener, emoji: dict[str,
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_the_player_stays_where_it_is_when_the_server_answers_again(
+    open_page: Opener, emoji: dict[str, Any]
+) -> None:
+    page = open_page(f"/#/video/{emoji['id']}?t=12,20")
+    until(page, "document.querySelector('.stage video')?.currentTime >= 12")
+    page.locator("body").press("k")
+    page.keyboard.press("Home")
+    expect(page.locator(".clock")).to_contain_text("frame 0")
+    page.context.set_offline(True)
+    expect(page.get_by_role("alert")).to_be_visible()
+    with page.expect_response("**/api/v1/videos"):
+        page.context.set_offline(False)
+    expect(page.get_by_role("alert")).to_be_hidden()
+    page.wait_for_timeout(300)
+    expect(page.locator(".clock")).to_contain_text("frame 0")
+
+
+def test_the_content_is_skipped_to_without_leaving_the_view(open_page: Opener) -> None:
+    page = open_page("/#/library")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Library")
+    page.get_by_role("link", name="Skip to the content").press("Enter")
+    assert page.evaluate("document.activeElement.id") == "view"
+    page.wait_for_timeout(100)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Library")
+
+
 def test_an_address_of_no_video_says_so(open_page: Opener, emoji: dict[str, Any]) -> None:
     page = open_page("/#/video/0000000000000000")
     expect(page.get_by_role("heading", level=1)).to_have_text("There is no such video")
