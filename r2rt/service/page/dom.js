@@ -29,6 +29,23 @@ export function fill(node, ...children) {
   return node;
 }
 
+/**
+ * Give a list one row for each key, in their order: `rows` maps keys to {node, …}, and `make` makes
+ * the row of a new one. A row stays while its key does, and with it focus and clicks under way.
+ */
+export function syncRows(list, rows, keys, make) {
+  for (const [key, { node }] of rows) {
+    if (keys.includes(key)) continue;
+    node.remove();
+    rows.delete(key);
+  }
+  keys.forEach((key, index) => {
+    if (!rows.has(key)) rows.set(key, make(key));
+    const { node } = rows.get(key);
+    if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
+  });
+}
+
 const PATHS = {
   play: "M7 4.5v15l12-7.5z",
   pause: "M7 5h3.5v14H7zM13.5 5H17v14h-3.5z",

@@ -1,7 +1,7 @@
 // The list of the chosen lane's moments: play, keep, reject, correct, pick.
 
 import { frameAddress } from "./api.js";
-import { clock, el, icon, iconButton } from "./dom.js";
+import { clock, el, icon, iconButton, syncRows } from "./dom.js";
 import { addMoment, choose, correct, judge, setEnd, shown, summary, toggleAll } from "./lanes.js";
 import { framesPerSecond, player } from "./player.js";
 import { isPicked, togglePick } from "./picks.js";
@@ -80,18 +80,8 @@ function show() {
   const weaker = lane ? lane.moments.length - moments.length : 0;
   more.hidden = !lane || (!weaker && !lane.all);
   more.textContent = lane?.all ? "Show the good ones alone" : `Show ${weaker} weaker`;
-  for (const [moment, item] of items) {
-    if (!moments.includes(moment)) {
-      item.node.remove();
-      items.delete(moment);
-    }
-  }
-  moments.forEach((moment, index) => {
-    if (!items.has(moment)) items.set(moment, row(moment));
-    const item = items.get(moment);
-    if (list.children[index] !== item.node) list.insertBefore(item.node, list.children[index] ?? null);
-    update(item, moment, lane.moments.indexOf(moment));
-  });
+  syncRows(list, items, moments, row);
+  for (const moment of moments) update(items.get(moment), moment, lane.moments.indexOf(moment));
 }
 
 function noteOf(lane) {

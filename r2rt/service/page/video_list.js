@@ -1,14 +1,15 @@
 // The videos of the server: add one, see it encode, open it.
 
 import { call, frameAddress, listen } from "./api.js";
-import { byId, clock, el, fill, iconButton, left, say } from "./dom.js";
+import { byId, clock, el, fill, iconButton, left, say, syncRows } from "./dom.js";
 import { changed, complain, isBusy, on, state } from "./state.js";
 import { Upload } from "./uploads.js";
 
 const MEDIA = "video/*,.mkv,.mts,.m2ts,.ts,.mxf,.avi,.mov,.mp4,.webm,.flv,.wmv,.mpg,.vob,.y4m,.gif";
 
 const uploads = [];
-const posters = new Map(); // images by the video's id
+const uploadRows = new Map(); // by the upload
+const videoRows = new Map(); // by the video's id
 let watched = null; // the video whose job is listened to, and how to stop
 
 const chooser = el("input", { type: "file", multiple: true, accept: MEDIA, class: "hidden", tabindex: "-1", "aria-label": "Choose videos", on: { change: chosen } });
@@ -82,8 +83,8 @@ function chosen() {
 
 /** Send files to the server, one after the other. */
 export async function send(files) {
-  for (const file of files) uploads.push(new Upload(file, show));
-  show();
+  for (const file of files) uploads.push(new Upload(file, showUploads));
+  showUploads();
   // Looked for anew each time: one that waits may be removed, paused, or sent after other files.
   const next = () => uploads.find((waiting) => !waiting.begun && waiting.state === "uploading");
   for (let upload = next(); upload; upload = next()) await go(upload);
@@ -93,7 +94,7 @@ async function go(upload) {
   upload.begun = true;
   const id = await upload.run();
   if (id === null) return;
-  uploads.splice(uploads.indexOf(upload), 1);
+  forget(upload);
   say(`${upload.file.name} was uploaded`);
   await added(id).catch(complain);
 }
@@ -149,58 +150,80 @@ function watchEncoding() {
 }
 
 function show() {
-  fill(sending, uploads.map(uploadRow));
-  const videos = state.videos;
-  if (videos === null) note.textContent = "Loading…";
-  else note.textContent = videos.length || uploads.length ? "" : "No videos yet.";
-  note.hidden = !note.textContent;
-  const focused = document.activeElement?.closest?.("[data-id]")?.dataset.id;
-  fill(list, (videos ?? []).map(videoRow));
-  if (focused) list.querySelector(`[data-id="${CSS.escape(focused)}"] a`)?.focus();
+  const videos = state.videos ?? [];
+  syncRows(list, videoRows, videos.map((video) => video.id), (id) => videoRow(videos.find((video) => video.id === id)));
+  for (const video of videos) updateVideo(videoRows.get(video.id), video);
+  showNote();
 }
 
+function showUploads() {
+  syncRows(sending, uploadRows, uploads, uploadRow);
+  for (const upload of uploads) updateUpload(uploadRows.get(upload), upload);
+  showNote();
+}
+
+function showNote() {
+  if (state.videos === null) note.textContent = "Loading…";
+  else note.textContent = state.videos.length || uploads.length ? "" : "No videos yet.";
+  note.hidden = !note.textContent;
+}
+
+const stopped = (upload) => upload.state === "paused" || upload.state === "failed";
+
 function uploadRow(upload) {
-  const paused = upload.state === "paused" || upload.state === "failed";
+  const progress = el("progress", { max: 1, "aria-label": `Upload of ${upload.file.name}` });
+  const facts = el("span", { class: "quiet" });
+  const toggle = el("button", { type: "button", class: "small", on: { click: () => (stopped(upload) ? go(upload) : upload.pause()) } });
+  const removed = async () => {
+    await upload.remove();
+    forget(upload);
+  };
+  const node = el(
+    "li",
+    {},
+    el("span", { class: "name" }, upload.file.name),
+    progress,
+    facts,
+    el("span", { class: "buttons" }, toggle, el("button", { type: "button", class: "small", on: { click: removed } }, "Remove")),
+  );
+  return { node, progress, facts, toggle };
+}
+
+function updateUpload(row, upload) {
   const percent = Math.round(100 * upload.progress);
-  const facts = {
+  row.node.classList.toggle("wrong", upload.state === "failed");
+  row.progress.value = upload.progress;
+  row.facts.textContent = {
     uploading: `${percent} % sent${upload.remaining_s ? `, ${left(upload.remaining_s)}` : ""}`,
     waiting: upload.error,
     paused: `paused at ${percent} %`,
     failed: upload.error,
     done: "sent",
   }[upload.state];
-  return el(
-    "li",
-    { class: upload.state === "failed" ? "wrong" : null },
-    el("span", { class: "name" }, upload.file.name),
-    el("progress", { max: 1, value: upload.progress, "aria-label": `Upload of ${upload.file.name}` }),
-    el("span", { class: "quiet" }, facts),
-    el(
-      "span",
-      { class: "buttons" },
-      paused
-        ? el("button", { type: "button", class: "small", on: { click: () => go(upload) } }, "Go on")
-        : el("button", { type: "button", class: "small", on: { click: () => upload.pause() } }, "Pause"),
-      el(
-        "button",
-        {
-          type: "button",
-          class: "small",
-          on: {
-            click: async () => {
-              await upload.remove();
-              uploads.splice(uploads.indexOf(upload), 1);
-              show();
-            },
-          },
-        },
-        "Remove",
-      ),
-    ),
-  );
+  row.toggle.textContent = stopped(upload) ? "Go on" : "Pause";
+}
+
+function forget(upload) {
+  const at = uploads.indexOf(upload);
+  if (at >= 0) uploads.splice(at, 1);
+  showUploads();
 }
 
 function videoRow(video) {
+  const poster = el("img", { alt: "", width: 80, height: 45, loading: "lazy" });
+  const facts = el("span");
+  const progress = el("progress", { max: 1, "aria-label": `Encoding of ${video.name}` });
+  const link = el(
+    "a",
+    { href: `#/video/${encodeURIComponent(video.id)}` },
+    poster,
+    el("span", { class: "lines" }, el("span", { class: "name" }, video.name), facts),
+  );
+  const trash = iconButton("trash", `Remove ${video.name} from the list`, () => remove(video));
+  return { node: el("li", {}, link, progress, trash), link, poster, facts, progress };
+}
+
+function updateVideo(row, video) {
   const open = state.video?.id === video.id;
   const job = state.encoding.get(video.id);
   const busy = isBusy(video);
@@ -208,28 +231,15 @@ function videoRow(video) {
   if (video.state === "failed") facts.push("failed");
   else if (busy) facts.push(job ? [`${Math.round(100 * (job.progress ?? 0))} %`, left(job.remaining_s)].filter(Boolean).join(", ") : "waits");
   else if (video.state === "new") facts.push("not encoded");
-  return el(
-    "li",
-    { data: { id: video.id }, class: open ? "open" : null },
-    el(
-      "a",
-      { href: `#/video/${encodeURIComponent(video.id)}`, "aria-current": open ? "page" : null },
-      posterOf(video),
-      el("span", { class: "lines" }, el("span", { class: "name" }, video.name), el("span", { class: video.state === "failed" ? "wrong" : "quiet" }, facts.join(" · "))),
-    ),
-    busy && el("progress", { max: 1, value: job?.progress ?? 0, "aria-label": `Encoding of ${video.name}` }),
-    iconButton("trash", `Remove ${video.name} from the list`, () => remove(video)),
-  );
-}
-
-// Rows are made anew as videos encode; their images stay.
-function posterOf(video) {
-  if (!posters.has(video.id)) {
-    const at_s = video.duration_s / 3;
-    if (!video.duration_s) return el("img", { alt: "", width: 80, height: 45 }); // it is not here yet
-    posters.set(video.id, el("img", { alt: "", width: 80, height: 45, loading: "lazy", src: frameAddress(video.id, at_s, 90) }));
-  }
-  return posters.get(video.id);
+  row.node.classList.toggle("open", open);
+  if (open) row.link.setAttribute("aria-current", "page");
+  else row.link.removeAttribute("aria-current");
+  row.facts.textContent = facts.join(" · ");
+  row.facts.className = video.state === "failed" ? "wrong" : "quiet";
+  row.progress.hidden = !busy;
+  row.progress.value = job?.progress ?? 0;
+  // One that is not fetched yet has no frames.
+  if (video.duration_s && !row.poster.src) row.poster.src = frameAddress(video.id, video.duration_s / 3, 90);
 }
 
 async function remove(video) {

@@ -411,6 +411,54 @@ def test_an_upload_that_waits_is_sent_once_though_it_is_paused_and_goes_on(
             site.client.delete(f"videos/{video['id']}")
 
 
+def test_focus_and_rows_stay_while_something_is_uploaded_and_encoded(
+    open_page: Opener, site: Site, emoji: dict[str, Any], tmp_path: Path
+) -> None:
+    page = open_page(f"/#/video/{emoji['id']}")
+    page.evaluate(
+        """async () => {
+          const { state, changed } = await import("/static/state.js");
+          window.progress = (value) => {
+            state.videos[0] = { ...state.videos[0], state: "encoding" };
+            state.encoding.set(state.videos[0].id, { progress: value, remaining_s: null });
+            changed("videos");
+          };
+        }"""
+    )
+    expect(page.locator(".videos li")).not_to_have_count(0)
+    trash = page.locator(".videos li").first.get_by_role("button")
+    trash.focus()
+    page.evaluate("window.row = document.activeElement; window.progress(0.5)")
+    expect(page.locator(".videos li").first).to_contain_text("50 %")
+    assert page.evaluate("window.row.isConnected && document.activeElement === window.row")
+
+    _padded(EMOJI, tmp_path / "big.mp4", 9 << 20)
+    held: list[Route] = []
+
+    def hold_the_parts(route: Route) -> None:
+        if route.request.method == "PATCH":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/uploads/*", hold_the_parts)
+    page.locator("input[type=file]").set_input_files(tmp_path / "big.mp4")
+    page.get_by_role("button", name="Pause", exact=True).focus()
+    page.evaluate("window.row = document.activeElement")
+    for _ in range(100):
+        if held:
+            break
+        page.wait_for_timeout(50)
+    held[0].continue_()
+    expect(page.locator(".uploads li")).to_contain_text("44 % sent")  # 4 of 9 MiB
+    assert page.evaluate("window.row.isConnected && document.activeElement === window.row")
+    page.keyboard.press("Enter")
+    expect(page.locator(".uploads li")).to_contain_text("paused")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator(".uploads li")).to_have_count(0)
+
+
 def test_a_sentence_typed_early_is_answered_once_the_video_is_encoded(
     open_page: Opener, site: Site
 ) -> None:
