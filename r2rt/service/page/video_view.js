@@ -46,7 +46,8 @@ const content = el(
 
 let shownState = "";
 let fetched = false; // whether it was, when it was shown last
-let later_s = null; // the span to play once it is fetched
+let opening = null; // the video whose streams are being read
+let wanted_s = null; // the span to play once it can be
 
 /** Show a video, and play a span of it; without an id, an invitation to add one. */
 export function showVideo(id, span_s) {
@@ -66,24 +67,31 @@ export function showVideo(id, span_s) {
     state.video = { ...entry };
     shownState = entry.state;
     fetched = entry.duration_s !== null;
-    later_s = null;
+    wanted_s = span_s;
     changed("video");
     timeline.open(null);
-    open(state.video, span_s).catch(complain);
-  } else if (span_s) player.play(...span_s);
+    restore(state.video).catch(complain);
+    open(state.video).catch(complain);
+  } else if (span_s && state.video.playable === undefined) wanted_s = span_s;
+  else if (span_s) player.play(...span_s);
   show();
 }
 
 /** Read the streams of a video, and only then show it: its exact rate of frames, whether it plays. */
-async function open(video, span_s) {
-  restore(video).catch(complain);
-  if (video.duration_s === null && video.origin !== "library") return; // not fetched yet
-  const details = await call(`videos/${encodeURIComponent(video.id)}`);
+async function open(video) {
+  if (opening === video || (video.duration_s === null && video.origin !== "library")) return; // not fetched yet
+  opening = video;
+  let details;
+  try {
+    details = await call(`videos/${encodeURIComponent(video.id)}`);
+  } finally {
+    if (opening === video) opening = null;
+  }
   if (state.video !== video) return;
   if (details.duration_s === null) {
     // The library has it at an address: it is fetched now that it is wanted.
-    later_s = span_s;
     if (!details.job) await call("jobs", { method: "POST", json: { kind: "encode", video: video.id, encode: false } });
+    fetched = false; // it may have come meanwhile
     await loadVideos();
     return;
   }
@@ -91,7 +99,8 @@ async function open(video, span_s) {
   player.open(video);
   timeline.open(video);
   show();
-  if (span_s) player.play(...span_s);
+  if (wanted_s) player.play(...wanted_s);
+  wanted_s = null;
 }
 
 /** Put the cursor into the field of the sentence. */
@@ -134,8 +143,8 @@ function show() {
   facts.textContent = parts.join(" · ");
   facts.classList.toggle("wrong", video.state === "failed");
   const changes = shownState !== video.state || !fetched;
-  if (video.playable === undefined && video.duration_s !== null && changes) open(video, later_s).catch(complain);
-  else if (shownState !== "ready" && video.state === "ready" && !state.lanes.length) restore(video).catch(complain);
+  if (video.playable === undefined && video.duration_s !== null && changes) open(video).catch(complain);
+  if (shownState !== "ready" && video.state === "ready" && !state.lanes.length) restore(video).catch(complain);
   shownState = video.state;
   fetched = video.duration_s !== null;
 }
@@ -146,3 +155,6 @@ function rateText(rate) {
 }
 
 on("videos", show);
+on("connected", () => {
+  if (state.video && state.video.playable === undefined) open(state.video).catch(complain);
+});

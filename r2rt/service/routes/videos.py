@@ -186,8 +186,8 @@ async def ground_video(
     """Find sentences in an encoded video, at once."""
     video = service.videos.get(video_id)
     try:
-        if video.is_elsewhere:
-            raise NotEncodedError
+        if video.is_elsewhere or (video.url is not None and not video.facts):
+            raise NotEncodedError  # the job that encodes it fetches it first
         if not video.facts or not video.path.is_file():
             video = await asyncio.to_thread(service.videos.there, video_id)
         predictions = await service.answerer.ask(Asked(video.path, body.model), body.queries)

@@ -97,6 +97,28 @@ def test_an_address_is_only_fetched_where_no_encoding_is_wanted(
     assert len(encoded) == 1
 
 
+def test_a_sentence_for_a_video_that_is_still_fetched_is_told_of_its_job(
+    served: Run, encoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = threading.Event()
+
+    def fetch(_: str, path: Path, *__: object) -> None:
+        come.wait(60)
+        _copy(path)
+
+    monkeypatch.setattr("r2rt.service.fetching.fetch", fetch)
+
+    async def test(it: Served) -> None:
+        video = (await it.post("/videos", {"url": "https://example.org/shapes.mp4"})).json()
+        early = await it.post(f"/videos/{video['id']}/ground", {"queries": ["x"]})
+        come.set()
+        assert (early.status_code, early.json()["code"]) == (409, "not-encoded")
+        assert early.json()["job"] == video["job"]
+        assert (await it.finished(video["job"]))["state"] == "done"
+
+    served(test)
+
+
 @pytest.mark.parametrize("model", [None, "demo"])
 def test_a_video_that_is_encoded_to_be_answered_about_is_ready(
     served: Run, encoded: list[Path], monkeypatch: pytest.MonkeyPatch, model: str | None

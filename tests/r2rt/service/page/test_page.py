@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import struct
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -468,6 +469,32 @@ def test_a_sentence_typed_early_is_answered_once_the_video_is_encoded(
     page = open_page(f"/#/video/{video['id']}")
     ask(page, "a panda")
     expect(page.locator(".moments > li")).not_to_have_count(0)
+    site.client.delete(f"videos/{video['id']}")
+
+
+def test_a_sentence_typed_before_the_video_is_fetched_stays_and_is_answered(
+    open_page: Opener, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = threading.Event()
+
+    def fetch(_: str, path: Path, *__: object) -> None:
+        come.wait(60)
+        path.parent.mkdir(parents=True)
+        _padded(EMOJI, path, EMOJI.stat().st_size + 300)
+
+    monkeypatch.setattr("r2rt.service.fetching.fetch", fetch)
+    page = open_page()
+    page.get_by_label("Path on the server, or a URL").fill("https://example.org/far.mp4")
+    page.keyboard.press("Enter")
+    expect(page.locator(".about .title")).to_have_text("far.mp4")
+    page.locator("#query").fill("a panda")
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts")).to_contain_text("waits for the video")
+    come.set()
+    expect(page.locator(".lane .facts")).to_contain_text("moment")
+    expect(page.locator(".about .quiet")).to_contain_text("frames/s")
+    assert page.locator(".lane .words").all_inner_texts() == ["a panda"]
+    (video,) = [v for v in site.client.get("videos").json() if v["name"] == "far.mp4"]
     site.client.delete(f"videos/{video['id']}")
 
 
