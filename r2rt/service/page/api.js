@@ -74,7 +74,8 @@ async function problemOf(response) {
 
 let waiting = 0;
 
-function lost() {
+/** Say that the server does not answer, and look for it until it does. */
+export function lost() {
   connection.dispatchEvent(new Event("offline"));
   if (!waiting) waiting = setTimeout(look, AGAIN_MS);
 }

@@ -26,7 +26,7 @@ export async function ask(queries) {
   for (const query of queries.map((text) => text.trim()).filter(Boolean)) {
     const known = state.lanes.find((lane) => lane.query === query);
     if (known?.error) {
-      Object.assign(known, { waiting: true, error: null }); // it is asked again
+      Object.assign(known, { waiting: true, error: null, lost: false }); // it is asked again
       added.push(known);
       continue;
     }
@@ -66,7 +66,7 @@ async function answer(video, lanes, its) {
     result.predictions.forEach((prediction, index) => take(lanes[index], prediction, its.records));
     say(lanes.map(summary).join(". "));
   } catch (error) {
-    for (const lane of lanes) Object.assign(lane, { waiting: false, error: error.message });
+    for (const lane of lanes) Object.assign(lane, { waiting: false, error: error.message, lost: error.status === 0 });
     if (lanes[0]) say(error.message);
   }
   if (state.video?.id === video.id) {
@@ -296,8 +296,12 @@ export async function restore(video) {
   state.lanes = [];
   choose(null);
   changed("lanes");
+  await recall(its);
+}
+
+async function recall(its) {
   await read(its);
-  if (held !== its || video.state !== "ready" || !its.records.length) return;
+  if (held !== its || state.video?.state !== "ready" || !its.records.length) return;
   await ask(its.records.map((record) => record.query));
 }
 
@@ -320,7 +324,12 @@ function overlap(moment, start_s, end_s) {
   return shared <= 0 ? 0 : shared / (Math.max(moment.end_s, end_s) - Math.min(moment.start_s, start_s));
 }
 
-on("connected", flush);
+on("connected", () => {
+  flush();
+  if (state.video && held.records === null && !held.reading) recall(held).catch(complain);
+  const lost = state.lanes.filter((lane) => lane.lost).map((lane) => lane.query);
+  if (lost.length) ask(lost).catch(complain);
+});
 // What is left is sent without waiting for its turn: the page may be closed.
 window.addEventListener("pagehide", () => {
   for (const its of unsaved) save(its, { keepalive: true }).catch(() => {});

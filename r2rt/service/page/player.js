@@ -1,7 +1,7 @@
 // The player: time, frames, shuttle. A file that the browser cannot play is shown in stills, and
 // played in parts that the server converts.
 
-import { address, frameAddress } from "./api.js";
+import { address, frameAddress, lost } from "./api.js";
 import { clock, el, fill, icon, iconButton } from "./dom.js";
 import { changed, complain, on, state } from "./state.js";
 
@@ -22,6 +22,7 @@ let offset_s = 0; // where the playing part starts
 let at_s = 0; // time of the still
 let stopAt_s = Infinity;
 let wanted_s = null; // the last seek that waits for the one under way
+let cut = false; // whether the connection broke off: the file is read on once the server answers
 let backwards = 0; // how fast the player runs back; 0 where it does not
 let ticking = 0;
 
@@ -73,7 +74,7 @@ export const player = {
   open(entry) {
     this.stop();
     converted = entry.playable === false;
-    playingPart = false;
+    playingPart = cut = false;
     offset_s = at_s = 0;
     wanted_s = null;
     stopAt_s = Infinity;
@@ -100,7 +101,7 @@ export const player = {
       endPart();
       at_s = target;
       showStill(target);
-    } else if (video.readyState === 0 || video.seeking) {
+    } else if (video.readyState === 0 || video.seeking || cut) {
       wanted_s = target;
     } else {
       wanted_s = null;
@@ -252,7 +253,7 @@ video.addEventListener("pause", () => {
 video.addEventListener("ended", endPart);
 for (const name of ["seeked", "loadedmetadata"]) {
   video.addEventListener(name, () => {
-    if (wanted_s !== null) {
+    if (wanted_s !== null && !cut) {
       const target = wanted_s;
       wanted_s = null;
       video.currentTime = target;
@@ -269,9 +270,17 @@ video.addEventListener("error", () => {
     complain("The server could not convert this part of the video.");
     return;
   }
+  const now_s = player.time;
+  if (video.error?.code === MediaError.MEDIA_ERR_NETWORK) {
+    cut = true;
+    wanted_s = now_s;
+    player.stop();
+    lost();
+    return;
+  }
   converted = true;
   hint.hidden = false;
-  at_s = wanted_s ?? 0;
+  at_s = now_s;
   wanted_s = null;
   video.removeAttribute("src");
   showStill(at_s);
@@ -280,10 +289,16 @@ video.addEventListener("error", () => {
 still.addEventListener("error", () => {
   still.hidden = true;
 });
+on("connected", () => {
+  if (cut) {
+    cut = false;
+    video.load();
+  } else if (converted && !playingPart && still.hidden) showStill(at_s);
+});
 // The video before is not shown under the name of the next one, which may not be here yet.
 on("video", () => {
   player.stop();
-  converted = playingPart = false;
+  converted = playingPart = cut = false;
   offset_s = at_s = 0;
   wanted_s = null;
   still.hidden = true;

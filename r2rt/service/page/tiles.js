@@ -59,6 +59,14 @@ export class Tiles {
     return null;
   }
 
+  /** Let strips that failed be asked for again. */
+  retry() {
+    for (const [key, strip] of this._strips) {
+      if (strip.state === "failed") this._strips.delete(key);
+    }
+    this._onLoad();
+  }
+
   /** Whether nothing is under way or waiting. */
   get idle() {
     return !this._loading && !this._waiting.length;

@@ -182,8 +182,9 @@ async function askPeaks(width) {
     if (state.video !== video || !answer.max?.length) return;
     peaks = { start_s, end_s, ...answer };
     invalidate(); // which asks again where the view has moved
-  } catch {
-    if (state.video === video) sound.hidden = true; // a video without readable sound has no waveform
+  } catch (error) {
+    // A video without readable sound has no waveform.
+    if (state.video === video && error.status > 0) sound.hidden = true;
   } finally {
     if (peaksOf === video) peaksOf = null;
   }
@@ -293,6 +294,7 @@ on("selection moments picks", () => {
   for (const laneView of laneViews) laneView.update();
   invalidate();
 });
+on("connected", () => tiles?.retry());
 on("time", () => {
   if (!player.paused) timeline.reveal(player.time);
   placeHead();

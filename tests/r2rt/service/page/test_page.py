@@ -155,6 +155,68 @@ def test_the_player_stays_where_it_is_when_the_server_answers_again(
     expect(page.locator(".clock")).to_contain_text("frame 0")
 
 
+def test_a_video_that_is_opened_while_the_server_is_away_is_shown_once_it_answers(
+    open_page: Opener, site: Site, emoji: dict[str, Any]
+) -> None:
+    page = open_page("/#/library")
+    expect(page.locator(".videos li")).not_to_have_count(0)
+    site.client.put(
+        f"videos/{emoji['id']}/annotations",
+        json={"records": [{"query": "a dog", "windows": [[1.0, 2.0]], "rejected": []}]},
+    )
+    page.context.set_offline(True)
+    page.evaluate("address => { location.hash = address; }", f"#/video/{emoji['id']}?t=12,20")
+    expect(page.get_by_role("heading", level=1)).to_have_text("emoji.mp4")
+    page.locator("#query").fill("a panda")
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts")).to_contain_text("does not answer")
+    page.context.set_offline(False)
+    until(page, "document.querySelector('.stage video').currentTime >= 12")
+    expect(page.locator(".lane .words")).to_have_count(2)
+    for facts in page.locator(".lane .facts").all():
+        expect(facts).to_contain_text("moment")
+
+
+def test_the_player_reads_on_after_a_lost_connection(
+    open_page: Opener, emoji: dict[str, Any]
+) -> None:
+    page = open_page(f"/#/video/{emoji['id']}")
+    until(page, "document.querySelector('.stage video')?.readyState > 1")
+    page.evaluate(
+        """() => {
+          const video = document.querySelector(".stage video");
+          video.currentTime = 5;
+          video.addEventListener("loadstart", () => { window.read = true; });
+          const code = MediaError.MEDIA_ERR_NETWORK;
+          Object.defineProperty(video, "error", { value: { code }, configurable: true });
+          video.dispatchEvent(new Event("error"));
+          delete video.error;
+        }"""
+    )
+    expect(page.locator(".clock")).to_contain_text("frame 60")
+    expect(page.locator(".player .hint")).to_be_hidden()
+    until(page, "window.read && document.querySelector('.stage video').currentTime === 5")
+
+
+def test_frames_and_sound_are_asked_for_again_after_a_lost_connection(
+    open_page: Opener, site: Site
+) -> None:
+    path = site.folder / "sound.avi"
+    if not path.exists():
+        _write_sound(path)
+    video = site.add(path, encode=False)
+    page = open_page("/#/library")
+    for what in ("filmstrip", "peaks"):
+        page.route(f"**/{what}?*", lambda route: route.abort())
+    with page.expect_event("requestfailed", lambda it: "filmstrip" in it.url):
+        page.evaluate("address => { location.hash = address; }", f"#/video/{video['id']}")
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.locator("canvas.sound")).to_be_visible()
+    page.unroute_all()
+    with page.expect_response("**/filmstrip?*"), page.expect_response("**/peaks?*"):
+        pass
+
+
 def test_the_content_is_skipped_to_without_leaving_the_view(open_page: Opener) -> None:
     page = open_page("/#/library")
     expect(page.get_by_role("heading", level=1)).to_have_text("Library")
