@@ -81,6 +81,19 @@ def test_nothing_is_wider_than_the_screen(
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
+def test_what_is_said_of_a_lane_is_below_a_long_sentence_on_a_telephone(
+    open_page: Opener, emoji: dict[str, Any]
+) -> None:
+    page = open_page(f"/#/video/{emoji['id']}", viewport=NARROW)
+    ask(page, "a purple butterfly moving down beside a panda that stands still")
+    words = page.locator(".lane .words").bounding_box()
+    facts = page.locator(".lane .facts").bounding_box()
+    assert words is not None
+    assert facts is not None
+    assert facts["width"] > 200
+    assert facts["y"] >= words["y"] + words["height"] - 1
+
+
 def test_nothing_moves_for_those_who_do_not_want_that(open_page: Opener) -> None:
     duration = "getComputedStyle(document.querySelector('#help')).transitionDuration"
     assert open_page(reduced_motion="reduce").evaluate(duration) == "0s"
