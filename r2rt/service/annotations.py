@@ -16,9 +16,10 @@ from typing import Any
 from r2rt.errors import QueryError
 from r2rt.service.database import Database
 from r2rt.service.names import stored_name
+from r2rt.service.problems import ProblemError
 from r2rt.service.videos import Video
 
-__all__ = ["Annotations"]
+__all__ = ["Annotations", "version_of"]
 
 
 class Annotations:
@@ -34,15 +35,19 @@ class Annotations:
         )
         return [json.loads(row["record"]) for row in rows]
 
-    def put(self, video: Video, records: Sequence[Mapping[str, Any]]) -> None:
+    def put(
+        self, video: Video, records: Sequence[Mapping[str, Any]], version: str | None = None
+    ) -> None:
         """Replace the records of a video.
 
         Args:
             video: the video, which was looked at.
             records: `query`, `windows` and `rejected` (start and end in seconds, each).
+            version: of the records that they replace, see `version_of`; None for any.
 
         Raises:
             QueryError: a window is no span of the video, or a query comes twice.
+            ProblemError: the records are of another version.
         """
         duration_s = float(video.facts["duration_s"])
         queries = [record["query"] for record in records]
@@ -56,6 +61,12 @@ class Annotations:
                         f"{duration_s:g} s of the video"
                     )
         with self._database.transaction():
+            if version is not None and version_of(self.get(video)) != version:
+                raise ProblemError(
+                    412,
+                    "annotations-changed",
+                    "the annotations are others than If-Match says; get them and put again",
+                )
             self._database.write("DELETE FROM annotations WHERE video = ?", (video.id,))
             for place, record in enumerate(records):
                 self._database.write(
@@ -89,6 +100,11 @@ class Annotations:
                     }
                     lines.append(json.dumps(document) + "\n")
         return "".join(lines)
+
+
+def version_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return a name of the records, which others do not have."""
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()[:32]
 
 
 def _qid(video: Video, query: str) -> str:

@@ -1,7 +1,7 @@
 // Lanes: a query of the open video each, with its saliency and its moments, and what the person
 // has decided about them, which is kept as annotations.
 
-import { call, follow } from "./api.js";
+import { call, follow, send } from "./api.js";
 import { counted, say } from "./dom.js";
 import { framesPerSecond } from "./player.js";
 import { changed, complain, on, state } from "./state.js";
@@ -251,6 +251,7 @@ function settled(lane) {
   if (record.windows.length || record.rejected.length) records.set(lane.query, record);
   else records.delete(lane.query);
   held.records = [...records.values()];
+  held.decided.add(lane.query);
   unsaved.add(held);
   clearTimeout(saving);
   saving = setTimeout(flush, SAVE_MS);
@@ -264,22 +265,52 @@ function flush() {
   for (const its of unsaved) writing = writing.then(() => save(its)).catch(complain);
 }
 
-async function save(its, options = {}) {
-  const { records } = its;
+async function save(its, options = {}, again = true) {
+  const { records, version } = its;
   if (!unsaved.has(its)) return; // an earlier turn wrote it
+  const headers = version ? { "If-Match": version } : {};
+  its.version = null; // unknown until the answer is there
   try {
-    await call(path(its.video, "annotations"), { method: "PUT", json: { records }, ...options });
-    if (its.records === records) unsaved.delete(its);
+    const response = await send(path(its.video, "annotations"), { method: "PUT", json: { records }, headers, ...options });
+    its.version = response.headers.get("ETag");
+    if (its.records !== records) return;
+    its.decided.clear();
+    unsaved.delete(its);
   } catch (error) {
+    its.version = version;
+    if (error.status === 412 && again) {
+      await join(its);
+      await save(its, options, false);
+      return;
+    }
     if (error.status === 404) unsaved.delete(its); // the video was removed
     throw error; // anything else is written with the next decision, or once connected again
   }
 }
 
+/** Take over what others, such as a second page, decided about queries that nobody decided about here. */
+async function join(its) {
+  const theirs = await get(its);
+  const records = new Map(theirs.map((record) => [record.query, record]));
+  for (const query of its.decided) {
+    const record = its.records.find((own) => own.query === query);
+    if (record) records.set(query, record);
+    else records.delete(query);
+  }
+  its.records = [...records.values()];
+}
+
+async function get(its) {
+  const response = await send(path(its.video, "annotations"));
+  const { records } = await response.json();
+  its.version = response.headers.get("ETag");
+  return records;
+}
+
 /** Read a video's annotations into `its.records`, once; one that failed is tried again. */
 function read(its) {
-  its.reading ??= call(path(its.video, "annotations")).then(
-    ({ records }) => (its.records = records),
+  its.reading ??= get(its).then(
+    (records) => (its.records = records),
     (error) => {
       its.reading = null;
       throw error;
@@ -291,7 +322,13 @@ function read(its) {
 /** Read what was kept of a video, and ask those queries again. */
 export async function restore(video) {
   undone = [];
-  const its = [...unsaved].find((known) => known.video.id === video.id) ?? { video, records: null, reading: null };
+  const its = [...unsaved].find((known) => known.video.id === video.id) ?? {
+    video,
+    records: null, // null until they are read
+    reading: null,
+    version: null, // of the server's records
+    decided: new Set(), // the queries whose records differ from the server's
+  };
   held = its;
   state.lanes = [];
   choose(null);

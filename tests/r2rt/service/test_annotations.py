@@ -56,6 +56,29 @@ def test_annotations_are_kept_and_are_valid_for_training(served: Run, tmp_path: 
     assert check_file(file).problems == []
 
 
+def test_of_two_writers_who_read_the_same_annotations_the_second_is_told(served: Run) -> None:
+    def records(query: str) -> dict[str, object]:
+        return {"records": [{"query": query, "windows": [[1, 2]], "rejected": []}]}
+
+    async def test(it: Served) -> None:
+        video = await it.post("/videos", {"path": str(DEMO_FOLDER / "emoji.mp4"), "encode": False})
+        place = f"/api/v1/videos/{video.json()['id']}/annotations"
+        read = {"If-Match": (await it.client.get(place)).headers["etag"]}
+        first = await it.client.put(place, json=records("one"), headers=read)
+        assert first.status_code == 200
+        second = await it.client.put(place, json=records("two"), headers=read)
+        assert (second.status_code, second.json()["code"]) == (412, "annotations-changed")
+        now = await it.client.get(place)
+        assert now.json() == records("one")
+        assert now.headers["etag"] == first.headers["etag"]
+        weak = {"If-Match": f"W/{now.headers['etag']}"}
+        for headers in (weak, {"If-Match": "*"}, {}):
+            put = await it.client.put(place, json=records("two"), headers=headers)
+            assert put.status_code == 200
+
+    served(test)
+
+
 def test_a_video_of_the_library_is_looked_at_before_it_is_annotated(served: Run) -> None:
     async def test(it: Served) -> None:
         video = it.service.videos.add_known(str(DEMO_FOLDER / "emoji.mp4"))

@@ -232,6 +232,20 @@ def test_no_decision_is_lost_when_the_page_is_closed_at_once(
     assert kept(site, fresh, page)["query"] == "a penguin"
 
 
+def test_two_pages_keep_each_other_s_decisions(
+    open_page: Opener, site: Site, fresh: dict[str, Any]
+) -> None:
+    place = f"videos/{fresh['id']}/annotations"
+    one, other = (open_page(f"/#/video/{fresh['id']}") for _ in range(2))
+    ask(one, "a penguin")
+    ask(other, "a panda")
+    one.locator(".moments .keep").first.click()
+    before = changed(site, place, [], one)
+    other.locator(".moments .keep").first.click()
+    both = changed(site, place, before, other)
+    assert [record["query"] for record in both] == ["a penguin", "a panda"]
+
+
 def test_a_lane_without_an_answer_takes_no_moments_which_would_be_lost(page: Page) -> None:
     page.route("**/ground", lambda route: route.fulfill(status=503))
     page.locator("#query").fill("a panda")
