@@ -152,8 +152,8 @@ def test_a_clip_of_another_run_is_not_trained_again(
 
 
 def test_the_kept_weights_are_those_of_the_command() -> None:
-    kept = Path(module.__file__).parent / "weights" / "r2rt-tiny-first.safetensors"
-    assert read_made(kept) == module._options("clip", Plan())
+    kept = Path(module.__file__).parent / "weights" / "r2rt-tiny-second.safetensors"
+    assert read_made(kept) == module._options("clip-again", Plan())
 
 
 def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
