@@ -114,8 +114,8 @@ def search(
     if present is not True and any(hit.words for hit in hits):
         # A line with one of the words says less than the model: it must have all of them.
         assert request.text is not None
-        said = bool(_lines(tables, videos, request.text, all_words=True))
-        present = True if said else present
+        if _lines(tables, videos, request.text, all_words=True):
+            present = True
     return SearchResult(
         query=request.text,
         images=request.images,

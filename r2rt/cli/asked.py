@@ -31,7 +31,7 @@ class AskedRecord:
         self._last = _read(self._path)
 
     def is_same(self, video: str, outputs: Iterable[str]) -> bool:
-        """Return whether all these were last written for what is asked now about a video."""
+        """Return whether all these outputs were written last for this question about a video."""
         asked = self._hash(video)
         return all(self._last.get(name) == asked for name in outputs)
 

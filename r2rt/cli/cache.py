@@ -28,7 +28,7 @@ _PARTS = {
 
 @click.group()
 def cache() -> None:
-    """Show or clear what is kept between runs; it is made or fetched again when needed."""
+    """Show or clear the caches; r2rt makes or fetches their content again when needed."""
 
 
 @cache.command()

@@ -135,7 +135,7 @@ class Request:
 
         Args:
             videos: what to answer about.
-            question: what is asked of each.
+            question: the same for every video.
             queries_file: where its queries were read from; no output replaces it.
 
         Raises:

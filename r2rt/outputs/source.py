@@ -258,8 +258,8 @@ def _start(facts: FileFacts, rate: Fraction, own_rate: Fraction) -> tuple[int, b
 
     None where the file has no timecode, or none that can be understood.
     """
-    # At the asked rate there may be no such number; and where the file's own rate varies, it says
-    # nothing about that of a drop-frame timecode.
+    # The asked rate may have no such number, and the own rate of a file with variable frame rate
+    # need not be the rate that its drop-frame timecode counts.
     rates = (rate, own_rate, *filter(drops_frames, STANDARD_RATES))
     for text in facts.timecodes:
         for counted in rates:

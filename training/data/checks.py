@@ -170,7 +170,7 @@ def _check_videos(
             kind, message = "unknown-video", f"{each.vid!r} is not in {videos.folder}{hint}"
         elif len(files) > 1:
             names = " and ".join(str(file.relative_to(videos.folder)) for file in files[:3])
-            # Ids are without suffix, so the path of one may be that of the other too.
+            # Ids have no suffix, so two files that differ in it alone have the same path as id.
             same = len({file.with_suffix("") for file in files}) == 1
             hint = "rename or move all but one" if same else "name one by its path"
             kind, message = "ambiguous-video", f"{each.vid!r} may be {names}; {hint}"

@@ -135,7 +135,7 @@ def ratings_fault(
     Args:
         predictions: one for each annotation, in their order.
         annotations: what was annotated.
-        benchmark: what is to be evaluated.
+        benchmark: the benchmark by whose rules they are evaluated.
     """
     unrated = [line.qid for line in annotations if line.saliency_scores is None]
     if len(unrated) == len(annotations):

@@ -1,4 +1,4 @@
-"""Small videos of given rates, and answers about them."""
+"""Small videos of given rates, answers about them, and how these are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import av
 import numpy as np
 
-from r2rt.outputs import Answers
+from r2rt.cli.outputs import OutputOptions
+from r2rt.outputs import FORMATS, Answers
 from tests.r2rt.media.footage import prediction
 
 FILM = Fraction(24000, 1001)
@@ -95,3 +96,18 @@ def variable_times(seconds: int = SECONDS) -> list[Fraction]:
         for number in range(30 * seconds)
         if number % 37 != 5
     ]
+
+
+def output_options(name: str, folder: Path | None = None) -> OutputOptions:
+    """Return the options of one format without any other choice, to stdout or into a folder."""
+    return OutputOptions(
+        formats=(FORMATS[name],),
+        output=None,
+        folder=folder,
+        skip_existing=False,
+        rank=False,
+        rows=20,
+        csv_raw=False,
+        frame_rate=None,
+        drop_frame=None,
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from r2rt.cli.outputs import Delivery, OutputOptions
+from r2rt.cli.outputs import Delivery
 from r2rt.errors import NotAVideoError, QueryError, SourceNotFoundError
 from r2rt.outputs import read_source_facts
 from r2rt.outputs.formats import FORMATS
@@ -25,6 +25,7 @@ from tests.r2rt.outputs.material import (
     SECONDS,
     answers_about,
     make_video,
+    output_options,
     variable_times,
 )
 
@@ -126,17 +127,7 @@ def test_a_timecode_that_cannot_be_understood_is_reported(
     facts = read_source_facts(video)
     assert (facts.start_frame, facts.unread_timecode) == (0, "at noon")
     for name in ("edl", "srt"):
-        options = OutputOptions(
-            formats=(FORMATS[name],),
-            output=None,
-            folder=tmp_path,
-            skip_existing=False,
-            rank=False,
-            rows=20,
-            csv_raw=False,
-            frame_rate=None,
-            drop_frame=None,
-        )
+        options = output_options(name, folder=tmp_path)
         Delivery(options, [str(video)], quiet=True).add(answers_about(video))
     assert capsys.readouterr().err.count("its start timecode 'at noon' cannot be understood") == 1
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from r2rt.cli.outputs import Delivery, OutputOptions
-from r2rt.outputs import FORMATS
+from r2rt.cli.outputs import Delivery
 from r2rt.outputs.answers import Answers
 from r2rt.selection.worthwhile import good_moments, worthwhile
 from tests.r2rt.media.footage import prediction
+from tests.r2rt.outputs.material import output_options
 
 
 def test_half_the_best_score_is_enough_and_less_is_not() -> None:
@@ -44,17 +44,7 @@ def test_more_good_moments_than_are_written_are_reported(
     name: str, written: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moments = [(2.0 * n, 2.0 * n + 1, 0.9 - 0.01 * n) for n in range(30)]
-    options = OutputOptions(
-        formats=(FORMATS[name],),
-        output=None,
-        folder=None,
-        skip_existing=False,
-        rank=False,
-        rows=20,
-        csv_raw=False,
-        frame_rate=None,
-        drop_frame=None,
-    )
+    options = output_options(name)
     delivery = Delivery(options, ["a.mp4"], top_k="usual")
     answer = prediction(*moments, duration_s=60)
     delivery.add(Answers(video="a.mp4", predictions=(answer,), qids=(1,)))
