@@ -47,13 +47,16 @@ class Site:
         return video
 
 
-def until(page: Page, script: str) -> None:
-    """Wait until a script returns true; the page's policy forbids what Playwright waits with."""
+def until(page: Page, condition: str | Callable[[], object]) -> None:
+    """Wait until a script, or a function here, returns something true.
+
+    The page's policy forbids the scripts that Playwright waits with.
+    """
     for _ in range(PATIENCE_MS // 50):
-        if page.evaluate(script):
+        if page.evaluate(condition) if isinstance(condition, str) else condition():
             return
         page.wait_for_timeout(50)
-    raise AssertionError(f"never true: {script}")
+    raise AssertionError(f"never true: {condition}")
 
 
 @pytest.fixture(scope="session")

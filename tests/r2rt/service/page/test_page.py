@@ -404,15 +404,13 @@ def test_the_sound_of_a_long_video_takes_one_connection(open_page: Opener, site:
     held: list[Route] = []
     page.route("**/peaks?*", lambda route: held.append(route))  # noqa: PLW0108
     page.evaluate("address => { location.hash = address; }", f"#/video/{video['id']}")
+    until(page, lambda: held)
     for _ in range(3):
         page.get_by_role("button", name="Zoom in").click()
         page.wait_for_timeout(300)
     assert len(held) == 1
     held[0].continue_()
-    for _ in range(100):  # then the sound of the part that is shown
-        if len(held) == 2:
-            break
-        page.wait_for_timeout(50)
+    until(page, lambda: len(held) > 1)  # then the sound of the part that is shown
     assert "end_s=20" not in held[1].request.url
     held[1].continue_()
 
@@ -521,10 +519,7 @@ def test_focus_and_rows_stay_while_something_is_uploaded_and_encoded(
     page.locator("input[type=file]").set_input_files(tmp_path / "big.mp4")
     page.get_by_role("button", name="Pause", exact=True).focus()
     page.evaluate("window.row = document.activeElement")
-    for _ in range(100):
-        if held:
-            break
-        page.wait_for_timeout(50)
+    until(page, lambda: held)
     held[0].continue_()
     expect(page.locator(".uploads li")).to_contain_text("44 % sent")  # 4 of 9 MiB
     assert page.evaluate("window.row.isConnected && document.activeElement === window.row")
