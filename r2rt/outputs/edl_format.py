@@ -1,8 +1,8 @@
 """CMX 3600 edit decision list: the moments of a video one after another, from 01:00:00:00 on.
 
 Events come in the order of the video, whichever query they answer. Query, score and exact seconds
-are comments under each. Rates that two digits cannot count are counted at another: 120 frames a
-second at 60, one a minute at 25.
+are comments under each. Rates that timecode cannot count are counted at another: 120 frames a
+second at 60, 12.5 at 25, one a minute at 25.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from r2rt.video.remote import VideoPath
 __all__ = ["reel_name", "render"]
 
 _REEL_LETTERS = 8
-_MOST_FRAMES = 100  # a second: timecode has two digits for a frame
+# Frames a second: timecode has two digits for a frame. Higher rates are counted at 60 at most.
+_MOST_FRAMES = 100
 # Tracks of an event by channels of sound: video alone, with one, with two.
 _TRACKS = ("V", "B", "AA/V")
 
@@ -61,10 +62,9 @@ def render(answers: Answers) -> str:
 
 
 def _countable(source: SourceFacts) -> SourceFacts:
-    """Return the source at a rate of 1 to 100 frames a second, which two digits can count."""
-    if source.rate >= 1 and round(source.rate) <= _MOST_FRAMES:
-        return source
-    return source.at_rate(editing_rate(source.rate))
+    """Return the source at a rate of 1 to 100 frames a second, whole or 1000/1001 of one."""
+    most = _MOST_FRAMES if source.rate <= _MOST_FRAMES else 60
+    return source.at_rate(editing_rate(source.rate, most))
 
 
 def reel_name(path: VideoPath) -> str:

@@ -105,12 +105,16 @@ class SourceFacts:
         if rate == self.rate:
             return self
         ratio = rate / self.rate
+        start_frame = round(self.start_frame * ratio)
+        if self.drop != (self.drop_frame and drops_frames(rate)):
+            # The number of a timecode differs then, 01:00:00:00 is 3.6 s before 01:00:00;00.
+            start_frame = _carried(self.start_frame, self.rate, rate, drop=self.drop_frame)
         return dataclasses.replace(
             self,
             rate=rate,
             rate_is_own=False,
             frames=max(1, round(self.frames * ratio)),
-            start_frame=round(self.start_frame * ratio),
+            start_frame=start_frame,
         )
 
     def seconds(self, frame: int) -> Fraction:
@@ -283,7 +287,7 @@ def _carried(number: int, counted: Fraction, rate: Fraction, *, drop: bool) -> i
     """Return the number at another rate of the same hours, minutes, seconds, part of a second."""
     if counted == rate:
         return number
-    text = format_timecode(number, counted, drop=drop)
+    text = format_timecode(number, counted, drop=drop and drops_frames(counted))
     frames = min(round(int(text[9:]) * rate / counted), max(round(rate), 1) - 1)
     mark = ";" if drop and drops_frames(rate) else ":"
     return parse_timecode(f"{text[:8]}{mark}{frames:02d}", rate)[0]

@@ -6,6 +6,7 @@ video, on which each moment is a marker. Times are whole frames from the file's 
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from fractions import Fraction
 
@@ -106,7 +107,8 @@ def _file(item: ET.Element, source: SourceFacts, *, described: bool) -> None:
     file = ET.SubElement(item, "file", id="file-1")
     if not described:
         return
-    address = source.uri.replace("file://", "file://localhost", 1)
+    # A share of a network has a host of its own.
+    address = re.sub(r"\Afile:///", "file://localhost/", source.uri)
     _text(file, name=one_line(source.path.name), pathurl=address)
     _rate(file, source.rate)
     _text(file, duration=source.frames)

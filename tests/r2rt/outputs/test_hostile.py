@@ -7,13 +7,15 @@ import io
 import json
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import opentimelineio as otio
 import pytest
 
 from r2rt.outputs import FORMATS, render
 from r2rt.outputs.source import editing_rate
+from r2rt.timecode import parse_timecode
 from tests.r2rt.outputs.material import answers_about, make_video
 
 ESCAPES = "red \x1b[31m \x1b]0;title\x07 \x9b2J \r\x08 end\u202e"
@@ -53,9 +55,12 @@ def test_csv_cells_are_no_formulas_unless_asked(sign: str) -> None:
 
 @pytest.mark.parametrize(
     ("rate", "counted"),
-    [(Fraction(120), 60), (Fraction(240), 60), (Fraction(1, 60), 25), (Fraction(1, 2), 25)],
+    [
+        *((Fraction(120), 60), (Fraction(240), 60), (Fraction(1, 60), 25), (Fraction(1, 2), 25)),
+        *((Fraction(25, 2), 25), (Fraction(25, 3), 25)),
+    ],
 )
-def test_edl_counts_rates_that_two_digits_cannot(rate: Fraction, counted: int) -> None:
+def test_edl_counts_rates_that_timecode_cannot(rate: Fraction, counted: int) -> None:
     moments = [(60.0, 120.0, 0.9), (240.0, 300.0, 0.5)]
     answers = answers_about("a.mp4", ("q", moments), seconds=600, frame_rate=rate)
     timeline = otio.adapters.read_from_string(
@@ -65,6 +70,15 @@ def test_edl_counts_rates_that_two_digits_cannot(rate: Fraction, counted: int) -
     assert [
         (span.start_time.to_seconds(), span.end_time_exclusive().to_seconds()) for span in spans
     ] == [moment[:2] for moment in moments]
+
+
+@pytest.mark.parametrize(("rate", "frames"), [(Fraction(15, 2), 8), (Fraction(90), 45)])
+def test_edl_of_rates_that_few_programs_have(rate: Fraction, frames: int) -> None:
+    """7.5 frames a second are counted at 15, 90 as they are."""
+    answers = answers_about("a.mp4", ("q", [(600.5, 610.0, 0.9)]), seconds=700, frame_rate=rate)
+    lines = render("edl", answers).splitlines()
+    (event,) = (line.split() for line in lines if line.startswith("001"))
+    assert event[4:6] == [f"00:10:00:{frames:02d}", "00:10:10:00"]
 
 
 def test_edl_of_a_file_of_120_frames_a_second(tmp_path: Path) -> None:
@@ -84,6 +98,28 @@ def test_a_rate_of_119_88_is_counted_in_drop_frame_timecode_at_59_94() -> None:
         (event,) = (line.split() for line in lines if line.startswith("001"))
         # Frame 3656 at 59.94 a second; drop-frame timecode skips four numbers in minute 1.
         assert event[4] == ("00:01:01;00" if drop else "00:01:00:56")
+
+
+@pytest.mark.parametrize(("drop_frame", "mark"), [(True, ";"), (False, ":")])
+def test_a_start_timecode_keeps_its_hours_at_another_rate(drop_frame: bool, mark: str) -> None:
+    """At 119.88 frames a second no numbers are skipped, which are at 59.94."""
+    source = answers_about("a.mp4", frame_rate=Fraction(120000, 1001)).source
+    start = parse_timecode("10:00:00:00", source.rate)[0]
+    carried = replace(source, start_frame=start, drop_frame=drop_frame)
+    assert carried.at_rate(Fraction(60000, 1001)).timecode(0) == f"10:00:00{mark}00"
+
+
+def test_a_share_of_a_network_is_a_host_of_its_own() -> None:
+    answers = answers_about("a.mp4", ("q", [(1, 2, 0.5)]), frame_rate=Fraction(25))
+    share = PureWindowsPath(r"\\nas\share\a b.mp4")
+    local = PureWindowsPath(r"D:\a b.mp4")
+    for path, address in (
+        (share, "file://nas/share/a%20b.mp4"),
+        (local, "file://localhost/D:/a%20b.mp4"),
+    ):
+        source = replace(answers.source, path=SimpleNamespace(name="a", absolute=lambda p=path: p))
+        answers.__dict__["source"] = source
+        assert f"<pathurl>{address}</pathurl>" in render("xmeml", answers)
 
 
 def test_sound_of_unknown_rate_has_none() -> None:
