@@ -1,6 +1,8 @@
 """Chapters in ffmpeg's metadata format.
 
-    ffmpeg -i video.mp4 -i video.chapters.txt -map 0 -map_chapters 1 -codec copy out.mp4
+    ffmpeg -i VIDEO -i CHAPTERS -map 0 -dn -ignore_unknown -map_chapters 1 -codec copy OUT
+
+Without `-dn` it would copy the old chapters' own track, and fail at a camera's tracks of data.
 
 Chapters cannot overlap, and in mp4 each lasts until the next begins. So the whole video is divided:
 where moments of one query overlap, the better one names the chapter; where moments of several

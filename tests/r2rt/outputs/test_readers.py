@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 import xml.etree.ElementTree as ET
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,7 @@ import webvtt
 from r2rt.errors import NotAVideoError, QueryError
 from r2rt.outputs import FORMATS, Answers, render
 from r2rt.outputs.edl_format import reel_name
+from tests.conftest import CHECKOUT
 from tests.r2rt.outputs.material import (
     MOMENTS,
     NTSC,
@@ -30,6 +32,7 @@ from tests.r2rt.outputs.material import (
     make_video,
     variable_times,
 )
+from tests.r2rt.video.oracle import needs_ffmpeg
 
 IN_ORDER = sorted(MOMENTS)
 QUERY = 'a dog, "quoted" & <running>'
@@ -291,6 +294,32 @@ def test_chapters_by_ffmpeg_alone_and_in_a_video(tmp_path: Path, container: str)
                 packet.stream = stream
                 target.mux(packet)
     assert read_chapters(out) == expected
+
+
+@needs_ffmpeg
+def test_chapters_by_the_documented_command(tmp_path: Path) -> None:
+    """Also of a video that has chapters and a camera's timecode, each a track of data."""
+    page = (CHECKOUT / "docs" / "guides" / "editor.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^\$ ffmpeg (.*-map_chapters.*)$", page, re.MULTILINE)
+    video = make_video(tmp_path / "plain.mp4", Fraction(25), sound=True)
+    (tmp_path / "out").mkdir()
+
+    def ffmpeg(arguments: str) -> None:
+        run = ["ffmpeg", "-v", "error", "-nostdin", "-y", *arguments.split()]
+        subprocess.run(run, cwd=tmp_path, check=True)
+
+    kinds: list[list[str]] = []
+    ffmpeg("-i plain.mp4 -map 0 -timecode 01:00:00:00 -codec copy talk.mp4")
+    for name in ("old", "new"):
+        chapters = render("chapters", answers_about(video, (name, [(2.0, 4.0, 0.5)])))
+        (tmp_path / "out" / "talk.chapters.txt").write_text(chapters, encoding="utf-8")
+        ffmpeg(command)
+        with av.open(str(tmp_path / "with-chapters.mp4")) as made:
+            kinds.append([stream.type for stream in made.streams])
+        (tmp_path / "with-chapters.mp4").replace(tmp_path / "talk.mp4")
+        expected = [(0.0, 2.0, "–"), (2.0, 4.0, f"{name} (0.50)"), (4.0, 8.0, "–")]
+        assert read_chapters(tmp_path / "talk.mp4") == expected
+    assert kinds[0] == kinds[1]  # the old chapters' track is not there beside the new one
 
 
 def test_moments_that_touch_are_chapters_of_their_own_though_they_score_alike() -> None:
