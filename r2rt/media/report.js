@@ -6,7 +6,7 @@
   const root = document.documentElement;
   const timelines = [...document.querySelectorAll(".timeline")];
   const moments = [...document.querySelectorAll("[data-start]")];
-  let stopAt = Infinity;
+  let startAt = 0, stopAt = Infinity;
 
   const withoutPlayer = () => {
     page.classList.add("no-player");
@@ -16,7 +16,7 @@
   const canPlay = () => !page.classList.contains("no-player");
 
   const play = (start, end) => {
-    stopAt = end;
+    [startAt, stopAt] = [start, end];
     video.currentTime = start;
     const started = video.play();
     if (started) started.catch(() => {});
@@ -55,9 +55,9 @@
     const from = Number(line.dataset.from), to = Number(line.dataset.to);
     play(from + ((event.clientX - box.left) / box.width) * (to - from), Infinity);
   });
-  // Whoever moves the player's own slider wants to go on watching.
+  // Whoever moves the player's own slider out of the moment wants to go on watching.
   video.addEventListener("seeking", () => {
-    if (video.currentTime < stopAt - 60 || video.currentTime > stopAt) stopAt = Infinity;
+    if (video.currentTime < startAt - 0.5 || video.currentTime > stopAt) stopAt = Infinity;
   });
   video.addEventListener("timeupdate", show);
   video.addEventListener("error", withoutPlayer);

@@ -105,7 +105,11 @@ def address_of(video: StrPath, page: Path) -> str | None:
     if is_remote(address):
         is_plain = address.startswith(("http://", "https://")) and address == shown_address(address)
         return address.partition("#")[0] if is_plain else None
-    relative = os.path.relpath(Path(video).resolve(), page.resolve().parent)
+    file = Path(video).resolve()
+    try:
+        relative = os.path.relpath(file, page.resolve().parent)
+    except ValueError:  # on another drive of Windows
+        return file.as_uri()
     # A leading `./` keeps a name with a colon from being taken for another scheme.
     return "./" + "/".join(quote(os.fsencode(part), safe="") for part in Path(relative).parts)
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from PIL import Image
 from r2rt.errors import MissingExtraError
 from r2rt.grounding.prediction import Prediction
 from r2rt.media import write_report
+from r2rt.media.report import address_of
+from tests.r2rt.conftest import PATIENCE_MS
 from tests.r2rt.media.footage import prediction, write_footage
 
 if TYPE_CHECKING:
@@ -159,6 +162,16 @@ def test_the_video_is_found_whatever_its_name(name: str, video: Path, tmp_path: 
     assert there.resolve() == film.resolve()
 
 
+def test_a_video_on_another_drive_has_its_full_address(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def relpath(path: object, start: object) -> str:
+        raise ValueError(f"path is on mount {path}, start on mount {start}")  # as on Windows
+
+    monkeypatch.setattr(os.path, "relpath", relpath)
+    assert address_of(video, tmp_path / "out.html") == video.resolve().as_uri()
+
+
 def test_without_the_video_there_are_neither_player_nor_links(tmp_path: Path) -> None:
     page = report(None, [prediction((1, 2, 0.9), duration_s=3)], tmp_path / "out.html")
     assert not page.all("video")
@@ -207,3 +220,30 @@ def test_labels_of_the_axis_do_not_overlap(width: int, tmp_path: Path, browser: 
     assert all(end + 4 < start for (_, end), (start, _) in itertools.pairwise(spans))
     assert spans[0][0] >= 0
     assert spans[-1][1] <= width
+
+
+@pytest.mark.slow
+def test_a_long_moment_is_played_to_its_end(tmp_path: Path, browser: Browser) -> None:
+    film = write_footage(tmp_path / "film.mp4", frames=90, rate=Fraction(1), sound=None)
+    write_report(film, [prediction((2, 80, 0.9), duration_s=90)], tmp_path / "out.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "out.html").as_uri())
+    video = page.locator("video")
+    # Who moves within the moment still stops at its end; who leaves it goes on watching.
+    for places, goes_on in (([79.5], False), ([1.0, 79.5], True)):
+        page.locator("a[data-start]").first.click()
+        for at in places:
+            video.evaluate(
+                """(it, at) => {
+                    it.currentTime = at;
+                    return new Promise(done => it.addEventListener("seeked", done, {once: true}));
+                }""",
+                at,
+            )
+        for _ in range(PATIENCE_MS // 50):
+            now, paused = video.evaluate("it => [it.currentTime, it.paused]")
+            if paused or now > 80.5:
+                break
+            page.wait_for_timeout(50)
+        assert paused is not goes_on
+    page.close()
