@@ -43,7 +43,9 @@ _TEMPORARY = re.compile(r"\..*\.r2rt-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}")
 
 def as_text(name: str | os.PathLike[str]) -> str:
     """Return a path as text that can be written; a byte that is not UTF-8 becomes a mark."""
-    return os.fsencode(name).decode(errors="replace")
+    # Not `os.fsencode`, which writes in the locale's encoding: a text may have other letters.
+    escape = "surrogatepass" if os.name == "nt" else "surrogateescape"
+    return os.fspath(name).encode("utf-8", escape).decode(errors="replace")
 
 
 def check_destinations(

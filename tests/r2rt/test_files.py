@@ -23,13 +23,19 @@ import pytest
 from r2rt import portable
 from r2rt.cli import spool
 from r2rt.errors import OutputError, SourceNotFoundError
-from r2rt.files import remove_orphans, replace_folder, replacing, temporary_beside
+from r2rt.files import as_text, remove_orphans, replace_folder, replacing, temporary_beside
 from r2rt.model.bundle_writer import staged_folder
 from r2rt.portable import locked, process_exists, terminations_interrupt
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_texts_are_written_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii"))
+    assert as_text("▁▂▃ ü") == "▁▂▃ ü"
+    assert as_text(b"a\xff.mp4".decode(errors="surrogateescape")) == "a\ufffd.mp4"
 
 
 def write_and_fail(path: Path, error: type[BaseException]) -> None:
