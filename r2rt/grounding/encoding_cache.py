@@ -19,6 +19,7 @@ import msgspec
 from r2rt.cache.folder import CacheFolder, cache_dir, report_unusable
 from r2rt.errors import EncodedVideoError, SourceNotFoundError
 from r2rt.grounding.encoded import EncodedVideo
+from r2rt.grounding.options import ENCODE_DEFAULTS
 from r2rt.memory import parse_bytes
 from r2rt.video.remote import RemoteVideo, VideoPath
 
@@ -66,10 +67,11 @@ class EncodingCache:
             _GENERATION,
             self._content_hash(video),
             model_fingerprint,
+            # One that has its default says no more than one that is not given.
             sorted(
                 (name, str(value))
                 for name, value in options.items()
-                if value is not None and value is not False
+                if value != ENCODE_DEFAULTS.get(name)
             ),
         )
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:40]

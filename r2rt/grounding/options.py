@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from r2rt.model.manifest import Nms
     from r2rt.video import Decoder, Sampling
 
-__all__ = ["AnswerOptions", "EncodeOptions", "GroundOptions", "check_names"]
+__all__ = ["ENCODE_DEFAULTS", "AnswerOptions", "EncodeOptions", "GroundOptions", "check_names"]
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -27,6 +27,20 @@ class EncodeOptions(TypedDict, total=False):
     video_track: int | None
     decoder: Decoder
     compact: bool
+
+
+ENCODE_DEFAULTS: EncodeOptions = {
+    "sampling": "exact",
+    "tolerance_s": None,
+    "start_s": None,
+    "end_s": None,
+    "source_fps": None,
+    "skip_similar": 0.0,
+    "video_track": None,
+    "decoder": "auto",
+    "compact": False,
+}
+"""What `Grounder.encode` takes for an option that is not given."""
 
 
 class AnswerOptions(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import multiprocessing
 import os
 import shutil
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2rt import EncodedVideo
+from r2rt import EncodedVideo, Grounder
 from r2rt.errors import QueryError, SourceNotFoundError
 from r2rt.grounding.encoding_cache import EncodingCache
+from r2rt.grounding.options import ENCODE_DEFAULTS, EncodeOptions
 from r2rt.video import Departures
 
 MODEL = "ab" * 16
@@ -84,6 +86,15 @@ def test_the_key_changes_with_all_that_decides(cache: EncodingCache, video: Path
     keys.append(cache.key(video, MODEL, {"sampling": "exact"}))
     assert len(set(keys)) == len(keys)
     assert cache.key(video, MODEL, {"sampling": "exact", "start_s": None}) == keys[-1]
+
+
+def test_an_option_that_has_its_default_is_as_good_as_none(
+    cache: EncodingCache, video: Path
+) -> None:
+    parameters = inspect.signature(Grounder.encode).parameters
+    defaults = {name: parameters[name].default for name in EncodeOptions.__annotations__}
+    assert defaults == ENCODE_DEFAULTS
+    assert cache.key(video, MODEL, defaults) == cache.key(video, MODEL, {})
 
 
 def test_the_key_changes_with_what_decoding_means(
