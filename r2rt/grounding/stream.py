@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from fractions import Fraction
@@ -30,8 +31,10 @@ __all__ = ["ClipWindow", "Stream"]
 Frame: TypeAlias = "VideoFrame | NDArray[np.uint8]"
 Seconds: TypeAlias = Fraction | float
 
-# Times of frames that bring no time base of their own are kept in nanoseconds.
+# Times that are floats are kept in nanoseconds, exact ones exactly, in a common unit of all of them
+# unless that is finer than this.
 _NANOSECOND = Fraction(1, 10**9)
+_FINEST = Fraction(1, 10**18)
 _EXPECTED_CLIPS = 64
 
 
@@ -97,13 +100,21 @@ class Stream:
         began = time.perf_counter()
         stamp = _stamp(frame, time_s, duration_s)
         if self._clock is None or self._selector is None:
+            if self._start_s is not None:
+                stamp = stamp.rescaled(_common(stamp.time_base, _unit(self._start_s)))
             origin = stamp.pts if self._start_s is None else _ticks(self._start_s, stamp.time_base)
             self._clock = ClipClock(
                 fps=self._grounder.bundle.fps, time_base=stamp.time_base, origin_pts=origin
             )
             self._selector = ClipSelector(self._clock)
         else:
-            stamp = stamp.rescaled(self._clock.time_base)
+            unit = _common(self._clock.time_base, stamp.time_base)
+            if unit != self._clock.time_base:
+                factor = int(self._clock.time_base / unit)
+                self._clock = self._clock.refined(factor)
+                self._selector.refine(factor)
+                self._last_pts *= factor
+            stamp = stamp.rescaled(unit)
             self._last_step = stamp.pts - self._last_pts
         # The pixels may be the caller's buffer, filled again before it is known whether this frame
         # is the one for its clip.
@@ -115,13 +126,15 @@ class Stream:
         self._busy_s += time.perf_counter() - began
 
     def push_frames(self, frames: NDArray[np.uint8], fps: Fraction | float) -> None:
-        """Take frames (T, H, W, 3) uint8, one after another at `fps`, after what was pushed."""
+        """Take frames (T, H, W, 3) uint8, one after another at `fps`.
+
+        They begin where the last frame that was pushed ends, at `start_s` if there is none.
+        """
         rate = Fraction(fps).limit_denominator(100_000)
         step = 1 / rate
-        start = Fraction(0)
+        start = _exact(self._start_s or 0)
         if self._clock is not None:
-            start = (self._last_pts - self._clock.origin_pts) * self._clock.time_base + step
-            start += self._clock.origin_pts * self._clock.time_base
+            start = self._end_pts(self._clock) * self._clock.time_base
         for index, frame in enumerate(frames):
             self.push(frame, start + index * step, duration_s=step)
 
@@ -275,10 +288,7 @@ def _stamp(frame: Frame, time_s: Seconds | None, duration_s: Seconds | None) -> 
             raise QueryError("the frame brings no time of its own; give time_s")
         base = exact(frame.time_base) or _NANOSECOND
         return _Stamp(pts=frame.pts, duration=frame.duration or 0, time_base=base)
-    # An exact time keeps its own unit; a float is kept to the nanosecond.
-    base = _NANOSECOND
-    if isinstance(time_s, Fraction) and isinstance(duration_s, Fraction):
-        base = Fraction(1, np.lcm(time_s.denominator, duration_s.denominator).item())
+    base = _unit(time_s) if duration_s is None else _common(_unit(time_s), _unit(duration_s))
     return _Stamp(
         pts=_ticks(time_s, base),
         duration=_ticks(duration_s or 0, base),
@@ -286,5 +296,26 @@ def _stamp(frame: Frame, time_s: Seconds | None, duration_s: Seconds | None) -> 
     )
 
 
+def _exact(time_s: Seconds) -> Fraction:
+    """Return a time as it is kept."""
+    if isinstance(time_s, float):
+        return round(Fraction(time_s) / _NANOSECOND) * _NANOSECOND
+    return Fraction(time_s)
+
+
+def _unit(time_s: Seconds) -> Fraction:
+    """Return the largest unit of the form 1/n that a time is a whole number of."""
+    return Fraction(1, _exact(time_s).denominator)
+
+
+def _common(unit: Fraction, other: Fraction) -> Fraction:
+    """Return the largest unit that two are multiples of; `unit` where it is too fine."""
+    common = Fraction(
+        math.gcd(unit.numerator * other.denominator, other.numerator * unit.denominator),
+        unit.denominator * other.denominator,
+    )
+    return common if common >= _FINEST else unit
+
+
 def _ticks(time_s: Seconds, time_base: Fraction) -> int:
-    return round(Fraction(time_s) / time_base)
+    return round(_exact(time_s) / time_base)

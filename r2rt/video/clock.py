@@ -44,6 +44,12 @@ class ClipClock:
         if self.fps <= 0 or self.time_base <= 0:
             raise ValueError(f"fps {self.fps} and time base {self.time_base} must be positive")
 
+    def refined(self, factor: int) -> ClipClock:
+        """Return the same clock with a unit `factor` times as fine."""
+        return ClipClock(
+            fps=self.fps, time_base=self.time_base / factor, origin_pts=self.origin_pts * factor
+        )
+
     def tick(self, pts: int) -> int:
         """Return the tick of a timestamp: its time in clips, rounded, halves away from zero."""
         scale = self.time_base * self.fps
@@ -118,6 +124,11 @@ class ClipSelector(Generic[FrameT]):
         self._held = frame
         self._end_pts = pts + duration
         return selection
+
+    def refine(self, factor: int) -> None:
+        """Take timestamps in a unit `factor` times as fine from now on."""
+        self._clock = self._clock.refined(factor)
+        self._end_pts *= factor
 
     def finish(self, end_pts: int | None = None) -> Selection[FrameT] | None:
         """End the source, at `end_pts` or with its last frame; return what is left to show."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -135,6 +136,46 @@ def test_a_stream_that_starts_late_counts_from_its_first_frame(
         late.push(frame, 1e6 + index * 2.0)
     np.testing.assert_array_equal(early.finish().tokens, late.finish().tokens)
     assert early.duration_s == late.duration_s == 8.0
+
+
+@pytest.mark.parametrize("kind", [Fraction, float])
+def test_every_time_is_kept_as_exactly_as_the_first(
+    kind: Callable[[Fraction], Fraction | float], tmp_path: Path, tokenizer_file: Path
+) -> None:
+    """A clip is 2 s: 22 frames of 0.4 s are 4.4 clips, the first frame has whole seconds."""
+    stream = fake_grounder(tmp_path, tokenizer_file).stream()
+    stream.push(frames_with_red([10])[0], Fraction(0), duration_s=Fraction(1))
+    for index, frame in enumerate(frames_with_red(list(range(11, 31)))):
+        time_s = kind(1 + Fraction(2, 5) * index)
+        stream.push(frame, time_s, duration_s=kind(Fraction(2, 5)))
+    found = stream.finish()
+    assert found.duration_s == 9
+    # The last frame at or before 1, 3, 5 and 7 s, where a time in clips is rounded up, and then 9.
+    assert found.tokens[:, 0, 0, 0].tolist() == [10, 15, 20, 25, 30]
+
+
+def test_frames_of_another_rate_begin_where_the_last_one_ends(
+    tmp_path: Path, tokenizer_file: Path
+) -> None:
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    stream = grounder.stream()
+    stream.push_frames(frames_with_red([1, 2, 3]), Fraction(1, 2))
+    stream.push_frames(frames_with_red([50] * 100), 25)
+    found = stream.finish()
+    assert (found.duration_s, found.tokens[:, 0, 0, 0].tolist()) == (10, [1, 2, 3, 50, 50])
+
+
+@pytest.mark.parametrize("start_s", [100, 0.5, Fraction(1, 3)])
+def test_frames_without_times_begin_at_the_start(
+    start_s: Fraction | float, tmp_path: Path, tokenizer_file: Path
+) -> None:
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    frames = frames_with_red(list(range(60)))
+    late, early = grounder.stream(start_s=start_s), grounder.stream()
+    for stream in (late, early):
+        stream.push_frames(frames, 1)
+    assert late.duration_s == 60
+    np.testing.assert_array_equal(late.finish().tokens, early.finish().tokens)
 
 
 def test_what_is_refused(tmp_path: Path, tokenizer_file: Path) -> None:
