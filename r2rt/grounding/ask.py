@@ -156,14 +156,17 @@ def ask(
     scratch = 2 * 4 * clips * dims.layers * longest * (dims.patches + dims.width)
     inputs = batches(texts, max(1, _SCRATCH_BYTES // scratch))
     answers = [Answer(text) for text in texts]
-    for window in windows:
-        video = finalizer.window(encoded, window)
-        waiting = iter(answers)
-        for batch in inputs:
-            out = engine.run(GROUNDER, {**video, **batch})
-            _check_numbers(bundle, out)
-            for index in range(len(batch["pooled"])):
-                next(waiting).add(bundle, window, {name: out[name][index] for name in out})
+    try:
+        for window in windows:
+            video = finalizer.window(encoded, window)
+            waiting = iter(answers)
+            for batch in inputs:
+                out = engine.run(GROUNDER, {**video, **batch})
+                _check_numbers(bundle, out)
+                for index in range(len(batch["pooled"])):
+                    next(waiting).add(bundle, window, {name: out[name][index] for name in out})
+    finally:
+        finalizer.end_round()
     return answers
 
 

@@ -32,7 +32,8 @@ class Finalizer:
 
     The windows of the video that was asked about last are kept while there is room, the first ones
     of them: further queries ask for all windows in order, so one kept late would be gone again
-    before it is asked for. What is not kept is written into one and the same array.
+    before it is asked for. What is not kept is written into one and the same array, until
+    `end_round`.
     """
 
     def __init__(self, dims: ModelDims, engine: Engine) -> None:
@@ -69,6 +70,10 @@ class Finalizer:
             self._kept[window] = found
             self._kept_bytes += size
         return found
+
+    def end_round(self) -> None:
+        """Free the array of windows that are not kept; it may be as large as a whole video."""
+        self._scratch = None
 
     def _rows(self, video: EncodedVideo, window: Window) -> tuple[Floats, dict[str, Floats]]:
         """Return a window's rows (T, K, R, C), and their bias where the engine takes one."""
