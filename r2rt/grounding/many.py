@@ -163,7 +163,7 @@ def ground_many(
     Args:
         grounder: the session; its model is loaded once.
         videos: files, folders of images, or what `EncodedVideo.save` wrote; see `find_videos`.
-        queries: sentences; they are encoded once.
+        queries: sentences; as many as fit into 256 MB (some 2,500 short ones) are encoded once.
         options: keyword arguments of `Grounder.ground`.
 
     Yields:

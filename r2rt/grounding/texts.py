@@ -25,8 +25,8 @@ Floats = NDArray[np.float32]
 
 # Sentences encoded in one call: more are no faster each, and take memory.
 _AT_ONCE = 128
-# About 100 KB each.
-_KEPT = 1024
+# Bytes of features that are kept: about 100 KB for a short sentence, 600 KB for the longest.
+_KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -48,6 +48,12 @@ class TextFeatures:
     q_key: Floats
     pooled: Floats
     embedding: Floats | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features together."""
+        embedding = 0 if self.embedding is None else self.embedding.nbytes
+        return self.q.nbytes + self.q_key.nbytes + self.pooled.nbytes + embedding
 
 
 class TextEncoder:
@@ -80,10 +86,10 @@ class TextEncoder:
             ):
                 found[new[index]] = item
         with self._lock:
-            for query in new:
-                self._kept[query] = found[query]
-            while len(self._kept) > _KEPT:
-                del self._kept[next(iter(self._kept))]
+            self._kept.update((query, found[query]) for query in new)
+            size = sum(text.nbytes for text in self._kept.values()) if new else 0
+            while size > _KEPT_BYTES:
+                size -= self._kept.pop(next(iter(self._kept))).nbytes
         return [found[query] for query in queries]
 
     def forget(self, query: str) -> None:

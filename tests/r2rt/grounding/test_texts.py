@@ -41,8 +41,8 @@ def test_every_sentence_gets_its_own_features_in_the_order_asked(
 def test_features_are_kept_while_there_are_not_too_many(
     texts: TextEncoder, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("r2rt.grounding.texts._KEPT", 3)
     first = texts.features(["a", "b", "a"])
+    monkeypatch.setattr("r2rt.grounding.texts._KEPT_BYTES", 3 * first[0].nbytes)
     assert first[0] is first[2]
     texts.features(["b", "c"])
     assert engine.runs[TEXT_ENCODER] == 2
