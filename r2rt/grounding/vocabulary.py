@@ -11,6 +11,7 @@ __all__ = ["knows_any", "unknown_words"]
 
 # Letters, and what joins them inside a word: "jack-o-lantern", "don't".
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_POSSESSIVE = re.compile(r"['’]s\b")
 # Words that name nothing by themselves.
 _FUNCTION_WORDS = frozenset(
     (
@@ -24,14 +25,14 @@ _FUNCTION_WORDS = frozenset(
 def unknown_words(text: str, known: Collection[str]) -> tuple[str, ...]:
     """Return the words of a query that are not among `known`, each once, in their order.
 
-    A word with hyphens is known if it is listed, or if all its parts are.
+    A word with hyphens is known if it is listed, or if all its parts are; `dog's` is `dog`.
 
     Args:
         text: the query.
         known: words in lower case.
     """
     unknown: dict[str, None] = {}
-    for word in _WORD.findall(clean(text)):
+    for word in _words(text):
         if word not in known:
             unknown.update(dict.fromkeys(part for part in word.split("-") if part not in known))
     return tuple(unknown)
@@ -46,6 +47,9 @@ def knows_any(text: str, known: Collection[str] | None) -> bool:
     """
     if known is None:
         return True
-    words = _WORD.findall(clean(text))
-    parts = {part for word in words for part in (word, *word.split("-"))}
+    parts = {part for word in _words(text) for part in (word, *word.split("-"))}
     return not parts.isdisjoint(set(known) - _FUNCTION_WORDS)
+
+
+def _words(text: str) -> list[str]:
+    return [_POSSESSIVE.sub("", word) for word in _WORD.findall(clean(text))]
