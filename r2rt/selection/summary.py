@@ -114,6 +114,8 @@ def parse_length(length: float | str) -> tuple[float | None, float]:
 def budget_clips(length: float | str, duration_s: float, fps: Fraction) -> int:
     """Return how many whole clips fit into `60s`, `1:30`, `10%` or a number of seconds.
 
+    A length of the whole video has room for all of its clips, whose last one need not be whole.
+
     Raises:
         QueryError: it is no length, or no clip fits.
     """
@@ -121,6 +123,8 @@ def budget_clips(length: float | str, duration_s: float, fps: Fraction) -> int:
     seconds = share * duration_s if seconds is None else seconds
     # Floats such as 0.1 · 20 fall short of what they mean.
     clips = math.floor(seconds * float(fps) + 1e-6)
+    if seconds >= duration_s:
+        clips = max(clips, 1, math.floor(duration_s * float(fps) + 0.5))
     if clips < 1:
         clip_s = float(1 / fps)
         raise QueryError(f"a summary of {seconds:g} s: give at least a clip, {clip_s:g} s")

@@ -102,6 +102,16 @@ def test_lengths(length: float | str, clips: int) -> None:
     assert budget_clips(length, 240.0, Fraction(1, 2)) == clips
 
 
+@pytest.mark.parametrize(("duration_s", "clips"), [(0.5, 1), (3.0, 2), (11, 6), (61.3, 31)])
+@pytest.mark.parametrize("length", ["100%", "62s"])
+def test_the_whole_length_has_room_for_every_clip(
+    length: str, duration_s: float, clips: int
+) -> None:
+    assert min(budget_clips(length, duration_s, Fraction(1, 2)), clips) == clips
+    if length == "100%":
+        assert budget_clips(length, duration_s, Fraction(1, 2)) == clips
+
+
 @pytest.mark.parametrize("length", ["0%", "101%", "x%", "nan%", "soon", 0, -3, "1s", float("inf")])
 def test_what_is_no_length(length: float | str) -> None:
     with pytest.raises(QueryError):
