@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+import msgspec
 
 from r2rt.cli.asked import AskedRecord
 from r2rt.cli.media import (
@@ -198,9 +199,12 @@ class Request:
             return None
         context = click.get_current_context()
         options = {name: value for name, value in context.params.items() if name not in _NOT_ASKED}
+        manifest = grounder.bundle.manifest
         asked = {
             "command": context.info_name,
             "model": grounder.bundle.fingerprint,
+            # What decides which queries are absent is no part of the fingerprint.
+            "presence": msgspec.to_builtins((manifest.presence, manifest.known_words)),
             "queries": [question.sentences, question.qids],
             "options": options,
         }

@@ -64,6 +64,17 @@ def test_what_is_not_in_the_video_is_said_and_ends_with_3(
     assert "error" not in err.replace("random weights", "")
 
 
+def test_another_calibration_is_another_question(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("a panda", "--output-dir", tmp_path / "out", "-f", "csv", "--skip-existing")
+    codes = []
+    for presence in (PRESENCE, never(PRESENCE)):
+        store_presence(model, presence)
+        codes.append(ground(model, *asked, capsys=capsys)[0])
+    assert codes == [0, 3]
+
+
 def test_data_keeps_the_moments_and_says_so(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
