@@ -57,6 +57,11 @@ class ProblemError(Exception):
         return self.detail
 
     @classmethod
+    def fault(cls, error: Exception) -> ProblemError:
+        """Return the problem of an error that was not foreseen."""
+        return cls(500, "internal", f"a fault in r2rt itself ({type(error).__name__})")
+
+    @classmethod
     def of(cls, error: errors.R2rtError) -> ProblemError:
         """Return the problem of an error of the runtime."""
         return cls(status_of(error), type(error).__name__, as_text(str(error)))

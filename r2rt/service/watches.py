@@ -162,7 +162,7 @@ class Watches:
             state, error = "failed", as_text(str(found))
         except Exception as found:
             _log.exception("watch %s failed", id_)
-            state, error = "failed", f"a fault in r2rt itself ({type(found).__name__})"
+            state, error = "failed", ProblemError.fault(found).detail
         if running.stopping:
             return
         running.ended_at = time.time()

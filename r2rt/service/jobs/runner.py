@@ -249,4 +249,4 @@ class Runner:
 
 def _fault(job: Job, error: Exception) -> ProblemError:
     _log.error("job %s (%s) failed", job.id, job.kind, exc_info=error)
-    return ProblemError(500, "internal", f"a fault in r2rt itself ({type(error).__name__})")
+    return ProblemError.fault(error)

@@ -94,7 +94,10 @@ def _encode(service: Service, job: Job, progress: Progress) -> Any:
         else:  # it is not tried again
             _set_state(service, job, video, "failed", as_text(str(error)))
         raise
-    except BaseException:
+    except Exception as error:
+        _set_state(service, job, video, "failed", ProblemError.fault(error).detail)
+        raise
+    except BaseException:  # it was cancelled, or the service closes
         _set_state(service, job, video, "new")
         raise
     _set_state(service, job, video, "ready")

@@ -165,6 +165,24 @@ def test_a_video_that_failed_too_often_says_why(
     served(test)
 
 
+def test_a_video_whose_encoding_has_a_fault_says_so(
+    served: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("r2rt.service.computing.Computing.encode", encode)
+
+    async def test(it: Served) -> None:
+        video = (await it.post("/videos", {"path": str(SHAPES)})).json()
+        await it.finished(video["job"])
+        seen = (await it.get(f"/videos/{video['id']}")).json()
+        expected = ("failed", "a fault in r2rt itself (ZeroDivisionError)")
+        assert (seen["state"], seen["error"]) == expected
+
+    served(test)
+
+
 def test_a_file_that_was_replaced_is_looked_at_and_encoded_again(
     settings: Settings, encoded: list[Path], tmp_path: Path
 ) -> None:
