@@ -1,4 +1,4 @@
-"""What differs between operating systems: locks, replacing files, processes, signals."""
+"""What differs between operating systems: locks, replacing files, processes, signals, memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TextIO
 
 __all__ = [
     "exchange",
+    "give_back_freed_memory",
     "handler_kept",
     "has_input",
     "locked",
@@ -93,6 +94,15 @@ def exchange(first: Path, second: Path) -> bool:
         return False
     paths = (_WORKING_FOLDER, os.fsencode(first), _WORKING_FOLDER, os.fsencode(second))
     return not rename(*paths, _EXCHANGE)  # some file systems cannot, such as NFS
+
+
+def give_back_freed_memory() -> None:
+    """Give freed heap pages back to the system, where the C library can be asked to."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def sync_file(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import platform
@@ -22,6 +21,7 @@ from r2rt.engines.providers import PROVIDERS, OrtDevice, provider_options, use
 from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
 from r2rt.model.contract import GROUNDER, GraphSpec
+from r2rt.portable import give_back_freed_memory
 
 if TYPE_CHECKING:
     from r2rt.model.bundle import Bundle
@@ -258,7 +258,8 @@ class OnnxRuntimeEngine:
             self._new_session(path, options, spec)
         except Exception as error:
             raise OSError(f"{destination}: not prepared ({error})") from error
-        _return_freed_memory()
+        # It took the weights several times over, which would otherwise stay with the process.
+        give_back_freed_memory()
 
     def _options(self) -> Any:
         import onnxruntime
@@ -383,16 +384,6 @@ def sums_bytes_exactly(flags: str | None = None) -> bool:
         with contextlib.suppress(OSError):
             flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     return any(feature in flags for feature in ("vnni", "amx_int8"))
-
-
-def _return_freed_memory() -> None:
-    """Give freed memory back to the system, where the C library can be asked to.
-
-    Preparing a graph takes its weights several times over, which would otherwise stay with the
-    process.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def usable_cores() -> int:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from r2rt.portable import give_back_freed_memory
+
 if TYPE_CHECKING:
     from r2rt.engines import Device, Precision
     from r2rt.grounding.grounder import Grounder
@@ -176,10 +178,10 @@ def give_back_memory() -> None:
     needed.
     """
     gc.collect()
+    give_back_freed_memory()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a C library without it
             libc = ctypes.CDLL("libc.so.6")
-            libc.malloc_trim(0)
             maps = Path("/proc/self/maps").read_text("utf-8", "replace")
             for start, end in _LIBRARY.findall(maps):
                 length = ctypes.c_size_t(int(end, 16) - int(start, 16))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +50,19 @@ def test_prepared_and_original_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(encode(), first)
     assert len(prepared_graphs().entries()) == 1
     np.testing.assert_allclose(encode(), original, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("every_graph_prepared")
+def test_a_graph_is_prepared_where_no_c_library_can_be_asked_for_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(name: str | None) -> None:
+        raise TypeError(f"LoadLibrary() argument 1 must be str, not {name}")  # as on Windows
+
+    monkeypatch.setattr("r2rt.portable.sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    encode()
+    assert len(prepared_graphs().entries()) == 1
 
 
 @pytest.mark.usefixtures("every_graph_prepared")
