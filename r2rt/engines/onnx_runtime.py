@@ -82,8 +82,8 @@ class OnnxRuntimeEngine:
 
     @property
     def concurrent(self) -> bool:
-        """True: ONNX Runtime's sessions are thread-safe."""
-        return True
+        """Whether threads may run one session at the same time: all providers but DirectML."""
+        return self._provider.concurrent
 
     @property
     def merges(self) -> bool:

@@ -59,6 +59,7 @@ class Provider:
         package: what to install for it.
         resident: whether arrays can be kept on its device between two graphs.
         context: settings of a session that saves a compiled graph; see `ep.context_enable`.
+        concurrent: whether threads may run one session at the same time.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Provider:
     package: str = "onnxruntime"
     resident: bool = True
     context: Mapping[str, str] = field(default_factory=dict)
+    concurrent: bool = True
 
 
 _CONTEXT = {"ep.context_enable": "1", "ep.context_embed_mode": "1"}
@@ -126,6 +128,7 @@ PROVIDERS: dict[OrtDevice, Provider] = {
         name="DmlExecutionProvider",
         package="onnxruntime-directml in place of onnxruntime",
         resident=False,
+        concurrent=False,  # ONNX Runtime's manual forbids it
     ),
 }
 

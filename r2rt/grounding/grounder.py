@@ -61,8 +61,9 @@ class Grounder:
     """Grounds sentences in videos with one model on one device.
 
     Threads may share a grounder. With ONNX Runtime their calls run at the same time; with TensorRT
-    the calls of the engine take turns. Each thread keeps up to 64 MB for the video that it asked
-    about last. Example:
+    and DirectML the calls of the engine take turns. For the video that it asked about last, each
+    thread keeps up to 64 MiB, with TensorRT up to a quarter of the GPU memory that was free when
+    the first video was asked about. Example:
 
         with Grounder.load("qvhighlights") as grounder:
             video = grounder.encode("video.mp4")

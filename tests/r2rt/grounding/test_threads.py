@@ -16,7 +16,10 @@ import r2rt
 from r2rt import EncodedVideo, Grounder, Prediction
 from r2rt.engines.base import Array, PipelinedEngine, Placed
 from r2rt.engines.exclusive import for_threads
+from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
+from r2rt.engines.providers import PROVIDERS
 from r2rt.errors import QueryError
+from r2rt.model.bundle import Bundle
 from tests.conftest import CHECKOUT
 from tests.r2rt.fakes import FakeEngine, fake_grounder, frames_with_red
 
@@ -177,6 +180,14 @@ def test_an_engine_of_one_thread_is_entered_by_one_at_a_time(
 def test_a_concurrent_engine_has_no_lock_around_it() -> None:
     engine = FakeEngine()
     assert for_threads(engine) is engine
+
+
+def test_sessions_of_directml_take_turns() -> None:
+    """ONNX Runtime forbids two runs of one of them at the same time."""
+    bundle = Bundle.open(FOLDER)
+    engines = {device: OnnxRuntimeEngine(bundle, device=device, threads=1) for device in PROVIDERS}
+    locked = [device for device, engine in engines.items() if for_threads(engine) is not engine]
+    assert locked == ["directml"]
 
 
 def test_a_closed_grounder_refuses_and_frees_its_engine_once(
