@@ -75,7 +75,7 @@ class TensorRTEngine:
         self._gpu = Gpu() if gpu is None else gpu
         self._programs: dict[str, dict[object, Program]] = {}
         self._plans: dict[str, _Plan] = {}
-        self._pipeline = FramePipeline(self._gpu, self._frame_program)
+        self._pipeline = FramePipeline(self._gpu, self._frame_bucket, self._frame_program)
         with ExitStack() as undo:
             undo.callback(self.close)
             self.manifest = find_engine(
@@ -246,12 +246,15 @@ class TensorRTEngine:
         self._stream.synchronize()
         programs.pop(next(iter(programs))).close()
 
-    def _frame_program(self, frames: int) -> tuple[int, Program]:
-        """Return a program of its own for a slot of the pipeline, and how many frames it takes."""
+    def _frame_bucket(self, frames: int) -> int:
+        """Return how many frames these are padded to."""
         spec = self._bundle.engine_graphs[VIDEO_ENCODER]
-        symbols = bucketed(spec, {"B": frames}, self.manifest.plans[VIDEO_ENCODER].ranges)
-        make_steps = self._make_steps(spec, None)
-        return symbols["B"], Program(self._gpu, spec, symbols, make_steps=make_steps)
+        return bucketed(spec, {"B": frames}, self.manifest.plans[VIDEO_ENCODER].ranges)["B"]
+
+    def _frame_program(self, frames: int) -> Program:
+        """Return a program of its own for a slot of the pipeline."""
+        spec = self._bundle.engine_graphs[VIDEO_ENCODER]
+        return Program(self._gpu, spec, {"B": frames}, make_steps=self._make_steps(spec, None))
 
     def _make_steps(self, spec: GraphSpec, sequence: LaunchSequence | None) -> MakeSteps:
         if sequence is None:

@@ -34,12 +34,15 @@ class FramePipeline:
 
     Args:
         gpu: where.
-        open_program: makes a new program of `video_encoder` for at least so many frames, and says
-            how many it takes.
+        bucket: returns how many frames the program takes that encodes so many.
+        open_program: makes a new program of `video_encoder` for exactly so many frames.
     """
 
-    def __init__(self, gpu: Gpu, open_program: Callable[[int], tuple[int, Program]]) -> None:
+    def __init__(
+        self, gpu: Gpu, bucket: Callable[[int], int], open_program: Callable[[int], Program]
+    ) -> None:
         self._gpu = gpu
+        self._bucket = bucket
         self._open_program = open_program
         self._slots: list[_Slot] = []
         self._submitted = 0
@@ -95,12 +98,11 @@ class FramePipeline:
         self._slots = [_Slot(self._gpu) for _ in range(SLOTS)]
 
     def _program(self, slot: _Slot, frames: int) -> Program:
-        """Return the slot's smallest program that takes so many frames."""
-        fitting = [size for size in slot.programs if size >= frames]
-        if fitting and min(fitting) < 2 * frames:
-            return slot.programs[min(fitting)]
-        size, program = self._open_program(frames)
-        return slot.programs.setdefault(size, program)
+        """Return the slot's own program for so many frames."""
+        size = self._bucket(frames)
+        if size not in slot.programs:
+            slot.programs[size] = self._open_program(size)
+        return slot.programs[size]
 
 
 class _Slot:

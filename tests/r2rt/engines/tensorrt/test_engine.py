@@ -21,13 +21,14 @@ from r2rt.engines.tensorrt.cubins import SCHEMA_VERSION, Call, LaunchSequence, S
 from r2rt.engines.tensorrt.cuda import Gpu
 from r2rt.engines.tensorrt.engine import TensorRTEngine, _message_log
 from r2rt.engines.tensorrt.pipeline import SLOTS
-from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, heads_spec
+from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, Range, heads_spec
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, query_inputs
 from tests.r2rt.engines.tensorrt.fake_tensorrt import (
     DEMO,
+    RANGES,
     FakeRuntime,
     _Context,
     bundle_with_engines,
@@ -187,6 +188,27 @@ def test_pipelined_batches_come_out_right_in_any_order_of_streams(
     np.testing.assert_allclose(tokens, want["tokens"], atol=2e-5)
     np.testing.assert_allclose(embeddings, want["embedding"], atol=2e-5)
     opened.engine.finish()
+    close(opened)
+
+
+def test_batches_smaller_than_the_engine_takes_share_one_program_a_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RANGES, "B", Range(least=4, usual=4, most=8))
+    bundle = bundle_with_engines(tmp_path)
+    opened = Opened(bundle)
+    pictures = frames(bundle, 6)
+    tokens = np.full(token_shape(bundle, 6), np.nan, np.float32)
+    for start in range(6):
+        one = slice(start, start + 1)
+        opened.engine.submit(pictures[one], {"tokens": tokens[one]})
+        if start == SLOTS - 1:  # each slot was used once
+            allocations = opened.driver.calls.count("cuMemAlloc")
+    opened.engine.finish()
+    assert opened.driver.calls.count("cuMemAlloc") == allocations
+    assert opened.runtime.contexts == SLOTS
+    want = opened.runtime.cpu.run(VIDEO_ENCODER, {"frames": pictures})
+    np.testing.assert_allclose(tokens, want["tokens"], atol=2e-5)
     close(opened)
 
 
