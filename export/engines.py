@@ -31,6 +31,7 @@ from r2rt.engines.tensorrt.plans import (
     heads_spec,
     source_graph,
 )
+from r2rt.grounding.finalizer import CLIPS_AT_ONCE
 from r2rt.grounding.tokenizer import Tokenizer
 from r2rt.model.bundle import Bundle, file_entry
 from r2rt.model.contract import (
@@ -100,6 +101,7 @@ def build_engines(
         flavour: what builds, and for which targets.
         precision: see `EngineManifest`.
         ranges: sizes of the dynamic dimensions B, T, N and L; `default_ranges` for what is missing.
+            T is the grounder's; the finalizer's engine takes the runs that a window is cut into.
         frames: (T, S, S, 3) uint8 of a real video, to compare and calibrate on.
         heads: the grounder behind its kernels, fp32, to be built as `grounder_heads`.
         allow_unfused: keep engines whose attention is not fused.
@@ -142,7 +144,7 @@ def build_engines(
                     source.text,
                     source.spec,
                     target,
-                    chosen,
+                    source.ranges,
                     timing_cache=timing_cache,
                     say=say,
                     step=step,
@@ -361,7 +363,12 @@ def _check_kernels(
 
 def _ranges_of(spec: GraphSpec, ranges: Mapping[str, Range]) -> dict[str, Range]:
     names = {size for tensor in spec.inputs for size in tensor.shape if isinstance(size, str)}
-    return {name: ranges[name] for name in sorted(names)}
+    found = {name: ranges[name] for name in sorted(names)}
+    if spec.name == VIDEO_FINALIZER:
+        # Whatever the grounder takes at once comes in runs of so many clips, the last of the rest.
+        most = max(CLIPS_AT_ONCE, ranges["T"].most)
+        found["T"] = Range(least=1, usual=CLIPS_AT_ONCE, most=most)
+    return found
 
 
 def _cut(sizes: Range, most: int) -> Range:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from r2rt.grounding.windows import Window
     from r2rt.model.contract import ModelDims
 
-__all__ = ["Finalizer"]
+__all__ = ["CLIPS_AT_ONCE", "Finalizer"]
 
 Floats = NDArray[np.float32]
 
 # Clips finalised in one call: bounds what the graph takes meanwhile.
-_CLIPS_AT_ONCE = 64
+CLIPS_AT_ONCE = 64
 
 
 class Finalizer:
@@ -107,8 +107,8 @@ class Finalizer:
         # Temporal endpoint features of clip t: t / T and (t + 1) / T.
         index = np.arange(clips + 1, dtype=np.float32) / np.float32(clips)
         endpoints = np.stack([index[:-1], index[1:]], axis=1)
-        for start in range(0, clips, _CLIPS_AT_ONCE):
-            part = slice(start, start + _CLIPS_AT_ONCE)
+        for start in range(0, clips, CLIPS_AT_ONCE):
+            part = slice(start, start + CLIPS_AT_ONCE)
             self._engine.run(
                 VIDEO_FINALIZER,
                 {"tokens": tokens[part], "endpoints": endpoints[part]},

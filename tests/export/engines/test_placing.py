@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,7 +30,7 @@ from r2rt.engines.tensorrt.plans import (
 )
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, HashMismatchError
 from r2rt.model.bundle import Bundle
-from r2rt.model.contract import GROUNDER, VIDEO_ENCODER
+from r2rt.model.contract import GROUNDER, VIDEO_ENCODER, VIDEO_FINALIZER
 from r2rt.model.manifest import FileEntry
 from tests.conftest import CHECKOUT
 from tests.export.engine_bundle import (
@@ -70,6 +72,27 @@ class TestPlacing:
         assert engine_folders(again) == ("engines/rtx-8.9-fp16", FOLDER)
         assert read_engine(again, FOLDER).plans[VIDEO_ENCODER].ranges == ranges
         assert again.fingerprint == faked.fingerprint
+
+    def test_the_finalizer_takes_the_runs_that_any_window_is_cut_into(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        built: dict[str, Range] = {}
+
+        def build(*arguments: Any, **_: Any) -> bytes:
+            spec, ranges = arguments[2], arguments[4]
+            if "T" in ranges:
+                built[spec.name] = ranges["T"]
+            return fake_plan(0, 0)
+
+        monkeypatch.setattr(engines, "build_plan", build)
+        shutil.copytree(CHECKOUT / "demo" / "random-tiny", tmp_path, dirs_exist_ok=True)
+        clips = Range(least=20, usual=30, most=90)
+        (engine,) = build_engines(
+            Bundle.open(tmp_path), rtx(), ranges={"T": clips}, allow_unfused=True
+        )
+        runs = Range(least=1, usual=64, most=90)
+        assert built == {VIDEO_FINALIZER: runs, GROUNDER: clips}
+        assert {name: engine.manifest.plans[name].ranges["T"] for name in built} == built
 
     def test_a_failed_build_leaves_nothing_behind(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
