@@ -262,8 +262,9 @@ def _videos(calibration: Sequence[str | Path]) -> list[VideoPath]:
 def _calibration_frames(videos: Sequence[VideoPath], bundle: Bundle) -> NDArray[np.uint8]:
     """Return frames (T, S, S, 3) of all videos, taken evenly.
 
-    They are taken from between those that stand for the clips (of videos), so that what the gate
-    sees was not calibrated on.
+    They are taken from between those that stand for the clips, so that what the gate sees was not
+    calibrated on, where there are any: not in folders of images, nor in videos of at most one frame
+    a clip.
     """
     from r2rt.video import open_source
 
@@ -280,7 +281,7 @@ def _calibration_frames(videos: Sequence[VideoPath], bundle: Bundle) -> NDArray[
             pixels += [
                 frame.pixels
                 for frame in itertools.islice(source, max(wanted) + 1)
-                if frame.clip_index in wanted
+                if not wanted.isdisjoint(range(frame.clip_index, frame.clip_index + frame.count))
             ]
     if not pixels:
         raise NoFramesError(f"{videos[0]}: not one frame to calibrate on; name another video")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from r2rt import video
 from r2rt.errors import OutputError, QueryError, SourceNotFoundError
 from r2rt.model.bundle import Bundle
 from r2rt.model.installed import models_dir
-from r2rt.quality.quantizer import _videos, _write_files, quantize_bundle
+from r2rt.quality.quantizer import _calibration_frames, _videos, _write_files, quantize_bundle
+from r2rt.video import open_source
 from tests.r2rt.bundles import write_bundle
 from tests.r2rt.engines.tensorrt.fake_tensorrt import bundle_with_engines
 
@@ -27,6 +30,21 @@ def test_there_must_be_frames_to_calibrate_on(tmp_path: Path) -> None:
     (tmp_path / "clip.r2rt").touch()
     with pytest.raises(QueryError, match="has no frames"):
         _videos([tmp_path])
+
+
+def test_each_frame_of_a_slow_video_is_calibrated_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame may stand for several clips, of which any may be chosen."""
+    write_bundle(tmp_path)
+    bundle = Bundle.open(tmp_path)
+    size = bundle.dims.image_size
+    slides = np.full((20, size, size, 3), np.arange(20, dtype=np.uint8)[:, None, None, None])
+    monkeypatch.setattr(
+        video, "open_source", lambda _, **how: open_source(slides, source_fps=bundle.fps, **how)
+    )
+    frames = _calibration_frames([Path("slides.mp4")], bundle)
+    assert frames[:, 0, 0, 0].tolist() == list(range(20))
 
 
 def test_the_origin_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
