@@ -85,8 +85,9 @@ class _Gatherer:
         self._low = low if self._low is None else np.minimum(self._low, low)
         self._high = high if self._high is None else np.maximum(self._high, high)
         # Half a step in, so that a token that leads every frame is not taken each time.
-        steps = (np.arange(min(self._rows_a_run, len(rows))) + 0.5) / self._rows_a_run
-        self._typical.append(rows[(steps * len(rows)).astype(int) % len(rows)].copy())
+        count = min(self._rows_a_run, len(rows))
+        steps = (np.arange(count) + 0.5) / count
+        self._typical.append(rows[(steps * len(rows)).astype(int)].copy())
         pool = rows if self._extreme is None else np.concatenate([self._extreme, rows])
         order = np.argsort(-np.abs(pool).max(axis=1), kind="stable")
         self._extreme = pool[order[:_EXTREME_ROWS]].copy()
