@@ -311,11 +311,11 @@ def _build_once(
 
 
 _WORKER = Path(__file__).with_name("trt_worker.py")
-# Which GPU is meant, what a CUDA library may need to be found, and nothing that differs from call
-# to call.
+# Which GPU is meant, what a CUDA library may need to be found, what no process of Windows starts
+# without, and nothing that differs from call to call.
 _PASSED_ON = (
     *("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"),
-    *("LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR"),
+    *("LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR"),
 )
 # Tables of a plan are ordered by addresses. With an arena a thread, and no cache of freed blocks
 # a thread, the main thread gets the same ones every time, whatever others are doing.

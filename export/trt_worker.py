@@ -6,6 +6,7 @@ for messages, `{"step": ...}` for progress and last `{"error": [...]}` if nothin
 
 TensorRT-RTX orders some tables of a plan by the addresses of what they list, so plans are only the
 same twice if every allocation before was: nothing else is imported, one thread builds, on one core.
+On other systems than Linux addresses and core are left to the system.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ __all__: list[str] = []
 
 
 def _main() -> int:
-    if len(sys.argv) == 2:
+    if sys.platform == "linux" and len(sys.argv) == 2:
         _start_at_fixed_addresses()
     job = json.loads(sys.argv[1])
-    if job["reproducible"]:
+    if sys.platform == "linux" and job["reproducible"]:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     trt = importlib.import_module(job["module"])
     logger = _logger(trt)

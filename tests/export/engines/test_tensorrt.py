@@ -79,6 +79,34 @@ class Builder:
         return repr(sorted(config.profile.items())).encode()
 """
 
+# As much of Windows as the worker may notice, in a process that imports it before all else.
+_WINDOWS = """
+import ctypes, os, sys
+sys.platform = "win32"
+del os.sched_getaffinity, os.sched_setaffinity
+def refuse(*_):
+    raise TypeError("not on Windows")
+os.execv = ctypes.CDLL = refuse
+"""
+
+_FAKE_RTX = f"""{_FAKE_TENSORRT}
+class ComputeCapability(enum.Enum):
+    SM89 = 89
+Config.set_compute_capability = lambda *_: None
+Builder.build_serialized_network = lambda *_: os.environ.get("SYSTEMROOT", "lost").encode()
+"""
+
+
+def test_rtx_builds_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_rtx.py").write_text(_FAKE_RTX)
+    (tmp_path / "sitecustomize.py").write_text(_WINDOWS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SYSTEMROOT", r"C:\Windows")
+    rtx = choose_flavour("rtx", ["8.9"], gpu=lambda: None, load=modules("tensorrt_rtx"))
+    spec = Bundle.open(DEMO).engine_graphs["video_finalizer"]
+    ranges = {"T": Range(least=1, usual=7, most=9)}
+    assert build_plan(rtx, b"graph", spec, "8.9", ranges) == rb"C:\Windows"
+
 
 class TestTensorRtProper:
     """What differs from TensorRT-RTX, against a module that has the few calls used."""
