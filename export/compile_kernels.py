@@ -2,8 +2,9 @@
 
 Needs Triton and no GPU. The same bundle, Triton and target give the same bytes.
 
-Exit codes: 0 done, 2 wrong usage, 20 to 23 the bundle is absent or damaged, 40 it cannot be
-written, 54 a kernel does not fit a target, 130 interrupted; others are those of the command r2rt.
+Exit codes: 0 done, 2 wrong usage, 20 to 23 the bundle is absent or damaged, 30 Triton is not
+installed, 40 the bundle cannot be written, 54 a kernel does not fit a target, 130 interrupted;
+others are those of the command r2rt.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from export._checkout import require_checkout
 
 require_checkout("r2rt", "kernels", "training")
 
-from export.kernel_writer import TARGETS, MatrixType, store_kernels
+from export.kernel_writer import TARGETS, MatrixType, require_triton, store_kernels
 from training._command import end_cleanly_on_sigterm, run
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def compile_kernels(
     from kernels.budgets import blocks_per_sm
     from r2rt.model.bundle import Bundle
 
+    require_triton()
     console = Console(stderr=True, highlight=False, quiet=quiet)
     table = Table("target", "registers", "shared", "warps", "blocks/SM", "tensor cores")
     table.add_column("kernel", no_wrap=True)

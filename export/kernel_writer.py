@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from export.placing import placed
+from r2rt.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from kernels.aot import CompiledKernel
     from kernels.variants import KernelDims, Variant
     from r2rt.model.bundle import Bundle
 
-__all__ = ["TARGETS", "MatrixType", "kernel_dims", "store_kernels"]
+__all__ = ["TARGETS", "MatrixType", "kernel_dims", "require_triton", "store_kernels"]
 
 TARGETS = (80, 89, 90, 100, 120)
 MatrixType = Literal["fp16", "bf16"]
+
+
+def require_triton() -> None:
+    """Check that kernels can be compiled, before anything takes time.
+
+    Raises:
+        BackendUnavailableError: Triton is not installed.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise BackendUnavailableError(
+            "kernels are compiled by Triton, which is not installed; pip install triton"
+        )
 
 
 def store_kernels(

@@ -1,10 +1,11 @@
 """Build TensorRT engines: `python export/to_trt.py CHECKPOINT|BUNDLE`.
 
 Exit codes: 0 done, 2 wrong usage, 20 to 23 the bundle is missing or damaged, 30 the engine
-builder is not installed, 40 the bundle could not be written, 50 the model does not allow it, 51 a
-graph differs from the one that it was made of, 52 no builder here serves the target, 53 the builder
-refused a graph or attention did not fuse, 54 a kernel does not fit a target, 65 the checkpoint or
-the CLIP weights cannot be used, 130 interrupted; others are those of the command r2rt.
+builder or Triton is not installed, 40 the bundle could not be written, 50 the model does not allow
+it, 51 a graph differs from the one that it was made of, 52 no builder here serves the target, 53
+the builder refused a graph or attention did not fuse, 54 a kernel does not fit a target, 65 the
+checkpoint or the CLIP weights cannot be used, 130 interrupted; others are those of the command
+r2rt.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ def to_trt(
     from rich.console import Console
 
     from export.engines import build_engines
+    from export.kernel_writer import require_triton
     from export.trt_builder import choose_flavour
     from r2rt.model.bundle import Bundle
 
@@ -156,6 +158,8 @@ def to_trt(
     targets = tuple(target.split(",")) if target else ()
     weights = _weights(context, model, checkpoint, kernels=kernels)
     # What cannot be had is said before anything takes time.
+    if kernels:
+        require_triton()
     chosen = choose_flavour(flavour, targets)
     ranges = {"B": batch, "T": clips, "L": tokens, "N": queries}
     with console.status("reading") as status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from export import compile_kernels
 from export._checkout import CHECKOUT
 from export.engines import build_engines, default_ranges
 from export.exporter import Exported
@@ -92,6 +94,23 @@ class TestCommand:
         error = capsys.readouterr().err
         assert error.startswith("Error: no engine for compute capability 9.0")
         assert error.count("\n") == 1
+
+    def test_kernels_without_triton_exit_30_before_anything_is_read(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        real = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "triton" else real(name)
+        )
+        assert compile_kernels.main([str(tmp_path)]) == 30
+        (tmp_path / "model.pth").touch()
+        assert main([str(tmp_path / "model.pth"), "--kernels"]) == 30
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2
+        assert all(line.endswith("not installed; pip install triton") for line in lines)
 
     @pytest.mark.parametrize("sizes", ["8", "0:1:2", "3:2:1", "1:2:x"])
     def test_sizes_must_ascend(self, sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
