@@ -1,8 +1,8 @@
 """Triton kernels of the R² block (R²-Tuning, arXiv 2404.00801) and their PyTorch references.
 
-One name, four files: `kernels/frame_pool.py` holds a kernel, its layout and its tiling,
-`kernels/reference/frame_pool.py` the same numbers in plain PyTorch, `tests/kernels/` and
-`benchmarks/kernels/` the rest. `kernels.dispatch` says which of the two runs, and why.
+`kernels/frame_pool.py` holds a kernel, its layout and its tiling, `kernels/reference/frame_pool.py`
+the same numbers in plain PyTorch, `tests/kernels/` compares the two, and `benchmarks/gpu_checks/`
+does so and times them on a GPU. `kernels.dispatch` says which of the two runs, and why.
 
 Used from a checkout and never installed. PyPI holds another package called `kernels`;
 `R2RT_KERNELS` identifies this one.
