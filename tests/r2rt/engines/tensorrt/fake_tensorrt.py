@@ -21,6 +21,7 @@ from r2rt.engines.tensorrt.plans import (
     GROUNDER_HEADS,
     EngineManifest,
     Plan,
+    PrecisionName,
     Range,
     engine_tensors,
     heads_spec,
@@ -58,6 +59,7 @@ def bundle_with_engines(
     files: Mapping[str, bytes] | None = None,
     *,
     capability: str = "9.0",
+    precision: PrecisionName = "fp16",
     heads: bool = False,
 ) -> Bundle:
     """The demo bundle with an engine for every graph, the heads' where asked, and other files."""
@@ -71,7 +73,7 @@ def bundle_with_engines(
     for graph, spec in specs.items():
         content = plan_bytes(graph)
         inputs, outputs = engine_tensors(spec)
-        name = f"engines/rtx-{capability}-fp16/{graph}.plan"
+        name = f"engines/rtx-{capability}-{precision}/{graph}.plan"
         written[name] = content
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -91,7 +93,7 @@ def bundle_with_engines(
         version=VERSION,
         target=capability,
         capabilities=(capability,),
-        precision="fp16",
+        precision=precision,
         plans=plans,
     )
     written[f"{manifest.folder}/engine.json"] = msgspec.json.encode(manifest)
