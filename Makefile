@@ -37,8 +37,10 @@ types: $(VENV)/installed         ## check the types
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/installed        ## run the tests; SLOW=1 for all
-	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile --no-loadscope-reorder $(SERIAL:%=--ignore=%)
-	$(VENV)/bin/python -m pytest $(MARKERS) $(SERIAL)
+	status=0; \
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(MARKERS) -n 2 --dist loadfile --no-loadscope-reorder $(SERIAL:%=--ignore=%) || status=$$?; \
+	$(VENV)/bin/python -m pytest $(MARKERS) $(SERIAL) || status=$$?; \
+	exit $$status
 
 docs: $(VENV)/installed          ## build the documentation site into build/docs/site
 	$(VENV)/bin/python docs/build.py
