@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,28 +12,12 @@ from r2rt.cache.verified import is_verified, remember_verified
 from r2rt.cli.cache import cache as cache_command
 from r2rt.grounding.encoding_cache import EncodingCache
 from tests.r2rt.grounding.test_encoding_cache import encoded
-
-NOBODY = 65534
+from tests.r2rt.permissions import permitting
 
 
 @pytest.fixture(autouse=True)
 def _each_test_is_warned() -> None:
     folder._warn_once.cache_clear()
-
-
-@contextlib.contextmanager
-def without_rights(path: Path) -> Iterator[None]:
-    """Take all permissions of a folder away, from root by becoming somebody else."""
-    root = os.geteuid() == 0
-    path.chmod(0)
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        path.chmod(0o700)
 
 
 def use_everything(tmp_path: Path) -> None:
@@ -83,22 +64,13 @@ def test_the_warning_names_the_folder_and_the_reason(
 def test_a_folder_that_may_not_be_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    # The video lies where everybody may read it; pytest's own folder is closed to others.
-    opened = [path for path in (tmp_path, *tmp_path.parents) if path.stat().st_uid == os.getuid()]
-    modes = {path: path.stat().st_mode for path in opened if path.stat().st_mode & 0o777 == 0o700}
-    for path in modes:
-        path.chmod(0o755)
-    try:
-        (tmp_path / "video.mp4").write_bytes(b"a video")
-        cache = tmp_path / "cache"
-        cache.mkdir()
-        monkeypatch.setenv("R2RT_CACHE", str(cache))
-        PreparedGraph("0" * 64, "runtime").find()
-        with without_rights(cache):
-            use_everything(tmp_path)
-    finally:
-        for path, mode in modes.items():
-            path.chmod(mode)
+    (tmp_path / "video.mp4").write_bytes(b"a video")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("R2RT_CACHE", str(cache))
+    PreparedGraph("0" * 64, "runtime").find()
+    with permitting(cache, 0):
+        use_everything(tmp_path)
     (record,) = caplog.records
     assert "(Permission denied)" in record.getMessage()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import resource
 import signal
@@ -24,6 +23,7 @@ from r2rt.model.partial_file import locked_part
 from r2rt.retry import TransientError
 from tests.conftest import CHECKOUT
 from tests.r2rt.hub import Hub, Step, running_hub
+from tests.r2rt.permissions import permitting
 
 BODY = random.Random(7).randbytes(700_001)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -408,10 +408,8 @@ class TestDisk:
         assert target.read_bytes() == BODY
         assert hub.sent(PATH)[-1] == len(BODY) - 400_000
 
-    @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
     def test_a_folder_without_permission(self, hub: Hub, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
-        with pytest.raises(OutputError, match="R2RT_HOME"):
+        with permitting(tmp_path, 0o555), pytest.raises(OutputError, match="R2RT_HOME"):
             download(f"{hub.url}/{PATH}", tmp_path / "m", sha256=SHA256)
 
     def test_a_file_where_a_folder_should_be(self, hub: Hub, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import time
 import wave
 from fractions import Fraction
@@ -24,6 +23,7 @@ from r2rt.errors import (
 )
 from r2rt.video import ClipFrame, open_source
 from r2rt.video.still import read_image
+from tests.r2rt.permissions import permitting
 from tests.r2rt.video.clips import numbered_picture
 from tests.r2rt.video.conftest import VideoMaker
 
@@ -189,12 +189,10 @@ def test_sound_alone(tmp_path: Path) -> None:
             open_source(path, fps=Fraction(1), image_size=32, video_track=track)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_unreadable(make_video: VideoMaker, tmp_path: Path) -> None:
     path = tmp_path / "locked.mp4"
     path.write_bytes(make_video("reported.mp4").read_bytes())
-    path.chmod(0)
-    with pytest.raises(SourceNotFoundError, match="cannot be read"):
+    with permitting(path, 0), pytest.raises(SourceNotFoundError, match="cannot be read"):
         read(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from tests.r2rt.bundles import fake_files, fake_manifest, write_bundle
 from tests.r2rt.hub import Hub, Step
 from tests.r2rt.model.installed.mirror import install, publish, republish
 from tests.r2rt.model.test_download import wait_until
+from tests.r2rt.permissions import permitting
 
 
 class TestMirror:
@@ -214,11 +214,9 @@ class TestPin:
 
 
 class TestDisk:
-    @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
     def test_a_home_that_cannot_be_written(self, home: Path) -> None:
         home.mkdir()
-        home.chmod(0o500)
-        with pytest.raises(OutputError, match="R2RT_HOME"):
+        with permitting(home, 0o555), pytest.raises(OutputError, match="R2RT_HOME"):
             pull("mine", source="/nowhere")
 
     def test_a_home_that_is_a_file(self, home: Path) -> None:
