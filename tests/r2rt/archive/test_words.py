@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from r2rt.cli.hits_media import deliver_hits_media
 from r2rt.cli.media import MediaOptions
 from tests.r2rt.archive.colours import colour_grounder, make_colours
 from tests.r2rt.video.clips import write_video
-from tests.r2rt.video.oracle import needs_ffmpeg
 
 SRT = """1
 00:00:00,500 --> 00:00:03,000
@@ -60,13 +58,21 @@ def test_a_line_that_two_files_have_comes_once(videos: Path) -> None:
     assert len(list(lines_of(videos / "beach.mp4"))) == 2
 
 
-@needs_ffmpeg
 def test_lines_of_a_stream_inside_the_video(videos: Path, tmp_path: Path) -> None:
     inside = tmp_path / "inside.mkv"
-    inputs = ["-i", videos / "beach.mp4", "-i", videos / "beach.en.srt"]
-    options = ["-c", "copy", "-metadata:s:s:0", "language=eng"]
-    command = ["ffmpeg", "-v", "error", *map(str, inputs), *options, str(inside)]
-    subprocess.run(command, check=True)
+    with (
+        av.open(str(videos / "beach.mp4")) as pictures,
+        av.open(str(videos / "beach.en.srt")) as words,
+        av.open(str(inside), "w") as both,
+    ):
+        sources: list[Any] = [pictures.streams.video[0], words.streams.subtitles[0]]
+        tracks = [both.add_stream_from_template(source) for source in sources]
+        tracks[1].metadata["language"] = "eng"
+        for source, track in zip(sources, tracks, strict=True):
+            for packet in source.container.demux(source):
+                if packet.dts is not None:
+                    packet.stream = track
+                    both.mux(packet)
     found = [(x.start_s, x.end_s, x.text, x.language) for x in lines_of(inside)]
     assert found == [
         (0.5, 3.0, "The sun is yellow", "eng"),

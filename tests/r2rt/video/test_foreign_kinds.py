@@ -270,7 +270,6 @@ def test_of_several_tracks_the_default_one_is_read(default: int, tmp_path: Path)
         read(path, Fraction(1), video_track=3)
 
 
-@needs_ffmpeg
 def test_heavy_loss_is_reported(make_video: VideoMaker, tmp_path: Path) -> None:
     whole = make_video("whole.ts", frames=220, options=LONG_GOPS).read_bytes()
     packets = [whole[place : place + 188] for place in range(0, len(whole), 188)]
