@@ -18,3 +18,4 @@ def test_nothing_is_half_written_and_nothing_left(name: str, tmp_path: Path) -> 
     kills = 2 if name == "export" else 4  # one export takes longer than all others together
     result = kill_job(name, tmp_path, kills=kills, seed=1, batch=2)
     assert result.faults == []
+    assert sum(result.kills.values()) > 0
