@@ -45,12 +45,15 @@ def test_what_is_added_meanwhile_is_found_and_nothing_else_changes(tmp_path: Pat
     done = threading.Event()
 
     def search(colour: str) -> list[set[str]]:
-        """Return the new videos that each search found, while there is something to add."""
+        """Return the new videos that each search found, the last one after all were added."""
         seen = []
-        while not done.is_set():
+        is_last = False
+        while not is_last:
+            is_last = done.is_set()
             hits = archive.search(colour, top=50).hits
-            assert {Path(hit.path).name for hit in hits} & {"garden.mp4", "night.mp4"}
-            seen.append({Path(hit.path).name for hit in hits if "new" in hit.path})
+            found = {Path(path).name for hit in hits for path in (hit.path, *hit.also)}
+            assert found & {"garden.mp4", "night.mp4"}
+            seen.append(found & set(names))
         return seen
 
     with ThreadPoolExecutor(2) as pool:
@@ -63,6 +66,7 @@ def test_what_is_added_meanwhile_is_found_and_nothing_else_changes(tmp_path: Pat
         for future in searching:
             seen = future.result(timeout=60)
             assert all(before <= after for before, after in itertools.pairwise(seen))
+            assert seen[-1] == set(names)
     hits = archive.search("red", top=50).hits
     copies = {path for hit in hits for path in (hit.path, *hit.also)}
     assert {Path(path).name for path in copies} == {"garden.mp4", *names}

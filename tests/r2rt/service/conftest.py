@@ -101,7 +101,8 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The demo's video as a file that grows no more, which is read as fast as it can be."""
     from r2rt.live import SourceOptions
 
-    def options(**_: Any) -> SourceOptions:
+    def options(*, realtime: bool) -> SourceOptions:
+        assert realtime
         return SourceOptions(follow=True, timeout_s=0.5, no_drop=True)
 
     monkeypatch.setattr("r2rt.live.SourceOptions", options)
