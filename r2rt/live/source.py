@@ -301,6 +301,8 @@ class _Waiting:
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes as soon as there are any, none at the end."""
+        if self.timed_out:
+            return b""  # at the end FFmpeg asks again, several times
         content = self._read_growing(size) if self._growing else self._read_waiting(size)
         self.has_read = self.has_read or bool(content)
         return content

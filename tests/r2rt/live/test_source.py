@@ -27,7 +27,7 @@ from r2rt.errors import (
 from r2rt.live import LiveSource, SourceOptions
 from r2rt.live.backlog import Backlog, End
 from r2rt.live.reader import Reader
-from r2rt.live.source import LostError
+from r2rt.live.source import LostError, _Waiting
 from tests.r2rt.local_server import local_server
 from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.test_foreign_kinds import two_tracks
@@ -137,6 +137,18 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     growing = SourceOptions(follow=True, timeout_s=0.2)
     with pytest.raises(NotAVideoError, match="MPEG-TS"):
         LiveSource(str(text), growing).open(threading.Event(), first=True)
+
+
+def test_a_file_that_stopped_growing_is_not_waited_for_again(tmp_path: Path) -> None:
+    """At the end FFmpeg asks several times."""
+    path = tmp_path / "growing.ts"
+    path.write_bytes(b"first")
+    waiting = _Waiting(str(path), threading.Event(), 0.05, growing=True)
+    assert waiting.read(100) == b"first"
+    assert waiting.read(100) == b""
+    path.write_bytes(b"first and more")
+    assert waiting.read(100) == b""
+    waiting.close()
 
 
 def test_a_playlist_through_a_pipe_opens_no_file(tmp_path: Path, video: Path) -> None:
