@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from r2rt import Bundle, Grounder
 from r2rt.engines import open_engine
+from r2rt.live import Watcher
 from tests.r2rt.conftest import DEMO_BUNDLE
 from tests.r2rt.video.clips import write_video
 
@@ -28,6 +32,19 @@ def quick_grounder() -> Grounder:
     quick = Bundle(bundle.path, manifest)
     engine, choice = open_engine(quick, "cpu", threads=1)
     return Grounder(quick, engine, choice=choice)
+
+
+def once_read(watcher: Watcher, frames: int, then: Callable[[], object]) -> threading.Thread:
+    """Call a function once a watcher has read so many frames, in the thread that is returned."""
+
+    def wait() -> None:
+        while watcher.summary.frames < frames:
+            time.sleep(0.02)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from r2rt.live import (
     TrackerRules,
     Watcher,
 )
-from tests.r2rt.live.conftest import FPS, WINDOW_S
+from tests.r2rt.live.conftest import FPS, RATE, WINDOW_S, once_read
 from tests.r2rt.live.rtsp import RtspServer, skip_unless_served
 from tests.r2rt.live.test_watcher import QUERIES, assert_is_offline_answer
 
@@ -55,36 +54,37 @@ def test_a_server_that_dies_and_comes_back(
 ) -> None:
     away_s = 4.0
 
-    def live() -> None:
-        time.sleep(3.5)
+    def die_and_come_back() -> None:
         server.kill()
         time.sleep(away_s)
         server.start()
 
-    life = threading.Thread(target=live)
     options = SourceOptions(reconnect=20)
     watcher = Watcher(grounder, server.url, QUERIES, rules=ANYTHING, options=options)
+    began: list[float] = []
+    once_read(watcher, 1, lambda: began.append(time.time()))
+    life = once_read(watcher, 3 * RATE, die_and_come_back)
     events: list[Event] = []
-    began = time.time()
-    life.start()
     for event in watcher:
         events.append(event)
-        if isinstance(event, Closed) and event.reason == "gap":
-            # Open moments are reported as closed long before the server is back.
-            assert not any(isinstance(item, Reconnected) for item in events)
-        elif isinstance(event, Reconnected):
-            threading.Timer(4.0, watcher.stop).start()
+        if isinstance(event, Reconnected):
+            once_read(watcher, watcher.summary.frames + 4 * RATE, watcher.stop)
     life.join()
 
     retries = [item for item in events if isinstance(item, Retrying)]
     (back,) = [item for item in events if isinstance(item, Reconnected)]
+    gaps = [item for item in events if isinstance(item, Closed) and item.reason == "gap"]
+    assert retries
+    assert gaps
+    # Open moments are reported as closed long before the server is back.
+    assert max(events.index(item) for item in gaps) < events.index(back)
     # Each wait is longer than the last, give or take the jitter of half of it.
     assert [item.attempt for item in retries] == list(range(1, len(retries) + 1))
     assert all(0.25 * 2**n <= item.wait_s <= 0.5 * 2**n for n, item in enumerate(retries))
     assert back.new_window
     assert back.gap_s > away_s
     # The clock went on by arrival time.
-    assert back.resumed_s == pytest.approx(back.at - began, abs=2.5)
+    assert back.resumed_s == pytest.approx(back.at - began[0], abs=2.5)
     opened = [item for item in events if isinstance(item, Opened)]
     # Two queries: what was open before the gap, and what opened after it, under new numbers.
     assert {item.stream_s < back.resumed_s for item in opened} == {True, False}
@@ -107,6 +107,7 @@ def test_a_server_that_stays_dead_is_given_up(grounder: Grounder, server: RtspSe
     with pytest.raises(SourceLostError, match="lost for good after 2 tries"):
         events.extend(watcher)
     assert SourceLostError.exit_code == 15
+    assert len(events) == 2
     for event in events:
         assert isinstance(event, Retrying)
         assert event.reason == "Connection refused"
@@ -129,12 +130,11 @@ def test_a_server_that_goes_silent_is_lost_in_time(grounder: Grounder) -> None:
 
 
 def test_a_stream_that_hangs_is_lost_in_time(grounder: Grounder, server: RtspServer) -> None:
-    options = SourceOptions(reconnect=0, timeout_s=1.0)
+    options = SourceOptions(reconnect=0, timeout_s=3.0)  # opening it takes a while, too
     watcher = Watcher(grounder, server.url, QUERIES, rules=ANYTHING, options=options)
-    threading.Timer(1.5, server.freeze).start()
+    once_read(watcher, 7, server.freeze)
     began = time.monotonic()
-    events: list[Event] = []
     with pytest.raises(SourceLostError, match="said nothing in time"):
-        events.extend(watcher)
-    assert 2.0 < time.monotonic() - began < 20.0
+        list(watcher)
+    assert time.monotonic() - began < 20.0
     assert watcher.summary.frames > 6
