@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,25 +61,37 @@ def overlap(found: list[float], true: list[float]) -> float:
     return max(0.0, shared) / (max(found[1], true[1]) - min(found[0], true[0]))
 
 
-def kept(site: Site, video: dict[str, Any], page: Page) -> dict[str, Any]:
-    """The one record that the service keeps of a video, once it is there."""
-    for _ in range(200):
-        records = site.client.get(f"videos/{video['id']}/annotations").json()["records"]
-        if records:
-            (record,) = records
-            return record  # type: ignore[no-any-return]
-        page.wait_for_timeout(50)
-    raise AssertionError("no record was kept")
+def kept(
+    site: Site,
+    video: dict[str, Any],
+    page: Page,
+    ready: Callable[[dict[str, Any]], bool] = lambda _: True,
+) -> dict[str, Any]:
+    """The one record that the service keeps of a video, once it is there and ready.
+
+    The page writes a little after each decision, so the first record may not hold the last one.
+    """
+    found: list[dict[str, Any]] = []
+
+    def is_ready() -> bool:
+        found[:] = site.client.get(f"videos/{video['id']}/annotations").json()["records"]
+        return bool(found) and ready(found[0])
+
+    until(page, is_ready)
+    (record,) = found
+    return record
 
 
 def changed(site: Site, place: str, before: list[Any], page: Page) -> list[Any]:
     """The records that the service keeps, once they are others than before."""
-    for _ in range(200):
-        records: list[Any] = site.client.get(place).json()["records"]
-        if records != before:
-            return records
-        page.wait_for_timeout(50)
-    raise AssertionError("nothing was kept")
+    found: list[Any] = []
+
+    def is_changed() -> bool:
+        found[:] = site.client.get(place).json()["records"]
+        return found != before
+
+    until(page, is_changed)
+    return found
 
 
 @pytest.fixture
@@ -141,10 +154,10 @@ def test_ends_set_by_frames_are_kept_as_annotations_that_training_reads(
         page.keyboard.press("ArrowRight")  # frame 5
     page.keyboard.press("o")
     assert times_s(rows(page).first) == [0.08, 0.5]
-    record = kept(site, fresh, page)
-    assert record["query"] == "a panda"
     # Frame 5 belongs to the moment, which ends where frame 6 begins.
-    assert record["windows"] == [pytest.approx([1 / RATE, 6 / RATE], abs=1e-6)]
+    set_s = [pytest.approx([1 / RATE, 6 / RATE], abs=1e-6)]
+    record = kept(site, fresh, page, ready=lambda record: record["windows"] == set_s)
+    assert record["query"] == "a panda"
     path = tmp_path / "kept.jsonl"
     path.write_text(site.client.get(f"videos/{fresh['id']}/annotations.jsonl").text)
     checked = check_file(path)
@@ -159,8 +172,12 @@ def test_decisions_are_there_again_after_the_page_is_opened_anew(
     page.keyboard.press("a")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("x")
-    record = kept(site, fresh, page)
-    assert len(record["windows"]) == len(record["rejected"]) == 1
+    kept(
+        site,
+        fresh,
+        page,
+        ready=lambda record: len(record["windows"]) == len(record["rejected"]) == 1,
+    )
     page.reload()
     expect(page.locator(".moments > li.kept")).to_have_count(1)
     expect(page.locator(".moments > li.rejected")).to_have_count(1)
