@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class Step:
         ignore_range: send the whole file whatever was asked.
         shift: answer a range request with bytes that begin so much later.
         pause_s: wait so long before each 16 KiB.
+        hold: send nothing of the body before this is set, at most half a minute.
     """
 
     status: int | None = None
@@ -42,6 +44,7 @@ class Step:
     ignore_range: bool = False
     shift: int = 0
     pause_s: float = 0.0
+    hold: threading.Event | None = None
 
 
 @dataclass
@@ -146,6 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send(self, request: Request, body: bytes, step: Step) -> None:
+        if step.hold is not None:
+            step.hold.wait(30)
         if step.cut_after is not None:
             body = body[: step.cut_after]
         for at in range(0, len(body), _CHUNK):

@@ -54,4 +54,4 @@ def test_closing_it_ends_the_thread() -> None:
     ahead = prefetch(endless(), depth=2)
     next(ahead)
     ahead.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before

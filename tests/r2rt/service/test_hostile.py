@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_images_of_a_pattern_are_no_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", [0, 40, 400, 4000])
 def test_damaged_media_is_a_problem_and_no_fault(served: Run, root: Path, at: int) -> None:
     content = bytearray(SHAPES.read_bytes())
-    content[at : at + 64] = os.urandom(64)
+    content[at : at + 64] = random.Random(at).randbytes(64)
     (root / "damaged.mp4").write_bytes(content[: len(content) - at])
 
     async def test(it: Served) -> None:

@@ -160,13 +160,19 @@ class TestMirror:
 
     def test_the_one_who_waits_is_reported(self, hub: Hub, tmp_path: Path) -> None:
         publish(hub, tmp_path / "source", "mine")
-        hub.always["mirror/mine/grounder.onnx"] = Step(pause_s=0.3)
+        is_reported = threading.Event()
+        hub.always["mirror/mine/grounder.onnx"] = Step(hold=is_reported)
         said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            is_reported.set()
+
         source = f"{hub.url}/mirror"
         first = threading.Thread(target=pull, args=("mine",), kwargs={"source": source})
         first.start()
         wait_until(lambda: bool(hub.requests))
-        pull("mine", source=source, say=said.append)
+        pull("mine", source=source, say=say)
         first.join()
         assert said == ["waiting for another process that works on mine"]
 
