@@ -9,7 +9,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
@@ -95,7 +94,7 @@ def _add_resources(server: MCPServer[Any], app: ASGIApp) -> None:
 
     async def answer(id: str, query: str, context: Context[Any, Any]) -> str:  # noqa: A002
         """Return the moments of a query, and the saliency of the whole video, as JSON."""
-        body = {"queries": [unquote(query)]}
+        body = {"queries": [query]}
         with _missing():
             found = await Api(app, context).fetch("POST", f"videos/{id}/ground", json=body)
         return json.dumps(found.json())

@@ -124,6 +124,32 @@ def test_a_clip_is_a_resource_and_is_saved_where_that_is_wanted(asked: Any, tmp_
     asked(test)
 
 
+def test_answers_and_frames_are_resources(asked: Any) -> None:
+    async def test(client: Client, served: Served) -> None:
+        id_ = (await served.add(EMOJI))["id"]
+        place = f"r2rt://videos/{id_}"
+        (text,) = (await client.read_resource(f"{place}/answers/a%20panda")).contents
+        document = json.loads(text.text)  # type: ignore[union-attr]
+        (prediction,) = document["predictions"]
+        assert prediction["query"] == "a panda"
+        assert len(prediction["saliency"]["values"]) == 40
+        best = prediction["moments"][0]
+        assert PANDA_S[0] < (best["start_s"] + best["end_s"]) / 2 < PANDA_S[1]
+        (text,) = (await client.read_resource(f"{place}/answers/a%20%2541")).contents
+        assert json.loads(text.text)["predictions"][0]["query"] == "a %41"  # type: ignore[union-attr]
+        (image,) = (await client.read_resource(f"{place}/frames/57.5.jpg")).contents
+        assert image.mime_type == "image/jpeg"
+        shown = await served.get(f"/videos/{id_}/frame", params={"time_s": 57.5})
+        assert base64.b64decode(image.blob) == shown.content  # type: ignore[union-attr]
+        with Image.open(io.BytesIO(shown.content)) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (360, 360))
+        for missing in ("r2rt://videos/0000000000000000/answers/x", f"{place}/frames/x.jpg"):
+            with pytest.raises(MCPError):
+                await client.read_resource(missing)
+
+    asked(test)
+
+
 def test_moments_are_exported(asked: Any) -> None:
     async def test(client: Client, _: Served) -> None:
         await client.call_tool("add_video", {"path": str(EMOJI), "wait_s": 0})
