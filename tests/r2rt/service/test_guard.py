@@ -205,6 +205,30 @@ def test_names_of_others_that_lead_here_are_refused(served: Run, host: str, stat
 
 
 @pytest.mark.parametrize(
+    ("allowed", "host", "status"),
+    [
+        (("videos.example.org",), "videos.example.org:8080", 200),
+        (("videos.example.org",), "Videos.Example.org", 200),
+        (("videos.example.org",), "evil.example", 421),
+        (("videos.example.org",), "127.0.0.1:8080", 421),
+        ((), "evil.example", 200),
+    ],
+)
+def test_a_service_for_others_answers_to_the_names_that_are_given_or_to_all(
+    settings: Settings, allowed: tuple[str, ...], host: str, status: int
+) -> None:
+    async def main() -> None:
+        changed = dataclasses.replace(settings, host="0.0.0.0", allowed_hosts=allowed)
+        async with serving(changed) as it:
+            token = it.service.tokens.add("me", ("read",))
+            headers = {"Host": host, "Authorization": f"Bearer {token}"}
+            response = await it.client.get(VIDEOS, headers=headers)
+            assert response.status_code == status, response.text
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"Origin": "http://127.0.0.1:8080"}, 422),
