@@ -65,7 +65,7 @@ def kept(
     site: Site,
     video: dict[str, Any],
     page: Page,
-    ready: Callable[[dict[str, Any]], bool] = lambda _: True,
+    ready: Callable[[dict[str, Any]], object] = lambda _: True,
 ) -> dict[str, Any]:
     """The one record that the service keeps of a video, once it is there and ready.
 
@@ -75,7 +75,7 @@ def kept(
 
     def is_ready() -> bool:
         found[:] = site.client.get(f"videos/{video['id']}/annotations").json()["records"]
-        return bool(found) and ready(found[0])
+        return bool(found and ready(found[0]))
 
     until(page, is_ready)
     (record,) = found
