@@ -164,7 +164,9 @@ class Demuxer:
         """
         if self._remote is None or not self.container.format.name.startswith("mov,mp4"):
             return
-        entries = getattr(self.stream, "index_entries", None)  # since PyAV 17
+        listed = getattr(self.stream, "index_entries", None) or ()  # since PyAV 17
+        # Empty samples are listed, and never become packets.
+        entries = [entry for entry in listed if entry.size > 0]
         if not entries:
             return
         if feed is None:

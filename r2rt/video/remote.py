@@ -308,7 +308,10 @@ class RemoteReader(io.RawIOBase):
         self._ahead = 1
 
     def need(self, spans: Iterable[Span], *, before: int) -> None:
-        """Give zeros for everything before a byte but these spans, (first, after the last) each."""
+        """Give zeros for everything before a byte but these spans, (first, after the last) each.
+
+        Spans may reach beyond the end of the file, as those of a truncated one do.
+        """
         joined: list[list[int]] = []
         for start, end in sorted(spans):
             near = joined and start - joined[-1][1] <= _NEAR_BYTES
@@ -316,7 +319,8 @@ class RemoteReader(io.RawIOBase):
                 joined[-1][1] = max(joined[-1][1], end)
             else:
                 joined.append([max(start, joined[-1][1]) if joined else start, end])
-        self._needed = [(start, end) for start, end in joined if start < end]
+        clamped = ((start, min(end, self._size)) for start, end in joined)
+        self._needed = [(start, end) for start, end in clamped if start < end]
         self._listed_end = before
 
     def readable(self) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from r2rt.errors import NotAVideoError, SourceNotFoundError
 from r2rt.media.indexed_video import IndexedVideo
 from r2rt.media.stills import stills
-from r2rt.video import open_source
+from r2rt.video import DecodeReport, open_source, remote
 from r2rt.video.fingerprint import BLOCK_BYTES, BLOCKS
 from r2rt.video.inspection import inspect_file
 from r2rt.video.remote import RemoteReader, RemoteVideo
@@ -77,6 +79,54 @@ def test_packets_have_the_same_times_and_entry_points(server: RangeServer, video
     assert np.array_equal(here.pts, there.pts)
     assert np.array_equal(here.entry, there.entry)
     assert there.end_pts == here.end_pts
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_up_to_its_end_a_file_is_read_as_from_disk(
+    server: RangeServer, tmp_path: Path, share: float
+) -> None:
+    # The table of packets comes first, and the last keyframe is small; or most of them are missing.
+    path = write_video(
+        tmp_path / "end.mp4",
+        frames=151,
+        size=(320, 240),
+        options=_GROUPS | {"qp": "51"},
+        muxer_options={"movflags": "faststart"},
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: round(len(data) * share)])
+    assert_read_alike(path, serve(server, path), Fraction(5))
+
+
+def test_empty_samples_are_no_packets(
+    server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_NEAR_BYTES", 0)  # so that a small file has parts to leave out
+    path = write_video(tmp_path / "empty.mov", codec="mjpeg", frames=100, pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    first_size = data.index(b"stsz") + 16
+    for number in (30, 50):  # each takes over the next one's bytes
+        place = first_size + 4 * number
+        sizes = int.from_bytes(data[place : place + 4]), int.from_bytes(data[place + 4 : place + 8])
+        data[place : place + 8] = sum(sizes).to_bytes(4) + bytes(4)
+    path.write_bytes(data)
+    assert_read_alike(path, serve(server, path), Fraction(2))
+
+
+def assert_read_alike(here: Path, there: RemoteVideo, fps: Fraction) -> None:
+    (mine, report), (others, other_report) = (_read(source, fps) for source in (here, there))
+    assert np.array_equal(mine, others)
+    assert report == other_report
+
+
+def _read(
+    source: Path | RemoteVideo, fps: Fraction
+) -> tuple[list[NDArray[np.uint8]], DecodeReport]:
+    with open_source(source, fps=fps, image_size=32) as frames:
+        found = [frame.pixels for frame in frames for _ in range(frame.count)]
+        report = frames.report
+    # Of a file at an address only what is needed is read, so its parts are not looked at.
+    return found, replace(report, departures=replace(report.departures, broken_at_byte=None))
 
 
 @needs_ffmpeg
