@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 __all__ = [
+    "codec_tag",
     "exact",
     "metadata_text",
     "open_input",
@@ -54,6 +55,17 @@ def metadata_text(value: str) -> str:
     Bytes that are no UTF-8 become U+FFFD.
     """
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def codec_tag(stream: VideoStream) -> str:
+    """Return the four letters by which a container names a stream's codec; "" if it has none.
+
+    In a transport stream the tag is a number instead, such as 0xEA for VC-1, which is no ASCII.
+    """
+    try:
+        return stream.codec_context.codec_tag
+    except UnicodeDecodeError:
+        return ""
 
 
 def exact(value: Rational | None) -> Fraction | None:

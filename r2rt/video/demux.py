@@ -17,7 +17,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from r2rt.errors import NotAVideoError, NoVideoStreamError, QueryError, SourceNotFoundError
-from r2rt.video.container import open_input, packets_of, skip_stream
+from r2rt.video.container import codec_tag, open_input, packets_of, skip_stream
 from r2rt.video.leaps import format_flags, leap_closer
 from r2rt.video.remote import BLOCK_BYTES, RemoteReader, RemoteVideo, VideoPath
 
@@ -343,7 +343,7 @@ def choose_track(container: InputContainer, name: str, number: int | None) -> Vi
             f"{name}: no video stream that can be decoded (streams: {kinds}); "
             "expected a file with a video stream"
         )
-    if stream.codec_context.codec_tag in ENCRYPTED_TAGS:
+    if codec_tag(stream) in ENCRYPTED_TAGS:
         raise _encrypted(name)
     return stream
 

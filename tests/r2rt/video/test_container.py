@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import r2rt
-from r2rt.video.container import exact, metadata_text, open_input
+from r2rt.video.container import codec_tag, exact, metadata_text, open_input
+from r2rt.video.demux import choose_track
+from tests.r2rt.video.clips import write_video
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,30 @@ def test_rates_are_fractions(odd_title: Path) -> None:
         assert time_base is not None
         # PyAV 19's own type keeps 32 bits of a product.
         assert time_base**6 == Fraction(1, 1000**6)
+
+
+def test_a_codec_that_is_named_by_no_letters_has_no_tag(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.ts", codec="mpeg2video", frames=3)
+    data = bytearray(path.read_bytes())
+    for start in range(0, len(data), 188):
+        begins, table = data[start + 1] & 0x40, start + 5
+        if begins and data[table] == 2:  # a program map
+            size = 3 + (int.from_bytes(data[table + 1 : table + 3]) & 0xFFF)
+            data[table + 12] = 0xEA  # VC-1
+            end = table + size - 4
+            data[end : end + 4] = _mpeg_checksum(data[table:end]).to_bytes(4)
+    path.write_bytes(data)
+    with open_input(str(path)) as container:
+        stream = choose_track(container, "video", None)
+        assert stream.codec_context.name == "vc1"
+        assert codec_tag(stream) == ""
+
+
+def _mpeg_checksum(data: bytes) -> int:
+    value = 0xFFFFFFFF
+    for bit in (byte >> place & 1 for byte in data for place in range(7, -1, -1)):
+        value = (value << 1 & 0xFFFFFFFF) ^ (0x04C11DB7 * (value >> 31 ^ bit))
+    return value
 
 
 def test_what_is_not_known_is_none() -> None:
