@@ -21,6 +21,9 @@ from r2rt.video.still import ArraySource, ImageFolder
 
 __all__ = ["open_source"]
 
+# Images a second: of slower ones the clips alone would fill the memory.
+_LEAST_RATE = 1e-6
+
 
 def open_source(
     source: str | os.PathLike[str] | NDArray[np.uint8],
@@ -120,9 +123,12 @@ def _check(
 
 def _rate(source_fps: Fraction | float) -> Fraction:
     """Return a rate as a fraction; a float such as 23.976 becomes the simple one it means."""
-    if not isinstance(source_fps, Fraction) and not math.isfinite(source_fps):
+    if not source_fps > 0 or source_fps == math.inf:
         raise QueryError(f"source_fps {source_fps}; expected a positive number")
-    rate = Fraction(source_fps).limit_denominator(1001)
-    if rate <= 0:
-        raise QueryError(f"source_fps {source_fps}; expected a positive number")
-    return rate
+    if source_fps < _LEAST_RATE:
+        raise QueryError(f"source_fps {source_fps}; expected at least {_LEAST_RATE:g}")
+    if isinstance(source_fps, Fraction):
+        return source_fps
+    rate = Fraction(source_fps)
+    # Of less than one image a second the seconds of an image are the simple number.
+    return rate.limit_denominator(1001) if rate >= 1 else 1 / (1 / rate).limit_denominator(1001)

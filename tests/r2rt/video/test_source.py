@@ -331,6 +331,26 @@ def test_an_array() -> None:
         assert source.report.fallback is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "rate"),
+    [
+        (23.976, Fraction(2997, 125)),
+        (30_000 / 1001, Fraction(30_000, 1001)),
+        (1 / 3600, Fraction(1, 3600)),
+        (0.0004, Fraction(1, 2500)),
+        (1 / 30, Fraction(1, 30)),
+        (Fraction(7, 3601), Fraction(7, 3601)),
+    ],
+)
+def test_a_rate_is_the_simple_fraction_that_a_number_means(
+    asked: Fraction | float, rate: Fraction
+) -> None:
+    array = np.zeros((2, 8, 8, 3), np.uint8)
+    with open_source(array, fps=Fraction(1), image_size=8, source_fps=asked) as source:
+        assert source.info.frame_rate == rate
+        assert source.info.duration_s == pytest.approx(2 / float(asked), rel=1e-3)
+
+
 def test_an_array_agrees_with_the_video_of_it(make_video: VideoMaker) -> None:
     array = np.stack([numbered_picture(number) for number in range(60)])
     path = make_video("lossless.mkv", codec="ffv1", frames=60, pix_fmt="bgr0")
@@ -350,6 +370,6 @@ def test_arrays_that_cannot_be_used() -> None:
         read(np.zeros((2, 4, 4, 3)), source_fps=1)
     with pytest.raises(NoFramesError):
         read(np.zeros((0, 4, 4, 3), np.uint8), source_fps=1)
-    for rate in (0, -5, float("nan"), float("inf")):
+    for rate in (0, -5, float("nan"), float("inf"), 1e-30, Fraction(1, 10**30)):
         with pytest.raises(QueryError, match="source_fps"):
             read(np.zeros((2, 4, 4, 3), np.uint8), source_fps=rate)
