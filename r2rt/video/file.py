@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from r2rt.errors import NoFramesError
+from r2rt.errors import NoFramesError, SourceNotFoundError
 from r2rt.video.api import ClipFrame, DecodeReport, Sampling, SourceInfo
 from r2rt.video.decoder import DecodeCounts, Picked, decode_all, decode_planned, decode_tail
 from r2rt.video.decoders import Decoder
@@ -80,7 +80,7 @@ class VideoFile:
             height=facts.display_size[1],
             frame_rate=facts.average_rate,
             codec=facts.codec,
-            fingerprint=fingerprint_file(path),
+            fingerprint=_fingerprint(path),
         )
 
     @property
@@ -256,3 +256,12 @@ class VideoFile:
             f"{self._path}: no frame could be decoded in the requested part; "
             f"the video lasts {lasts_s:.3f} s"
         )
+
+
+def _fingerprint(path: VideoPath) -> str:
+    try:
+        return fingerprint_file(path)
+    except SourceNotFoundError:
+        raise
+    except OSError as error:
+        raise SourceNotFoundError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from array import array
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from r2rt.errors import NoFramesError
 from r2rt.video.container import exact, metadata_text, sample_aspect_ratio
 from r2rt.video.declared import ends_early_s
 from r2rt.video.demux import Demuxer
+from r2rt.video.fingerprint import is_playlist
 from r2rt.video.first import FirstFrame
 from r2rt.video.index import PacketIndex, index_packets
 from r2rt.video.pixels import Orientation, display_matrix, display_size, orientation
@@ -104,7 +106,8 @@ def inspect_file(path: VideoPath, *, video_track: int | None = None) -> FileFact
     """Index a file and decode its first frame, since only its side data gives the orientation.
 
     The facts of the last few files are kept as long as the file's inode, size and times stay the
-    same, so encoding a video and then exporting from it reads its packets once.
+    same, so encoding a video and then exporting from it reads its packets once. Those of a playlist
+    are not, since the files that it names may change while it stays as it is.
 
     Args:
         path: the file.
@@ -144,6 +147,9 @@ def _identity(path: VideoPath, video_track: int | None) -> _Identity | None:
             return os.fspath(path), video_track, 0, 0, status.st_size, path.version() or 0, 0
     except OSError:
         return None  # opening it says why
+    # Opening a pipe would wait for who writes to it.
+    if not stat.S_ISREG(status.st_mode) or is_playlist(path):
+        return None
     times = status.st_mtime_ns, status.st_ctime_ns
     name = str(path.absolute())
     return name, video_track, status.st_dev, status.st_ino, status.st_size, *times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import time
 import wave
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import r2rt.video
+import r2rt.video.file
 from r2rt.errors import (
     NoFramesError,
     NotAVideoError,
@@ -177,6 +179,15 @@ def test_a_playlist_opens_nothing_outside_the_machine(tmp_path: Path) -> None:
         read(playlist)
 
 
+def test_a_playlist_shows_what_its_files_hold_now(make_video: VideoMaker, tmp_path: Path) -> None:
+    playlist, segment = tmp_path / "list.ffconcat", tmp_path / "segment.mp4"
+    playlist.write_text("ffconcat version 1.0\nfile segment.mp4\n")
+    for frames in (50, 100):
+        whole = make_video(f"{frames} frames.mp4", frames=frames, options=GOPS)
+        segment.write_bytes(whole.read_bytes())
+        assert len(read(playlist)) == frames // 25
+
+
 def test_sound_alone(tmp_path: Path) -> None:
     path = tmp_path / "sound.wav"
     with wave.open(str(path), "wb") as file:
@@ -193,6 +204,18 @@ def test_unreadable(make_video: VideoMaker, tmp_path: Path) -> None:
     path = tmp_path / "locked.mp4"
     path.write_bytes(make_video("reported.mp4").read_bytes())
     with permitting(path, 0), pytest.raises(SourceNotFoundError, match="cannot be read"):
+        read(path)
+
+
+def test_a_disk_that_fails_once_the_packets_are_read(
+    make_video: VideoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = make_video("reported.mp4", frames=100, options=GOPS)
+    monkeypatch.setattr(r2rt.video.file, "fingerprint_file", fails)
+    with pytest.raises(SourceNotFoundError, match=r"reported\.mp4: cannot be read: Input/output"):
         read(path)
 
 
