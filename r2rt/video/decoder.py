@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,25 @@ __all__ = [
 
 @dataclass(kw_only=True)
 class DecodeCounts:
-    """Counts that grow while a source is read; see `DecodeReport` for their meaning."""
+    """Counts that grow while a source is read; see `DecodeReport` for their meaning.
+
+    Attributes:
+        frames_decoded, packets, packets_decoded, frames_replaced: as there.
+        read_errors: how often the container could not be read on.
+        refused_at: of each packet that the decoder refused, the value of `packets` by then.
+    """
 
     frames_decoded: int = 0
     packets: int = 0
     packets_decoded: int = 0
-    packets_lost: int = 0
+    read_errors: int = 0
+    refused_at: list[int] = field(default_factory=list)
     frames_replaced: int = 0
+
+    @property
+    def packets_lost(self) -> int:
+        """Packets that could not be decoded or read."""
+        return len(self.refused_at) + self.read_errors
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,6 @@ def decode_planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> 
     next_reset = next(resets)
     last_fed = int(plan.feed.nonzero()[0][-1])
     for number, packet in enumerate(demuxer.packets()):
-        counts.packets = number + 1
         if number > last_fed or number >= len(plan.feed):
             break
         if not plan.feed[number]:
@@ -76,12 +87,13 @@ def decode_planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> 
                     yield from queue.take(frame)
                 yield from queue.give_up_before(number)
             next_reset = next(resets)
+        counts.packets = number + 1
         for frame in decode_packet(demuxer, packet, counts):
             yield from queue.take(frame)
     for frame in drain(demuxer, counts):
         yield from queue.take(frame)
     counts.packets = len(plan.feed)
-    counts.packets_lost += demuxer.read_errors
+    counts.read_errors += demuxer.read_errors
 
 
 def decode_tail(
@@ -103,7 +115,7 @@ def decode_tail(
         demuxer: the file, from its beginning.
         index: its packets.
         clock: the clips' clock.
-        counts: counts to add to.
+        counts: those of `decode_planned`, to add to.
         from_clip: the first clip to yield.
         begin_pts: frames before it are left out.
         end_pts: frames from here on are left out; None reads to the end.
@@ -113,9 +125,11 @@ def decode_tail(
     before = np.flatnonzero(index.entry & index.shown & (index.pts <= begin))
     # One entry point earlier, since leading frames of an open group depend on the group before.
     start = int(before[-2]) if from_clip and len(before) > 1 else 0
+    # What the plan gave to the decoder is given to it again, and refused again.
+    counts.refused_at = [packets for packets in counts.refused_at if packets <= start]
     selector: ClipSelector[tuple[VideoFrame, int]] = ClipSelector(clock)
     last_end: int | None = None
-    packets = itertools.islice(demuxer.packets(), start, None)
+    packets = itertools.islice(demuxer.packets(), start, len(index))
     for frame in decode_packets(demuxer, packets, counts):
         pts = frame.pts
         if pts is None or (end_pts is not None and pts >= end_pts):
@@ -152,7 +166,7 @@ def decode_all(
 
     Args:
         demuxer: where packets come from.
-        index: its packets.
+        index: its packets; what was written to the file since is left out.
         clock: the clips' clock.
         counts: counts to add to.
         end_pts: frames from here on are left out; None reads to the end.
@@ -161,7 +175,7 @@ def decode_all(
     selector: ClipSelector[tuple[VideoFrame, int]] = ClipSelector(clock)
     times = index.time_guesser()
     last_end: int | None = None
-    for frame in _all_frames(demuxer, counts):
+    for frame in _all_frames(demuxer, len(index), counts):
         pts = times.guess(frame)
         if begin_pts is not None and pts < begin_pts:
             continue
@@ -175,7 +189,7 @@ def decode_all(
             last_end = index.end_pts  # the container knows better how long the last frame lasts
         end = last_end if end_pts is None else min(last_end, end_pts)
         yield from _from(selector.finish(end), 0)
-    counts.packets_lost += demuxer.read_errors
+    counts.read_errors += demuxer.read_errors
 
 
 class _ChosenQueue:
@@ -219,8 +233,10 @@ class _ChosenQueue:
         return Picked(frame, pts, int(self._plan.clip_index[place]), int(self._plan.count[place]))
 
 
-def _all_frames(demuxer: Demuxer, counts: DecodeCounts) -> Iterator[VideoFrame]:
+def _all_frames(demuxer: Demuxer, most: int, counts: DecodeCounts) -> Iterator[VideoFrame]:
     for packet in demuxer.packets():
+        if counts.packets == most:
+            break
         counts.packets += 1
         yield from decode_packet(demuxer, packet, counts)
     yield from drain(demuxer, counts)
@@ -243,7 +259,7 @@ def decode_packet(
     try:
         frames = demuxer.decode(packet)
     except av.error.FFmpegError:
-        counts.packets_lost += 1
+        counts.refused_at.append(counts.packets)
         return []
     counts.frames_decoded += len(frames)
     return frames
@@ -261,7 +277,7 @@ def drain(demuxer: Demuxer, counts: DecodeCounts) -> list[VideoFrame]:
     except av.error.EOFError:
         pass
     except av.error.FFmpegError:
-        counts.packets_lost += 1
+        counts.refused_at.append(counts.packets)
     demuxer.context.flush_buffers()
     counts.frames_decoded += len(frames)
     return frames

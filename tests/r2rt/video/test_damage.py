@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from r2rt.errors import NoFramesError, NotAVideoError
-from r2rt.video import ClipFrame, DecodeReport, open_source
+from r2rt.video import ClipClock, ClipFrame, DecodeReport, open_source
+from r2rt.video.decoder import DecodeCounts, decode_tail
+from r2rt.video.demux import Demuxer
+from r2rt.video.inspection import inspect_file
 from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.conftest import VideoMaker
 from tests.r2rt.video.oracle import ffmpeg_clips, ffmpeg_frames, needs_ffmpeg
@@ -180,6 +183,61 @@ def test_a_file_that_ends_before_its_declared_end_is_reported(
     _, report, _ = read(cut)
     assert report.departures.ends_early_s == pytest.approx((120 - ffmpeg_frames(cut)) / 25, abs=0.1)
     assert "before the end that the file declares" in report.departures.warnings[-1]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_packet_that_the_decoder_refuses_counts_once(threads: int, tmp_path: Path) -> None:
+    path = tmp_path / "refused.mkv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8))
+            for packet in stream.encode(frame):
+                container.mux(_refused(packet) if number in (7, 19) else packet)
+    with open_source(path, fps=Fraction(5), image_size=16, threads=threads) as source:
+        clips = sum(frame.count for frame in source)
+        assert (clips, source.report.packets, source.report.packets_lost) == (19, 20, 2)
+
+
+def _refused(packet: av.Packet) -> av.Packet:
+    hurt = av.Packet(b"no picture at all")
+    hurt.pts, hurt.dts, hurt.time_base = packet.pts, packet.dts, packet.time_base
+    hurt.stream, hurt.is_keyframe = packet.stream, True
+    return hurt
+
+
+def test_what_is_written_to_a_recording_meanwhile_is_left_out(
+    make_video: VideoMaker, tmp_path: Path
+) -> None:
+    """Also where everything is decoded, as of a stream without times."""
+    data = make_video("written.h264", muxer="h264", frames=50, options=GOPS).read_bytes()
+    path = tmp_path / "recording.h264"
+    path.write_bytes(data)
+    with open_source(path, fps=Fraction(5), image_size=32) as source:
+        assert source.report.fallback
+        whole = [frame.pixels for frame in source]
+        path.write_bytes(data + data)
+        grown = [frame.pixels for frame in source]
+        assert np.array_equal(whole, grown)
+        assert source.report.clips == source.num_clips == 10
+        assert source.report.packets == source.report.packets_decoded == 50
+
+
+def test_what_is_written_meanwhile_is_left_out_of_the_last_clips(make_video: VideoMaker) -> None:
+    paths = [make_video(f"{frames} frames.ts", frames=frames, options=GOPS) for frames in (50, 100)]
+    index = inspect_file(paths[0]).index
+    clock = ClipClock(fps=Fraction(5), time_base=index.time_base, origin_pts=index.start_pts)
+    demuxer = Demuxer(paths[1])
+    try:
+        picked = list(
+            decode_tail(
+                demuxer, index, clock, DecodeCounts(), from_clip=8, begin_pts=None, end_pts=None
+            )
+        )
+    finally:
+        demuxer.close()
+    assert [(frame.clip_index, frame.count) for frame in picked] == [(8, 1), (9, 1)]
 
 
 def test_a_track_that_comes_and_goes_is_no_damage(tmp_path: Path) -> None:
