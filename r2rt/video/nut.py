@@ -8,8 +8,9 @@ specification, `doc/nut.txt` of libnut.
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
+
+from r2rt.video.file_bytes import FileBytes
 
 __all__ = ["walk_nut"]
 
@@ -46,7 +47,7 @@ class _Row:
 class _Reader:
     """Reads numbers of variable length from a place on."""
 
-    def __init__(self, data: mmap.mmap, at: int) -> None:
+    def __init__(self, data: FileBytes, at: int) -> None:
         self.data = data
         self.at = at
 
@@ -67,7 +68,7 @@ class _Reader:
         return size
 
 
-def walk_nut(data: mmap.mmap) -> int | None:
+def walk_nut(data: FileBytes) -> int | None:
     """Return the first byte at which nothing begins that may follow there, None if all is whole."""
     at, size = len(_NAME), len(data)
     rows: list[_Row] = []

@@ -9,11 +9,11 @@ checksum is wrong.
 
 from __future__ import annotations
 
-import mmap
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from r2rt.video.file_bytes import FileBytes
 from r2rt.video.nut import walk_nut
 
 __all__ = ["broken_at"]
@@ -30,15 +30,16 @@ def broken_at(path: Path, format_name: str) -> int | None:
     if walk is None:
         return None
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return walk(data)
-    except (OSError, ValueError):
-        return None  # a file system that cannot map files
+        with path.open("rb", buffering=0) as file:
+            return walk(FileBytes(file))
+    except OSError:
+        return None  # it cannot be read to its end, or was made shorter meanwhile
 
 
 # Elements of Matroska and WebM (RFC 8794, RFC 9559) by what they may hold.
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _FILE = 0
+_LONGEST_HEAD = 12  # bytes of a name and a length
 _VOID, _CHECKSUM = 0xEC, 0xBF
 _HOLDS = {
     _FILE: frozenset((0x1A45DFA3, _SEGMENT, _VOID)),  # the first is the EBML header
@@ -56,7 +57,7 @@ _HOLDS = {
 }
 
 
-def _walk_matroska(data: mmap.mmap) -> int | None:
+def _walk_matroska(data: FileBytes) -> int | None:
     size = len(data)
     # What is entered: name, where it ends, whether its size is known.
     inside = [(_FILE, size, True)]
@@ -86,23 +87,25 @@ def _walk_matroska(data: mmap.mmap) -> int | None:
     return size if breaks_off else None
 
 
-def _element_head(data: mmap.mmap, at: int) -> tuple[int, int, int | None]:
+def _element_head(data: FileBytes, at: int) -> tuple[int, int, int | None]:
     """Return an element's name, where its content begins, and its length, None where unknown.
 
     The name is 0 where no element begins.
     """
-    name_width = 9 - data[at].bit_length()
-    length_at = at + name_width
-    length_width = 9 - data[min(length_at, len(data) - 1)].bit_length()
-    if name_width > 4 or length_width > 8 or length_at >= len(data):
+    head = data[at : at + _LONGEST_HEAD]
+    name_width = 9 - head[0].bit_length()
+    if name_width > 4 or name_width >= len(head):
         return 0, at, 0
-    body = length_at + length_width
+    length_width = 9 - head[name_width].bit_length()
+    if length_width > 8:
+        return 0, at, 0
+    width = name_width + length_width
     ones = (1 << 7 * length_width) - 1
-    length = int.from_bytes(data[length_at:body]) & ones
-    return int.from_bytes(data[at:length_at]), body, None if length == ones else length
+    length = int.from_bytes(head[name_width:width]) & ones
+    return int.from_bytes(head[:name_width]), at + width, None if length == ones else length
 
 
-def _walk_ogg(data: mmap.mmap) -> int | None:
+def _walk_ogg(data: FileBytes) -> int | None:
     """Pages follow one another (RFC 3533), are counted by stream, and have a checksum each."""
     expected: dict[bytes, int] = {}
     at, size = 0, len(data)
@@ -132,14 +135,15 @@ def _ogg_checksum(page: bytes) -> int:
     return int(f"{mirrored:032b}"[::-1], 2)
 
 
-def _walk_flv(data: mmap.mmap) -> int | None:
+def _walk_flv(data: FileBytes) -> int | None:
     """Each tag of audio, video or script ends with its size, which some writers leave out."""
     at, size = int.from_bytes(data[5:9]) + 4, len(data)
     sizes_are_written = None
     while at < size:
-        length = 11 + int.from_bytes(data[at + 1 : at + 4])
+        head = data[at : at + 11]
+        length = 11 + int.from_bytes(head[1:4])
         end = at + length + 4
-        if end > size or data[at] & 0x1F not in (8, 9, 18) or any(data[at + 8 : at + 11]):
+        if end > size or head[0] & 0x1F not in (8, 9, 18) or any(head[8:]):
             return at
         matches = int.from_bytes(data[end - 4 : end]) == length
         if sizes_are_written is None:
@@ -150,7 +154,7 @@ def _walk_flv(data: mmap.mmap) -> int | None:
     return None
 
 
-def _walk_boxes(data: mmap.mmap) -> int | None:
+def _walk_boxes(data: FileBytes) -> int | None:
     """Boxes of MP4 and QuickTime follow one another; their names are four printable letters.
 
     What follows the boxes of a whole video is not of it, such as the notes of some cameras.
@@ -158,14 +162,15 @@ def _walk_boxes(data: mmap.mmap) -> int | None:
     at, size = 0, len(data)
     missing = {b"moov", b"mdat"}
     while at + 8 <= size:
-        length, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        head = data[at : at + 8]
+        length, name = int.from_bytes(head[:4]), head[4:]
         if length == 1:
             length = int.from_bytes(data[at + 8 : at + 16])
         elif length == 0:
             length = size - at  # the last one
         # Zeros at the end, and names beginning with a sign of copyright, are QuickTime's.
-        if not any(data[at : at + 8]):
-            return at if missing and any(data[at:]) else None
+        if not any(head):
+            return at if missing and not data.is_zero_from(at) else None
         if length < 8 or at + length > size or not all(32 <= c < 127 or c == 0xA9 for c in name):
             return at if missing else None
         if name == b"moov" and data.find(b"mvex", at, at + length) >= 0:
@@ -179,7 +184,7 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
-def _walk_asf(data: mmap.mmap) -> int | None:
+def _walk_asf(data: FileBytes) -> int | None:
     """Objects follow one another, and packets of one size fill the data object."""
     at, size, packet = 0, len(data), 0
     while at + 24 <= size:
@@ -202,7 +207,7 @@ def _walk_asf(data: mmap.mmap) -> int | None:
     return None
 
 
-_WALKS: dict[str, Callable[[mmap.mmap], int | None]] = {
+_WALKS: dict[str, Callable[[FileBytes], int | None]] = {
     "matroska": _walk_matroska,
     "ogg": _walk_ogg,
     "flv": _walk_flv,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +14,9 @@ import av.error
 import pytest
 
 from r2rt.errors import NotAVideoError
-from r2rt.video import open_source
+from r2rt.video import open_source, structure
 from r2rt.video.departures import Departures
+from r2rt.video.file_bytes import FileBytes
 from r2rt.video.structure import broken_at
 from tests.r2rt.video.conftest import VideoMaker
 
@@ -161,6 +163,58 @@ def test_what_cameras_write_after_an_mp4_is_no_damage(
         assert departures(path).warnings == ()
     path.write_bytes(data[:-1])
     assert broken_at(path, "mov,mp4") == data.index(b"mdat" if first == "moov" else b"moov") - 4
+
+
+def test_zeros_at_the_end_are_part_of_a_whole_mp4_alone(
+    make_video: VideoMaker, tmp_path: Path
+) -> None:
+    whole = make_video("zeros.mp4", frames=FRAMES, rate=RATE).read_bytes()
+    path = tmp_path / "zeros.mp4"
+    path.write_bytes(whole + bytes(3 << 20))
+    assert broken_at(path, "mov,mp4") is None
+    begin = whole.index(b"moov") - 4
+    path.write_bytes(whole[:begin] + bytes(3 << 20))
+    assert broken_at(path, "mov,mp4") is None
+    path.write_bytes(whole[:begin] + bytes(3 << 20) + b"\1")
+    assert broken_at(path, "mov,mp4") == begin
+
+
+def test_a_file_that_becomes_shorter_meanwhile_has_no_known_breaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "short.nut"
+    path.write_bytes(bytes(100_000))
+
+    def walk(data: FileBytes) -> int:
+        os.truncate(path, 10)
+        return data[90_000]
+
+    monkeypatch.setitem(structure._WALKS, "nut", walk)
+    assert broken_at(path, "nut") is None
+
+
+def test_bytes_of_a_file_are_those_of_a_buffer(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    content = rng.randbytes(30_000) + bytes(2 << 20) + rng.randbytes(30_000)
+    path = tmp_path / "bytes"
+    path.write_bytes(content)
+    size = len(content)
+    with path.open("rb", buffering=0) as file:
+        data = FileBytes(file)
+        assert len(data) == size
+        for _ in range(100):
+            place = rng.choice((rng.randrange(30_000), size - rng.randrange(1, 30_000)))
+            assert data[place] == content[place]
+            stop = place + rng.choice((0, 3, 5000, 70_000))
+            assert data[place:stop] == content[place:stop]
+            sought = content[place : place + 4]
+            assert data.find(sought, 0, size) == content.find(sought)
+            assert data.find(sought, 0, place + 3) == content.find(sought, 0, place + 3)
+        assert data[size : size + 9] == data[size + 5 : size + 9] == b""
+        with pytest.raises(IndexError):
+            data[size]
+        assert not data.is_zero_from(0)
+        assert not data.is_zero_from(30_000)
 
 
 @pytest.mark.parametrize("name", ["mkv", "ogg", "flv", "asf", "mp4", "nut"])
