@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 __all__ = [
+    "LOSES_HARDWARE_COLOURS",
     "codec_tag",
     "exact",
     "metadata_text",
@@ -28,10 +29,11 @@ __all__ = [
     "skip_stream",
 ]
 
+_MAJOR = int(av.__version__.partition(".")[0])
 # Since PyAV 19 metadata that is no UTF-8 is decoded with surrogates; before, an argument said how.
-_TOLERANT: dict[str, Any] = (
-    {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
-)
+_TOLERANT: dict[str, Any] = {} if _MAJOR >= 19 else {"metadata_errors": "replace"}
+# Before, frames that are copied from a device come without colour matrix and range.
+LOSES_HARDWARE_COLOURS = _MAJOR < 18
 _DISCARD: Any = getattr(av.stream, "Discard", None)  # since PyAV 17.1
 
 

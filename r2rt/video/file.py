@@ -56,7 +56,7 @@ class VideoFile:
         self._index = facts.index
         self._ends_early_s = facts.ends_early_s
         self._broken_at_byte = facts.broken_at_byte
-        self._ratio = facts.sample_aspect_ratio
+        self._ratio, self._turn = facts.sample_aspect_ratio, facts.turn
         self._span = (part or Part()).span(
             fps=fps, time_base=self._index.time_base, source_start_pts=self._index.start_pts
         )
@@ -204,6 +204,8 @@ class VideoFile:
         elif decoder == "auto":
             decoder = "cpu"  # the demuxer refuses any other, and says so
         demuxer = Demuxer(self._path, threads=threads, decoder=decoder, video_track=track)
+        # A decoder that was chosen by name does not know the stream's display matrix.
+        turn = None if demuxer.decoder == "cpu" else self._turn
         try:
             for picked in pick(demuxer):
                 self._clips = picked.clip_index + picked.count
@@ -212,7 +214,7 @@ class VideoFile:
                     clip_index=picked.clip_index,
                     count=picked.count,
                     time_s=self._span.clock.time_s(picked.pts),
-                    pixels=self._prepare(picked.frame, sample_aspect_ratio=self._ratio),
+                    pixels=self._prepare(picked.frame, sample_aspect_ratio=self._ratio, turn=turn),
                 )
         finally:
             self._decoder, self._decoder_fallback = demuxer.decoder, demuxer.refusal

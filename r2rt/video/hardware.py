@@ -49,12 +49,17 @@ _log = logging.getLogger(__name__)
 
 def decoder_problem(name: Decoder) -> str | None:
     """Return why a hardware decoder cannot be used on this machine; None if it may be."""
+    import av
     from av.codec.hwaccel import hwdevices_available
+
+    from r2rt.video import container
 
     if name not in (built := hwdevices_available()):
         return f"this PyAV has no {name} (it has {', '.join(built) or 'none'})"
     if not _has_device(name):
         return "this machine has no such device"
+    if container.LOSES_HARDWARE_COLOURS:
+        return f"PyAV {av.__version__} loses the colours of its frames; install PyAV 18 or newer"
     return None
 
 
@@ -147,7 +152,9 @@ def _key(names: list[Decoder], path: Path, video_track: int | None, threads: int
     demuxer = Demuxer(path, video_track=video_track)
     try:
         context = demuxer.stream.codec_context
-        video = (context.codec.canonical_name, context.pix_fmt, context.width, context.height)
+        colours = (context.colorspace, context.color_range)
+        size = (context.width, context.height)
+        video = (context.codec.canonical_name, context.pix_fmt, *size, *colours)
     finally:
         demuxer.close()
     parts = (video, names, threads, av.__version__, platform.platform(), platform.node())
@@ -157,7 +164,7 @@ def _key(names: list[Decoder], path: Path, video_track: int | None, threads: int
 def _work(path: str, name: Decoder, video_track: int | None, threads: int | None, to: str) -> None:
     """Decode the beginning of a file; write the pixels and the time a frame."""
     from r2rt.video.demux import Demuxer
-    from r2rt.video.pixels import FramePreparer
+    from r2rt.video.pixels import FramePreparer, Orientation
 
     prepare = FramePreparer(_SIZE)
     demuxer = Demuxer(Path(path), threads=threads, decoder=name, video_track=video_track)
@@ -166,7 +173,8 @@ def _work(path: str, name: Decoder, video_track: int | None, threads: int | None
     for frame in _frames(demuxer):
         if not pixels:  # what a driver and threads take to start is not a frame's
             began = time.perf_counter()
-        pixels.append(prepare(frame))
+        # As stored: a frame from a device may not say how it is turned, and is not asked.
+        pixels.append(prepare(frame, turn=Orientation()))
         if len(pixels) == _FRAMES:
             break
     seconds = (time.perf_counter() - began) / max(1, len(pixels) - 1)

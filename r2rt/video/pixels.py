@@ -81,12 +81,19 @@ class FramePreparer:
         frame: av.VideoFrame | NDArray[np.uint8],
         *,
         sample_aspect_ratio: Fraction | None = None,
+        turn: Orientation | None = None,
     ) -> NDArray[np.uint8]:
-        """Return (S, S, 3) uint8 RGB, C-contiguous; see `prepare_frame`."""
+        """Return (S, S, 3) uint8 RGB, C-contiguous; see `prepare_frame`.
+
+        Args:
+            frame: as there.
+            sample_aspect_ratio: as there.
+            turn: what makes the frame upright; None takes its display matrix.
+        """
         if isinstance(frame, np.ndarray):
-            decoded, turn = _as_frame(frame), _UPRIGHT
+            decoded, turn = _as_frame(frame), turn or _UPRIGHT
         else:
-            decoded, turn = frame, self._orientation(frame)
+            decoded, turn = frame, turn or self._orientation(frame)
         width, height = _square_samples(decoded.width, decoded.height, sample_aspect_ratio)
         scaled_width, scaled_height = _scaled_size(width, height, self._size)
         wanted = (decoded.width, decoded.height, decoded.format.name, scaled_width, scaled_height)

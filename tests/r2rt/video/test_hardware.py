@@ -14,11 +14,13 @@ import pytest
 from av.codec.hwaccel import HWAccel
 
 from r2rt.errors import BackendUnavailableError, NotAVideoError, QueryError
-from r2rt.video import demux, hardware, open_source
+from r2rt.video import container, demux, hardware, open_source
 from r2rt.video.api import DecodeReport
+from r2rt.video.decoders import Decoder
 from r2rt.video.demux import Demuxer
 from r2rt.video.hardware import choose_decoder
 from tests.conftest import CHECKOUT
+from tests.r2rt.video.clips import write_video
 
 VIDEO = CHECKOUT / "demo" / "shapes.mp4"
 
@@ -160,6 +162,26 @@ class TestTheDemuxer:
         finally:
             demuxer.close()
 
+    def test_a_decoder_that_knows_no_display_matrix_gives_upright_frames(
+        self, devices: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def alone(demuxer: Demuxer) -> None:
+            known = demuxer.stream.codec_context
+            made: Any = av.CodecContext.create(known.codec, "r")
+            made.extradata = known.extradata
+            demuxer.context = made
+
+        def read(decoder: Decoder) -> list[Any]:
+            with open_source(path, fps=Fraction(5), image_size=32, decoder=decoder) as source:
+                return [frame.pixels for frame in source]
+
+        path = write_video(tmp_path / "turned.mp4", frames=20, rotation=90)
+        want = read("cpu")
+        monkeypatch.setattr(Demuxer, "_open_for", lambda _, path, __: demux._open(path))
+        monkeypatch.setattr(Demuxer, "_choose_by_name", alone)
+        monkeypatch.setattr(demux, "_is_of_hardware", lambda _: True)
+        np.testing.assert_array_equal(read("cuda"), want)
+
     def test_what_is_no_video_stays_none(self, tmp_path: Path) -> None:
         path = tmp_path / "x.mp4"
         path.write_bytes(b"no video at all" * 100)
@@ -180,6 +202,23 @@ class TestTheChoice:
             choose_decoder("videotoolbox", VIDEO)
         with pytest.raises(BackendUnavailableError, match=r"cuda cannot be used: .*no such device"):
             choose_decoder("cuda", VIDEO)
+
+    def test_a_pyav_that_loses_colours_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("av.codec.hwaccel.hwdevices_available", lambda: ["cuda"])
+        monkeypatch.setattr(hardware, "_has_device", lambda _: True)
+        monkeypatch.setattr(hardware, "_times", None)
+        monkeypatch.setattr(container, "LOSES_HARDWARE_COLOURS", True)
+        assert choose_decoder("auto", VIDEO) == "cpu"
+        with pytest.raises(BackendUnavailableError, match=r"loses the colours .* PyAV 18 or newer"):
+            choose_decoder("cuda", VIDEO)
+
+    def test_videos_of_other_colours_are_measured_on_their_own(self, tmp_path: Path) -> None:
+        keys = set()
+        for space in ("bt709", "smpte170m"):
+            options = {"x264-params": f"colormatrix={space}"}
+            path = write_video(tmp_path / f"{space}.mp4", frames=3, options=options)
+            keys |= {hardware._key([], path, None, None) for _ in range(2)}
+        assert len(keys) == 2
 
     def test_without_devices_nothing_is_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hardware, "_has_device", lambda _: False)
