@@ -6,10 +6,12 @@ away from zero, and clip n is shown by the last frame whose tick is at most n. T
 frame before (n + 1/2) / fps. Clips before the first frame are filled by it, and there are
 round(end · fps) clips, where `end` is the end of the last frame.
 
-Time zero is the container's start, that of its earliest stream: in a transport stream whose sound
-begins first, that is where the sound begins, as in the ffmpeg program.
+Time zero is the container's start, that of its earliest stream: where the sound begins first, that
+is where the sound begins. So it is in the ffmpeg program, with one exception: in formats whose
+clock may begin anew (MPEG-TS, MPEG-PS, Ogg) it takes the earliest of the streams that it reads,
+which with `-an` is the video.
 
-One deviation: a source shorter than half a clip has one clip here and none in ffmpeg.
+One deviation more: a source shorter than half a clip has one clip here and none in ffmpeg.
 """
 
 from __future__ import annotations

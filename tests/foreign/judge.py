@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from r2rt.errors import R2rtError
 from r2rt.video import open_source
+from tests.r2rt.video.oracle import ALL_STREAMS
 
 __all__ = ["KINDS", "Kind", "Verdict", "judge", "media_files"]
 
@@ -81,7 +82,7 @@ def media_files(folder: Path) -> list[Path]:
 
 
 def judge(path: Path, fps: Fraction) -> Verdict:
-    """Read a file here and by the ffmpeg program, and compare."""
+    """Read a file here and by the ffmpeg program, which reads its sound too, and compare."""
     theirs = _read_by_ffmpeg(path, fps)
     reported: tuple[str, ...] = ()
     ours: list[NDArray[np.uint8]] = []
@@ -123,7 +124,7 @@ def _read_by_ffmpeg(path: Path, fps: Fraction) -> list[NDArray[np.uint8]]:
         f"scale=w='{_WIDTH}':h='{_HEIGHT}':flags=bicubic,format=rgb24,crop={SIZE}:{SIZE}"
     )
     command = ["ffmpeg", "-v", "quiet", "-nostdin", "-i", f"file:{path}", "-an", "-sn", "-dn"]
-    command += ["-vf", filters, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    command += ["-vf", filters, "-f", "rawvideo", "-pix_fmt", "rgb24", "-", *ALL_STREAMS]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -16,6 +16,10 @@ needs_ffmpeg = pytest.mark.skipif(
     shutil.which("ffmpeg") is None, reason="the oracle is the ffmpeg program, not installed here"
 )
 
+# A second output of ffmpeg's, to nothing. Without it the sound is not read, and the zero of a
+# transport stream is the start of its video, even where the sound begins first.
+ALL_STREAMS = ("-map", "0:v", "-map", "0:a?", "-c", "copy", "-f", "null", "-")
+
 
 def scale_and_crop(
     width: int, height: int, image_size: int, ratio: Fraction | None = None
@@ -53,7 +57,7 @@ def ffmpeg_clips(
     filters = [f"fps=fps={fps}:round=near:start_time=0", *("=".join(item) for item in chain)]
     command = ["ffmpeg", "-v", "error", "-nostdin", "-noautorotate", "-i", f"file:{path}"]
     command += ["-map", f"0:v:{stream}", "-vf", ",".join(filters)]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-", *ALL_STREAMS]
     done = subprocess.run(command, capture_output=True, check=False)
     frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, image_size, image_size, 3)
     return list(frames)

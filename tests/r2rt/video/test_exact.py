@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from r2rt.video import DecodeReport, FramePreparer, open_source
 from tests.r2rt.video.clips import decode_everything, ffmpeg_fps, picture_number
 from tests.r2rt.video.conftest import VideoMaker
+from tests.r2rt.video.oracle import ffmpeg_clips, needs_ffmpeg
 
 NTSC = Fraction(30_000, 1001)
 FILM = Fraction(24_000, 1001)
@@ -193,6 +194,16 @@ def test_a_frame_that_starts_after_the_sound_fills_the_clips_before_it(
         assert first.clip_index == 0
         # Older versions of FFmpeg write sound earlier by what its encoder holds back.
         assert first.time_s == pytest.approx(2.5, abs=0.03)
+
+
+@needs_ffmpeg
+def test_sound_that_begins_first_begins_a_transport_stream(make_video: VideoMaker) -> None:
+    times = [Fraction(5, 2) + Fraction(number, 25) for number in range(60)]
+    path = make_video("late.ts", frames=60, times=times, audio_start_s=Fraction(0))
+    for fps in (Fraction(1), Fraction(3)):
+        clips, _ = read(path, fps)
+        assert len(clips) == 5 * fps
+        assert all(same(clips, ffmpeg_clips(path, fps)))
 
 
 def test_one_frame_and_less_than_a_clip(make_video: VideoMaker) -> None:
