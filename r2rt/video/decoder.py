@@ -70,8 +70,19 @@ def decode_planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> 
     """Decode what the plan says and yield the chosen frames in order of presentation.
 
     A chosen frame that does not come out is replaced by the frame that came out before it, or
-    after it if there is none. The last ones are not: see `decode_tail`.
+    after it if there is none. The last ones are not, and the one before them is not yielded, since
+    nothing shows how long it lasts: see `decode_tail`.
     """
+    held: Picked | None = None
+    for picked in _planned(demuxer, plan, counts):
+        if held is not None:
+            yield held
+        held = picked
+    if held is not None and held.clip_index + held.count == plan.num_clips:
+        yield held
+
+
+def _planned(demuxer: Demuxer, plan: DecodePlan, counts: DecodeCounts) -> Iterator[Picked]:
     queue = _ChosenQueue(plan, counts)
     resets = iter([*plan.resets.tolist(), -1])
     next_reset = next(resets)

@@ -185,26 +185,37 @@ def test_a_file_that_ends_before_its_declared_end_is_reported(
     assert "before the end that the file declares" in report.departures.warnings[-1]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_each_packet_that_the_decoder_refuses_counts_once(threads: int, tmp_path: Path) -> None:
-    path = tmp_path / "refused.mkv"
+def write_refused(path: Path, times: list[int], refused: set[int]) -> Path:
+    """A frame at each fifth of a second of `times`; the decoder refuses those at `refused`."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("mjpeg", rate=5)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-        for number in range(20):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8))
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * time, np.uint8))
+            frame.pts, frame.time_base = time, Fraction(1, 5)
             for packet in stream.encode(frame):
-                container.mux(_refused(packet) if number in (7, 19) else packet)
+                hurt: Any = av.Packet(b"no picture at all")
+                hurt.pts, hurt.dts, hurt.time_base = packet.pts, packet.dts, packet.time_base
+                hurt.stream, hurt.is_keyframe = stream, True
+                container.mux(hurt if time in refused else packet)
+    return path
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_packet_that_the_decoder_refuses_counts_once(threads: int, tmp_path: Path) -> None:
+    path = write_refused(tmp_path / "refused.mkv", list(range(20)), {7, 19})
     with open_source(path, fps=Fraction(5), image_size=16, threads=threads) as source:
         clips = sum(frame.count for frame in source)
         assert (clips, source.report.packets, source.report.packets_lost) == (19, 20, 2)
 
 
-def _refused(packet: av.Packet) -> av.Packet:
-    hurt = av.Packet(b"no picture at all")
-    hurt.pts, hurt.dts, hurt.time_base = packet.pts, packet.dts, packet.time_base
-    hurt.stream, hurt.is_keyframe = packet.stream, True
-    return hurt
+def test_a_video_ends_with_the_last_frame_that_comes_out(tmp_path: Path) -> None:
+    path = write_refused(tmp_path / "gap.mkv", [*range(10), 15], {15})
+    frames, report, num_clips = read(path, Fraction(5))
+    assert num_clips == 16
+    assert sum(frame.count for frame in frames) == 10
+    assert report.departures.clips_lost_at_end == 6
+    assert report.packets_lost == 1
 
 
 def test_what_is_written_to_a_recording_meanwhile_is_left_out(
