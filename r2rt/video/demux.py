@@ -250,9 +250,11 @@ def _is_of_hardware(frame: VideoFrame) -> bool:
 
 
 def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
-    if not path.exists():
-        raise SourceNotFoundError(f"{path}: no such file; expected a video or a folder of images")
     try:
+        if not path.exists():
+            raise SourceNotFoundError(
+                f"{path}: no such file; expected a video or a folder of images"
+            )
         mode = path.stat().st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode):
             raise NotAVideoError(
@@ -261,6 +263,8 @@ def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
             )
         with path.open("rb") as file:
             is_empty = not file.read(1)
+    except SourceNotFoundError:
+        raise
     except OSError as error:
         raise SourceNotFoundError(f"{path}: cannot be read: {error.strerror}") from error
     if is_empty:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from r2rt.errors import QueryError
+from r2rt.errors import QueryError, SourceNotFoundError
 from r2rt.video.api import FrameSource, Sampling
 from r2rt.video.decoders import Decoder
 from r2rt.video.file import VideoFile
 from r2rt.video.missing import not_found
 from r2rt.video.part import Part
-from r2rt.video.remote import video_path
+from r2rt.video.remote import VideoPath, video_path
 from r2rt.video.still import ArraySource, ImageFolder
 
 __all__ = ["open_source"]
@@ -71,7 +71,8 @@ def open_source(
     _check(fps, image_size, sampling, tolerance_s, threads)
     part = Part.from_seconds(start_s, end_s)
     path = None if isinstance(source, np.ndarray) else video_path(source)
-    if video_track is not None and (path is None or path.is_dir()):
+    is_folder = path is not None and _is_folder(path)
+    if video_track is not None and (path is None or is_folder):
         raise QueryError("a video track is for video files; images and arrays have none")
     if isinstance(source, np.ndarray):
         if source_fps is None:
@@ -79,7 +80,7 @@ def open_source(
         rate = _rate(source_fps)
         return ArraySource(source, rate=rate, fps=fps, image_size=image_size, part=part)
     assert path is not None
-    if isinstance(path, Path) and path.is_dir():
+    if isinstance(path, Path) and is_folder:
         rate = fps if source_fps is None else _rate(source_fps)
         return ImageFolder(path, rate=rate, fps=fps, image_size=image_size, part=part)
     if source_fps is not None:
@@ -97,6 +98,13 @@ def open_source(
         decoder=decoder,
         video_track=video_track,
     )
+
+
+def _is_folder(path: VideoPath) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long, or a folder that may not be entered
+        raise SourceNotFoundError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _check(

@@ -6,6 +6,7 @@ import errno
 import inspect
 import time
 import wave
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from r2rt.errors import (
     SourceNotFoundError,
 )
 from r2rt.video import ClipFrame, open_source
+from r2rt.video.inspection import inspect_file
 from r2rt.video.still import read_image
 from tests.r2rt.permissions import permitting
 from tests.r2rt.video.clips import numbered_picture
@@ -155,6 +157,12 @@ def test_arguments_that_make_no_sense(wrong: dict[str, Any], make_video: VideoMa
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="no such file or folder"):
         read(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("reader", [read, inspect_file])
+def test_a_name_that_the_system_refuses(reader: Callable[[Path], object], tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFoundError, match="cannot be read: File name too long"):
+        reader(tmp_path / f"{'long' * 100}.mp4")
 
 
 def test_empty(tmp_path: Path) -> None:
