@@ -168,8 +168,8 @@ def test_an_engine_may_err_as_much_as_when_it_was_built(
         return Rounding(bundle, "rtx", gpu=Gpu(driver), runtime=FakeRuntime(driver, bundle))
 
     def run_here(bundle: Bundle, *how: Any, again: bool) -> None:
-        *way, place = how
-        measuring._work(str(bundle.path), *way, str(place))
+        device, backend, threads, place = how
+        measuring._work(str(bundle.path), device, backend, threads, str(place))
 
     monkeypatch.setattr(measuring, "open_way", open_way)
     monkeypatch.setattr(measuring, "_run", run_here)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
+from typing import Any
 
 import opentimelineio as otio
 import pytest
@@ -117,7 +118,8 @@ def test_a_share_of_a_network_is_a_host_of_its_own() -> None:
         (share, "file://nas/share/a%20b.mp4"),
         (local, "file://localhost/D:/a%20b.mp4"),
     ):
-        source = replace(answers.source, path=SimpleNamespace(name="a", absolute=lambda p=path: p))
+        place: Any = SimpleNamespace(name="a", absolute=lambda path=path: path)
+        source = replace(answers.source, path=place)
         answers.__dict__["source"] = source
         assert f"<pathurl>{address}</pathurl>" in render("xmeml", answers)
 

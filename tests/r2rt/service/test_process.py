@@ -99,8 +99,8 @@ def test_a_signal_ends_it_in_order_and_jobs_wait_for_the_next_one(tmp_path: Path
             assert list(lines)  # a stream of events does not hold it up
             assert server.process.wait(60) == 0
             assert time.monotonic() - began < 30
-    lines = [line for line in server.lines if "serving at" not in line]
-    assert any(json.loads(line)["request_id"] for line in lines)
+    log = [line for line in server.lines if "serving at" not in line]
+    assert any(json.loads(line)["request_id"] for line in log)
     second = subprocess.run(
         [sys.executable, "-c", _LEFT, str(state / "service.db")],
         capture_output=True,

@@ -58,7 +58,7 @@ def test_a_codec_that_is_named_by_no_letters_has_no_tag(tmp_path: Path) -> None:
             size = 3 + (int.from_bytes(data[table + 1 : table + 3]) & 0xFFF)
             data[table + 12] = 0xEA  # VC-1
             end = table + size - 4
-            data[end : end + 4] = _mpeg_checksum(data[table:end]).to_bytes(4)
+            data[end : end + 4] = _mpeg_checksum(bytes(data[table:end])).to_bytes(4)
     path.write_bytes(data)
     with open_input(str(path)) as container:
         stream = choose_track(container, "video", None)
