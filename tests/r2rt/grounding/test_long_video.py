@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import tracemalloc
+import weakref
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -158,6 +160,26 @@ def test_windows_that_were_finalised_are_kept_while_there_is_room(
     assert engine.runs[VIDEO_FINALIZER] == 7 + 4
     assert engine.runs[GROUNDER] == 14
     assert engine.runs[VIDEO_ENCODER] == 10
+
+
+def test_what_is_not_kept_is_freed_with_the_answer(
+    tmp_path: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[object]] = []
+
+    def empty(_: FakeEngine, shape: Sequence[int]) -> NDArray[np.float32]:
+        array = np.empty(shape, np.float32)
+        made.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(FakeEngine, "empty", empty)
+    monkeypatch.setattr(FakeEngine, "kept_bytes", 0)
+    grounder = fake_grounder(tmp_path, tokenizer_file)
+    video = grounder.encode_frames(frames_with_red(list(range(40))), FPS)
+    made.clear()
+    grounder.ground(video, QUERIES, window=None)
+    gc.collect()
+    assert [array() for array in made] == [None]
 
 
 def test_bad_windows_are_reported_before_the_video_is_read(tiny_grounder: Grounder) -> None:
