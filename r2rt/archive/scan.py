@@ -8,15 +8,16 @@ in is gone, or copied; either way its vectors are there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2rt.archive.subtitles import words_key
+from r2rt.archive.subtitles import subtitle_names, words_key
 from r2rt.errors import NotAVideoError, SourceNotFoundError
 from r2rt.grounding.many import find_videos, kind_of, list_videos, names_several
 from r2rt.video.fingerprint import fingerprint_file, fingerprint_files, is_playlist
@@ -123,9 +124,10 @@ def scan(
         SourceNotFoundError: a folder or glob leads to no video, and to none that was there before.
     """
     found = Scan()
+    names_in = functools.cache(subtitle_names)  # a folder of many videos is listed once
     for path, video in _paths(sources, known, follow=follow).items():
         row = known.get(path)
-        file = _stat(path) if not is_remote(path) else _remote(path, video, row)
+        file = _stat(path, names_in) if not is_remote(path) else _remote(path, video, row)
         if file is None:
             if row is None:
                 found.work.append(File(path=path, size=-1, mtime_ns=-1, words_key=""))
@@ -220,15 +222,16 @@ def _below(source: str, root: str, known: Mapping[str, Row]) -> list[str]:
     return [path for path in known if path == root or path.startswith(root + os.sep)]
 
 
-def _stat(path: str) -> File | None:
+def _stat(path: str, names_in: Callable[[Path], Sequence[str]]) -> File | None:
+    video = Path(path)
     try:
-        status = Path(path).stat()
+        status = video.stat()
         size, mtime_ns = status.st_size, status.st_mtime_ns
-        if Path(path).is_dir():
-            size, mtime_ns = _sum_of(Path(path).iterdir())
+        if video.is_dir():
+            size, mtime_ns = _sum_of(video.iterdir())
     except OSError:
         return None
-    return _file(path, size, mtime_ns, words_key(Path(path)))
+    return _file(path, size, mtime_ns, words_key(video, names_in(video.parent)))
 
 
 def _remote(path: str, video: RemoteVideo | None, row: Row | None) -> File | None:

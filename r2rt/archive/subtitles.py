@@ -7,7 +7,8 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ from r2rt.archive.tables import require_package
 if TYPE_CHECKING:
     from pysubs2 import SSAFile
 
-__all__ = ["Line", "lines_of", "words_key"]
+__all__ = ["Line", "lines_of", "subtitle_names", "words_key"]
 
-_SUFFIXES = frozenset((".srt", ".vtt", ".ass", ".ssa", ".sub", ".ttml"))
+_SUFFIXES = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".ttml")
 _LARGEST_BYTES = 32 << 20
 _MOST_LINES = 100_000
 _MOST_CHARACTERS, _MOST_CHARACTERS_A_LINE = 1000, 4000
@@ -42,10 +43,24 @@ class Line:
     language: str
 
 
-def words_key(video: Path) -> str:
-    """Return a key of the subtitle files beside a video that changes when they do; '' for none."""
+def subtitle_names(folder: Path) -> list[str]:
+    """Return the names of the subtitle files in a folder, sorted; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name.lower().endswith(_SUFFIXES))
+    except OSError:
+        return []
+
+
+def words_key(video: Path, names: Sequence[str]) -> str:
+    """Return a key of the subtitle files beside a video that changes when they do; '' for none.
+
+    Args:
+        video: the file.
+        names: the `subtitle_names` of its folder.
+    """
     parts = []
-    for file in _beside(video):
+    for file in _beside(video, names):
         with contextlib.suppress(OSError):
             status = file.stat()
             parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
@@ -73,22 +88,19 @@ def lines_of(video: Path) -> Iterator[Line]:
 
 
 def _all_lines(video: Path) -> Iterator[Line]:
-    for file in _beside(video):
+    for file in _beside(video, subtitle_names(video.parent)):
         yield from _file_lines(file, video.stem)
     if video.is_file():
         yield from _stream_lines(video)
 
 
-def _beside(video: Path) -> list[Path]:
-    """Return the files `talk.srt` and `talk.en.srt` beside `talk.mp4`, in a fixed order."""
+def _beside(video: Path, names: Sequence[str]) -> list[Path]:
+    """Return the files `talk.srt` and `talk.en.srt` beside `talk.mp4`, of sorted names."""
+    # A slash, which no name has, is the sign after the point.
+    first, end = (bisect_left(names, f"{video.stem}{sign}") for sign in "./")
+    files = (video.parent / name for name in names[first:end])
     try:
-        return sorted(
-            item
-            for item in video.parent.iterdir()
-            if item.suffix.lower() in _SUFFIXES
-            and (item.stem == video.stem or item.stem.startswith(f"{video.stem}."))
-            and item.is_file()
-        )
+        return [file for file in files if file.is_file()]
     except OSError:
         return []
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 
 from r2rt.archive.library import Archive
-from r2rt.archive.subtitles import lines_of
+from r2rt.archive.scan import scan
+from r2rt.archive.subtitles import lines_of, subtitle_names, words_key
 from r2rt.cli.hits_media import deliver_hits_media
 from r2rt.cli.media import MediaOptions
 from tests.r2rt.archive.colours import colour_grounder, make_colours
@@ -51,6 +54,48 @@ def test_lines_of_a_file_beside_the_video(videos: Path) -> None:
         (8.0, 11.5, "Waves are blue and they break", "en"),
     ]
     assert list(lines_of(videos / "night.mp4")) == []
+
+
+def test_which_files_belong_to_a_video(tmp_path: Path) -> None:
+    for name in ("talk.SRT", "talk.en.vtt", "talk-2.srt", "talks.srt", "talk.txt", ".srt", "a.srt"):
+        (tmp_path / name).write_text(SRT, encoding="utf-8")
+    (tmp_path / "talk.de.srt").mkdir()
+    files = {tmp_path / "talk.SRT", tmp_path / "talk.en.vtt"}
+    video = tmp_path / "talk.mp4"
+    before = words_key(video, subtitle_names(tmp_path))
+    for file in tmp_path.iterdir():
+        os.utime(file, (1, 1))
+        after = words_key(video, subtitle_names(tmp_path))
+        assert (after != before) == (file in files), file.name
+        before = after
+
+
+def test_a_folder_of_many_videos_is_not_listed_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings: list[Any] = []
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def listing(folder: Any = ".") -> Any:
+            listings.append(folder)
+            return real(folder)
+
+        return listing
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    counts = []
+    for videos in (2, 9):
+        folder = tmp_path / str(videos)
+        folder.mkdir()
+        for number in range(videos):
+            (folder / f"{number}.mp4").write_bytes(b"")
+            (folder / f"{number}.srt").write_text(SRT, encoding="utf-8")
+        listings.clear()
+        found = scan([str(folder)], {}).work
+        counts.append(len(listings))
+        assert len({file.words_key for file in found} - {""}) == videos
+    assert counts[0] == counts[1]
 
 
 def test_a_line_that_two_files_have_comes_once(videos: Path) -> None:
