@@ -133,7 +133,7 @@ def index(
         open_model(model, device, quiet=quiet, any_form=is_new) as grounder,
         _interrupted() as interrupted,
     ):
-        archive = Archive(library, model=grounder, tables=tables)
+        archive = Archive(library, model=grounder, device=device, tables=tables)
 
         def add() -> IndexReport:
             with progress("indexing", unit="B", quiet=quiet) as update:

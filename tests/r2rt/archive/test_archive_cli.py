@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -22,6 +23,8 @@ from PIL import Image
 
 from r2rt.archive.index import IndexReport
 from r2rt.archive.library import Archive
+from r2rt.archive.piece import Piece
+from r2rt.archive.ray_workers import RayOptions
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
 from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
@@ -146,6 +149,22 @@ def test_what_appears_during_the_first_run_is_indexed_too(
     assert run(["index", str(library), str(videos), "--quiet", "--watch"]) == 130
     end.cancel()
     assert len(runs) == 2
+
+
+def test_workers_of_ray_run_on_the_device_that_is_named(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RayOptions] = []
+
+    def encode(options: RayOptions, *_: Any, **__: Any) -> Iterator[Piece]:
+        asked.append(options)
+        return iter(())
+
+    monkeypatch.setattr("r2rt.archive.ray_workers.encode_on_ray", encode)
+    index = ["index", str(library), str(library.parent / "videos"), "--quiet", "--ray", "local"]
+    assert run([*index, "--workers", "3", "--device", "cpu"]) == 0
+    (options,) = asked
+    assert (options.address, options.workers, options.device) == ("local", 3, "cpu")
 
 
 def test_a_folder_that_is_no_library(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
