@@ -337,7 +337,9 @@ class Tables:
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)
+            # Windows removes no file that is open; there it may stay, which does no harm.
+            with contextlib.suppress(OSError):
+                path.unlink()
             lock.release()
 
     def size_bytes(self) -> int | None:

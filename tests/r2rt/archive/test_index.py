@@ -208,6 +208,25 @@ def test_a_window_whose_file_is_gone_is_skipped_with_the_reason(
     assert list(result.skipped) == [str(videos / "beach.mp4")]
 
 
+def test_a_lock_that_cannot_be_removed_while_it_is_held_is_given_up(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows removes no file that is open."""
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".lock":
+            raise PermissionError(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
+    assert archive.add(videos / "beach.mp4").added == 1
+    (row,) = archive.videos()
+    with archive.tables.claim(row["content"]) as is_mine:
+        assert is_mine
+
+
 def test_a_quota_stops_before_the_next_video(tmp_path: Path, videos: Path) -> None:
     archive = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
     archive.add(videos / "beach.mp4")
