@@ -364,7 +364,9 @@ def _with_words(tables: Tables, videos: Snapshot, request: Request, hits: list[H
             )
             ranked.append((reciprocal_rank(number + 1), hit))
     ranked.sort(key=lambda item: -item[0])
-    return [hit for _, hit in ranked]
+    # Several tracks, such as those of two languages, have a line each for the same moment.
+    kept = suppressed([(hit.path, hit.start_s, hit.end_s) for _, hit in ranked])
+    return [ranked[number][1] for number in kept]
 
 
 def _lines(tables: Tables, videos: Snapshot, text: str, *, all_words: bool = False) -> list[Row]:

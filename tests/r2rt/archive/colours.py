@@ -158,8 +158,8 @@ class ColourGrounder:
         runs = np.split(near, np.flatnonzero(np.diff(near) > 1) + 1) if len(near) else []
         moments = [
             Moment(
-                start_s=video.start_s + run[0] * CLIP_S,
-                end_s=min(video.start_s + (run[-1] + 1) * CLIP_S, video.start_s + video.duration_s),
+                start_s=video.start_s + int(run[0]) * CLIP_S,
+                end_s=video.start_s + min((int(run[-1]) + 1) * CLIP_S, video.duration_s),
                 score=float(0.9 - apart[run].max() / 200),
             )
             for run in runs

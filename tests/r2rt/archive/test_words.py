@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import av
 import numpy as np
 import pytest
 
+from r2rt.archive.formats import render
 from r2rt.archive.library import Archive
 from r2rt.archive.scan import scan
 from r2rt.archive.subtitles import lines_of, subtitle_names, words_key
@@ -201,6 +203,16 @@ def test_a_moment_that_shows_and_says_it_comes_first(archive: Archive) -> None:
     assert best.words == "Waves are blue and they break"
     silent = archive.search("blue", words=False)
     assert all(hit.words is None for hit in silent)
+
+
+def test_lines_of_two_tracks_at_one_time_are_one_moment(archive: Archive, videos: Path) -> None:
+    (videos / "beach.en.srt").write_text(SRT.replace("sun", "cyan sun"), encoding="utf-8")
+    (videos / "beach.de.srt").write_text(SRT.replace("sun", "cyan Sonne"), encoding="utf-8")
+    archive.add(videos)
+    found = archive.search("cyan")
+    assert [(hit.start_s, hit.end_s) for hit in found if hit.words] == [(0.5, 3.0)]
+    timeline = json.loads(render("otio", found))
+    assert len(timeline["tracks"]["children"][0]["children"]) == len(found)
 
 
 @pytest.mark.parametrize(("query", "present"), [("blue", False), ("yellow", True)])
