@@ -156,13 +156,15 @@ def index(
         writer.set_missing(found.missing)
         for row, file in found.words:
             writer.replace_words(row, file)
+            if row["path"] in writer.report.failed:
+                failed(row["path"], writer.report.failed[row["path"]])
     finally:
         writer.flush()
         writer.close()
     update_indices(tables, quota_bytes=options.quota_bytes)
     return dataclasses.replace(
         writer.report,
-        unchanged=writer.report.unchanged + found.same + len(found.words),
+        unchanged=writer.report.unchanged + found.same,
         failed_before=found.failed,
         seconds=time.perf_counter() - began,
     )
@@ -332,19 +334,29 @@ class Writer:
             if (whole := self._whole(path)) is not None:
                 self._pieces.append(Piece(row={**whole, "state": MISSING}))
                 self._count(removed=1)
+                self.flush(only_if_due=True)
 
     def replace_words(self, row: Row, file: File) -> None:
-        """Read the subtitles of a video again, which have changed."""
-        whole = self._whole(row["path"])
+        """Read the subtitles of a video again, which have changed.
+
+        Where they cannot be read, the video keeps those that it has.
+        """
+        path = row["path"]
+        whole = self._whole(path)
         if whole is None:
             return
-        lines = words_of(file.path, self._options.speech)
+        lines = attempt(path, lambda _: words_of(path, self._options.speech))
+        if isinstance(lines, R2rtError):
+            self.report.failed[path] = str(lines)
+            return
         new = {
             **whole,
             "words": new_id() if lines else None,
             "words_key": file.words_key,
         }
         self._pieces.append(Piece(row=new, lines=lines))
+        self._count(unchanged=1)
+        self.flush(only_if_due=True)
 
     def flush(self, *, only_if_due: bool = False) -> None:
         """Commit what was taken: data first, then the rows of `videos` that make it exist."""
@@ -439,7 +451,10 @@ class Writer:
                 break
         else:
             return False
-        piece = copied_piece(file, whole, tags=self._options.tags)
+        piece = attempt(file.path, lambda _: copied_piece(file, whole, tags=self._options.tags))
+        if isinstance(piece, R2rtError):  # of its words: what the library has of it stays
+            self.report.failed[file.path] = str(piece)
+            return True
         gone = [x["path"] for x in same if x["path"] != file.path and _is_gone(x["path"])]
         self._pieces.append(piece)
         self._copied[file.path] = file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ import av
 import numpy as np
 import pytest
 
+from r2rt.archive import index
 from r2rt.archive.formats import render
 from r2rt.archive.library import Archive
+from r2rt.archive.piece import words_of
 from r2rt.archive.scan import scan
-from r2rt.archive.subtitles import lines_of, subtitle_names, words_key
+from r2rt.archive.subtitles import Line, lines_of, subtitle_names, words_key
 from r2rt.cli.hits_media import deliver_hits_media
 from r2rt.cli.media import MediaOptions
+from r2rt.errors import MissingExtraError
 from tests.r2rt.archive.colours import colour_grounder, make_colours
 from tests.r2rt.video.clips import write_video
 
@@ -240,6 +243,49 @@ def test_changed_words_are_read_without_encoding_again(archive: Archive, videos:
     best = archive.search("blue").hits[0]
     assert (Path(best.path).name, best.words) == ("night.mp4", "Nights are blue and they break")
     assert "Waves are blue and they break" not in {hit.words for hit in archive.search("blue")}
+
+
+def test_changed_words_are_committed_while_others_are_read(
+    archive: Archive, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = []
+
+    def words(path: str, speech: str | None) -> list[Line]:
+        committed.append(archive.tables.subtitles.latest().count_rows())
+        return words_of(path, speech)
+
+    monkeypatch.setattr(index, "words_of", words)
+    monkeypatch.setattr(index, "_BATCH_VIDEOS", 1)
+    for name in ("garden", "night"):
+        (videos / f"{name}.srt").write_text(SRT, encoding="utf-8")
+    assert archive.add(videos).unchanged == 3
+    assert committed == [2, 4]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_words_that_cannot_be_read_do_not_stop_the_others(
+    archive: Archive, videos: Path, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    for name in ("garden", "night"):
+        (videos / f"{name}.srt").write_text(SRT.replace("sun", name), encoding="utf-8")
+        if copied:
+            os.utime(videos / f"{name}.mp4", (1, 1))
+
+    def read(video: Path) -> Iterator[Line]:
+        if video.name == "garden.mp4":
+            raise MissingExtraError("no reader")
+        return lines_of(video)
+
+    reasons: dict[str, str] = {}
+    with monkeypatch.context() as broken:
+        broken.setattr("r2rt.archive.piece.lines_of", read)
+        report = archive.add(videos, failed=reasons.__setitem__)
+    assert reasons == report.failed == {str(videos / "garden.mp4"): "no reader"}
+    assert report.unchanged == 2
+    assert "The night is yellow" in {hit.words for hit in archive.search("yellow")}
+    assert {row["state"] for row in archive.videos()} == {"ready"}
+    assert archive.add(videos).failed == {}
+    assert "The garden is yellow" in {hit.words for hit in archive.search("yellow")}
 
 
 def test_a_broadcast_whose_sound_begins_later_ends_nothing(tmp_path: Path) -> None:
