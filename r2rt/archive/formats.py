@@ -25,16 +25,25 @@ COLUMNS = (
 _MOST_WORDS = 60
 
 
-def render(name: str, found: SearchResult) -> str:
+def render(
+    name: str,
+    found: SearchResult,
+    failed: Callable[[str, str], None] = lambda _path, _reason: None,
+) -> str:
     """Return the hits in a format of `FORMATS`.
+
+    Args:
+        name: of the format.
+        found: the hits.
+        failed: called with the path of a video that cannot be read, and the reason; a timeline,
+            which counts frames, leaves it out.
 
     Raises:
         QueryError: there is no such format.
-        R2rtError: a timeline counts frames, and a video cannot be read.
     """
     if name not in FORMATS:
         raise QueryError(f"no format {name!r}; there are {', '.join(FORMATS)}")
-    return as_text(FORMATS[name](found))
+    return as_text(FORMATS[name](found, failed))
 
 
 def _json(found: SearchResult) -> str:
@@ -118,17 +127,17 @@ def _location(hit: Hit) -> str:
     return hit.path if "://" in hit.path else Path(hit.path).absolute().as_uri()
 
 
-def _otio(found: SearchResult) -> str:
+def _otio(found: SearchResult, failed: Callable[[str, str], None]) -> str:
     from r2rt.archive.timeline import render_timeline
 
-    return render_timeline(found)
+    return render_timeline(found, failed)
 
 
-FORMATS: dict[str, Callable[[SearchResult], str]] = {
-    "table": _table,
-    "json": _json,
-    "jsonl": _jsonl,
-    "csv": _csv,
-    "m3u8": _m3u8,
+FORMATS: dict[str, Callable[[SearchResult, Callable[[str, str], None]], str]] = {
+    "table": lambda found, _: _table(found),
+    "json": lambda found, _: _json(found),
+    "jsonl": lambda found, _: _jsonl(found),
+    "csv": lambda found, _: _csv(found),
+    "m3u8": lambda found, _: _m3u8(found),
     "otio": _otio,
 }

@@ -7,32 +7,44 @@ timeline counts at the rate of the best hit's video, as editing programs expect 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from r2rt.archive.media import predictions_of
 from r2rt.archive.result import SearchResult
+from r2rt.errors import R2rtError, SourceNotFoundError
+from r2rt.grounding.many import attempt
 from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import render
 from r2rt.printable import escape_controls
 from r2rt.video.remote import video_path
 
+if TYPE_CHECKING:
+    from r2rt.grounding.prediction import Prediction
+
 __all__ = ["render_timeline"]
 
 
-def render_timeline(found: SearchResult) -> str:
+def render_timeline(found: SearchResult, failed: Callable[[str, str], None]) -> str:
     """Return the timeline of all hits, best first.
 
-    Raises:
-        R2rtError: a video cannot be read.
+    Args:
+        found: the hits.
+        failed: called with the path of a video that cannot be read, and the reason; its hits are
+            left out.
     """
     ranks = {(hit.path, hit.start_s, hit.end_s): rank for rank, hit in enumerate(found, start=1)}
     tracks: dict[str, list[tuple[int, dict[str, Any]]]] = {"Video": [], "Audio": []}
     whole: dict[str, Any] = {}
     for path, prediction in predictions_of(found).items():
-        answers = dataclasses.replace(Answers.of(prediction), spool=video_path(path))
-        one = msgspec.json.decode(render("otio", answers))
+        one = attempt(path, functools.partial(_timeline_of, prediction))
+        if isinstance(one, R2rtError):
+            failed(path, str(one))
+            continue
         whole = whole or one
         for track in one["tracks"]["children"]:
             for clip in track["children"]:
@@ -53,6 +65,16 @@ def render_timeline(found: SearchResult) -> str:
     return (
         escape_controls(msgspec.json.format(msgspec.json.encode(whole), indent=2).decode()) + "\n"
     )
+
+
+def _timeline_of(prediction: Prediction, path: str) -> dict[str, Any]:
+    """Return the timeline of one video."""
+    video = video_path(path)
+    if isinstance(video, Path) and not video.is_file():
+        raise SourceNotFoundError(f"{path}: no video file there, in whose frames a timeline counts")
+    answers = dataclasses.replace(Answers.of(prediction), spool=video)
+    timeline: dict[str, Any] = msgspec.json.decode(render("otio", answers))
+    return timeline
 
 
 def _in_order(clips: list[tuple[int, dict[str, Any]]], count: int) -> list[dict[str, Any]]:

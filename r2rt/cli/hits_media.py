@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ from r2rt.files import check_destinations
 
 if TYPE_CHECKING:
     from r2rt.archive.result import SearchResult
+    from r2rt.grounding.prediction import Prediction
 
 __all__ = ["check_hits_media", "deliver_hits_media", "hits_media_options"]
 
@@ -76,6 +78,7 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
 
     Raises:
         OutputError: something cannot be written.
+        R2rtError: a video breaks off while the reel is made, which comes last.
     """
     if not media.wanted:
         return
@@ -90,6 +93,7 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
         clips=media.clips, copy=media.copy, padding_s=media.padding_s, thumbnails=media.thumbnails
     )
     labels = distinct_labels(output_stems([plain_path(path) for path in predictions]))
+    failed: set[str] = set()
     for (path, prediction), label in zip(predictions.items(), labels, strict=True):
 
         def make(video: str, prediction: Any = prediction, label: str = label) -> None:
@@ -98,10 +102,39 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
         outcome = attempt(path, make)
         if isinstance(outcome, R2rtError):
             warn(str(outcome))
-    deliver_reel([(video_path(path), [item]) for path, item in predictions.items()], media, quiet)
+            failed.add(path)
     if media.contact_sheet is not None:
         write_hits_sheet(found, media.contact_sheet)
         note(f"{media.contact_sheet}: contact sheet", quiet=quiet)
     if media.report is not None:
         write_hits_page(found, media.report)
         note(f"{media.report}: report", quiet=quiet)
+    if media.reel is not None:
+        _deliver_reel(predictions, failed, media, quiet)
+
+
+def _deliver_reel(
+    predictions: Mapping[str, Prediction], failed: Collection[str], media: MediaOptions, quiet: bool
+) -> None:
+    """Join the hits of the videos that can be read; those in `failed` were warned of before."""
+    from r2rt.grounding.many import attempt
+    from r2rt.media.indexed_video import IndexedVideo
+    from r2rt.video.remote import video_path
+
+    videos: list[tuple[IndexedVideo, list[Prediction]]] = []
+    with contextlib.ExitStack() as files:
+
+        def add(path: str) -> None:
+            video = files.enter_context(IndexedVideo(video_path(path)))
+            for moment in predictions[path].moments:
+                video.span(moment.start_s, moment.end_s)  # another video may be there now
+            videos.append((video, [predictions[path]]))
+
+        for path in predictions:
+            outcome = attempt(path, add)
+            if isinstance(outcome, R2rtError) and path not in failed:
+                warn(str(outcome))
+        if videos or not predictions:
+            deliver_reel(videos, media, quiet)
+        else:
+            warn(f"none of the videos can be read, so there is no {media.reel}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from r2rt.cli.console import progress, warn
+from r2rt.cli.console import progress
 from r2rt.cli.options import (
     check_has_use,
     is_model_named,
@@ -19,7 +19,7 @@ from r2rt.cli.options import (
     quiet_option,
     verbose_option,
 )
-from r2rt.cli.session import note, open_model
+from r2rt.cli.session import note, open_model, warn_of_video
 from r2rt.errors import QueryError, SomeVideosFailedError
 from r2rt.grounding.many import kind_of
 from r2rt.memory import parse_bytes
@@ -149,7 +149,7 @@ def index(
                     ray=ray,
                     workers=workers,
                     update=update,
-                    failed=_warn,
+                    failed=warn_of_video,
                 )
             if interrupted.is_set():
                 raise KeyboardInterrupt
@@ -170,13 +170,6 @@ def index(
             f"{len(report.failed)} videos could not be indexed, see above; "
             f"r2rt library info {library} lists them"
         )
-
-
-def _warn(path: str, reason: str) -> None:
-    from r2rt.video.remote import shown_address
-
-    name = shown_address(path)
-    warn(reason if name in reason else f"{name}: {reason}")
 
 
 def _summary(archive: Archive, report: IndexReport) -> str:

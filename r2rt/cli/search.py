@@ -18,7 +18,7 @@ from r2rt.cli.options import (
     quiet_option,
     verbose_option,
 )
-from r2rt.cli.session import note, open_model, warn, warn_of_unknown_words
+from r2rt.cli.session import note, open_model, warn_of_unknown_words, warn_of_video
 from r2rt.errors import NotInVideoError, QueryError
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ def search(
     from r2rt.archive.library import Archive
     from r2rt.archive.queries import Like
     from r2rt.archive.tables import Tables
-    from r2rt.video.remote import shown_address
 
     if query is None and not images and not likes:
         raise QueryError("nothing to search: give a QUERY, --image or --like")
@@ -146,13 +145,12 @@ def search(
             words=not no_words,
         )
     for path, reason in found.skipped.items():
-        shown = shown_address(path)
-        warn(reason if shown in reason else f"{shown}: {reason}")
+        warn_of_video(path, reason)
     note(_summary(found), quiet=quiet)
     absent = found.present is False and not anyway
     file = None if output in (None, "-") else Path(str(output))
     if not absent or name in ("json", "jsonl"):
-        write_text(file, render(name, found))
+        write_text(file, render(name, found, warn_of_video))
     elif file is not None:  # else it would have the hits of an earlier search
         write_text(file, render(name, dataclasses.replace(found, hits=())))
     if not absent:

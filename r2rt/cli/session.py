@@ -32,6 +32,7 @@ __all__ = [
     "show_log",
     "warn",
     "warn_of_unknown_words",
+    "warn_of_video",
 ]
 
 
@@ -74,6 +75,12 @@ def warn_of_unknown_words(grounder: Grounder, queries: Iterable[str]) -> None:
     if words:
         listed = ", ".join(repr(word) for word in words)
         warn(f"the model {name} does not know: {listed}; it ignores what they mean")
+
+
+def warn_of_video(path: str, reason: str) -> None:
+    """Warn of a video that a command goes on without."""
+    name = shown_address(path)
+    warn(reason if name in reason else f"{name}: {reason}")
 
 
 def encode_source(
