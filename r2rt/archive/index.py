@@ -275,7 +275,10 @@ class Writer:
         except OutputError:
             raise
         except R2rtError as error:
-            self.take(failed_piece(file, None, error, tags=self._options.tags))
+            if file.size < 0:  # A row of what is not there would stay when a folder is there.
+                self.report.failed[file.path] = str(error)
+            else:
+                self.take(failed_piece(file, None, error, tags=self._options.tags))
             return None
         if self._use_known(file, content):
             return None

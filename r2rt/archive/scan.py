@@ -43,7 +43,7 @@ class File:
 
     Attributes:
         path: absolute, or an address.
-        size: bytes; for a folder of images their sum.
+        size: bytes; for a folder of images their sum; -1 where there is no such file.
         mtime_ns: time of the last change; at an address a number that changes with the file.
         words_key: which subtitle files lie beside it, see `r2rt.archive.subtitles`.
     """

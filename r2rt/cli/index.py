@@ -168,7 +168,7 @@ def index(
     if report.failed:
         raise SomeVideosFailedError(
             f"{len(report.failed)} videos could not be indexed, see above; "
-            f"r2rt library info {library} lists them"
+            f"r2rt library info {library} lists those that are there"
         )
 
 

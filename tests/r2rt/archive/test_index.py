@@ -189,6 +189,16 @@ def test_files_of_a_folder_that_were_never_there_are_reported(archive: Archive) 
     assert list(archive.add("no-such-file.mp4").failed) == [os.path.realpath("no-such-file.mp4")]
 
 
+def test_a_folder_that_was_away_leaves_no_row_of_its_own(archive: Archive, videos: Path) -> None:
+    away = videos.rename(videos.with_name("away"))
+    for removed in (3, 0):
+        report = archive.add(videos)
+        assert (list(report.failed), report.removed) == ([str(videos)], removed)
+    away.rename(videos)
+    assert archive.add(videos).unchanged == 3
+    assert names(archive) == {"beach.mp4", "garden.mp4", "night.mp4"}
+
+
 def test_vectors_alone_answer_the_same(tmp_path: Path, videos: Path, archive: Archive) -> None:
     small = Archive.open(tmp_path / "small", model=colour_grounder(tmp_path))
     small.add(videos, keep="vectors")
