@@ -12,7 +12,7 @@ import msgspec
 
 from r2rt.archive.indices import OLD, update_indices
 from r2rt.archive.scan import FAILED, MISSING, READY
-from r2rt.archive.tables import Table, Tables, folder_bytes, quoted, write_lock
+from r2rt.archive.tables import Table, Tables, damaged, folder_bytes, quoted, write_lock
 from r2rt.errors import QueryError
 from r2rt.video.remote import is_remote, shown_address
 
@@ -91,11 +91,11 @@ def check_tables(tables: Tables) -> Check:
     Raises:
         LibraryError: a table cannot be read.
     """
-    rows = tables.videos.rows(["path", "entry", "state", "clips", "keep"]).to_pylist()
-    wanted = {row["entry"] for row in rows}
+    rows = tables.videos.rows(["path", "entry", "words", "state", "clips", "keep"]).to_pylist()
     pool = tables.settings.clips_per_vector
-    vectors = _numbers(tables.clips, "row", "vector")
-    tokens = _numbers(tables.tokens, "first", "data")
+    vectors = _numbers(tables.clips, "entry", "row", "vector")
+    tokens = _numbers(tables.tokens, "entry", "first", "data")
+    lines = _numbers(tables.subtitles, "words", "start_s", "text")
     faults = []
     for row in rows:
         name = shown_address(row["path"])
@@ -110,11 +110,14 @@ def check_tables(tables: Tables) -> Check:
             firsts = sorted(tokens.get(entry, []))
             if not firsts or len(set(firsts)) != len(firsts) or firsts[0] != 0:
                 faults.append(f"{name}: tokens are missing or doubled")
+        if row["words"] and row["words"] not in lines:
+            faults.append(f"{name}: subtitles are missing")
     paths = Counter(row["path"] for row in rows)
     faults += [f"{shown_address(path)}: {count} rows" for path, count in paths.items() if count > 1]
+    wanted = {row[column] for row in rows for column in ("entry", "words")}
     leftover = sum(
         len(numbers)
-        for found in (vectors, tokens)
+        for found in (vectors, tokens, lines)
         for entry, numbers in found.items()
         if entry not in wanted
     )
@@ -131,6 +134,10 @@ def compact_tables(tables: Tables) -> int:
 
     Returns:
         How many rows were removed.
+
+    Raises:
+        LibraryError: a table cannot be read.
+        OutputError: the library cannot be written.
     """
     removed = 0
     with write_lock(tables.root):
@@ -181,16 +188,25 @@ def remove_videos(tables: Tables, videos: Sequence[str], where: str | None) -> i
 
 
 def _written(table: Table, column: str, some_time_ago: bool) -> set[str]:
-    """Return the values of a column, now, or of the newest version that is ten minutes old."""
+    """Return the values of a column, now, or of the newest version that is ten minutes old.
+
+    Raises:
+        LibraryError: the table is damaged.
+    """
+    import pyarrow as pa
+
     dataset = table.latest()
-    if some_time_ago:
-        limit = datetime.datetime.now() - OLD  # of no zone, as Lance gives times
-        versions: list[dict[str, Any]] = dataset.versions()  # type: ignore[assignment]
-        old = [item["version"] for item in versions if item["timestamp"] < limit]
-        if not old:
-            return set()
-        dataset = dataset.checkout_version(max(old))
-    return set(dataset.to_table(columns=[column])[column].unique().to_pylist())
+    try:
+        if some_time_ago:
+            limit = datetime.datetime.now() - OLD  # of no zone, as Lance gives times
+            versions: list[dict[str, Any]] = dataset.versions()  # type: ignore[assignment]
+            old = [item["version"] for item in versions if item["timestamp"] < limit]
+            if not old:
+                return set()
+            dataset = dataset.checkout_version(max(old))
+        return set(dataset.to_table(columns=[column])[column].unique().to_pylist())
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise damaged(table.uri, error) from error
 
 
 def _remove(table: Table, column: str, values: set[str]) -> int:
@@ -201,10 +217,10 @@ def _remove(table: Table, column: str, values: set[str]) -> int:
     return before - int(table.latest().count_rows())
 
 
-def _numbers(table: Table, column: str, data: str) -> dict[str, list[int]]:
+def _numbers(table: Table, key: str, column: str, data: str) -> dict[str, list[int]]:
     """Return the numbers of all rows, by entry; their data are read, too, and dropped."""
     found: dict[str, list[int]] = {}
-    for rows in table.batches(["entry", column, data], rows=_ROWS_AT_ONCE):
-        for entry, number in zip(rows["entry"].to_pylist(), rows[column].to_pylist(), strict=True):
+    for rows in table.batches([key, column, data], rows=_ROWS_AT_ONCE):
+        for entry, number in zip(rows[key].to_pylist(), rows[column].to_pylist(), strict=True):
             found.setdefault(entry, []).append(number)
     return found

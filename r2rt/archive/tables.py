@@ -39,6 +39,7 @@ __all__ = [
     "Table",
     "TableName",
     "Tables",
+    "damaged",
     "folder_bytes",
     "quoted",
     "require_lance",
@@ -113,7 +114,7 @@ class Table:
                 if newest != self._dataset.version:
                     self._dataset = lance.dataset(self.uri, session=self._dataset.session())
             except (OSError, ValueError) as error:
-                raise _damaged(self.uri, error) from error
+                raise damaged(self.uri, error) from error
             return self._dataset
 
     def _own(self) -> LanceDataset:
@@ -124,7 +125,7 @@ class Table:
         try:
             return lance.dataset(self.uri, session=session)
         except (OSError, ValueError) as error:
-            raise _damaged(self.uri, error) from error
+            raise damaged(self.uri, error) from error
 
     def append(self, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Add rows in one commit."""
@@ -171,7 +172,7 @@ class Table:
         try:
             return self.latest().to_table(**options)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.uri, error) from error
+            raise damaged(self.uri, error) from error
 
     def batches(self, columns: Sequence[str], *, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield columns of all rows, so many at once, of the newest version.
@@ -186,7 +187,7 @@ class Table:
                 columns=list(columns), batch_size=rows, batch_readahead=1, fragment_readahead=1
             )
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.uri, error) from error
+            raise damaged(self.uri, error) from error
 
     def commit(self, write: Any) -> None:
         """Write, again if another process came in between."""
@@ -265,7 +266,7 @@ class Tables:
             except (OSError, ValueError) as error:
                 if name == "videos" and is_remote(root) and "not found" in str(error).lower():
                     return None
-                raise _damaged(uri, error) from error
+                raise damaged(uri, error) from error
         metadata = tables["videos"].latest().schema.metadata or {}
         settings = Settings.parse(metadata.get(_SETTINGS), root)
         for name, schema in schemas(settings.width).items():
@@ -464,7 +465,8 @@ def _uri(root: str, name: str) -> str:
     )
 
 
-def _damaged(uri: str, error: Exception) -> LibraryError:
+def damaged(uri: str, error: Exception) -> LibraryError:
+    """Return the error of a table that cannot be read."""
     line = str(error).strip().partition("\n")[0][:200]
     return LibraryError(f"{uri}: cannot be read ({line}); see `r2rt library check`")
 

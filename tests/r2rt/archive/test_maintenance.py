@@ -21,10 +21,13 @@ from r2rt.cli.main import run
 from r2rt.errors import LibraryError, OutputError, QueryError
 from tests.r2rt.archive.colours import colour_grounder, make_colours, write_colours
 
+WORDS = "1\n00:00:00,500 --> 00:00:03,000\nThe grass is green\n"
+
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:
     make_colours(tmp_path / "videos")
+    (tmp_path / "videos" / "garden.srt").write_text(WORDS, encoding="utf-8")
     archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
     archive.add(tmp_path / "videos")
     return archive
@@ -58,6 +61,16 @@ def test_rows_that_are_lost_or_doubled_are_found(archive: Archive, table: str, r
     faults = check_tables(archive.tables).faults
     assert len(faults) == 2
     assert all(rows in fault for fault in faults)
+
+
+def test_subtitles_that_are_lost_are_found(archive: Archive, tmp_path: Path) -> None:
+    lines = archive.tables.subtitles.rows(["words", "text"])
+    ghost = lines.set_column(0, "words", pa.array([new_id()] * lines.num_rows))
+    archive.tables.subtitles.append(ghost)
+    assert check_tables(archive.tables).leftover == lines.num_rows
+    archive.tables.subtitles.delete("true")
+    garden = tmp_path / "videos" / "garden.mp4"
+    assert check_tables(archive.tables).faults == [f"{garden}: subtitles are missing"]
 
 
 def test_rows_of_a_killed_process_are_invisible_and_removed(archive: Archive) -> None:
@@ -126,11 +139,17 @@ def test_at_an_address_a_commit_in_between_is_kept(
     assert any(Path(hit.path).name == "late.mp4" for hit in archive.search("pink"))
 
 
-def test_a_damaged_table_is_one_line(archive: Archive) -> None:
-    for path in Path(archive.path, "clips.lance", "data").iterdir():
+@pytest.mark.parametrize("table", ["clips", "tokens", "subtitles"])
+def test_a_damaged_table_is_one_line(
+    archive: Archive, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "OLD", datetime.timedelta())
+    for path in Path(archive.path, f"{table}.lance", "data").iterdir():
         path.write_bytes(b"damaged")
-    with pytest.raises(LibraryError, match=r"clips.lance: cannot be read"):
-        check_tables(Archive.open(archive.path).tables)
+    for look in (check_tables, compact_tables):
+        for tables in (Archive.open(archive.path).tables, at_address(archive)):
+            with pytest.raises(LibraryError, match=rf"{table}.lance: cannot be read"):
+                look(tables)
 
 
 @pytest.mark.parametrize(
