@@ -222,7 +222,7 @@ class _SecondStage:
         return [
             self._hit(
                 candidate,
-                start_s=row["start_s"] + firsts[start] / rate,
+                start_s=row["start_s"] + int(firsts[start]) / rate,
                 end_s=row["start_s"] + self._end_s(row, int(firsts[end]) + pool),
                 score=min(max(float(cosines[peak]), 0.0), 1.0),
                 grounder_score=None,
