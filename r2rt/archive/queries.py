@@ -10,6 +10,7 @@ import numpy as np
 
 from r2rt.archive.vectors import Floats
 from r2rt.errors import QueryError
+from r2rt.files import as_text
 from r2rt.grounding.many import kind_of
 from r2rt.timecode import parse_time
 from r2rt.video.remote import is_remote, shown_address
@@ -64,11 +65,11 @@ def vectors_of(
         vectors.append(grounder.embed_text([text])[0])
     for image in images:
         vectors.append(grounder.embed_image(image))
-        names.append("<image>" if isinstance(image, np.ndarray) else str(image))
+        names.append("<image>" if isinstance(image, np.ndarray) else as_text(str(image)))
     for like in likes:
         moment = Like.parse(like) if isinstance(like, str) else like
         vectors.append(_embedding(grounder, moment))
-        names.append(str(moment))
+        names.append(as_text(str(moment)))
     if not vectors:
         raise QueryError("nothing to search: give a sentence, an image, or a moment of a video")
     return np.stack(vectors), tuple(names)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from r2rt.archive import queries
+from r2rt.archive.formats import render
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import remove_videos
 from r2rt.archive.piece import Keep
+from r2rt.archive.queries import Like
 from r2rt.errors import LibraryError, QueryError
 from r2rt.grounding.encoded import EncodedVideo
 from tests.r2rt.archive.colours import (
@@ -98,6 +103,24 @@ def test_a_filter_that_cannot_be_used_names_the_columns(archive: Archive) -> Non
 def test_an_image_finds_what_looks_like_it(archive: Archive) -> None:
     pixels = np.full((40, 60, 3), COLOURS["pink"], np.uint8)
     assert found(archive, image=pixels)[0] == ("garden.mp4", 12, 16)
+
+
+@pytest.mark.parametrize("name", ["json", "jsonl", "csv", "otio"])
+def test_hits_of_an_image_are_written_in_every_format(archive: Archive, name: str) -> None:
+    pixels = np.full((40, 60, 3), COLOURS["pink"], np.uint8)
+    assert "garden.mp4" in render(name, archive.search(image=pixels))
+
+
+def test_names_that_are_no_text_can_be_written(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's name is any bytes, a document is UTF-8."""
+    name = os.fsdecode(b"caf\xe9")
+    vector = archive.grounder.embed_text(["pink"])[0]
+    monkeypatch.setattr(archive.grounder, "embed_image", lambda _: vector)
+    monkeypatch.setattr(queries, "_embedding", lambda *_: vector)
+    result = archive.search(image=f"{name}.png", like=Like(f"{name}.mp4", 9))
+    assert json.loads(render("json", result))["images"] == ["caf\ufffd.png", "caf\ufffd.mp4@9"]
 
 
 def test_a_moment_of_a_video_finds_what_looks_like_it(archive: Archive) -> None:
