@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.model import R2Output, R2Tuning
+from training.model import Padding, R2Output, R2Tuning
 
 __all__ = [
     "LossTargets",
@@ -29,8 +29,6 @@ __all__ = [
 _FOCAL_GAMMA = 2.0
 _SAMPLE_RADIUS = 1.5
 _TEMPERATURE = 0.07
-# Lengths in clips that differ by less are the same length.
-_LENGTH_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ def compute_losses(
     """Return every loss term of a batch, weighted, by name.
 
     Args:
-        model: the model that made the output, for its 1 / τ.
+        model: the model that made the output, for its 1 / τ and what its padding means.
         output: of a batch.
         targets: what it should have been.
         weights: factors of the terms.
@@ -91,7 +89,10 @@ def compute_losses(
             raise ValueError("a model with a coordinate head needs boundary_s and fps as targets")
         boundary = targets.boundary_s * targets.fps[:, None, None]
         positive, distances = point_targets(output.points, output.point_strides, boundary)
-        positive = positive & output.point_mask
+        if model.config.padding is Padding.EXACT:
+            # The published training regresses points behind a video's end too, which a moment that
+            # ends there may reach, but does not classify them.
+            positive = positive & output.point_mask
         losses["loss_reg"] = weights.reg * _masked_mean(
             (output.offsets - distances).abs(), positive[..., None].expand_as(distances)
         )

@@ -156,6 +156,54 @@ def test_moments_are_needed_to_learn_moments(golden_dir: Path) -> None:
         compute_losses(model, output, targets)
 
 
+@pytest.mark.parametrize("padding", list(Padding))
+def test_a_moment_that_ends_with_the_shorter_video(golden_dir: Path, padding: Padding) -> None:
+    """The published loss_reg counts a point behind the video's end, which loss_cls leaves out."""
+    golden = load_loss_golden(golden_dir / "loss_moment")
+    model = build_model(golden_dir / "moment.pth", padding=padding)
+    # Both levels that the moment's length fits have a point at 8, which is padding in the first.
+    lengths, fps = [8, 20], 0.5
+    moments = [[6.0, 8.0], [4.0, 8.0]]
+    mask = torch.arange(20) < torch.tensor(lengths)[:, None]
+    video = torch.randn(2, 20, *golden.video.shape[2:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = model(video, golden.query[:2], mask, golden.query_mask[:2])
+        targets = LossTargets(
+            saliency=mask.float(),
+            pos_clip=torch.tensor([7, 6]),
+            boundary_s=torch.tensor(moments)[:, None] / fps,
+            fps=torch.full((2,), fps),
+        )
+        losses = compute_losses(model, output, targets)
+    assert output.offsets is not None
+
+    strides = output.point_strides.tolist()
+    differences, entropies, behind = [], [], 0
+    for b, (start, end) in enumerate(moments):
+        for index, point in enumerate(output.points.tolist()):
+            stride = strides[index]
+            low, high = 0 if stride == 1 else stride, math.inf if stride == 8 else 2 * stride
+            first = max(start, (start + end) / 2 - 1.5 * stride)
+            last = min(end, (start + end) / 2 + 1.5 * stride)
+            within = low <= max(point - start, end - point) <= high
+            positive = first <= point <= last and within
+            inside = point < lengths[b]
+            if padding is Padding.EXACT:
+                inside = point + stride <= lengths[b]
+                positive = positive and inside
+            if positive:
+                expected = np.array([point - start, end - point]) / stride
+                differences.append(abs(output.offsets[b, index].numpy() - expected))
+                behind += not inside
+            if inside:
+                p = output.class_logits[b, index].double().sigmoid().item()
+                truth = p if positive else 1 - p
+                entropies.append(-((1 - truth) ** 2) * math.log(truth))
+    assert behind == (2 if padding is Padding.SHARED else 0)
+    assert losses["loss_reg"].item() == pytest.approx(0.2 * np.mean(differences), rel=1e-5)
+    assert losses["loss_cls"].item() == pytest.approx(np.mean(entropies), rel=1e-5)
+
+
 def test_a_batch_without_moments_has_a_finite_loss(golden_dir: Path) -> None:
     golden = load_loss_golden(golden_dir / "loss_moment")
     model = build_model(golden_dir / "moment.pth")
