@@ -6,7 +6,6 @@ video made are refused; a query's are named by its sentence.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -178,7 +177,9 @@ def _processes(
     address: str | None,
 ) -> tuple[int, int]:
     """Return how many workers there are, and the threads of each, where options leave it open."""
-    cores = len(os.sched_getaffinity(0))
+    from r2rt.engines.onnx_runtime import usable_cores
+
+    cores = usable_cores()
     if gpus and address is None:
         workers = _workers_on_gpus(gpus, workers)
     if workers is None:

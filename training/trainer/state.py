@@ -16,11 +16,11 @@ state there is a file `.unsaved`: weights beside it are no loss, weights without
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
@@ -110,21 +110,22 @@ class RunFolder:
         Raises:
             TrainingError: it cannot be made, or another process trains in it.
         """
+        lock = filelock.FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock.acquire(timeout=0)
+        except filelock.Timeout:  # an OSError too
+            raise TrainingError(
+                f"{self.path}: another process trains in it; wait for it or choose another"
+            ) from None
         except OSError as error:
             raise TrainingError(
                 f"{self.path}: no run can be kept there ({error.strerror})"
             ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise TrainingError(
-                    f"{self.path}: another process trains in it; wait for it or choose another"
-                ) from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def read_header(self) -> _Header:
         """Read how far the run is, and its settings.

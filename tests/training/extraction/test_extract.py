@@ -415,6 +415,24 @@ def test_workers_are_as_many_as_the_gpus_take(
     assert "PyTorch sees 0 GPUs here" in capsys.readouterr().err
 
 
+def test_a_system_that_counts_its_processors_alone(
+    clip: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS and Windows do not say which of them a process may run on."""
+    asked: list[int] = []
+
+    def run_jobs(_jobs: list[Job], _setup: Setup, *, workers: int, **_: object) -> list[Outcome]:
+        asked.append(workers)
+        return []
+
+    monkeypatch.setattr(pipeline, "run_jobs", run_jobs)
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    command = [str(material / "own.jsonl"), "--model", str(clip), "--out", str(tmp_path)]
+    assert main(command) == 63  # nothing was done
+    assert asked == [5]
+
+
 def test_the_packages_own_clip_by_name_by_file_and_by_its_bundle(
     clip: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from tests.training.trainer.runner import CASES, train_golden
 from training.data.errors import FeatureError
 from training.data.sample import Sample
 from training.errors import TrainingError, TrainingInterruptedError
-from training.trainer import fit, read_progress
+from training.trainer import fit, read_progress, state
 from training.trainer.state import RunFolder
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -149,6 +150,31 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         pytest.raises(TrainingError, match="another process trains in it"),
     ):
         train(tmp_path, RandomSamples())
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_runs_are_kept_where_there_is_no_fcntl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # cannot be imported
+    spec = importlib.util.spec_from_file_location("state_without_fcntl", state.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    with anew.RunFolder(tmp_path).locked():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(TrainingError, match=r"file/run: no run can be kept there \(Not a dir"),
+        RunFolder(tmp_path / "file" / "run").locked(),
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")
