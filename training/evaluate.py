@@ -19,6 +19,7 @@ import msgspec
 
 from r2rt.cli.console import note, print_table, progress, write_text
 from r2rt.cli.options import is_model_named, model_options, quiet_option
+from r2rt.files import check_destinations
 from training._command import run
 from training.evaluation.benchmarks import BENCHMARKS, Benchmark, Evaluation
 from training.evaluation.benchmarks import evaluate as evaluate_lines
@@ -93,6 +94,9 @@ def evaluate(
         raise click.UsageError("--model and --submission need --videos DIR or --features DIR")
     if folder is None and not predictions_paths:
         raise click.UsageError("give --predictions FILE, or --videos DIR or --features DIR")
+    written = [path for path in (submission, json_path) if path is not None]
+    if len({path.resolve() for path in written}) < len(written):
+        raise click.UsageError("--submission and --json: name two files")
     chosen = BENCHMARKS[benchmark]
     # The moments of a test split may be secret: its answers are evaluated elsewhere.
     answers_alone = submission is not None and not (predictions_paths or json_path or plots)
@@ -101,10 +105,19 @@ def evaluate(
         name: read_predictions(path, chosen)
         for name, path in zip(_names(predictions_paths), predictions_paths, strict=True)
     }
+    sources: dict[str, Path] = {}
     if folder is not None:
-        name, answers = _ask(
-            chosen, annotations, model, device, folder, encoded=videos is None, quiet=quiet
-        )
+        from training.evaluation.answering import find_sources
+
+        sources = find_sources(folder, annotations, encoded=videos is None)
+    # All answers would be lost with what is found out after them.
+    check_destinations(written, [annotations_path, *predictions_paths, *sources.values()])
+    if plots is not None:
+        from training.evaluation.plots import check_drawable
+
+        check_drawable(plots)
+    if folder is not None:
+        name, answers = _ask(chosen, annotations, model, device, sources, quiet=quiet)
         if submission is not None:
             from training.evaluation.answering import write_submission
 
@@ -172,18 +185,16 @@ def _ask(
     annotations: AnnotationFile,
     model: str | None,
     device: Device,
-    folder: Path,
+    sources: dict[str, Path],
     *,
-    encoded: bool,
     quiet: bool,
 ) -> tuple[str, PredictionFile]:
     from r2rt.cli.session import open_model
-    from training.evaluation.answering import answer, find_sources
+    from training.evaluation.answering import answer
 
     for line in annotations.lines:
         if not line.query.strip():
             raise EvaluationInputError(f"{annotations.at(line.qid)}: no `query` to ask")
-    sources = find_sources(folder, annotations, encoded=encoded)
     grounder = open_model(model, device, quiet=quiet)
     with progress("answering", total=len(sources), unit="videos", quiet=quiet) as update:
         lines = answer(grounder, benchmark, annotations.lines, sources, progress=update)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from r2rt.files import replacing
+from r2rt.cli.console import write_text
 from r2rt.grounding.encoded import EncodedVideo
 from training.data.videos import VideoFolder, composed, video_id
 from training.evaluation.benchmarks import Benchmark
@@ -99,14 +99,13 @@ def answer(
 
 
 def write_submission(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write predictions as QVHighlights submission lines, whole or not at all.
+    """Write predictions as QVHighlights submission lines; see `r2rt.cli.console.write_text`.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    with replacing(path.resolve()) as temporary, temporary.open("wb") as file:
-        for prediction in predictions:
-            file.write(msgspec.json.encode(prediction) + b"\n")
+    lines = (msgspec.json.encode(prediction).decode() + "\n" for prediction in predictions)
+    write_text(path, "".join(lines))
 
 
 def _video_name(line: Annotation) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from r2rt.errors import BackendUnavailableError, OutputError
-from r2rt.files import replacing
+from r2rt.files import check_folder, replacing
 from training.evaluation.benchmarks import Evaluation
 from training.evaluation.curves import OUTCOMES, RECALLS, breakdown, precision_over_recall
 from training.metrics import RECALL_IOUS, Annotation, MomentFigures, Prediction
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw"]
+__all__ = ["check_drawable", "draw"]
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Good to bad: blues, then what nearly was, then greys and reds of what was not.
@@ -33,6 +33,20 @@ _OUTCOME_COLORS = {
 }
 _PRECISION_IOUS = (0.5, 0.7)
 _STYLES = ("-", "--")
+
+
+def check_drawable(folder: Path) -> None:
+    """Check that plots can be drawn into a folder, which need not be there yet.
+
+    Raises:
+        BackendUnavailableError: Matplotlib is not installed.
+        OutputError: a file is at that path, or the name is too long.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise BackendUnavailableError("plots need Matplotlib; pip install 'r2rt[train]'") from error
+    check_folder(folder)
 
 
 def draw(
@@ -57,10 +71,7 @@ def draw(
         BackendUnavailableError: Matplotlib is not installed.
         OutputError: a file cannot be written.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise BackendUnavailableError("plots need Matplotlib; pip install 'r2rt[train]'") from error
+    check_drawable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

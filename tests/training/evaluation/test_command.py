@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from r2rt.grounding.encoded import EncodedVideo
 from tests.conftest import CHECKOUT
 from training.data.checks import check_file
 from training.evaluate import main
-from training.evaluation.answering import find_sources
+from training.evaluation.answering import find_sources, write_submission
 from training.evaluation.benchmarks import BENCHMARKS
 from training.evaluation.curves import OUTCOMES, RECALLS, breakdown, precision_over_recall
 from training.evaluation.reading import read_annotations
@@ -155,7 +157,13 @@ def test_domains_are_drawn(tmp_path: Path) -> None:
         (["--predictions", "none.jsonl"], 61, "none.jsonl: No such file"),
         (["--videos", "nowhere"], 61, "nowhere: no such folder"),
         (["--videos", "{folder}"], 61, "truths.jsonl:1: shapes is not in"),
-        (["--predictions", "{answers}", "--json", "no/such/x"], 40, "cannot be written"),
+        (["--predictions", "{answers}", "--json", "no/such/x"], 40, "there is no folder no/such"),
+        (["--predictions", "{answers}", "--json", "{answers}"], 40, "is the input"),
+        (["--features", "{folder}", "--submission", "no/such/x"], 40, "there is no folder no/such"),
+        (["--features", "{folder}", "--submission", "{truths}"], 40, "is the input"),
+        (["--features", "{folder}", "--json", "{folder}/shapes.r2rt"], 40, "is the input"),
+        (["--features", "{folder}", "--plots", "{answers}"], 40, "a file, not a folder"),
+        (["--features", "{folder}", "--submission", "x", "--json", "./x"], 2, "name two files"),
     ],
 )
 def test_ends_with_one_line_and_a_code(
@@ -166,6 +174,8 @@ def test_ends_with_one_line_and_a_code(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (truths.parent / "shapes.r2rt").touch()  # it could not be asked
+    before = truths.read_bytes(), answers.read_bytes()
     given = [
         each.format(answers=answers, truths=truths, folder=truths.parent) for each in arguments
     ]
@@ -173,6 +183,24 @@ def test_ends_with_one_line_and_a_code(
     out, err = capsys.readouterr()
     assert not out
     assert message in err.splitlines()[-1]
+    assert before == (truths.read_bytes(), answers.read_bytes())
+
+
+def test_plots_that_cannot_be_drawn_are_found_out_before_anything_is_asked(
+    tmp_path: Path,
+    truths: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "shapes.r2rt").touch()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # cannot be imported
+    arguments = ["own", "--annotations", str(truths), "--features", str(tmp_path)]
+    assert main([*arguments, "--plots", str(tmp_path / "plots")]) == 30
+    assert "plots need Matplotlib" in capsys.readouterr().err
+
+
+def test_a_submission_may_go_to_a_device() -> None:
+    write_submission(Path(os.devnull), [Prediction(qid=1, pred_relevant_windows=[(0, 1, 1)])])
 
 
 def test_a_model_answers_alike_over_videos_features_and_its_own_submission(
