@@ -37,6 +37,7 @@ KINDS: dict[str, str] = {
     "outside-video": "a moment that starts after its video's end",
     "overlapping-moments": "moments of a query overlap (warning)",
     "predictions": "a file of predictions, not of annotations",
+    "query-left-out": "queries without a sentence in Ego4D-NLQ's document are left out (warning)",
     "saliency-length": "as many ratings as clips were expected",
     "short-moment": "a moment shorter than a clip (warning)",
     "short-video": "a video too short to be trained on (warning)",

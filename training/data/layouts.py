@@ -138,7 +138,7 @@ def load_annotations(
     more_s: float = 0.0,
     min_video_s: float = 0.0,
 ) -> list[Annotation]:
-    """Read annotations that training can use.
+    """Read annotations that training can use; what is left out is counted in the log.
 
     Args:
         path: a file of any known form.
@@ -169,6 +169,9 @@ def load_annotations(
             f"{fatal[0]} ({len(fatal)} errors in all; `python -m training.data validate {path}` "
             "prints them)"
         )
+    for problem in checked.problems:
+        if problem.kind == "query-left-out":
+            _log.warning("%s", problem)
     if checked.errors:
         first = checked.errors[0]
         _log.warning(

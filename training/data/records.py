@@ -163,7 +163,7 @@ def _read_value(value: Any, problems: _Problems) -> Iterator[Record]:
     if isinstance(value, list):
         items = [(f"[{index}]", item) for index, item in enumerate(value)]
     elif isinstance(value, dict) and isinstance(value.get("videos"), list):
-        items = list(_ego4d(value["videos"]))
+        items = list(_ego4d(value["videos"], problems))
     elif isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
         items = [pair for vid, fields in value.items() for pair in _by_video(vid, fields)]
     elif isinstance(value, dict) and ("query" in value or "relevant_windows" in value):
@@ -220,24 +220,39 @@ def _by_video(vid: str, fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield vid, known
 
 
-def _ego4d(videos: list[Any]) -> Iterator[tuple[str, Any]]:
-    """Ego4D-NLQ: queries of annotators of clips of videos; a clip is what is grounded in."""
+def _ego4d(videos: list[Any], problems: _Problems) -> Iterator[tuple[str, Any]]:
+    """Ego4D-NLQ: queries of annotators of clips of videos; a clip is what is grounded in.
+
+    The official files have some queries without a sentence, which are left out.
+    """
+    left_out = []
     for video in videos:
         for clip in _list(video, "clips"):
             duration = _difference(clip, "video_start_sec", "video_end_sec")
             for annotation in _list(clip, "annotations"):
                 uid = annotation.get("annotation_uid")
                 for index, query in enumerate(_list(annotation, "language_queries")):
+                    qid, text = f"{uid}_{index}", query.get("query")
+                    if text is None or (isinstance(text, str) and not text.strip()):
+                        left_out.append(qid)
+                        continue
                     fields = {
-                        "qid": f"{uid}_{index}",
+                        "qid": qid,
                         "vid": clip.get("clip_uid"),
-                        "query": query.get("query"),
+                        "query": text,
                         "duration": duration,
                     }
                     if "clip_start_sec" in query:
                         window = [query["clip_start_sec"], query.get("clip_end_sec")]
                         fields["relevant_windows"] = [window]
-                    yield str(fields["qid"]), fields
+                    yield qid, fields
+    if left_out:
+        problems.add(
+            "query-left-out",
+            None,
+            f"{len(left_out)} queries without a sentence are left out; the first: {left_out[0]}",
+            warning=True,
+        )
 
 
 def _list(owner: Any, key: str) -> list[dict[str, Any]]:

@@ -190,6 +190,32 @@ def test_published_errors_are_repaired_and_ones_own_refused(
     assert error.value.exit_code == 60
 
 
+def test_ego4ds_queries_without_a_sentence_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The official files have some."""
+    window = {"clip_start_sec": 3.5, "clip_end_sec": 6.5}
+    texts: list[dict[str, Any]] = [{"query": None}, {}, {"query": ""}, {"query": "x"}]
+    clip = {
+        "clip_uid": "c1",
+        "video_start_sec": 100.0,
+        "video_end_sec": 120.0,
+        "annotations": [
+            {"annotation_uid": "u", "language_queries": [window | text for text in texts]}
+        ],
+    }
+    document = json.dumps({"version": "1", "videos": [{"clips": [clip]}]})
+    layout(tmp_path, "nlq_train.json", document, {"c1": 10})
+    write_features(tmp_path / "clip_b32_txt_k4", "u_3", (4, K, CT))
+    with caplog.at_level(logging.WARNING):
+        data = open_data(RECIPES["ego4d"], tmp_path, "train")
+    assert [a.qid for a in data.annotations] == ["u_3"]
+    assert caplog.messages == [
+        f"{tmp_path / 'nlq_train.json'}: warning: 3 queries without a sentence are left out; "
+        "the first: u_0"
+    ]
+
+
 def test_ones_own_moments_lie_within_the_features_where_nothing_else_reports(
     tmp_path: Path,
 ) -> None:

@@ -115,6 +115,7 @@ ELSEWHERE = {
     "ambiguous-video",
     "empty-video",
     "not-charades",
+    "query-left-out",
     "unknown-form",
     "unknown-video",
     "duration-not-of-file",
@@ -317,7 +318,7 @@ def test_official_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "clip_uid": "c1",
         "video_start_sec": 100.0,
         "video_end_sec": 580.0,
-        "annotations": [{"annotation_uid": "u", "language_queries": [query, {"query": None}]}],
+        "annotations": [{"annotation_uid": "u", "language_queries": [query, {"query": 7}]}],
     }
     nlq.write_text(json.dumps({"version": "1", "videos": [{"video_uid": "v", "clips": [clip]}]}))
     checked = check_file(nlq)
@@ -325,7 +326,7 @@ def test_official_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (only.qid, only.vid, only.duration_s) == ("u_0", "c1", 480.0)
     assert only.moments_s == ((3.5, 6.5),)
     assert {(p.kind, p.place, p.field) for p in checked.problems} == {
-        ("missing-field", "u_1", "query")
+        ("wrong-type", "u_1", "query")
     }
 
     tacos = tmp_path / "train.json"
