@@ -34,6 +34,7 @@ class Annotation:
         fps: clips a second, where the labels fix it; None where the recipe decides.
         domain: the data set's own part that it belongs to.
         place: its place in the file: the line's number, or a key.
+        has_id: whether the file says the qid; where it does not, it is the line's number.
     """
 
     qid: int | str
@@ -46,6 +47,7 @@ class Annotation:
     fps: Fraction | None
     domain: str | None
     place: str
+    has_id: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

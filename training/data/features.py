@@ -67,9 +67,14 @@ class FeatureFolder:
         self._flat_width = flat_width
         self._made = _read_made(folder.parent / MANIFEST)
 
+    @property
+    def has_qids(self) -> bool:
+        """Whether queries' features are called by their qids, as published ones; see `query`."""
+        return self._made is None
+
     def query(self, qid: int | str, text: str) -> int | str:
         """Return the name of a query's features in this folder."""
-        return qid if self._made is None else query_name(text)
+        return qid if self.has_qids else query_name(text)
 
     def check_rate(self, fps: Fraction) -> None:
         """Refuse features that were extracted at another rate; published ones do not say theirs.

@@ -97,14 +97,15 @@ def open_data(
     video_folder = find_feature_folder(root, "vid", depth) if videos is None else Path(videos)
     query_folder = find_feature_folder(root, "txt", depth) if queries is None else Path(queries)
     features = FeatureFolder(video_folder, dims=4, layers=layers)
+    asked = FeatureFolder(query_folder, dims=3, layers=layers)
     if annotations is None:
-        found = load_annotations(
-            find_annotations(root, recipe.dataset, split), fps=fps, split=split, repair=True
-        )
+        path = find_annotations(root, recipe.dataset, split)
+        found = load_annotations(path, fps=fps, split=split, repair=True)
         found = _of_domain(found, recipe, split)
     else:
+        path = Path(annotations)
         found = load_annotations(
-            Path(annotations),
+            path,
             fps=fps,
             split=split,
             length_s=partial(_length_s, features, fps),
@@ -112,7 +113,8 @@ def open_data(
             more_s=1 / float(fps),
             min_video_s=recipe.min_video_s,
         )
-        _check_moments(found, recipe, Path(annotations), split)
+        _check_moments(found, recipe, path, split)
+    _check_ids(found, asked, path)
     if split == "train":
         found = [annotation for annotation in found if has_relevant_clip(annotation)]
     if not found:
@@ -122,7 +124,7 @@ def open_data(
     return GroundingDataset(
         found,
         videos=features,
-        queries=FeatureFolder(query_folder, dims=3, layers=layers),
+        queries=asked,
         fps=fps,
         skip_missing=skip_missing,
     )
@@ -212,6 +214,17 @@ def _check_moments(
         raise AnnotationError(
             f"{path}:{without[0].place}: error: relevant_windows: missing, and {recipe.name} "
             "predicts moments; give them, or choose a recipe of highlights such as tvsum_bk"
+        )
+
+
+def _check_ids(annotations: Sequence[Annotation], queries: FeatureFolder, path: Path) -> None:
+    """Refuse line numbers in the place of ids that features are called by: they are others'."""
+    without = next((annotation for annotation in annotations if not annotation.has_id), None)
+    if queries.has_qids and without is not None:
+        raise AnnotationError(
+            f"{path}:{without.place}: error: qid: missing, and features in {queries.folder} are "
+            "called by it; take a file with ids, such as charades_train.jsonl, or make features "
+            "with `python -m training.extract`"
         )
 
 

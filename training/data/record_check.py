@@ -102,6 +102,7 @@ class RecordCheck:
             fps=fps,
             domain=domain,
             place=self._record.place,
+            has_id=self._fields.value("qid") is not None,
         )
 
     def _check_names(self) -> None:

@@ -135,7 +135,7 @@ def _read_charades(content: bytes, problems: _Problems) -> Iterator[Record]:
                 "correct the line, or name the file .jsonl",
             )
             continue
-        fields: dict[str, Any] = {"qid": number, "vid": match["vid"], "query": match["query"]}
+        fields: dict[str, Any] = {"vid": match["vid"], "query": match["query"]}
         fields["relevant_windows"] = [[_number(match["start"]), _number(match["end"])]]
         yield Record(place=str(number), number=number, fields=fields)
 

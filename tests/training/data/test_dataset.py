@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from training.data.annotation import Annotation, Labels
 from training.data.errors import AnnotationError, FeatureError
-from training.data.features import FeatureFolder
+from training.data.features import MANIFEST, NAMING, FeatureFolder, query_name
 from training.data.labels import clip_labels, has_relevant_clip, moments_in_video
 from training.data.layouts import Split, load_annotations, open_data
 from training.data.sample import collate
@@ -89,8 +89,9 @@ def test_charades_text_and_moments_without_ratings(tmp_path: Path) -> None:
         "A1 0.0 2.4##one\nA1 3.5 30.4##two\nA1 4.6 4.6##three\n",
         {"A1": 9},
     )
-    for qid in (1, 2, 3):
-        write_features(tmp_path / "clip_b32_txt_k4", str(qid), (4, K, CT))
+    (tmp_path / MANIFEST).write_text(json.dumps({"fps": "1", "schema": NAMING}))
+    for text in ("one", "two", "three"):
+        write_features(tmp_path / "clip_b32_txt_k4", query_name(text), (4, K, CT))
     data = open_data(RECIPES["charades"], tmp_path, "train")
     # Without a duration in the file, the features give it: 9 clips of 1 s.
     assert data.durations_s == (9.0, 9.0, 9.0)
@@ -102,6 +103,25 @@ def test_charades_text_and_moments_without_ratings(tmp_path: Path) -> None:
     assert third.moments_s is not None
     np.testing.assert_allclose(third.moments_s, [[4.1, 5.1]], rtol=1e-6)
     assert third.relevant_clips.tolist() == [5]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_line_numbers_are_no_ids_that_features_are_called_by(tmp_path: Path, own: bool) -> None:
+    """The authors' features of Charades-STA have the ids of a jsonl file of another order."""
+    name = "mine.jsonl" if own else "charades_sta_train.txt"
+    row = {"vid": "A1", "query": "one", "relevant_windows": [[0, 2.4]]}
+    layout(tmp_path, name, json.dumps(row) if own else "A1 0.0 2.4##one\n", {"A1": 9})
+    write_features(tmp_path / "clip_b32_txt_k4", "1", (4, K, CT))
+    with pytest.raises(AnnotationError) as caught:
+        open_data(
+            RECIPES["charades"],
+            tmp_path,
+            "train",
+            annotations=tmp_path / name if own else None,
+            skip_missing=True,
+        )
+    assert str(caught.value).startswith(f"{tmp_path / name}:1: error: qid: missing, and features")
+    assert "charades_train.jsonl" in str(caught.value)
 
 
 def test_charades_is_evaluated_on_its_test_split(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from training.data.checks import check_file
 from training.data.errors import AnnotationError
+from training.data.features import MANIFEST, NAMING, query_name
 from training.data.layouts import open_data
 from training.data.sample import collate
 from training.recipes import RECIPES
@@ -49,13 +50,16 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def write_features(folder: Path) -> None:
+    """As `training.extract` makes them."""
+    (folder / MANIFEST).write_text(json.dumps({"fps": str(FPS), "schema": NAMING}))
     for kind in ("vid", "txt"):
         (folder / f"clip_b32_{kind}_k4").mkdir()
     for vid, length_s in VIDEOS_S.items():
         shape = (int(length_s * FPS + Fraction(1, 2)), 4, 2, 4)
         np.save(folder / "clip_b32_vid_k4" / f"{vid}.npy", np.zeros(shape, np.float16))
-    for qid in (1, 2, 3):
-        np.save(folder / "clip_b32_txt_k4" / f"{qid}.npy", np.zeros((3, 4, 4), np.float16))
+    for text in "xyz":
+        path = folder / "clip_b32_txt_k4" / f"{query_name(text)}.npy"
+        np.save(path, np.zeros((3, 4, 4), np.float16))
 
 
 @pytest.mark.slow
