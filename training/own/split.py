@@ -46,10 +46,11 @@ def write_annotations(
     path: Path, annotations: Sequence[Annotation], videos: VideoFolder, fps: Fraction
 ) -> None:
     """Write annotations of moments, read at `fps`, as jsonl lines, with each video's length."""
+    durations_s = _durations_s(annotations, videos)
     lines = []
     for each in annotations:
         row: dict[str, object] = {"qid": each.qid, "vid": each.vid, "query": each.query}
-        duration_s = each.duration_s or videos.duration_s(videos.candidates(each.vid)[0])
+        duration_s = durations_s.get(each.vid)
         if duration_s is not None:
             row["duration"] = round(duration_s, 3)
         row["relevant_windows"] = each.moments_s
@@ -62,3 +63,17 @@ def write_annotations(
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     with replacing(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _durations_s(annotations: Sequence[Annotation], videos: VideoFolder) -> dict[str, float]:
+    """Length of each video in seconds, by its id; none of videos that do not say theirs.
+
+    Lines that do not say it were checked with the file's, and those that call the video by another
+    name may say another: the longest of them holds what all lines annotate.
+    """
+    found: dict[str, float] = {}
+    for vid, given in {(each.vid, each.duration_s) for each in annotations}:
+        length_s = videos.duration_s(videos.candidates(vid)[0]) if given is None else given
+        if length_s is not None:
+            found[vid] = max(length_s, found.get(vid, 0.0))
+    return found

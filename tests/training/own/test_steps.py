@@ -165,6 +165,23 @@ def test_a_video_of_two_names_is_trained_or_evaluated_on(tmp_path: Path, videos:
     assert [a.vid for a in load_annotations(own.val_file)] == ["b"]
 
 
+def test_a_video_whose_lines_give_it_several_lengths_is_trained_on(
+    tmp_path: Path, videos: Path
+) -> None:
+    """`validate` takes some that say nothing, and about a second more or less than the file has."""
+    lengths: list[dict[str, Any]] = [
+        {"video": "a", "duration": 5.5, "relevant_windows": [[0, 5.5]]},
+        {"video": "a", "duration": None},
+        {"video": "b", "duration": 5.8, "relevant_windows": [[0, 5.7]]},
+        {"video": "inner/b", "duration": 6.3, "relevant_windows": [[2, 6.2]]},
+    ]
+    own = make(tmp_path, videos, *(ROW | {"query": str(n)} | x for n, x in enumerate(lengths)))
+    STEPS["validate"](own)
+    assert own.config().recipe.fps == own.rate()
+    parts = [load_annotations(path) for path in (own.train_file, own.val_file)]
+    assert {(a.vid, a.duration_s) for part in parts for a in part} == {("a", 6.0), ("b", 6.3)}
+
+
 def test_the_last_line_asks_a_sentence_with_any_character(tmp_path: Path, videos: Path) -> None:
     """Word processors end lines with U+2028, which ends no line of JSON."""
     query = "a dog\u2028runs"
