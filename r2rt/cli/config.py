@@ -1,7 +1,7 @@
 """Defaults for options from a TOML file: `$R2RT_CONFIG`, or config.toml in the user's folder.
 
 A table is a command and a key is an option; `[defaults]` holds for every command that has the
-option::
+option and can read its value::
 
     [defaults]
     model = "qvhighlights"
@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,9 @@ def defaults_of(
         command: the command.
         all_commands: returns every command, to check a default that this one has no option for.
 
+    Returns:
+        Without those of `[defaults]` that this command cannot read and another one can.
+
     Raises:
         QueryError: the file names an option that there is not.
     """
@@ -82,63 +85,82 @@ def defaults_of(
     for title, table in ((_SHARED, shared), (name, own)):
         if not isinstance(table, dict):
             raise QueryError(f"{as_text(config_path())}: {title}: expected a table, [{title}]")
-    found = _translated(shared, command, None)
-    unknown = [key for key in shared if not _has_option(command, key)]
-    if unknown:
-        commands = list(all_commands())
-        for key in unknown:
-            if not any(_has_option(other, key) for other in commands):
-                raise _no_option(_SHARED, key, commands)
+
+    def options(key: str) -> Iterator[click.Option]:
+        yield from _options(command, key)  # first: the others may have to be imported
+        for other in all_commands():
+            yield from _options(other, key)
+
+    mistaken = set()  # values that no command can read; the one that runs says why
+    for key, value in shared.items():
+        if next(options(key), None) is None:
+            raise _no_option(_SHARED, key, list(all_commands()))
+        if not any(_reads(option, value) for option in options(key)):
+            mistaken.add(key)
     given = _translated(own, command, name)
     if isinstance(command, click.Group):  # a table for each of its commands
-        return found | {sub: {**found.get(sub, {}), **table} for sub, table in given.items()}
-    return found | given
+        return {
+            sub: _usable(shared, child, mistaken) | given.get(sub, {})
+            for sub, child in command.commands.items()
+        }
+    return _usable(shared, command, mistaken) | given
 
 
-def _translated(
-    table: Mapping[str, Any], command: click.Command, title: str | None
+def _usable(
+    shared: Mapping[str, Any], command: click.Command, mistaken: Container[str]
 ) -> dict[str, Any]:
-    """Return a table by the names that click gives to options; `title` None skips unknown keys."""
+    """Return what holds for all, by click's names, without what only other commands can read."""
+    return {
+        option.name: _value(option, value)
+        for key, value in shared.items()
+        for option in _options(command, key)
+        if option.name is not None and (key in mistaken or _reads(option, value))
+    }
+
+
+def _translated(table: Mapping[str, Any], command: click.Command, title: str) -> dict[str, Any]:
+    """Return a command's own table by the names that click gives to options."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(command, click.Group):
             sub = command.commands.get(key)
-            if sub is not None and isinstance(value, dict):
-                found[key] = _translated(value, sub, f"{title}.{key}")
-            elif title is None:
-                for other, child in command.commands.items():
-                    if _has_option(child, key):
-                        found.setdefault(other, {}).update(_translated({key: value}, child, None))
-            else:
+            if sub is None or not isinstance(value, dict):
                 raise _no_option(title, key, [command])
+            found[key] = _translated(value, sub, f"{title}.{key}")
             continue
-        option = _option(command, key)
-        if option is not None and option.name is not None:
-            found[option.name] = _value(option, value)
-        elif title is not None:
+        option = next(_options(command, key), None)
+        if option is None or option.name is None:
             raise _no_option(title, key, [command])
+        found[option.name] = _value(option, value)
     return found
 
 
 def _value(option: click.Option, value: Any) -> Any:
     """Return a value as click converts it: text, or a list of text for a repeatable option."""
     values = value if isinstance(value, list) else [value]
-    texts = [item if isinstance(item, bool) else str(item) for item in values]
+    texts = [item if isinstance(item, bool) and option.is_flag else str(item) for item in values]
     return texts if option.multiple else texts[0] if texts else None
 
 
-def _option(command: click.Command, key: str) -> click.Option | None:
+def _reads(option: click.Option, value: Any) -> bool:
+    """Return whether an option's type takes a value."""
+    given = _value(option, value)
+    try:
+        for item in given if isinstance(given, list) else [given]:
+            option.type(item, option)
+    except click.BadParameter:
+        return False
+    return True
+
+
+def _options(command: click.Command, key: str) -> Iterator[click.Option]:
+    """Yield the option of a command, or of each command of a group, that a key names."""
     flag = f"--{key.replace('_', '-')}"
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and flag in parameter.opts:
-            return parameter
-    return None
-
-
-def _has_option(command: click.Command, key: str) -> bool:
-    if isinstance(command, click.Group):
-        return any(_has_option(child, key) for child in command.commands.values())
-    return _option(command, key) is not None
+    children = command.commands.values() if isinstance(command, click.Group) else (command,)
+    for child in children:
+        for parameter in child.params:
+            if isinstance(parameter, click.Option) and flag in parameter.opts:
+                yield parameter
 
 
 def _no_option(title: str, key: str, commands: Iterable[click.Command]) -> QueryError:

@@ -189,8 +189,31 @@ def test_defaults_that_a_source_or_window_has_no_use_for_do_not_end_a_command(
 
 
 @pytest.mark.parametrize(
+    ("default", "command", "code"),
+    [
+        ('format = "json"', ["watch", "none", "a"], 10),
+        ('window = "none"', ["watch", "none", "a"], 10),
+        ('length = "10%"', ["highlights", "{video}", "--model", "none"], 20),
+        ('format = "csv"', ["models", "info", "none"], 20),
+        ('precision = "auto"', ["models", "pull", "none"], 20),
+        ('output-dir = "nowhere"', ["mcp", "--model", "none"], 20),
+    ],
+)
+def test_a_default_that_only_other_commands_can_read_does_not_end_one(
+    config: Path, default: str, command: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each goes on to look for a model or a source that is not there."""
+    config.write_text(f"[defaults]\n{default}\n")
+    assert run([part.format(video=DEMO_VIDEO) for part in command]) == code
+    assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
+        ('[defaults]\nformat = "jsn"', "'jsn' is not one of"),
+        ("[defaults]\nend = true", "'True' is no time"),
+        ('[ground]\nformat = "lines"', "'lines' is not one of"),
         ("[ground]\ntopk = 3", "[ground] topk: there is no such option; did you mean top-k?"),
         ("[defaults]\nzzz = 3", "[defaults] zzz: there is no such option"),
         ("[models.verify]\nzzz = 3", "[models.verify] zzz: there is no such option"),
