@@ -171,16 +171,24 @@ def output_options(command: F) -> F:
                 f"--output is given {len(outputs)} times; give one, or several --format and "
                 "--output-dir FOLDER"
             )
-        check_has_use("rows", "--rank", given=options["rank"])
         output = outputs[0] if outputs else None
         asked = [*formats, *(["json"] if json_ else [])]
-        if not (is_given("formats") or is_given("json_")):
-            # A file of defaults does not know what this command writes.
-            asked = _named_by(output) or (["table"] if options["rank"] else asked or ["table"])
-        elif not is_given("formats"):
-            asked = ["json"]
-        elif not is_given("json_"):
-            asked = list(formats)
+        given = [
+            *(formats if is_given("formats") else ()),
+            *(["json"] if is_given("json_") else []),
+        ]
+        # A file of defaults does not know what this command writes, nor where.
+        if not is_given("outputs") and (
+            is_given("output_dir")
+            or (is_given("rank") and _named_by(output) not in ([], ["table"]))
+            or (output and given and _is_of_another(Path(output), FORMATS[given[0]]))
+        ):
+            output = None
+        named = given or _named_by(output)
+        if not is_given("rank") and (is_given("output_dir") or named not in ([], ["table"])):
+            options["rank"] = False
+        check_has_use("rows", "--rank", given=options["rank"])
+        asked = named or (["table"] if options["rank"] else asked or ["table"])
         if (output or options["rank"]) and not is_given("output_dir"):
             output_dir = None
         if output_dir is None and not is_given("skip_existing"):
@@ -439,15 +447,19 @@ def check_is_text(output: Path | None) -> None:
 
 
 def _check_suffix(output: Path, chosen: Format) -> None:
-    """Refuse a file whose suffix belongs to another format; `.txt` and `.xml` are allowed."""
-    suffix = output.suffix.lower()
-    known = {item.suffix.rpartition(".")[2] for item in FORMATS.values()}
-    own = chosen.suffix.rpartition(".")[2]
-    if suffix[1:] in known - {"txt", "xml", own}:
+    """Refuse a file whose suffix belongs to another format."""
+    if _is_of_another(output, chosen):
         raise QueryError(
             f"{output}: its suffix belongs to another format than {chosen.name}; "
             f"name it {output.stem}{chosen.suffix}, or leave --format out"
         )
+
+
+def _is_of_another(output: Path, chosen: Format) -> bool:
+    """Return whether a suffix belongs to another format; `.txt` and `.xml` are free."""
+    known = {item.suffix.rpartition(".")[2] for item in FORMATS.values()}
+    own = chosen.suffix.rpartition(".")[2]
+    return output.suffix.lower()[1:] in known - {"txt", "xml", own}
 
 
 def _warn_of_timecode(answers: Answers) -> None:

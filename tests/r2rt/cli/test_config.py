@@ -161,6 +161,41 @@ def test_defaults_that_have_no_use_in_a_command_do_not_end_it(
     assert run(["ground", str(DEMO_VIDEO), QUERY, *options, "--model", "none"]) == code
 
 
+@pytest.mark.parametrize(
+    ("default", "options", "kind"),
+    [
+        ("rank = true", [], "ranking"),
+        ("rank = true", ["-f", "csv"], "csv"),
+        ("rank = true", ["--json"], "json"),
+        ("rank = true", ["-o", "new.csv"], "csv"),
+        ("rank = true", ["--output-dir", "new"], "table"),
+        ('output = "old.json"', ["--output-dir", "new"], "table"),
+        ('output = "old.json"', ["--rank"], "ranking"),
+        ('output = "old.json"', ["-f", "csv"], "csv"),
+        ('output = "old.csv"\nrank = true', ["--json"], "json"),
+    ],
+)
+def test_where_and_how_the_command_line_says_to_write_goes_before_defaults(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    default: str,
+    options: list[str],
+    kind: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config.write_text(f'[ground]\nmodel = "{DEMO_BUNDLE}"\nquiet = true\n{default}\n')
+    assert run(["ground", str(DEMO_VIDEO), QUERY, *options]) == 0
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path != config]
+    text = "".join(path.read_text() for path in written) or capsys.readouterr().out
+    assert not list(tmp_path.glob("old.*"))
+    begins = {"json": "{", "csv": "video,qid"}.get(kind, "")
+    assert text.startswith(begins), text
+    if not begins:
+        assert ("end ┃ video" in text) == (kind == "ranking"), text
+
+
 def test_defaults_that_a_source_or_window_has_no_use_for_do_not_end_a_command(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
