@@ -21,6 +21,7 @@ __all__ = [
     "has_input",
     "locked",
     "may_read_terminal",
+    "output_encoding",
     "process_exists",
     "replace",
     "sync_file",
@@ -161,6 +162,16 @@ def has_input(source: TextIO | int, timeout_s: float) -> bool:
         timeout_s: the longest wait.
     """
     return _is_windows() or bool(select.select([source], [], [], timeout_s)[0])
+
+
+def output_encoding(stream: TextIO) -> str | None:
+    """Return the encoding that a stream must be given to write UTF-8; None for the one it has.
+
+    In a pipe or a file, Windows uses its code page, which has few of the world's letters.
+    """
+    if not _is_windows() or stream.isatty() or os.environ.get("PYTHONIOENCODING"):
+        return None
+    return "utf-8"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import click
 
 from r2rt.errors import OutputError
 from r2rt.files import replacing
+from r2rt.portable import output_encoding
 from r2rt.printable import printable
 from r2rt.progress import Update
 
@@ -108,6 +109,7 @@ def progress(
 def write_text(path: Path | None, text: str) -> None:
     """Write text to a file, whole or not at all, or to stdout where there is no path.
 
+    It is UTF-8, unless stdout is a terminal, or the user's environment gives it another encoding.
     A path that is a device or a pipe is written to, never replaced. Line ends are written as they
     are on every system: CSV has its own.
 
@@ -133,7 +135,7 @@ def _write_stdout(text: str) -> None:
     if sys.stdout is None:
         raise OutputError("standard output is closed; write to a file by --output")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(newline="")
+        sys.stdout.reconfigure(encoding=output_encoding(sys.stdout), newline="")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

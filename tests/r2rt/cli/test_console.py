@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,6 +183,23 @@ def test_messages_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "r2rt: warning: bad.mp4: a message [bold]\n" in terminal.getvalue()
     assert "encoding" not in terminal.getvalue()
     assert "videos" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(None, "a ü 日本\r\n".encode()), ("cp1252", "a ü ??\r\n".encode("cp1252"))],
+)
+def test_pipes_of_windows_get_utf_8_unless_another_encoding_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, expected: bytes
+) -> None:
+    monkeypatch.setattr("r2rt.portable.sys", SimpleNamespace(platform="win32"))
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("PYTHONIOENCODING", asked)
+    stdout = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout, encoding="cp1252"))
+    write_text(None, "a ü 日本\r\n")
+    assert stdout.getvalue() == expected
 
 
 def test_stdout_that_is_not_utf_8_gets_marks(tmp_path: Path) -> None:
