@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from r2rt.errors import DownloadError, HashMismatchError, SourceNotFoundError
 from r2rt.model import registry
@@ -30,8 +31,8 @@ def fetch_clip(
     cache; then, unless `HF_HUB_OFFLINE` is set, every address that publishes the file.
 
     Args:
-        place: a file, or a folder or URL that holds a file of a known name, in place of all these;
-            by default what `R2RT_CLIP` says, if anything.
+        place: a file, or the URL of one that has a known name, or a folder or URL that holds such
+            a file, in place of all these; by default what `R2RT_CLIP` says, if anything.
         progress: called with the bytes fetched so far and in all.
         say: called with lines for a person.
 
@@ -54,8 +55,11 @@ def fetch_clip(
                         return path
         if hub_is_offline():
             failures.append("HF_HUB_OFFLINE is set")
-    for source in registry.CLIP_SOURCES:
-        urls = [f"{place.rstrip('/')}/{source.filename}"] if place else list(_urls(source))
+    named = _at(place) if place else None
+    for source in registry.CLIP_SOURCES if named is None else (named,):
+        urls = list(_urls(source))
+        if place:
+            urls = [f"{place.rstrip('/')}/{source.filename}" if named is None else place]
         for url in urls if not hub_is_offline() or place else ():
             try:
                 size = "" if source.size is None else f" ({source.size / 1e6:.0f} MB)"
@@ -103,6 +107,12 @@ def _named(path: Path) -> Path:
             f"({', '.join(f'{x[:16]}…' for x in sorted(known))}); get it again"
         )
     return path
+
+
+def _at(url: str) -> ClipSource | None:
+    """Return the file that a URL is the address of, going by its name; None for a folder's."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    return next((source for source in registry.CLIP_SOURCES if source.filename == name), None)
 
 
 def _here(source: ClipSource) -> Iterator[Path]:

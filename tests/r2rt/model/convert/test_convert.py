@@ -262,3 +262,9 @@ class TestClipFiles:
         hub.add("mirror/two.pt", b"two.pt")
         assert fetch_clip(f"{hub.url}/mirror", say=print).name == "two.pt"
         assert [x.path for x in hub.requests] == ["mirror/one.safetensors", "mirror/two.pt"]
+
+    @pytest.mark.parametrize("query", ["", "?download=true"])
+    def test_the_address_of_a_file_is_asked_as_it_is(self, hub: Hub, query: str) -> None:
+        address = hub.add("mirror/two.pt", b"two.pt") + query
+        assert fetch_clip(address, say=print).name == "two.pt"
+        assert [x.path for x in hub.requests] == ["mirror/two.pt"]
