@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from r2rt.engines import Device
     from r2rt.model.bundle import Bundle
+    from r2rt.model.contract import ModelDims
     from r2rt.model.installed import InstalledModel
     from r2rt.model.manifest import Figure, Manifest, QuantizationReport
 
@@ -383,7 +384,7 @@ def _described(bundle: Bundle, pin: str) -> list[tuple[str, str]]:
         ("boundaries", "unrounded" if manifest.unit_s is None else f"to {manifest.unit_s:g} s"),
         ("window", "unlimited" if manifest.window_s is None else f"{manifest.window_s:g} s"),
         ("suppression", _suppression(manifest)),
-        ("CLIP", f"{manifest.clip}, last {dims.layers} layers"),
+        ("CLIP", f"{manifest.clip}, {_layers(dims)}"),
         ("R² block", f"width {dims.width}, {manifest.heads} heads, strides {dims.strides}"),
         ("files", f"{len(manifest.files)}, {_megabytes(size)}"),
         ("recipe", origin.recipe or "unknown"),
@@ -398,6 +399,12 @@ def _described(bundle: Bundle, pin: str) -> list[tuple[str, str]]:
         ("fingerprint", bundle.fingerprint),
         ("pin", f"{bundle.path.absolute().name}@{pin}"),
     ]
+
+
+def _layers(dims: ModelDims) -> str:
+    if dims.read_layers is None:
+        return f"last {dims.layers} layers"
+    return f"layers {', '.join(map(str, dims.read_layers))}"
 
 
 def _suppression(manifest: Manifest) -> str:

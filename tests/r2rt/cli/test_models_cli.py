@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -18,7 +19,7 @@ from r2rt.model.bundle import Bundle
 from r2rt.model.pull import manifest_sha256
 from r2rt.model.registry import PUBLISHED
 from tests.conftest import CHECKOUT
-from tests.r2rt.bundles import write_bundle
+from tests.r2rt.bundles import DIMS, write_bundle
 from tests.r2rt.conftest import DEMO_BUNDLE
 from tests.r2rt.hub import Hub, Step, running_hub
 from tests.r2rt.terminals import read_to_the_end
@@ -128,6 +129,16 @@ class TestInfo:
             for word in ("moments and saliency", "1/2 a second", "width 8", "fake.pth", "passed"):
                 assert word in result.stdout
             assert manifest_sha256(tmp_path / "other") in result.stdout
+
+    def test_the_layers_of_clip_that_are_read(
+        self, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_bundle(home / "mine")
+        assert run_here(["models", "info", "mine"]) == 0
+        assert ", last 2 layers" in capsys.readouterr().out
+        write_bundle(home / "mine", dims=dataclasses.replace(DIMS, read_layers=(-7, -1)))
+        assert run_here(["models", "info", "mine"]) == 0
+        assert ", layers -7, -1\n" in capsys.readouterr().out
 
     def test_json_holds_the_manifest(self, home: Path) -> None:
         write_bundle(home / "mine")
