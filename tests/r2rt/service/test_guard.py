@@ -224,6 +224,8 @@ def test_a_service_for_others_answers_to_the_names_that_are_given_or_to_all(
             headers = {"Host": host, "Authorization": f"Bearer {token}"}
             response = await it.client.get(VIDEOS, headers=headers)
             assert response.status_code == status, response.text
+            health = await it.client.get("/healthz", headers={"Host": host})
+            assert health.status_code == 200  # of a container it is asked by any address
 
     asyncio.run(main())
 
