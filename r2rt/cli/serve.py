@@ -15,11 +15,12 @@ from r2rt.cli.first_run import choose_model
 from r2rt.cli.options import (
     asked_precision,
     check_has_use,
+    is_given,
     is_yes_given,
     model_options,
     quiet_option,
 )
-from r2rt.errors import MissingExtraError, ServiceStateError
+from r2rt.errors import MissingExtraError, QueryError, ServiceStateError
 from r2rt.memory import parse_bytes
 from r2rt.service.settings import Settings, default_folder, is_loopback, usable_cores
 
@@ -132,7 +133,7 @@ roots_option = click.option(
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Lines of the log, on stderr.",
+    help="Lines of the log, on stderr; with --ray, Ray keeps the log.",
 )
 @model_options
 @quiet_option
@@ -162,6 +163,8 @@ def serve(
     Beyond this machine it listens only where there is a token: r2rt tokens add NAME.
     """
     check_has_use("replicas", "--ray", given=ray is not None)
+    if ray is not None and is_given("log_format"):
+        raise QueryError("--log-format does nothing with --ray, which keeps the log; leave it out")
     most_bytes = parse_bytes(max_upload, what="--max-upload")
     require_serve()  # before a model is offered or fetched
     settings = Settings(

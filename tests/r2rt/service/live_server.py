@@ -36,8 +36,10 @@ def live_server(
 ) -> Iterator[LiveServer]:
     """Start a service over the demo's folder, and kill it in the end if it still runs."""
     command = [sys.executable, "-m", "r2rt", "serve", "--state", str(state), "--port", "0"]
-    command += ["--model", "demo", "--device", "cpu", "--rate", "0", "--log-format", "json"]
+    command += ["--model", "demo", "--device", "cpu", "--rate", "0"]
     command += ["--root", str(CHECKOUT / "demo"), *options]
+    if "--ray" not in options:  # there Ray keeps the log
+        command += ["--log-format", "json"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT, env=dict(os.environ)
     )

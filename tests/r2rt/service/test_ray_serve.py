@@ -163,6 +163,11 @@ def test_the_documented_config_file_is_accepted() -> None:
         ray_serve.application(config.args | {"rots": []})
 
 
+def test_a_log_that_ray_keeps_has_no_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--ray", "local", "--log-format", "text", "--model", "demo"]) == 2
+    assert "--log-format does nothing with --ray" in capsys.readouterr().err
+
+
 def test_it_does_not_listen_to_others_without_a_token(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
