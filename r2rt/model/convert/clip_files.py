@@ -111,7 +111,10 @@ def _named(path: Path) -> Path:
 
 def _at(url: str) -> ClipSource | None:
     """Return the file that a URL is the address of, going by its name; None for a folder's."""
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    try:
+        name = unquote(urlsplit(url).path).rpartition("/")[2]
+    except ValueError:  # an unreadable one; the download says so
+        return None
     return next((source for source in registry.CLIP_SOURCES if source.filename == name), None)
 
 

@@ -263,6 +263,11 @@ class TestClipFiles:
         assert fetch_clip(f"{hub.url}/mirror", say=print).name == "two.pt"
         assert [x.path for x in hub.requests] == ["mirror/one.safetensors", "mirror/two.pt"]
 
+    def test_an_address_that_cannot_be_read_is_no_folder(self, hub: Hub) -> None:
+        with pytest.raises(DownloadError, match="cannot be read"):
+            fetch_clip("http://[/two.pt", say=lambda _: None)
+        assert not hub.requests
+
     @pytest.mark.parametrize("query", ["", "?download=true"])
     def test_the_address_of_a_file_is_asked_as_it_is(self, hub: Hub, query: str) -> None:
         address = hub.add("mirror/two.pt", b"two.pt") + query
