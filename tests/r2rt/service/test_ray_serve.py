@@ -163,8 +163,12 @@ def test_the_documented_config_file_is_accepted() -> None:
         ray_serve.application(config.args | {"rots": []})
 
 
-def test_a_log_that_ray_keeps_has_no_format(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["serve", "--ray", "local", "--log-format", "text", "--model", "demo"]) == 2
+def test_a_log_that_ray_keeps_has_no_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without a token nothing would be served, either.
+    state = ["--state", str(tmp_path / "service"), "--model", "demo", "--host", "0.0.0.0"]
+    assert run(["serve", *state, "--ray", "local", "--log-format", "text"]) == 2
     assert "--log-format does nothing with --ray" in capsys.readouterr().err
 
 
