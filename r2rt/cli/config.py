@@ -91,7 +91,7 @@ def defaults_of(
         for other in all_commands():
             yield from _options(other, key)
 
-    mistaken = set()  # values that no command can read; the one that runs says why
+    mistaken: set[str] = set()  # values that no command can read; the one that runs says why
     for key, value in shared.items():
         if next(options(key), None) is None:
             raise _no_option(_SHARED, key, list(all_commands()))

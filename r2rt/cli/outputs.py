@@ -180,12 +180,12 @@ def output_options(command: F) -> F:
         # A file of defaults does not know what this command writes, nor where.
         if not is_given("outputs") and (
             is_given("output_dir")
-            or (is_given("rank") and _named_by(output) not in ([], ["table"]))
+            or (is_given("rank") and (_named_by(output) or ["table"]) != ["table"])
             or (output and given and _is_of_another(Path(output), FORMATS[given[0]]))
         ):
             output = None
         named = given or _named_by(output)
-        if not is_given("rank") and (is_given("output_dir") or named not in ([], ["table"])):
+        if not is_given("rank") and (is_given("output_dir") or (named or ["table"]) != ["table"]):
             options["rank"] = False
         check_has_use("rows", "--rank", given=options["rank"])
         asked = named or (["table"] if options["rank"] else asked or ["table"])

@@ -235,9 +235,16 @@ def test_defaults_that_a_source_or_window_has_no_use_for_do_not_end_a_command(
     ],
 )
 def test_a_default_that_only_other_commands_can_read_does_not_end_one(
-    config: Path, default: str, command: list[str], code: int, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    default: str,
+    command: list[str],
+    code: int,
 ) -> None:
     """Each goes on to look for a model or a source that is not there."""
+    monkeypatch.setenv("R2RT_HOME", str(tmp_path / "home"))
     config.write_text(f"[defaults]\n{default}\n")
     assert run([part.format(video=DEMO_VIDEO) for part in command]) == code
     assert "none" in capsys.readouterr().err
