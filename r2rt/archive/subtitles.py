@@ -64,8 +64,8 @@ def words_key(video: Path, names: Sequence[str]) -> str:
         with contextlib.suppress(OSError):
             status = file.stat()
             parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
-    names = os.fsencode("\n".join(parts))  # a name need not be text
-    return hashlib.blake2b(names, digest_size=8).hexdigest() if parts else ""
+    text = os.fsencode("\n".join(parts))  # a name need not be text
+    return hashlib.blake2b(text, digest_size=8).hexdigest() if parts else ""
 
 
 def lines_of(video: Path) -> Iterator[Line]:
