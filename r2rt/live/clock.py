@@ -110,10 +110,12 @@ class LiveClock:
             duration: for how long it is presented, 0 if unknown.
             time_base: seconds of one unit of both.
             arrival_s: when it arrived, on a clock that never leaps.
-            origin_pts: where the clock's zero lies if this is the first frame; itself if None.
+            origin_pts: where the clock's zero lies, in the frame's own timestamps, if this is the
+                first frame; the frame itself if None. By arrival it is always the frame itself.
         """
         if self._by_arrival:
             pts, duration = round(Fraction(arrival_s) / time_base), 0
+            origin_pts = None
         if self._last is None:
             first = pts or 0
             placed = Placed(
