@@ -132,11 +132,12 @@ class Retrying:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconnected:
-    """The source is back, or its timestamps leapt.
+    """The source is back, or there at last, or its timestamps leapt.
 
     Attributes:
-        reason: why there is a gap.
-        gap_s: how much of the stream is missing; the clock goes on by arrival time.
+        reason: why there is a gap, or why it was not there at first.
+        gap_s: how much of the stream is missing, 0 before its first frame; the clock goes on by
+            arrival time.
         resumed_s: where on the stream's clock it goes on.
         new_window: whether the window begins anew, because the gap is too long to bridge.
         at: wall-clock time, seconds since 1970.

@@ -131,7 +131,7 @@ class Segments:
         if placed.is_new or self._selector is None:
             self.end(is_gap=True)
             self._begin(placed)
-        if placed.leapt:
+        if placed.leapt or self._lost_reason is not None:
             self._report_gap(placed)
         self._lost_reason = None
         self._place = placed
@@ -188,7 +188,7 @@ class Segments:
         )
 
     def _report_gap(self, placed: Placed) -> None:
-        if self._lost_reason is not None:
+        if self._lost_reason is not None and self.has_begun:
             self._counts.reconnects += 1
         self._counts.gaps_s += placed.gap_s
         self._backlog.put(
@@ -196,7 +196,7 @@ class Segments:
                 reason=self._lost_reason or "its timestamps leapt",
                 gap_s=placed.gap_s,
                 resumed_s=placed.time_s,
-                new_window=placed.is_new,
+                new_window=placed.is_new and placed.leapt,
                 at=time.time(),
             )
         )
