@@ -28,7 +28,8 @@ class ClipItem:
         segment_s: where the segment begins on the stream's clock, in seconds.
         edge_s: how far the segment has come, from its beginning, in seconds: frames from here on
             have no part in these clips.
-        arrival_s: when the frame arrived, by `time.monotonic`.
+        edge_arrival_s: when a frame at the edge arrived or would have, by `time.monotonic`.
+        arrival_s: when the frame arrived, by the same clock.
         is_live: it came in its own time; else the source is read ahead of real time.
         inherited: how many of `count` are clips whose own frame was left out.
     """
@@ -38,6 +39,7 @@ class ClipItem:
     segment: int
     segment_s: float
     edge_s: float
+    edge_arrival_s: float
     arrival_s: float
     is_live: bool
     inherited: int = 0
@@ -49,10 +51,12 @@ class SegmentEnd:
 
     Attributes:
         edge_s: where it ended, from its beginning, in seconds.
+        edge_arrival_s: when a frame there would have arrived, by `time.monotonic`.
         is_gap: something may come next.
     """
 
     edge_s: float
+    edge_arrival_s: float
     is_gap: bool
 
 

@@ -75,6 +75,7 @@ class Segments:
         self._clip_clock: ClipClock | None = None
         self._segment = -1
         self._place: Placed | None = None
+        self._arrival_s = 0.0
         self._end_pts = 0
         self._lead_s = 0.0
         self._lost_reason: str | None = None
@@ -134,7 +135,7 @@ class Segments:
         if placed.leapt or self._lost_reason is not None:
             self._report_gap(placed)
         self._lost_reason = None
-        self._place = placed
+        self._place, self._arrival_s = placed, decoded.arrival_s
         assert self._selector is not None
         if self._duration_s is not None and placed.time_s >= self._duration_s:
             assert self._clip_clock is not None
@@ -156,8 +157,13 @@ class Segments:
         if rest is not None:
             self._hand_on(rest.frame, rest.count, self._end_pts)
         assert self._clip_clock is not None
-        edge_s = self._clip_clock.time_s(self._end_pts)
-        self._backlog.put(SegmentEnd(edge_s=edge_s, is_gap=is_gap))
+        self._backlog.put(
+            SegmentEnd(
+                edge_s=self._clip_clock.time_s(self._end_pts),
+                edge_arrival_s=self._arrival_of(self._end_pts),
+                is_gap=is_gap,
+            )
+        )
 
     def _begin(self, placed: Placed) -> None:
         self._segment += 1
@@ -182,10 +188,17 @@ class Segments:
                 segment=self._segment,
                 segment_s=self._place.segment_s,
                 edge_s=self._clip_clock.time_s(edge_pts),
+                edge_arrival_s=self._arrival_of(edge_pts),
                 arrival_s=held.arrival_s,
                 is_live=not waits,
             )
         )
+
+    def _arrival_of(self, edge_pts: int) -> float:
+        """Return when a frame at the edge arrived or would have, by the newest frame's arrival."""
+        assert self._place is not None
+        ahead = (edge_pts - self._place.pts) * self._place.time_base
+        return self._arrival_s + float(ahead)
 
     def _report_gap(self, placed: Placed) -> None:
         if self._lost_reason is not None and self.has_begun:

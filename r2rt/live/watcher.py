@@ -235,7 +235,7 @@ class Watcher:
                 elif isinstance(item, ClipItem):
                     yield from self._take_clip(item, items[place + 1 :])
                 elif isinstance(item, SegmentEnd):
-                    self._see_end(item.edge_s)
+                    self._see_end(item)
                     if item.is_gap:
                         yield from self._end_segment("gap")
                 else:
@@ -266,10 +266,13 @@ class Watcher:
             return
         yield from self._answer(item)
 
-    def _see_end(self, edge_s: float) -> None:
+    def _see_end(self, end: SegmentEnd) -> None:
         """A segment ended a little after its last clip was complete: the last answer knows it."""
-        if self._newest is not None and edge_s > self._newest.edge_s:
-            self._newest, self._is_answered = replace(self._newest, edge_s=edge_s), False
+        if self._newest is not None and end.edge_s > self._newest.edge_s:
+            self._newest = replace(
+                self._newest, edge_s=end.edge_s, edge_arrival_s=end.edge_arrival_s
+            )
+            self._is_answered = False
 
     def _is_due(self, item: ClipItem) -> bool:
         edge_s = item.segment_s + item.edge_s
@@ -299,7 +302,7 @@ class Watcher:
             for change in tracker.update(
                 prediction.moments, start_s=encoded.start_s, edge_s=edge_s
             ):
-                yield from self._event(query, change, edge_s, now_s - item.arrival_s, at)
+                yield from self._event(query, change, item, now_s, at)
 
     def _end_segment(self, reason: CloseReason) -> Iterator[Event]:
         """Ask about what was not asked about yet, and close what is open."""
@@ -308,17 +311,18 @@ class Watcher:
         item = self._newest
         if not self._is_answered:
             yield from self._answer(item)
-        at, edge_s = time.time(), item.segment_s + item.edge_s
+        now_s, at = time.monotonic(), time.time()
         for query, tracker in zip(self._queries, self._trackers, strict=True):
             for change in tracker.close_all(reason):
-                latency_s = time.monotonic() - item.arrival_s
-                yield from self._event(query, change, edge_s, latency_s, at)
+                yield from self._event(query, change, item, now_s, at)
         self._newest = self._window = None
         self._asked_at_s = float("-inf")
 
     def _event(
-        self, query: str, change: Change, edge_s: float, latency_s: float, at: float
+        self, query: str, change: Change, item: ClipItem, now_s: float, at: float
     ) -> Iterator[Event]:
+        """Report what has become of a moment in the answer about `item`, given at `now_s`."""
+        edge_s = item.segment_s + item.edge_s
         fields: dict[str, Any] = {
             "moment_id": change.moment_id,
             "query": query,
@@ -327,9 +331,9 @@ class Watcher:
             "score": change.score,
             "best_score": change.best_score,
             "stream_s": edge_s,
-            "latency_s": latency_s,
+            "latency_s": now_s - item.arrival_s,
             "at": at,
-            "start_at": at - latency_s - (edge_s - change.start_s),
+            "start_at": at - (now_s - item.edge_arrival_s) - (edge_s - change.start_s),
         }
         if change.kind == "opened":
             self._opened += 1

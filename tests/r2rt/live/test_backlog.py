@@ -18,6 +18,7 @@ def clip(number: int, *, count: int = 1, segment: int = 0) -> ClipItem:
         segment=segment,
         segment_s=0.0,
         edge_s=float(number),
+        edge_arrival_s=0.0,
         arrival_s=0.0,
         is_live=True,
     )
@@ -41,7 +42,7 @@ def test_what_fits_comes_out_in_order_and_at_once() -> None:
         clip(1),
         retrying(),
         clip(2),
-        SegmentEnd(edge_s=1.0, is_gap=True),
+        SegmentEnd(edge_s=1.0, edge_arrival_s=0.0, is_gap=True),
         clip(3),
         End(None),
     ):
@@ -69,7 +70,7 @@ def test_the_oldest_is_left_out_and_the_next_stands_in() -> None:
 def test_no_clip_stands_in_for_one_of_another_segment() -> None:
     backlog = Backlog(2)
     backlog.put(clip(1, count=3))
-    backlog.put(SegmentEnd(edge_s=1.0, is_gap=True))
+    backlog.put(SegmentEnd(edge_s=1.0, edge_arrival_s=0.0, is_gap=True))
     backlog.put(clip(2, segment=1))
     backlog.put(clip(3, segment=1))
     assert numbers(backlog) == [(2, 1), (3, 1)]

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,6 +37,7 @@ from r2rt.live.reader import Reader
 from r2rt.live.summary import Latencies
 from r2rt.model.contract import VIDEO_ENCODER
 from tests.r2rt.live.conftest import FPS, RATE, VIDEO_S, WINDOW_S, once_read, quick_grounder
+from tests.r2rt.video.clips import write_video
 
 QUERIES = ["a dog", "a red ball rolls to the right"]
 REALTIME = SourceOptions(realtime=True)
@@ -396,6 +398,7 @@ def test_what_was_read_until_it_stopped_is_handled_however_long_that_takes(
             segment=0,
             segment_s=0.0,
             edge_s=1.0,
+            edge_arrival_s=0.0,
             arrival_s=0.0,
             is_live=True,
         )
@@ -440,6 +443,19 @@ def test_records_are_flat_and_rounded(grounder: Grounder, video: Path) -> None:
     assert record["start_s"] == round(opened.start_s, 3)
     assert abs(record["at"] - time.time()) < 10
     assert record["start_at"] <= record["at"]
+
+
+def test_a_moment_starts_when_its_frame_arrived_however_sparse_the_stream(
+    grounder: Grounder, tmp_path: Path
+) -> None:
+    # The end is reported once the second picture is there, which lasts as long as the first.
+    path = write_video(tmp_path / "sparse.mp4", frames=2, rate=Fraction(4, 5), options={"bf": "0"})
+    watcher = Watcher(grounder, str(path), QUERIES, options=REALTIME, rules=ANYTHING)
+    began = time.time()
+    events = [item for item in watcher if isinstance(item, Opened | Closed)]
+    assert {item.stream_s for item in events} == {2.5}
+    # At its own rate, a picture comes no sooner than that; clocks differ a little.
+    assert all(item.start_at >= began + item.start_s - 0.05 for item in events)
 
 
 def test_errors_reach_who_iterates(grounder: Grounder, tmp_path: Path) -> None:
