@@ -27,6 +27,9 @@ _PACKETS_WITHOUT_KEYFRAME = 300
 _UNTIMED_KEPT = 16
 # Frames come out of order and in bursts: less is not behind, however short the clips are.
 _LATE_S = 1.0
+# Who waited so long for a packet had read all before it. Longer than a web server usually takes
+# to begin its answer, shorter than the pause between two bursts of a stream.
+_WAITED_S = 0.2
 # Timestamps farther apart say nothing about the pace at which they come.
 _LEAP_S = 60.0
 # Arrival times of packets whose frames are still in the decoder.
@@ -86,12 +89,19 @@ class PacketDecoder:
         self._last_time_s = float("-inf")
         self._may_skip = not source.may_wait and not source.options.no_drop
 
-    def take(self, packet: Packet[VideoStream]) -> Iterator[Decoded]:
-        """Decode a packet, at its time if a file is played, and yield the frames that are ready."""
+    def take(self, packet: Packet[VideoStream], *, waited_s: float = 0.0) -> Iterator[Decoded]:
+        """Decode a packet, at its time if a file is played, and yield the frames that are ready.
+
+        Args:
+            packet: it, with content.
+            waited_s: how long reading it took.
+        """
         self._close_leap(packet)
         self._sleep_until_due(packet)
         arrival_s = time.monotonic()
         self._observe_pace(packet, arrival_s)
+        if waited_s > _WAITED_S:
+            self.pace.catch_up()
         if not self._began and not self._may_begin(packet):
             return
         if self._may_skip and not self._keep_up(packet):

@@ -13,7 +13,8 @@ class Pace:
 
     A stream that keeps its rate has a constant difference between the two. `lag_s` is how much
     later than at best it arrives now; `lead_s` how much sooner than the first frame promised.
-    Both forget slowly, faster than clocks drift apart and slower than anything else.
+    Both forget slowly, faster than clocks drift apart and slower than anything else. A stream that
+    comes in bursts has no constant difference, but its reader waits for the next burst.
     """
 
     def __init__(self) -> None:
@@ -35,3 +36,9 @@ class Pace:
         self._last_s = arrival_s
         self.lag_s = offset - self._best
         self.lead_s = self._first - offset
+
+    def catch_up(self) -> None:
+        """Lag no more: the reader had to wait for the newest frame, however late that came."""
+        if self._best is not None:
+            self._best += self.lag_s
+        self.lag_s = 0.0

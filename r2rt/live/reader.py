@@ -192,12 +192,16 @@ class Reader:
         while errors < _ERRORS_IN_A_ROW:
             # A generator that raised is over: damage is read past with a new one.
             try:
+                asked_s = time.monotonic()
                 for packet in packets_of(container, stream):
+                    waited_s = time.monotonic() - asked_s
                     if self._stopped.is_set():
                         raise _StoppedError
                     if packet.size:
                         errors, end_pts = 0, max(end_pts, packet.pts or 0)
-                        self._place(decoder, decoder.take(packet), connection)
+                        taken = decoder.take(packet, waited_s=waited_s)
+                        self._place(decoder, taken, connection)
+                        asked_s = time.monotonic()
                 self._place(decoder, decoder.drain(), connection)
             except av.error.InvalidDataError:
                 self.counts.packets_lost += 1

@@ -7,15 +7,28 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from r2rt.live.backlog import Backlog, ClipItem, End, Item
 from r2rt.live.events import Reconnected, Retrying
 from r2rt.live.reader import Reader
+from r2rt.live.segments import Segments
 from r2rt.live.source import LiveSource, SourceOptions
+from r2rt.video.container import packets_of
+from tests.r2rt.local_server import local_server
+from tests.r2rt.video.clips import write_video
 
 DEADLINE_S = 30.0
+SEGMENT_S = SEGMENT_FRAMES = 10
 
 
 def reader_of(address: str, backlog: Backlog, **options: object) -> Reader:
@@ -40,6 +53,117 @@ def next_of(kind: type[Item], backlog: Backlog, seen: list[Item]) -> None:
         if any(isinstance(item, kind) for item in items):
             return
     raise AssertionError(f"no {kind.__name__} in {DEADLINE_S} s, but {seen}")
+
+
+class Served:
+    """A playlist of so many segments of a broadcast, by HTTP on this machine.
+
+    Each segment holds `SEGMENT_S` of video; the playlist says a tenth of a second, which is how
+    long a reader waits before it asks again.
+
+    Attributes:
+        segments: the content of all segments.
+        count: how many of them are listed.
+        has_ended: whether nothing will come after them.
+    """
+
+    def __init__(self, segments: list[bytes], count: int, *, has_ended: bool = False) -> None:
+        self.segments, self.count, self.has_ended = segments, count, has_ended
+
+    @contextmanager
+    def address(self) -> Iterator[str]:
+        """Serve until the end of the block; give the playlist's address."""
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name = self.path.strip("/")
+                content = (
+                    served._playlist()
+                    if name == "live.m3u8"
+                    else served.segments[int(name.removesuffix(".ts"))]
+                )
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """Stay quiet."""
+
+        with local_server(Handler) as url:
+            yield f"{url}/live.m3u8"
+
+    def _playlist(self) -> bytes:
+        lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:1"]
+        for number in range(self.count):
+            lines += ["#EXTINF:0.1,", f"{number}.ts"]
+        if self.has_ended:
+            lines.append("#EXT-X-ENDLIST")
+        return "\n".join([*lines, ""]).encode()
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Five segments of `SEGMENT_FRAMES` pictures in `SEGMENT_S` seconds each, with B-frames."""
+    folder = tmp_path_factory.mktemp("segments")
+    write_video(
+        folder / "list.m3u8",
+        frames=5 * SEGMENT_FRAMES,
+        rate=Fraction(SEGMENT_FRAMES, SEGMENT_S),
+        size=(64, 64),
+        options={"g": str(SEGMENT_FRAMES), "bf": "2", "sc_threshold": "0"},
+        muxer="hls",
+        muxer_options={
+            "hls_time": str(SEGMENT_S),
+            "hls_list_size": "0",
+            "hls_segment_filename": str(folder / "%d.ts"),
+        },
+    )
+    return [(folder / f"{number}.ts").read_bytes() for number in range(5)]
+
+
+class Clock:
+    """Seconds that pass when the test says so, in the place of the module `time`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        for module in ("reader", "decoding", "segments"):
+            stand_in = SimpleNamespace(monotonic=lambda: self.now_s, time=time.time)
+            monkeypatch.setattr(f"r2rt.live.{module}.time", stand_in)
+
+
+@pytest.mark.parametrize("decoding_s", [0.0, 0.5, 2.0])
+def test_a_stream_of_bursts_is_decoded_whole_by_who_is_fast_enough(
+    decoding_s: float, segments: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture lasts for a second; a segment comes when the last of its pictures was taken."""
+    clock = Clock(monkeypatch)
+    begun_s = clock.now_s
+
+    def in_bursts(*of: Any) -> Iterator[Any]:
+        for number, packet in enumerate(packets_of(*of)):
+            # The packet that is complete only when the next segment comes waits for that, too.
+            comes_s = begun_s + SEGMENT_S * (number // SEGMENT_FRAMES + 1)
+            clock.now_s = max(clock.now_s, comes_s)
+            yield packet
+
+    def add(*arguments: Any) -> None:
+        clock.now_s += decoding_s
+        Segments.add(*arguments)
+
+    monkeypatch.setattr("r2rt.live.reader.packets_of", in_bursts)
+    backlog = Backlog(1000)
+    with Served(segments, 5, has_ended=True).address() as address:
+        reader = reader_of(address, backlog)
+        monkeypatch.setattr(reader._segments, "add", partial(add, reader._segments))
+        reader.start()
+        assert reader.join(DEADLINE_S)
+    assert backlog.take(0)[-1] == End(None)
+    is_too_slow = decoding_s > 1
+    assert (reader.counts.frames_skipped > 0) == is_too_slow
+    assert (reader.counts.frames < 5 * SEGMENT_FRAMES) == is_too_slow
 
 
 def test_by_arrival_a_pipe_begins_at_zero_as_well(tmp_path: Path, transport_stream: Path) -> None:
