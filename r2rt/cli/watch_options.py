@@ -111,8 +111,8 @@ def source_options(command: F) -> F:
             "--timeout",
             "timeout_s",
             type=TIME,
-            help="How long a source may send nothing.  [default: 10s on the network, else no "
-            "limit]",
+            help="How long a source may send nothing.  [default: 10s on the network, 60s there for "
+            "playlists (.m3u8, .mpd), else no limit]",
         ),
         click.option(
             "--transport",

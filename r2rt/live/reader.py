@@ -22,6 +22,7 @@ from r2rt.video.container import packets_of
 from r2rt.video.demux import stores_no_timestamps
 
 if TYPE_CHECKING:
+    from av.packet import Packet
     from av.video.stream import VideoStream
 
 __all__ = ["Reader"]
@@ -35,6 +36,8 @@ _ERRORS_IN_A_ROW = 64
 _FORMATS_WITHOUT_TIME = frozenset(("mpjpeg",))
 # A recording may end so much before the end that its container promises.
 _MOST_LACKING_S = 5.0
+# What lies farther back is another broadcast, not one that is read again.
+_READ_AGAIN_S = 60.0
 
 
 class _StoppedError(Exception):
@@ -70,6 +73,7 @@ class Reader:
         self._source = source
         self._backlog = backlog
         self._clip_s = float(1 / fps)
+        self._newest_s = float("-inf")
         self._stopped = threading.Event()
         self._segments = Segments(
             source,
@@ -127,6 +131,9 @@ class Reader:
             except LostError as lost:
                 reason = str(lost)
             else:
+                if self._is_over(connection):
+                    connection.close()
+                    return
                 before, began_s = self.counts.frames, time.monotonic()
                 try:
                     lost_reason = self._read(connection)
@@ -151,6 +158,17 @@ class Reader:
             failures += 1
             self._wait(reason, failures, waits)
             waits += 1
+
+    def _is_over(self, connection: Connection) -> bool:
+        """Return whether a broadcast that was seen has become a recording, which would begin anew.
+
+        A recording that breaks off is not opened again.
+        """
+        return (
+            self._source.kind == "network"
+            and self._segments.has_begun
+            and self._ends_by_itself(connection)
+        )
 
     def _check_seen(self) -> None:
         if not self.counts.frames and not self._stopped.is_set():
@@ -188,7 +206,9 @@ class Reader:
             clip_s=self._clip_s,
             sleep=self._stopped.wait,
         )
-        errors, end_pts = 0, 0
+        errors, end_pts, silent_s = 0, 0, 0.0
+        # Opened again, a playlist begins some segments before its newest one.
+        was_read = container.format.name == "hls"
         while errors < _ERRORS_IN_A_ROW:
             # A generator that raised is over: damage is read past with a new one.
             try:
@@ -199,9 +219,12 @@ class Reader:
                         raise _StoppedError
                     if packet.size:
                         errors, end_pts = 0, max(end_pts, packet.pts or 0)
-                        taken = decoder.take(packet, waited_s=waited_s)
-                        self._place(decoder, taken, connection)
+                        was_read = self._was_read(packet) and was_read
+                        if not was_read:
+                            taken = decoder.take(packet, waited_s=waited_s)
+                            self._place(decoder, taken, connection)
                         asked_s = time.monotonic()
+                silent_s = time.monotonic() - asked_s
                 self._place(decoder, decoder.drain(), connection)
             except av.error.InvalidDataError:
                 self.counts.packets_lost += 1
@@ -229,10 +252,23 @@ class Reader:
         if connection.was_replaced:
             return "another file has taken its place"
         if self._source.kind == "network" and not self._ends_by_itself(connection):
-            return "the stream ended"
+            # In a segment of a playlist, FFmpeg takes silence for the end.
+            timeout_s = self._source.network_timeout_s
+            was_silent = timeout_s is not None and silent_s >= timeout_s
+            return "it said nothing in time" if was_silent else "the stream ended"
         if self._source.kind == "device":
             return "the device ended"
         return None
+
+    def _was_read(self, packet: Packet[VideoStream]) -> bool:
+        """Return whether a packet lies a little before the newest one; if not, it is that."""
+        if packet.pts is None or packet.time_base is None:
+            return False
+        time_s = float(packet.pts * packet.time_base)
+        was_read = 0 <= self._newest_s - time_s <= _READ_AGAIN_S
+        if not was_read:
+            self._newest_s = time_s
+        return was_read
 
     def _why_lost(self, reason: str, connection: Connection) -> str:
         if self._stopped.is_set():

@@ -39,6 +39,9 @@ _NETWORK_PROTOCOLS = (
     "rtsp,rtsps,rtp,udp,tcp,tls,http,https,httpproxy,rtmp,rtmps,srt,crypto,data,hls"
 )
 _NETWORK_TIMEOUT_S = 10.0
+# Between two segments, of 10 s or more, nothing comes.
+_PLAYLIST_TIMEOUT_S = 60.0
+_PLAYLISTS = (".m3u8", ".mpd")
 _POLL_S = 0.2
 
 
@@ -54,8 +57,9 @@ class SourceOptions:
         follow: a file is read on while it grows.
         realtime: a file is played at its own rate.
         reconnect: tries in a row before a lost source is given up; 0 for none, None without end.
-        timeout_s: how long a source may send nothing; 10 s on the network and no limit elsewhere if
-            None. A pipe, or a file that grows, ends after so long.
+        timeout_s: how long a source may send nothing; if None, 10 s on the network, 60 s there if
+            the address names a playlist (.m3u8, .mpd), whose segments come at once, and no limit
+            elsewhere. A pipe, or a file that grows, ends after so long.
         transport: how RTSP brings its packets.
         input_format: FFmpeg's name of the format, where the content does not show it.
         input_options: further options of FFmpeg, such as `{"video_size": "1280x720"}`.
@@ -125,6 +129,15 @@ class LiveSource:
         """Whether the writer waits for a reader who is ahead of real time."""
         return self.kind in ("pipe", "growing")
 
+    @property
+    def network_timeout_s(self) -> float | None:
+        """How long the network may say nothing, in seconds; None for what is not on it."""
+        if self.kind != "network":
+            return None
+        names_playlist = urlsplit(self._address).path.lower().endswith(_PLAYLISTS)
+        default_s = _PLAYLIST_TIMEOUT_S if names_playlist else _NETWORK_TIMEOUT_S
+        return self.options.timeout_s or default_s
+
     def open(self, stopped: threading.Event, *, first: bool) -> Connection:
         """Open the source.
 
@@ -146,7 +159,7 @@ class LiveSource:
                 self._address_for_ffmpeg() if waiting is None else waiting,
                 format=self._format(),
                 container_options=self._container_options(),
-                timeout=self._timeouts(),
+                timeout=self.network_timeout_s,
                 buffer_size=4096 if self.kind == "growing" else 32768,
             )
         except CANNOT_OPEN as error:
@@ -157,7 +170,7 @@ class LiveSource:
                     raise SourceLostError(
                         f"{self.name}: nothing to read within {self.options.timeout_s:g} s"
                     ) from error
-            timeout_s = self._timeouts()
+            timeout_s = self.network_timeout_s
             if timeout_s is not None and time.monotonic() - began_s >= timeout_s:
                 raise LostError("no answer in time") from error  # FFmpeg may call it anything
             raise self._refusal(error, first=first, stopped=stopped) from error
@@ -203,11 +216,6 @@ class LiveSource:
             # A playlist that comes through a pipe opens nothing.
             options["protocol_whitelist"] = "data"
         return options | dict(self.options.input_options)
-
-    def _timeouts(self) -> float | None:
-        if self.kind == "network":
-            return self.options.timeout_s or _NETWORK_TIMEOUT_S
-        return None
 
     def _refusal(
         self, error: Exception, *, first: bool, stopped: threading.Event

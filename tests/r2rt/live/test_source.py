@@ -100,6 +100,36 @@ def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "timeout_s", "expected_s"),
+    [
+        ("rtsp://camera/live", None, 10),
+        ("https://camera/live.ts?then=a.m3u8", None, 10),
+        ("https://camera/live.M3U8?key=1", None, 60),
+        ("https://camera/live.mpd", None, 60),
+        ("https://camera/live.m3u8", 5.0, 5),
+        ("/dev/null", None, None),
+    ],
+)
+def test_a_playlist_may_say_nothing_for_longer(
+    address: str,
+    timeout_s: float | None,
+    expected_s: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def refuse(_: object, *, timeout: object, **__: object) -> None:
+        asked.append(timeout)
+        raise OSError
+
+    monkeypatch.setattr("r2rt.video.container.open_input", refuse)
+    source = LiveSource(address, SourceOptions(timeout_s=timeout_s))
+    with pytest.raises(LostError):
+        source.open(threading.Event(), first=True)
+    assert asked == [expected_s]
+
+
+@pytest.mark.parametrize(
     ("first", "track", "error"),
     [(True, None, NoVideoStreamError), (False, None, LostError), (False, 2, LostError)],
 )
