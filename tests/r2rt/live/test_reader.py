@@ -221,7 +221,7 @@ def test_a_source_that_is_not_there_yet_is_reported_when_it_comes(transport_stre
                 connection.sendall(transport_stream.read_bytes())
             next_of(End, backlog, seen)
     notices = [item for item in seen if isinstance(item, Retrying | Reconnected)]
-    assert [type(item) for item in notices[-2:]] == [Retrying, Reconnected]
+    assert [item.kind for item in notices[-2:]] == ["retrying", "reconnected"]
     back = notices[-1]
     assert isinstance(back, Reconnected)
     assert back.reason == "Connection refused"
