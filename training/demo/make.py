@@ -42,7 +42,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
         block_steps: steps of the R² block's training.
         block_alone: so many of them, the first, ask each video its own queries alone.
-        block_seed: of its weights and videos.
+        block_again: steps of its second training, from the weights of the first; 0 for none.
+        block_seed: of its weights and videos; the second training has the next one.
         videos: test videos a style.
         styles: styles that are evaluated.
         threads: processor threads; other numbers of them may round otherwise.
@@ -57,6 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     photographs: float = 0.25
     block_steps: int = 9_000
     block_alone: int = 7_000
+    block_again: int = 6_000
     block_seed: int = 1
     videos: int = 40
     styles: tuple[str, ...] = ("twemoji", "openmoji", "noto", "fluent-3d")
@@ -162,8 +164,29 @@ def block(out: Path, plan: Plan) -> None:
         seed=plan.block_seed,
         resume=True,
     )
+
+
+def block_again(out: Path, plan: Plan) -> None:
+    """Train it on, all videos with the queries of all; these weights are shipped."""
+    from training.demo.clip import load_tiny_clip
+    from training.demo.scenes import Pool
+    from training.demo.train import Budget, train
+
+    trained = out / "block"
+    if plan.block_again:
+        towers = load_tiny_clip(_clip(out))
+        trained = out / "block-again"
+        train(
+            Pool.open(out / "scenes", towers),
+            towers,
+            trained,
+            Budget(steps=plan.block_again),
+            init=out / "block" / "model.pth",
+            seed=plan.block_seed + 1,
+            resume=True,
+        )
     with replacing(_block(out)) as temporary:
-        shutil.copyfile(out / "block" / "model.pth", temporary)
+        shutil.copyfile(trained / "model.pth", temporary)
 
 
 def bundle(out: Path, _plan: Plan) -> None:
@@ -216,9 +239,9 @@ def card(out: Path, plan: Plan) -> None:
         f"{plan.clip_again_stop or plan.clip_again} more, seed {plan.clip_seed + 1}; "
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
-        f"own queries alone, seed {plan.block_seed}, on {plan.scenes} scenes. {plan.videos} "
-        "composed videos a style, on drawn backgrounds and on photographs that were held out; in "
-        "percent.",
+        f"own queries alone, seed {plan.block_seed}, and {plan.block_again} more, seed "
+        f"{plan.block_seed + 1}, on {plan.scenes} scenes. {plan.videos} composed videos a style, "
+        "on drawn backgrounds and on photographs that were held out; in percent.",
         "",
         table(rows),
     ]
@@ -232,6 +255,7 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
     "clip-again": clip_again,
     "scenes": scenes,
     "block": block,
+    "block-again": block_again,
     "bundle": bundle,
     "card": card,
 }
@@ -244,13 +268,14 @@ _OPTIONS = {
     "clip-again": ("clip_again", "clip_again_stop"),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
+    "block-again": ("block_again",),
     "bundle": (),
     "card": ("videos", "styles"),
 }
 # What a stage that was cut off leaves in its folder to go on from, and the options that it then
 # must keep; others may still be chosen, such as a training's end.
 _LEFT = {
-    **dict.fromkeys(("clip", "clip-again", "block"), "checkpoint.pt"),
+    **dict.fromkeys(("clip", "clip-again", "block", "block-again"), "checkpoint.pt"),
     "scenes": "frames.npy",
 }
 _KEPT = ("clip_seed", "photographs", "threads", "scenes", "block_seed")
@@ -408,6 +433,12 @@ def _options(name: str, plan: Plan) -> dict[str, Any]:
     show_default=True,
     help="Of them, steps in which videos are asked their own queries alone.",
 )
+@click.option(
+    "--block-again",
+    default=Plan().block_again,
+    show_default=True,
+    help="Steps of a second training of R², from the weights of the first.",
+)
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
 @click.option("--threads", default=Plan().threads, show_default=True, help="Processor threads.")
@@ -422,6 +453,7 @@ def command(
     photographs: float,
     block_steps: int,
     block_alone: int,
+    block_again: int,
     clip_seed: int,
     block_seed: int,
     threads: int,
@@ -438,6 +470,7 @@ def command(
             photographs=photographs,
             block_steps=block_steps,
             block_alone=block_alone,
+            block_again=block_again,
             clip_seed=clip_seed,
             block_seed=block_seed,
             threads=threads,

@@ -41,7 +41,7 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
     ran.clear()
     said: list[str] = []
     make(tmp_path, PLAN, say=said.append)
-    assert ran == ["scenes", "block", "bundle", "card"]
+    assert ran == ["scenes", "block", "block-again", "bundle", "card"]
     assert sum("done before" in line for line in said) == 3
     # Weights of one seed are not mixed with those of another.
     with pytest.raises(click.UsageError, match=r"clip in .* was made with other options"):
