@@ -27,6 +27,7 @@ __all__ = [
     "sync_file",
     "sync_folder",
     "terminations_interrupt",
+    "usable_cores",
 ]
 
 # Windows refuses to replace a file that another process has open or mapped, even a virus scanner.
@@ -162,6 +163,13 @@ def has_input(source: TextIO | int, timeout_s: float) -> bool:
         timeout_s: the longest wait.
     """
     return _is_windows() or bool(select.select([source], [], [], timeout_s)[0])
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def output_encoding(stream: TextIO) -> str | None:

@@ -177,7 +177,7 @@ def _processes(
     address: str | None,
 ) -> tuple[int, int]:
     """Return how many workers there are, and the threads of each, where options leave it open."""
-    from r2rt.engines.onnx_runtime import usable_cores
+    from r2rt.portable import usable_cores
 
     cores = usable_cores()
     if gpus and address is None:

@@ -275,7 +275,8 @@ class Writer:
         except OutputError:
             raise
         except R2rtError as error:
-            if file.size < 0:  # A row of what is not there would stay when a folder is there.
+            # Nothing is there. If a folder is later, such a row would stay beside its videos'.
+            if file.size < 0:
                 self.report.failed[file.path] = str(error)
             else:
                 self.take(failed_piece(file, None, error, tags=self._options.tags))

@@ -18,6 +18,7 @@ import click
 from r2rt.cli.console import print_table, write_text
 from r2rt.errors import R2rtError
 from r2rt.files import as_text
+from r2rt.portable import usable_cores
 
 __all__ = ["doctor"]
 
@@ -136,7 +137,7 @@ def _as_json(findings: list[Finding]) -> str:
 
 def _system() -> list[Finding]:
     model, flags = _processor()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = usable_cores()
     return [
         Finding(section="system", name="python", value=f"{platform.python_version()} {sys.prefix}"),
         Finding(section="system", name="platform", value=platform.platform()),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ from r2rt.cli.session import open_model, read_video, warn, warn_of_unknown_words
 from r2rt.cli.videos import Sources, Videos, answer_videos, videos_options
 from r2rt.errors import QueryError, R2rtError, SomeVideosFailedError
 from r2rt.files import check_destinations
+from r2rt.portable import usable_cores
 from r2rt.video.missing import require_source
 from r2rt.video.remote import is_remote, video_path
 
@@ -405,5 +405,4 @@ def request_options(command: F) -> F:
 
 
 def _default_jobs() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(2, cores or 1)
+    return min(2, usable_cores())

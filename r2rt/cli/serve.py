@@ -22,7 +22,8 @@ from r2rt.cli.options import (
 )
 from r2rt.errors import MissingExtraError, QueryError, ServiceStateError
 from r2rt.memory import parse_bytes
-from r2rt.service.settings import Settings, default_folder, is_loopback, usable_cores
+from r2rt.portable import usable_cores
+from r2rt.service.settings import Settings, default_folder, is_loopback
 
 if TYPE_CHECKING:
     from r2rt.engines import Device

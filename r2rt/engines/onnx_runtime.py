@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import platform
 import threading
 import time
@@ -21,7 +20,7 @@ from r2rt.engines.providers import PROVIDERS, OrtDevice, provider_options, use
 from r2rt.engines.resident import DeviceArray
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
 from r2rt.model.contract import GROUNDER, GraphSpec
-from r2rt.portable import give_back_freed_memory
+from r2rt.portable import give_back_freed_memory, usable_cores
 
 if TYPE_CHECKING:
     from r2rt.model.bundle import Bundle
@@ -384,10 +383,3 @@ def sums_bytes_exactly(flags: str | None = None) -> bool:
         with contextlib.suppress(OSError):
             flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     return any(feature in flags for feature in ("vnni", "amx_int8"))
-
-
-def usable_cores() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

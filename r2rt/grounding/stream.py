@@ -101,8 +101,9 @@ class Stream:
         stamp = _stamp(frame, time_s, duration_s)
         if self._clock is None or self._selector is None:
             if self._start_s is not None:
-                stamp = stamp.rescaled(_common(stamp.time_base, _unit(self._start_s)))
-            origin = stamp.pts if self._start_s is None else _ticks(self._start_s, stamp.time_base)
+                start = _exact(self._start_s)
+                stamp = stamp.rescaled(_common(stamp.time_base, Fraction(1, start.denominator)))
+            origin = stamp.pts if self._start_s is None else _ticks(start, stamp.time_base)
             self._clock = ClipClock(
                 fps=self._grounder.bundle.fps, time_base=stamp.time_base, origin_pts=origin
             )
@@ -288,12 +289,9 @@ def _stamp(frame: Frame, time_s: Seconds | None, duration_s: Seconds | None) -> 
             raise QueryError("the frame brings no time of its own; give time_s")
         base = exact(frame.time_base) or _NANOSECOND
         return _Stamp(pts=frame.pts, duration=frame.duration or 0, time_base=base)
-    base = _unit(time_s) if duration_s is None else _common(_unit(time_s), _unit(duration_s))
-    return _Stamp(
-        pts=_ticks(time_s, base),
-        duration=_ticks(duration_s or 0, base),
-        time_base=base,
-    )
+    time, duration = _exact(time_s), _exact(duration_s or 0)
+    base = Fraction(1, math.lcm(time.denominator, duration.denominator))
+    return _Stamp(pts=int(time / base), duration=int(duration / base), time_base=base)
 
 
 def _exact(time_s: Seconds) -> Fraction:
@@ -301,11 +299,6 @@ def _exact(time_s: Seconds) -> Fraction:
     if isinstance(time_s, float):
         return round(Fraction(time_s) / _NANOSECOND) * _NANOSECOND
     return Fraction(time_s)
-
-
-def _unit(time_s: Seconds) -> Fraction:
-    """Return the largest unit of the form 1/n that a time is a whole number of."""
-    return Fraction(1, _exact(time_s).denominator)
 
 
 def _common(unit: Fraction, other: Fraction) -> Fraction:
@@ -317,5 +310,5 @@ def _common(unit: Fraction, other: Fraction) -> Fraction:
     return common if common >= _FINEST else unit
 
 
-def _ticks(time_s: Seconds, time_base: Fraction) -> int:
-    return round(_exact(time_s) / time_base)
+def _ticks(time: Fraction, time_base: Fraction) -> int:
+    return round(time / time_base)

@@ -131,7 +131,7 @@ class LiveSource:
 
     @property
     def network_timeout_s(self) -> float | None:
-        """How long the network may say nothing, in seconds; None for what is not on it."""
+        """How long the network may send nothing, in seconds; None for other sources."""
         if self.kind != "network":
             return None
         names_playlist = urlsplit(self._address).path.lower().endswith(_PLAYLISTS)

@@ -15,6 +15,7 @@ import filelock
 
 from r2rt.errors import ServiceStateError
 from r2rt.files import remove_orphans
+from r2rt.portable import usable_cores
 from r2rt.service.annotations import Annotations
 from r2rt.service.answers import Answerer, Asked
 from r2rt.service.computing import Computing
@@ -27,7 +28,7 @@ from r2rt.service.jobs.work import do_job
 from r2rt.service.media import Media
 from r2rt.service.metrics import Metrics
 from r2rt.service.models import give_back_memory
-from r2rt.service.settings import Settings, is_loopback, usable_cores
+from r2rt.service.settings import Settings, is_loopback
 from r2rt.service.tokens import Tokens
 from r2rt.service.tracing import span
 from r2rt.service.uploads import Uploads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from r2rt.user_folders import user_data
 if TYPE_CHECKING:
     from r2rt.engines import Device, Precision
 
-__all__ = ["Settings", "default_folder", "is_loopback", "usable_cores"]
+__all__ = ["Settings", "default_folder", "is_loopback"]
 
 _DAY_S = 86400.0
 
@@ -100,10 +99,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def usable_cores() -> int:
-    """Return how many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

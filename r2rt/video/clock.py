@@ -6,10 +6,9 @@ away from zero, and clip n is shown by the last frame whose tick is at most n. T
 frame before (n + 1/2) / fps. Clips before the first frame are filled by it, and there are
 round(end · fps) clips, where `end` is the end of the last frame.
 
-Time zero is the container's start, that of its earliest stream: where the sound begins first, that
-is where the sound begins. So it is in the ffmpeg program, with one exception: in formats whose
-clock may begin anew (MPEG-TS, MPEG-PS, Ogg) it takes the earliest of the streams that it reads,
-which with `-an` is the video.
+Time zero is where the container's earliest stream starts, which may be the sound. The ffmpeg
+program does the same, with one exception: in formats whose clock may begin anew (MPEG-TS, MPEG-PS,
+Ogg) it takes the earliest of the streams that it reads, which with `-an` is the video.
 
 One deviation more: a source shorter than half a clip has one clip here and none in ffmpeg.
 """

@@ -1,4 +1,4 @@
-"""What is made of hits, some of whose videos are not there any more or have changed."""
+"""Reels, sheets and pages of hits whose videos are gone or have changed."""
 
 from __future__ import annotations
 

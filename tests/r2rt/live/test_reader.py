@@ -1,4 +1,4 @@
-"""The thread that reads: what it tells of connections, and the times that it gives."""
+"""The thread that reads: its reports of connections, and the times that it gives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.r2rt.local_server import local_server
 from tests.r2rt.video.clips import write_video
 
 DEADLINE_S = 30.0
-# Five segments are longer than what is left out as read before.
+# Five segments are longer than the part that may be left out as read before.
 SEGMENT_S, SEGMENT_FRAMES = 20, 10
 
 

@@ -35,7 +35,7 @@ def test_there_must_be_frames_to_calibrate_on(tmp_path: Path) -> None:
 def test_each_frame_of_a_slow_video_is_calibrated_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A frame may stand for several clips, of which any may be chosen."""
+    """A frame may stand for several clips, and any of them may be chosen."""
     write_bundle(tmp_path)
     bundle = Bundle.open(tmp_path)
     size = bundle.dims.image_size

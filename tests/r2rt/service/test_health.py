@@ -1,4 +1,4 @@
-"""Whether the service runs and answers is told to everybody."""
+"""Anybody may ask whether the service runs and answers."""
 
 from __future__ import annotations
 

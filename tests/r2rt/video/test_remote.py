@@ -125,7 +125,7 @@ def _read(
     with open_source(source, fps=fps, image_size=32) as frames:
         found = [frame.pixels for frame in frames for _ in range(frame.count)]
         report = frames.report
-    # Of a file at an address only what is needed is read, so its parts are not looked at.
+    # A file at an address is not read whole, so its structure is not checked.
     return found, replace(report, departures=replace(report.departures, broken_at_byte=None))
 
 
