@@ -12,57 +12,25 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
 from r2rt.files import replacing
 from training._command import run
+from training.demo.stages import (
+    KEPT,
+    LEFT,
+    STAGES,
+    Plan,
+    bundle_of,
+    clip_of,
+    first_clip_of,
+    options_of,
+)
 
-if TYPE_CHECKING:
-    from training.world.photographs import Photographs
-
-__all__ = ["STAGES", "Plan", "main", "make"]
-
-# Seconds between evaluations of CLIP, which are for its log alone.
-_EVALUATE_S = 900
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of what.
-
-    Attributes:
-        clip_steps: steps that CLIP's training from nothing is laid out for.
-        clip_stop: the step after which it ends, 0 for `clip_steps`; see `Settings.stop` there.
-        clip_again: steps that its second training, from the weights of the first, is laid out for.
-        clip_again_stop: the step after which that ends, 0 for `clip_again`.
-        clip_seed: of CLIP's weights and frames; the second training has the next one.
-        scenes: scenes that are drawn and encoded.
-        photographs: share of the backgrounds, of frames and scenes, that are photographs.
-        block_steps: steps of the R² block's training.
-        block_alone: so many of them, the first, ask each video its own queries alone.
-        block_again: steps of its second training, from the weights of the first; 0 for none.
-        block_seed: of its weights and videos; the second training has the next one.
-        videos: test videos a style.
-        styles: styles that are evaluated.
-        threads: processor threads; other numbers of them may round otherwise.
-    """
-
-    clip_steps: int = 14_500
-    clip_stop: int = 10_000
-    clip_again: int = 10_000
-    clip_again_stop: int = 8_000
-    clip_seed: int = 0
-    scenes: int = 14_000
-    photographs: float = 0.25
-    block_steps: int = 9_000
-    block_alone: int = 7_000
-    block_again: int = 6_000
-    block_seed: int = 1
-    videos: int = 40
-    styles: tuple[str, ...] = ("twemoji", "openmoji", "noto", "fluent-3d")
-    threads: int = 2
+__all__ = ["main", "make"]
 
 
 class _Stage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,208 +45,6 @@ class _Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, Any]
     seconds: float
     finished: bool = True
-
-
-def art(out: Path, _plan: Plan) -> None:
-    """Fetch the art by pinned hashes, and rasterise it."""
-    from training.world.art import build_sprites
-    from training.world.photographs import build_photographs
-
-    _art(out).mkdir(parents=True, exist_ok=True)
-    build_sprites(_art(out), _art(out) / "sprites.npz")
-    build_photographs(_art(out), _art(out) / "photographs.npz")
-
-
-def clip(out: Path, plan: Plan) -> None:
-    """Train the tiny CLIP from nothing."""
-    from training.tiny_clip.train import Settings, train
-    from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
-
-    settings = Settings(
-        steps=plan.clip_steps, stop=plan.clip_stop, seed=plan.clip_seed, evaluate_s=_EVALUATE_S
-    )
-    train(
-        _art(out) / "sprites.npz",
-        out / "clip",
-        settings,
-        resume=True,
-        photographs=_photographs(out, plan),
-    )
-    write_compact(out / "clip" / "final" / WEIGHTS_NAME, _first_clip(out), _options("clip", plan))
-
-
-def clip_again(out: Path, plan: Plan) -> None:
-    """Train it on; everything after stands on its weights as they are shipped."""
-    from training.tiny_clip.train import Settings, train
-    from training.tiny_clip.weights import WEIGHTS_NAME, write_compact
-
-    train(
-        _art(out) / "sprites.npz",
-        out / "clip-again",
-        Settings(
-            steps=plan.clip_again,
-            stop=plan.clip_again_stop,
-            seed=plan.clip_seed + 1,
-            rate=1e-3,
-            evaluate_s=_EVALUATE_S,
-        ),
-        init=_first_clip(out),
-        resume=True,
-        photographs=_photographs(out, plan),
-    )
-    _clip(out).parent.mkdir(exist_ok=True)
-    write_compact(
-        out / "clip-again" / "final" / WEIGHTS_NAME, _clip(out), _options("clip-again", plan)
-    )
-
-
-def scenes(out: Path, plan: Plan) -> None:
-    """Draw scenes and encode them."""
-    from training.demo.clip import load_tiny_clip
-    from training.demo.scenes import draw_pool, encode_pool, is_drawn, sample_pool
-    from training.demo.settings import POOL_SEED
-    from training.world.sprites import Sprites
-
-    towers, sprites = load_tiny_clip(_clip(out)), Sprites(_art(out) / "sprites.npz")
-    if not is_drawn(out / "scenes", plan.scenes):
-        drawn = sample_pool(POOL_SEED, plan.scenes, sprites)
-        size = towers.config.image_size
-        draw_pool(out / "scenes", drawn, sprites, size, _photographs(out, plan))
-    encode_pool(out / "scenes", towers)
-
-
-def block(out: Path, plan: Plan) -> None:
-    """Train the R² block."""
-    from training.demo.clip import clip_tensors, load_tiny_clip
-    from training.demo.scenes import Pool
-    from training.demo.train import Budget, train
-
-    towers = load_tiny_clip(_clip(out))
-    train(
-        Pool.open(out / "scenes", towers),
-        towers,
-        out / "block",
-        Budget(steps=plan.block_steps, alone=plan.block_alone),
-        coarse=Pool.open_coarse(out / "scenes", towers) if plan.block_alone else None,
-        clip=clip_tensors(_clip(out))[0],
-        seed=plan.block_seed,
-        resume=True,
-    )
-
-
-def block_again(out: Path, plan: Plan) -> None:
-    """Train it on, all videos with the queries of all; these weights are shipped."""
-    from training.demo.clip import load_tiny_clip
-    from training.demo.scenes import Pool
-    from training.demo.train import Budget, train
-
-    trained = out / "block"
-    if plan.block_again:
-        towers = load_tiny_clip(_clip(out))
-        trained = out / "block-again"
-        train(
-            Pool.open(out / "scenes", towers),
-            towers,
-            trained,
-            Budget(steps=plan.block_again),
-            init=out / "block" / "model.pth",
-            seed=plan.block_seed + 1,
-            resume=True,
-        )
-    with replacing(_block(out)) as temporary:
-        shutil.copyfile(trained / "model.pth", temporary)
-
-
-def bundle(out: Path, _plan: Plan) -> None:
-    """Export, quantise through the gate, calibrate."""
-    from training.demo.ship import ship
-    from training.world.sprites import Sprites
-
-    ship(_block(out), _clip(out), Sprites(_art(out) / "sprites.npz"), _bundle(out))
-
-
-def card(out: Path, plan: Plan) -> None:
-    """Evaluate the bundle and its rivals on new videos, and write the figures into a card."""
-    from r2rt.grounding.grounder import Grounder
-    from training.demo.answers import (
-        Answerer,
-        BundleAnswerer,
-        CosineAnswerer,
-        ModelAnswerer,
-        RandomAnswerer,
-    )
-    from training.demo.clip import clip_tensors, load_tiny_clip
-    from training.demo.evaluate import evaluate, load_model, prepare, table
-    from training.demo.testset import sample_test_videos
-    from training.world.photographs import Photographs
-    from training.world.sprites import Sprites
-
-    sprites, towers = Sprites(_art(out) / "sprites.npz"), load_tiny_clip(_clip(out))
-    held_out = Photographs(_art(out) / "photographs.npz", "held_out")
-    rows = {}
-    with Grounder.load(_bundle(out).resolve(), device="cpu") as grounder:
-        ours = {f"bundle ({grounder.bundle.manifest.precision})": BundleAnswerer(grounder)}
-        model = load_model(_block(out), towers)
-        everyone: dict[str, Answerer] = {
-            **ours,
-            "the same in fp32": ModelAnswerer(model, towers),
-            "CLIP alone": CosineAnswerer(towers, clip_tensors(_clip(out))[0]),
-            "random guess": RandomAnswerer(),
-        }
-        for style in plan.styles:
-            videos = sample_test_videos(style, plan.videos, sprites)
-            material = prepare(videos, sprites, towers)
-            rows[style] = {name: evaluate(who, material) for name, who in everyone.items()}
-            material = prepare(videos, sprites, towers, held_out)
-            rows[f"{style}, photographs"] = {
-                name: evaluate(who, material) for name, who in ours.items()
-            }
-    lines = [
-        "# Figures",
-        f"CLIP: {plan.clip_stop or plan.clip_steps} steps from nothing, seed {plan.clip_seed}, and "
-        f"{plan.clip_again_stop or plan.clip_again} more, seed {plan.clip_seed + 1}; "
-        f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
-        f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
-        f"own queries alone, seed {plan.block_seed}, and {plan.block_again} more, seed "
-        f"{plan.block_seed + 1}, on {plan.scenes} scenes. {plan.videos} composed videos a style, "
-        "on drawn backgrounds and on photographs that were held out; in percent.",
-        "",
-        table(rows),
-    ]
-    with replacing(out / "card.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-STAGES: dict[str, Callable[[Path, Plan], None]] = {
-    "art": art,
-    "clip": clip,
-    "clip-again": clip_again,
-    "scenes": scenes,
-    "block": block,
-    "block-again": block_again,
-    "bundle": bundle,
-    "card": card,
-}
-"""The stages by name, in order."""
-
-# What each of them depends on, besides what those before it do.
-_OPTIONS = {
-    "art": (),
-    "clip": ("clip_steps", "clip_stop", "clip_seed", "photographs", "threads"),
-    "clip-again": ("clip_again", "clip_again_stop"),
-    "scenes": ("scenes",),
-    "block": ("block_steps", "block_alone", "block_seed"),
-    "block-again": ("block_again",),
-    "bundle": (),
-    "card": ("videos", "styles"),
-}
-# What a stage that was cut off leaves in its folder to go on from, and the options that it then
-# must keep; others may still be chosen, such as a training's end.
-_LEFT = {
-    **dict.fromkeys(("clip", "clip-again", "block", "block-again"), "checkpoint.pt"),
-    "scenes": "frames.npy",
-}
-_KEPT = ("clip_seed", "photographs", "threads", "scenes", "block_seed")
 
 
 def make(
@@ -308,7 +74,7 @@ def make(
     path = out / "stages.json"
     ran = msgspec.json.decode(path.read_bytes(), type=dict[str, _Stage]) if path.is_file() else {}
     for name in ran:
-        if ran[name].finished and ran[name].options != _options(name, plan):
+        if ran[name].finished and ran[name].options != options_of(name, plan):
             raise click.UsageError(
                 f"{name} in {out} was made with other options; repeat them, or choose another "
                 "folder"
@@ -326,25 +92,25 @@ def make(
         earlier_s = max(before.seconds if before is not None else 0.0, _checkpoint_s(out / name))
         began, finished = time.monotonic(), False
         # Who is killed writes nothing any more.
-        ran[name] = _Stage(_options(name, plan), round(earlier_s, 1), finished)
+        ran[name] = _Stage(options_of(name, plan), round(earlier_s, 1), finished)
         _write_stages(path, ran)
         try:
             stage(out, plan)
             finished = True
         finally:
             seconds = round(earlier_s + time.monotonic() - began, 1)
-            ran[name] = _Stage(_options(name, plan), seconds, finished)
+            ran[name] = _Stage(options_of(name, plan), seconds, finished)
             _write_stages(path, ran)
         say(f"{name}: {seconds:.0f} s")
-    say(f"{_bundle(out)}; figures in {out / 'card.md'}")
+    say(f"{bundle_of(out)}; figures in {out / 'card.md'}")
 
 
 def _check_begun(name: str, begun: _Stage, out: Path, plan: Plan) -> None:
     """Refuse to go on with what a stage left that was begun with another seed or other data."""
-    if name not in _LEFT or not (out / name / _LEFT[name]).exists():
+    if name not in LEFT or not (out / name / LEFT[name]).exists():
         return
-    now = _options(name, plan)
-    for option in _KEPT:
+    now = options_of(name, plan)
+    for option in KEPT:
         if option in now and begun.options.get(option) != now[option]:
             raise click.UsageError(
                 f"{name} in {out} was begun with --{option.replace('_', '-')} "
@@ -363,15 +129,15 @@ def _take(weights: Path, out: Path, plan: Plan, ran: dict[str, _Stage]) -> None:
     from training.tiny_clip.weights import read_made
 
     made = read_made(weights)
-    for names, place in ((("clip", "clip-again"), _clip(out)), (("clip",), _first_clip(out))):
-        if made == _options(names[-1], plan):
+    for names, place in ((("clip", "clip-again"), clip_of(out)), (("clip",), first_clip_of(out))):
+        if made == options_of(names[-1], plan):
             place.parent.mkdir(exist_ok=True)
             if weights.resolve() != place.resolve():
                 with replacing(place) as temporary:
                     shutil.copyfile(weights, temporary)
             for name in names:
                 if name not in ran or not ran[name].finished:
-                    ran[name] = _Stage(_options(name, plan), 0.0)
+                    ran[name] = _Stage(options_of(name, plan), 0.0)
             return
     raise click.UsageError(f"{weights} was made with other options than these")
 
@@ -382,14 +148,6 @@ def _checkpoint_s(folder: Path) -> float:
 
     path = folder / "checkpoint.pt"
     return float(torch.load(path, weights_only=True)["elapsed_s"]) if path.is_file() else 0.0
-
-
-def _options(name: str, plan: Plan) -> dict[str, Any]:
-    """Return what a stage and those before it depend on."""
-    whole: dict[str, Any] = msgspec.to_builtins(plan)
-    stages = list(STAGES)
-    before = stages[: stages.index(name) + 1]
-    return {option: whole[option] for stage in before for option in _OPTIONS[stage]}
 
 
 @click.command()
@@ -482,38 +240,6 @@ def command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors become one line on stderr."""
     return run(command, "python -m training.demo.make", arguments, cut="the same command goes on.")
-
-
-def _art(out: Path) -> Path:
-    return out / "art"
-
-
-def _photographs(out: Path, plan: Plan) -> Photographs | None:
-    from training.world.photographs import Photographs
-
-    if not plan.photographs:
-        return None
-    return Photographs(_art(out) / "photographs.npz", "train", plan.photographs)
-
-
-def _first_clip(out: Path) -> Path:
-    from training.tiny_clip.weights import WEIGHTS_NAME
-
-    return out / "clip" / WEIGHTS_NAME
-
-
-def _clip(out: Path) -> Path:
-    from training.tiny_clip.weights import WEIGHTS_NAME
-
-    return out / "weights" / WEIGHTS_NAME
-
-
-def _block(out: Path) -> Path:
-    return out / "weights" / "r2.pth"
-
-
-def _bundle(out: Path) -> Path:
-    return out / "bundle"
 
 
 if __name__ == "__main__":

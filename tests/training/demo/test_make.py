@@ -14,7 +14,8 @@ import torch
 
 from training.clip import ClipError
 from training.demo import make as module
-from training.demo.make import STAGES, Plan, make
+from training.demo.make import make
+from training.demo.stages import STAGES, Plan, options_of
 from training.tiny_clip.model import TinyClip
 from training.tiny_clip.weights import read_made, write_compact, write_weights
 
@@ -33,7 +34,7 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
         ran.append(name)
 
     for name in STAGES:
-        monkeypatch.setitem(module.STAGES, name, partial(stage, name))
+        monkeypatch.setitem(STAGES, name, partial(stage, name))
     with pytest.raises(RuntimeError, match="power cut"):
         make(tmp_path, PLAN, say=ran.append)
     assert [line for line in ran if line in STAGES] == ["art", "clip", "clip-again"]
@@ -58,7 +59,7 @@ def test_what_is_not_done_yet_may_have_other_options(
             raise RuntimeError("too slow")
 
     for name in STAGES:
-        monkeypatch.setitem(module.STAGES, name, partial(stage, name))
+        monkeypatch.setitem(STAGES, name, partial(stage, name))
     said: list[str] = []
     with pytest.raises(RuntimeError, match="too slow"):
         make(tmp_path, PLAN, say=said.append)
@@ -89,9 +90,9 @@ def test_what_was_killed_goes_on_with_its_seed_and_data(
         raise RuntimeError("killed")
 
     for each in STAGES:
-        monkeypatch.setitem(module.STAGES, each, lambda *_, each=each: ran.append(each))
+        monkeypatch.setitem(STAGES, each, lambda *_, each=each: ran.append(each))
     with monkeypatch.context() as once:
-        once.setitem(module.STAGES, name, killed)
+        once.setitem(STAGES, name, killed)
         with pytest.raises(RuntimeError, match="killed"):
             make(tmp_path, PLAN)
     # Who is killed writes nothing any more.
@@ -119,7 +120,7 @@ def test_what_has_made_nothing_yet_may_have_another_seed(
             raise RuntimeError("killed")
 
     for name in STAGES:
-        monkeypatch.setitem(module.STAGES, name, stage if name == "block" else lambda *_: None)
+        monkeypatch.setitem(STAGES, name, stage if name == "block" else lambda *_: None)
     with pytest.raises(RuntimeError, match="killed"):
         make(tmp_path, PLAN)
     make(tmp_path, msgspec.structs.replace(PLAN, block_seed=5))
@@ -132,13 +133,13 @@ def test_a_clip_of_another_run_is_not_trained_again(
 ) -> None:
     ran: list[str] = []
     for name in STAGES:
-        monkeypatch.setitem(module.STAGES, name, lambda *_, name=name: ran.append(name))
+        monkeypatch.setitem(STAGES, name, lambda *_, name=name: ran.append(name))
     trained, out = tmp_path / "r2rt-tiny.safetensors", tmp_path / "out"
     weights = write_weights(TinyClip(), tmp_path / "whole")
     write_compact(weights, trained, {"clip_steps": 2, "photographs": 0.25})
     with pytest.raises(click.UsageError, match="made with other options"):
         make(out, PLAN, trained_clip=trained)
-    made = module._options(last, PLAN)
+    made = options_of(last, PLAN)
     write_compact(weights, trained, made)
     make(out, PLAN, trained_clip=trained)
     done = ["clip", "clip-again"][: 1 + (last == "clip-again")]
@@ -153,7 +154,7 @@ def test_a_clip_of_another_run_is_not_trained_again(
 
 def test_the_kept_weights_are_those_of_the_command() -> None:
     kept = Path(module.__file__).parent / "weights" / "r2rt-tiny-second.safetensors"
-    assert read_made(kept) == module._options("clip-again", Plan())
+    assert read_made(kept) == options_of("clip-again", Plan())
 
 
 def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +170,7 @@ def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
     for name in STAGES:
-        monkeypatch.setitem(module.STAGES, name, partial(stage, name))
+        monkeypatch.setitem(STAGES, name, partial(stage, name))
     # As a process leaves it that is killed in its first stage but one.
     (tmp_path / "stages.json").write_text('{"art": {"options": {}, "seconds": 39.0}}')
     (tmp_path / "clip").mkdir()
