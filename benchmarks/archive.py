@@ -41,8 +41,7 @@ from benchmarks.archive_searcher import forget_files
 from benchmarks.harness import Options, Report, common_options
 from benchmarks.process import Worker, python
 from benchmarks.results import Row, Value
-from r2rt.archive import index
-from r2rt.archive.index import IndexOptions, Writer
+from r2rt.archive import writer
 from r2rt.archive.indices import update_indices
 from r2rt.archive.library import Archive
 from r2rt.archive.piece import Piece, clips_table, new_id, tokens_table
@@ -50,6 +49,7 @@ from r2rt.archive.scan import READY
 from r2rt.archive.settings import Settings
 from r2rt.archive.tables import Tables
 from r2rt.archive.vectors import pooled
+from r2rt.archive.writer import IndexOptions, Writer
 from r2rt.grounding.encoded import EncodedVideo
 from r2rt.grounding.grounder import Grounder
 from training.world.sprites import Sprites
@@ -163,17 +163,17 @@ def _add(
     began, busy_s = time.perf_counter(), time.process_time()
     before = _hours(tables)
     there = set(tables.videos.rows(["path"])["path"].to_pylist())
-    writer = Writer(tables, {}, IndexOptions())
+    into = Writer(tables, {}, IndexOptions())
     # Files that need not be joined: those that are, remain on disk for some time.
     with (
-        mock.patch.object(index, "_BATCH_VIDEOS", _BATCH_VIDEOS),
-        mock.patch.object(index, "_BATCH_CLIPS", _EVERY_WINDOW),
-        mock.patch.object(index, "_BATCH_S", math.inf),
+        mock.patch.object(writer, "_BATCH_VIDEOS", _BATCH_VIDEOS),
+        mock.patch.object(writer, "_BATCH_CLIPS", _EVERY_WINDOW),
+        mock.patch.object(writer, "_BATCH_S", math.inf),
     ):
         for video in videos:
             if video.source not in there:
-                writer.take(_piece(tables.settings, grounder, video))
-        writer.flush()
+                into.take(_piece(tables.settings, grounder, video))
+        into.flush()
     rows_s = time.perf_counter() - began
     update_indices(tables, thorough=True)
     values: dict[str, Value] = {

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from r2rt.archive.index import IndexOptions, IndexReport, index
+from r2rt.archive.index import index
 from r2rt.archive.queries import Like, vectors_of
 from r2rt.archive.result import SearchResult
 from r2rt.archive.search import Request, search
 from r2rt.archive.settings import Settings
 from r2rt.archive.tables import Tables
+from r2rt.archive.writer import IndexOptions, IndexReport
 from r2rt.errors import BundleSchemaError, LibraryError, QueryError
 from r2rt.model.installed import name_of
 from r2rt.video.remote import is_remote

@@ -25,9 +25,9 @@ from r2rt.grounding.many import kind_of
 from r2rt.memory import parse_bytes
 
 if TYPE_CHECKING:
-    from r2rt.archive.index import IndexReport
     from r2rt.archive.library import Archive
     from r2rt.archive.piece import Keep
+    from r2rt.archive.writer import IndexReport
     from r2rt.engines import Device
     from r2rt.video import Sampling
 

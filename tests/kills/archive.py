@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2rt.archive import index
+from r2rt.archive import writer
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables, compact_tables
 from r2rt.archive.vectors import as_vectors, normalized
@@ -177,7 +177,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes]) -> None:
 
 
 def _keep_writing(library: Path, videos: Path) -> None:
-    index._BATCH_VIDEOS = 2  # many commits, so that many kills are between two of them
+    writer._BATCH_VIDEOS = 2  # many commits, so that many kills are between two of them
     archive = _archive(library)
     print("ready", flush=True)
     while True:

@@ -21,11 +21,11 @@ import opentimelineio as otio
 import pytest
 from PIL import Image
 
-from r2rt.archive.index import IndexReport
 from r2rt.archive.library import Archive
 from r2rt.archive.piece import Piece
 from r2rt.archive.ray_workers import RayOptions
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
+from r2rt.archive.writer import IndexReport
 from r2rt.cli.main import run
 from tests.conftest import CHECKOUT
 

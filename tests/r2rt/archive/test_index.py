@@ -13,7 +13,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from r2rt.archive import index, indices
+from r2rt.archive import index, indices, writer
 from r2rt.archive.library import Archive
 from r2rt.archive.maintenance import check_tables, compact_tables, info_of, remove_videos
 from r2rt.archive.tables import Table
@@ -249,7 +249,7 @@ def test_a_quota_is_not_spent_on_joining_files(
     tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is joined stays for a while beside its parts."""
-    monkeypatch.setattr(index, "_BATCH_VIDEOS", 1)
+    monkeypatch.setattr(writer, "_BATCH_VIDEOS", 1)
     parts = Archive.open(tmp_path / "parts", model=colour_grounder(tmp_path))
     parts.add(videos)
     monkeypatch.setattr(indices, "_MOST_FILES", 1)
@@ -297,7 +297,7 @@ def test_an_interrupt_while_rows_are_committed_doubles_none(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Table, "append", interrupted)
-    monkeypatch.setattr(index, "_BATCH_VIDEOS", 1)
+    monkeypatch.setattr(writer, "_BATCH_VIDEOS", 1)
     archive = Archive.open(tmp_path / "library", model=colour_grounder(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         archive.add(videos)
@@ -363,7 +363,8 @@ def meanwhile(
     """Let another process do something to the beach while a run has read what the library has."""
 
     def another(name: str, *, compacted: bool) -> None:
-        original = getattr(index, name)
+        module = index if name == "scan" else writer
+        original = getattr(module, name)
 
         def last(*arguments: Any, **options: Any) -> Any:
             found = original(*arguments, **options)
@@ -373,7 +374,7 @@ def meanwhile(
                     compact_tables(archive.tables)
             return found
 
-        monkeypatch.setattr(index, name, last)
+        monkeypatch.setattr(module, name, last)
 
     return another
 

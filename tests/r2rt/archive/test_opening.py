@@ -11,9 +11,9 @@ from typing import Any, cast
 import lance
 import pytest
 
-from r2rt.archive.index import IndexReport
 from r2rt.archive.library import Archive
 from r2rt.archive.tables import NAMES
+from r2rt.archive.writer import IndexReport
 from r2rt.cli.main import run
 from r2rt.errors import LibraryError
 from r2rt.service.library import Library

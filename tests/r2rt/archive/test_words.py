@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from r2rt.archive import index
+from r2rt.archive import writer
 from r2rt.archive.formats import render
 from r2rt.archive.library import Archive
 from r2rt.archive.piece import words_of
@@ -254,8 +254,8 @@ def test_changed_words_are_committed_while_others_are_read(
         committed.append(archive.tables.subtitles.latest().count_rows())
         return words_of(path, speech)
 
-    monkeypatch.setattr(index, "words_of", words)
-    monkeypatch.setattr(index, "_BATCH_VIDEOS", 1)
+    monkeypatch.setattr(writer, "words_of", words)
+    monkeypatch.setattr(writer, "_BATCH_VIDEOS", 1)
     for name in ("garden", "night"):
         (videos / f"{name}.srt").write_text(SRT, encoding="utf-8")
     assert archive.add(videos).unchanged == 3
