@@ -112,7 +112,7 @@ def source_options(command: F) -> F:
             "timeout_s",
             type=TIME,
             help="How long a source may send nothing.  [default: 10s on the network, 60s there for "
-            "playlists (.m3u8, .mpd), else no limit]",
+            "playlists (HLS, DASH), else no limit]",
         ),
         click.option(
             "--transport",

@@ -42,6 +42,7 @@ _NETWORK_TIMEOUT_S = 10.0
 # Between two segments, of 10 s or more, nothing comes.
 _PLAYLIST_TIMEOUT_S = 60.0
 _PLAYLISTS = (".m3u8", ".mpd")
+_PLAYLIST_FORMATS = ("hls", "dash")  # FFmpeg's names
 _POLL_S = 0.2
 
 
@@ -57,9 +58,9 @@ class SourceOptions:
         follow: a file is read on while it grows.
         realtime: a file is played at its own rate.
         reconnect: tries in a row before a lost source is given up; 0 for none, None without end.
-        timeout_s: how long a source may send nothing; if None, 10 s on the network, 60 s there if
-            the address names a playlist (.m3u8, .mpd), whose segments come at once, and no limit
-            elsewhere. A pipe, or a file that grows, ends after so long.
+        timeout_s: how long a source may send nothing; if None, 10 s on the network, 60 s there for
+            playlists (HLS, DASH), whose segments come at once, and no limit elsewhere. A pipe, or a
+            file that grows, ends after so long.
         transport: how RTSP brings its packets.
         input_format: FFmpeg's name of the format, where the content does not show it.
         input_options: further options of FFmpeg, such as `{"video_size": "1280x720"}`.
@@ -110,7 +111,10 @@ class LiveSource:
         self.options = options or SourceOptions()
         self._address = address
         self.kind: Kind = _kind(address, self.options)
-        self.name = _without_secrets(address) if self.kind == "network" else address
+        self.name, self._is_playlist = address, False
+        if self.kind == "network":
+            self.name = _without_secrets(address)
+            self._is_playlist = urlsplit(address).path.lower().endswith(_PLAYLISTS)
         if self.kind == "pipe" and address == "-":
             self.name = "<stdin>"
             if sys.stdin is None or sys.stdin.isatty():
@@ -134,8 +138,7 @@ class LiveSource:
         """How long the network may send nothing, in seconds; None for other sources."""
         if self.kind != "network":
             return None
-        names_playlist = urlsplit(self._address).path.lower().endswith(_PLAYLISTS)
-        default_s = _PLAYLIST_TIMEOUT_S if names_playlist else _NETWORK_TIMEOUT_S
+        default_s = _PLAYLIST_TIMEOUT_S if self._is_playlist else _NETWORK_TIMEOUT_S
         return self.options.timeout_s or default_s
 
     def open(self, stopped: threading.Event, *, first: bool) -> Connection:
@@ -174,6 +177,12 @@ class LiveSource:
             if timeout_s is not None and time.monotonic() - began_s >= timeout_s:
                 raise LostError("no answer in time") from error  # FFmpeg may call it anything
             raise self._refusal(error, first=first, stopped=stopped) from error
+        if self.kind == "network" and not self._is_playlist:
+            # An address need not show it, and a container keeps the limit that it was opened with.
+            self._is_playlist = container.format.name in _PLAYLIST_FORMATS
+            if self._is_playlist and self.options.timeout_s is None:
+                container.close()
+                return self.open(stopped, first=first)
         try:
             return Connection(self, container, waiting)
         except BaseException as error:

@@ -72,19 +72,21 @@ class Served:
         self.segments, self.count, self.has_ended = segments, count, has_ended
 
     @contextmanager
-    def address(self) -> Iterator[str]:
-        """Serve until the end of the block; give the playlist's address."""
-        served = self
+    def address(self, name: str = "live.m3u8") -> Iterator[str]:
+        """Serve until the end of the block; give the playlist's address, which ends in `name`."""
+        served, playlist = self, name
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                name = self.path.strip("/")
+                name = self.path.partition("?")[0].strip("/")
                 content = (
                     served._playlist()
-                    if name == "live.m3u8"
+                    if name == playlist
                     else served.segments[int(name.removesuffix(".ts"))]
                 )
                 self.send_response(200)
+                if name == playlist:
+                    self.send_header("Content-Type", "application/vnd.apple.mpegurl")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
@@ -94,7 +96,7 @@ class Served:
                 """Stay quiet."""
 
         with local_server(Handler) as url:
-            yield f"{url}/live.m3u8"
+            yield f"{url}/{playlist}"
 
     def _playlist(self) -> bytes:
         lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:1"]
@@ -188,6 +190,18 @@ def test_a_broadcast_by_playlist_is_seen_once_whatever_becomes_of_it(
     assert seen[-1] == End(None)
     first, *_, last = [item for item in seen if isinstance(item, Retrying)]
     assert (first.reason, last.reason) == ("it said nothing in time", "the stream ended")
+
+
+@pytest.mark.parametrize(("timeout_s", "expected_s"), [(None, 60), (7.0, 7)])
+def test_a_playlist_is_known_by_its_content_too(
+    segments: list[bytes], timeout_s: float | None, expected_s: float
+) -> None:
+    with Served(segments, 5, has_ended=True).address("watch") as address:
+        source = LiveSource(f"{address}?key=1", SourceOptions(timeout_s=timeout_s))
+        with contextlib.closing(source.open(threading.Event(), first=True)) as connection:
+            assert connection.container.format.name == "hls"
+            assert connection.container.read_timeout == expected_s
+    assert source.network_timeout_s == expected_s
 
 
 def test_by_arrival_a_pipe_begins_at_zero_as_well(tmp_path: Path, transport_stream: Path) -> None:
