@@ -1,9 +1,9 @@
 """Build the documentation site: `python docs/build.py`, or `make docs`.
 
-The pages are the Markdown files of this folder and two that are generated: the command line
-reference, from the commands themselves, and the list of exit codes. Everything is put together in
-`build/docs`, where Zensical builds `build/docs/site`. A warning, such as a link to a page or
-heading that does not exist, fails the build.
+The pages are the Markdown files of this folder and one that is generated, the command line
+reference, from the commands themselves. Everything is put together in `build/docs`, where Zensical
+builds `build/docs/site`. A warning, such as a link to a page or heading that does not exist, fails
+the build.
 """
 
 from __future__ import annotations

@@ -106,9 +106,9 @@ def _table(found: SearchResult) -> str:
 
 
 def _m3u8(found: SearchResult) -> str:
-    """Return a playlist that VLC and mpv play, hit by hit.
+    """Return a playlist that VLC plays, hit by hit.
 
-    VLC reads the times from its own options, which others take for comments.
+    The times are options of VLC; other players take them for comments, and play whole videos.
     """
     lines = ["#EXTM3U"]
     for hit in found:

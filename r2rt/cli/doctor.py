@@ -7,8 +7,10 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,8 @@ _OPTIONAL_PACKAGES = {
     "tensorrt-cu13",
     "tensorrt-rtx",
 }
+# Extras of the runtime without a GPU; `_PACKAGES` shows those for one.
+_EXTRAS = ("media", "remote", "archive", "speech", "ray", "serve", "ray-serve")
 # FFmpeg's decoder named av1 only drives hardware; software decoding needs one of these libraries.
 _DECODERS = {
     "h264": ("h264",),
@@ -73,7 +77,7 @@ class Finding:
     """One line of the diagnosis.
 
     Attributes:
-        section: `system`, `packages`, `video`, `backend`, `gpu`, `models` or `folders`.
+        section: `system`, `packages`, `extras`, `video`, `backend`, `gpu`, `models` or `folders`.
         name: what was looked at.
         value: what was found, for a person.
         problem: whether r2rt cannot work as it should because of it.
@@ -106,6 +110,7 @@ def doctor(format_: str, measured: str | None) -> None:
     findings = [
         *_system(),
         *_packages(),
+        *(_extras() if _is_installed() else ()),
         *_video(),
         *_backend(measured),
         *_gpu(),
@@ -173,6 +178,34 @@ def _packages() -> list[Finding]:
     )
     others = [item for item in found if item.name != "onnxruntime"]
     return [*others, both] if "onnxruntime" in names else others
+
+
+def _extras() -> list[Finding]:
+    """Say of each extra whether it is installed, and what lacks."""
+    found = []
+    for extra in _EXTRAS:
+        lacking = sorted(set(_lacking("r2rt", extra)))
+        value = f"not installed ({', '.join(lacking)}); pip install 'r2rt[{extra}]'"
+        found.append(Finding(section="extras", name=extra, value=value if lacking else "installed"))
+    return found
+
+
+def _lacking(package: str, extra: str) -> Iterator[str]:
+    """Yield the packages that an extra of an installed package needs and that are not there."""
+    for line in importlib.metadata.requires(package) or []:
+        requirement, _, marker = line.partition(";")
+        wanted = re.search(r"""extra == ['"]([\w-]+)['"]""", marker)
+        # What only some systems need makes r2rt faster there, no more.
+        if wanted is None or wanted[1] != extra or "platform" in marker:
+            continue
+        name, *extras = re.findall(r"[\w.-]+", re.split(r"[<>=!~ ]", requirement.strip())[0])
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name
+        else:
+            for further in extras:
+                yield from _lacking(name, further)
 
 
 def _video() -> list[Finding]:
@@ -319,10 +352,17 @@ def _unfinished(models: Path) -> str:
 
 
 def _own_version() -> str:
-    try:
+    if _is_installed():
         return importlib.metadata.version("r2rt")
+    return f"not installed, run from {Path(__file__).parents[2]}"
+
+
+def _is_installed() -> bool:
+    try:
+        importlib.metadata.version("r2rt")
     except importlib.metadata.PackageNotFoundError:
-        return f"not installed, run from {Path(__file__).parents[2]}"
+        return False
+    return True
 
 
 def _processor() -> tuple[str, list[str]]:

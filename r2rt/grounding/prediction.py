@@ -30,7 +30,7 @@ class Moment:
     Attributes:
         start_s: where it starts, in seconds on the source's clock.
         end_s: where it ends; `start_s < end_s`.
-        score: in [0, 1], comparable within one model.
+        score: in [0, 1], comparable between answers to the same sentence by the same model.
     """
 
     start_s: float

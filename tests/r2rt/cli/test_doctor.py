@@ -37,7 +37,8 @@ def diagnose() -> dict[str, dict[str, dict[str, Any]]]:
 
 def test_every_section_is_there() -> None:
     found = diagnose()
-    assert list(found) == ["system", "packages", "video", "backend", "gpu", "models", "folders"]
+    sections = ["system", "packages", "extras", "video", "backend", "gpu", "models", "folders"]
+    assert list(found) == sections
     assert found["system"]["python"]["value"].startswith(".".join(map(str, sys.version_info[:3])))
     assert found["packages"]["numpy"]["value"] == importlib.metadata.version("numpy")
     assert {"h264", "hevc", "vp9", "av1"} < set(found["video"])
@@ -69,6 +70,26 @@ def test_models_are_listed_with_what_ails_them(home: Path) -> None:
     assert found["models"]["broken"]["problem"]
     assert found["models"]["default"]["value"].startswith("qvhighlights: ")
     assert found["folders"]["unfinished downloads"]["value"].startswith("2.0 MB")
+
+
+def test_extras_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+    missing = {"jinja2", "aiohttp"}
+
+    def without(name: str) -> str:
+        if name in missing:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    installed = {"value": "installed", "problem": False}
+    found = diagnose()["extras"]
+    assert [found[name] for name in ("media", "remote", "archive", "serve")] == [installed] * 4
+    monkeypatch.setattr("importlib.metadata.version", without)
+    found = diagnose()["extras"]
+    value = "not installed (jinja2); pip install 'r2rt[media]'"
+    assert found["media"] == {"value": value, "problem": False}
+    assert "jinja2" in found["archive"]["value"]  # which brings media
+    assert "aiohttp" in found["remote"]["value"]  # of the extra http of fsspec
 
 
 def test_a_missing_package_and_decoder_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +170,7 @@ def test_the_table_names_each_section_once() -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
     assert result.returncode == 0, result.stderr
     starts = [line.split()[0] for line in result.stdout.splitlines()[1:] if line[:1].strip()]
-    assert starts == ["system", "packages", "video", "backend", "gpu", "models", "folders"]
+    assert starts == list(diagnose())
 
 
 def test_two_packages_of_one_module_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
