@@ -56,6 +56,7 @@ def main(options: Options, bundle: Path, art: Path, folder: Path, count: int) ->
     for number, video in enumerate(asked[:count]):
         _write(folder, number, video, sprites, videos / f"{number:05d}.mp4")
     index: list[str | Path] = ["index", library, videos, "--model", bundle.resolve(), "--quiet"]
+    index += ["--device", "cpu"]
     _add(report, "index all", _r2rt(*index), library)
     _search(report, library, asked[:count], 1 if options.quick else _QUERIES)
     _write(folder, count, asked[count], sprites, videos / "00000.mp4")
@@ -109,7 +110,8 @@ def _search(report: Report, library: Path, asked: list[AskedVideo], most: int) -
     seconds, ranks = [], []
     for query, truth in chosen:
         child = _r2rt(
-            "search", library, query.text, "--top", str(_TOP), "--json", "--anyway", "--quiet"
+            *("search", library, query.text, "--top", str(_TOP), "--json", "--anyway", "--quiet"),
+            *("--device", "cpu"),
         )
         seconds.append(child.wall_s)
         names = [Path(hit["path"]).stem for hit in json.loads(child.stdout)["hits"]]

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from benchmarks.agreement import same_images, similar_images
 from benchmarks.harness import Case, Options, Report, common_options, timed
 from benchmarks.lent_ffmpeg import lend_ffmpeg
-from benchmarks.machine import usable_cores
 from benchmarks.material import RATE, VideoSpec, find_source, make_video
+from r2rt.portable import usable_cores
 from r2rt.video import Sampling, open_source, prepare_frame
 
 __all__ = ["COMPETITORS", "main", "read_ours"]

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions, usable_cores
+from benchmarks.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.process import python, run_child
 from r2rt.engines.onnx_runtime import sums_bytes_exactly
+from r2rt.portable import usable_cores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -161,7 +162,8 @@ def _make(name: str, folder: Path) -> dict[str, Any]:
         key = "frames" if graph == VIDEO_ENCODER else "texts"
         got = _session(path).run(["embedding"], graph_inputs[graph])[0]
         facts[f"{graph}_error"] = _error(got, wanted[key])
-        np.savez(folder / f"{graph}.npz", allow_pickle=False, **graph_inputs[graph])
+        inputs: dict[str, Any] = {**graph_inputs[graph]}
+        np.savez(folder / f"{graph}.npz", **inputs)
     return facts
 
 

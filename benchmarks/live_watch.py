@@ -222,6 +222,7 @@ def _command(plan: Watch, url: str) -> list[str]:
     return [
         *(sys.executable, "-m", "r2rt", "watch", url, *plan.queries),
         *("--model", str(plan.bundle.resolve()), "--format", "jsonl", "--reconnect-forever"),
+        *("--device", "cpu"),
         # One moment a query is always open, so that every answer reports its latency.
         *("--changes", "--min-score", "0", "--top-k", "1"),
     ]

@@ -332,6 +332,7 @@ def _cost(
                 [
                     *(sys.executable, "-m", "r2rt", "ground", path, text),
                     *("--model", bundle.resolve(), "--format", "jsonl", "--quiet"),
+                    *("--device", "cpu"),
                     *("--precision", read_manifest(bundle).precision),
                 ],
                 env={"PYTHONPATH": str(CHECKOUT), **NOTHING_KEPT},

@@ -10,7 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKOUT", "describe_commit", "describe_machine", "describe_versions", "usable_cores"]
+from r2rt.portable import usable_cores
+
+__all__ = ["CHECKOUT", "describe_commit", "describe_machine", "describe_versions"]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +24,6 @@ _PACKAGES = (
     "numpy",
     "av",
     "onnxruntime",
-    "openvino",
     "torch",
     "decord",
     "torchcodec",
@@ -70,13 +71,6 @@ def describe_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed else "")
-
-
-def usable_cores() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _git(*arguments: str) -> str:

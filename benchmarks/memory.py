@@ -129,7 +129,7 @@ def _run(command: Sequence[str | Path]) -> Child:
 def _ours(bundle: Path, video: Path) -> list[str | Path]:
     return [
         *(sys.executable, "-m", "r2rt", "ground", video, queries(1)[0]),
-        *("--model", bundle, "--format", "jsonl", "--quiet"),
+        *("--model", bundle, "--format", "jsonl", "--quiet", "--device", "cpu"),
         *("--precision", read_manifest(bundle).precision),
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import usable_cores
+from r2rt.portable import usable_cores
 
 __all__ = ["Gemm", "fp32_gemms", "int8_gemms", "measure_bandwidth"]
 

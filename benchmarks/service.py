@@ -75,14 +75,19 @@ def served(*options: str) -> Iterator[Server]:
         began = time.perf_counter()
         process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        line = next(text for text in process.stderr if "serving at" in text)
+        said = []
+        for text in process.stderr:
+            said.append(text)
+            if "serving at" in text:
+                break
         took_s = time.perf_counter() - began
-        found = re.search(r"http://\S+/", line)
-        assert found is not None
+        found = re.search(r"serving at (http://\S+/)", "".join(said))
+        if found is None:
+            raise SystemExit(f"the service did not start:\n{''.join(said)}")
         # The log must be read, or the service waits for who reads it.
         drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
         try:
-            yield Server(process, found[0], took_s)
+            yield Server(process, found[1], took_s)
         finally:
             process.terminate()
             process.wait()

@@ -112,10 +112,29 @@ def prepare(model: ModelChoice, options: Options) -> Workload:
     """Return the model to measure, made if it is not there.
 
     A quick run has a tiny model, unless a bundle is named.
+
+    Raises:
+        click.UsageError: the checkpoint or the int8 bundle that was named belongs to another model.
     """
     if model.bundle is None:
-        return _random(options.media, tiny=options.quick, int8=model.int8)
-    return _named(model, model.bundle, options.media)
+        workload = _random(options.media, tiny=options.quick, int8=model.int8)
+    else:
+        workload = _named(model, model.bundle, options.media)
+    if workload.int8 is not None:
+        _check_int8(workload.int8, workload.bundle)
+    return workload
+
+
+def _check_int8(int8: Path, bundle: Path) -> None:
+    """Refuse figures of two models side by side; that both answer alike was found out before."""
+    from r2rt.model.bundle import Bundle
+    from r2rt.model.manifest import read_manifest
+
+    report = read_manifest(int8).quantization
+    if report is None or report.origin != Bundle.open(bundle).fingerprint:
+        raise click.UsageError(f"{int8} is not an int8 form of {bundle}")
+    if not all(figure.passed for figure in report.figures):
+        raise click.UsageError(f"{int8} does not answer as {bundle} does")
 
 
 def load_towers(path: Path) -> ClipTowers:

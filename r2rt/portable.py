@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -37,6 +38,7 @@ _WORKING_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _STILL_ACTIVE = 259
 _NO_SUCH_PROCESS = 87  # ERROR_INVALID_PARAMETER
 _QUERY_LIMITED_INFORMATION = 0x1000
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @contextlib.contextmanager
@@ -166,10 +168,27 @@ def has_input(source: TextIO | int, timeout_s: float) -> bool:
 
 
 def usable_cores() -> int:
-    """Return how many processors this process may run on."""
+    """Return how many processors this process may keep busy, 1 or more.
+
+    A container may have less of their time than it sees of them: part of one counts as one.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    # Microseconds of processor in so many of the clock; "max" and -1 are no limit.
+    for quota, period in (
+        ("cpu.max", None),
+        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            words = (_CGROUPS / quota).read_text().split()
+            if period is not None:
+                words += (_CGROUPS / period).read_text().split()
+            used_us, of_us = map(int, words)
+            if used_us > 0 and of_us > 0:
+                cores = min(cores, math.ceil(used_us / of_us))
+    return cores
 
 
 def output_encoding(stream: TextIO) -> str | None:

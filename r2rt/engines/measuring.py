@@ -311,7 +311,7 @@ def _work(bundle_path: str, device: str, backend: str, threads: int | None, plac
     }
     engine.close()
     with Path(place).open("wb") as file:
-        np.savez(file, allow_pickle=False, **measured, **results)
+        np.savez(file, **measured, **results)
 
 
 def _tolerance(engine: Engine) -> float:

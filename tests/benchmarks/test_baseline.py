@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from benchmarks.harness import Options
 from benchmarks.material import VideoSpec, make_video
 from benchmarks.ours import Ours
 from benchmarks.workload import ModelChoice, Workload, prepare, queries
+from tests.conftest import CHECKOUT
 from tests.golden_data import one_thread
 
 
@@ -105,6 +107,14 @@ def test_a_bundle_of_ones_own_without_checkpoint_has_no_baseline(
     assert "--checkpoint" in without
     provenance = json.loads((workload.bundle / "bundle.json").read_text())["provenance"]
     assert provenance["checkpoint"] in without
+
+
+def test_an_int8_bundle_of_another_model_is_refused(workload: Workload, tmp_path: Path) -> None:
+    options = Options(quick=True, repeats=None, out=tmp_path, media=tmp_path, plot=False)
+    other = CHECKOUT / "r2rt" / "demo"
+    named = ModelChoice(bundle=workload.bundle, int8=other, checkpoint=None, clip=None)
+    with pytest.raises(click.UsageError, match="not an int8 form of"):
+        prepare(named, options)
 
 
 def test_queries_are_all_different() -> None:

@@ -403,6 +403,7 @@ def test_workers_are_as_many_as_the_gpus_take(
         return replace(setup.settings, device="cpu")
 
     monkeypatch.setattr(pipeline, "run_jobs", run_jobs)
+    monkeypatch.setattr("r2rt.portable._CGROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     command = [str(material / "own.jsonl"), "--model", str(clip), "--out", str(tmp_path / "out")]
@@ -426,6 +427,7 @@ def test_a_system_that_counts_its_processors_alone(
         return []
 
     monkeypatch.setattr(pipeline, "run_jobs", run_jobs)
+    monkeypatch.setattr("r2rt.portable._CGROUPS", tmp_path)
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: 5)
     command = [str(material / "own.jsonl"), "--model", str(clip), "--out", str(tmp_path)]
