@@ -116,9 +116,10 @@ export function listen(path, listeners, last = [], refused = () => {}) {
       source.addEventListener(name, (event) => {
         if (event.data === undefined) return; // an error of the connection
         const number = Number(event.lastEventId);
-        if (number && number <= seen) return;
-        seen = number;
+        // The end counts always: of a watch that ended with an earlier process it has a low number.
         if (last.includes(name)) stop();
+        else if (number && number <= seen) return;
+        seen = number;
         listener(JSON.parse(event.data));
       });
     }

@@ -12,7 +12,8 @@ const note = el("p", { class: "quiet", role: "status" });
 const list = el("ul", { class: "watches" });
 const title = el("h2", { id: "events-title" }, "Events");
 const events = el("ol", { class: "events" });
-const log = el("div", { class: "log", role: "log", "aria-labelledby": "events-title", tabindex: "0" }, events);
+// What is new is said, once: by itself a log is read out whenever a row in it changes.
+const log = el("div", { class: "log", role: "log", "aria-live": "off", "aria-labelledby": "events-title", tabindex: "0" }, events);
 const content = el(
   "div",
   { class: "live-view" },
@@ -34,11 +35,15 @@ const content = el(
 let watches = [];
 let chosen = null;
 let stop = () => {};
-const rows = new Map(); // the row of each event that has not ended, by its query and start
+let shown = false; // whether this view is
+let turn = 0; // of the newest reading of the list
+let newest = 0; // the highest id of a moment in this run of the service
+const rows = new Map(); // the row and the last event of each moment that has not ended, by its id
 
 /** Show the watches, and the events of the newest. */
 export async function showLive() {
   if (!byId("view").contains(content)) fill(byId("view"), content);
+  shown = true;
   note.textContent = "Loading…";
   try {
     await load();
@@ -50,6 +55,7 @@ export async function showLive() {
 /** Close the stream of events, when another view is shown. */
 export function leaveLive() {
   stop();
+  shown = false;
   chosen = null;
 }
 
@@ -57,13 +63,17 @@ export function focusLive() {
   source.focus();
 }
 
+/** Read the list; returns whether it is shown: neither was the view left nor a later list asked for. */
 async function load() {
+  const mine = (turn += 1);
   const answer = await call("watches");
+  if (!shown || mine !== turn) return false;
   watches = Array.isArray(answer) ? answer : answer.watches;
   note.textContent = watches.length ? "" : "Nothing is watched. Give a stream and a sentence.";
   note.hidden = watches.length > 0;
   if (!watches.some((watch) => watch.id === chosen)) choose(watches[0] ?? null);
   show();
+  return true;
 }
 
 async function start(event) {
@@ -72,7 +82,7 @@ async function start(event) {
   try {
     const watch = await call("watches", { method: "POST", json: { source: source.value.trim(), queries: sentences } });
     source.value = queries.value = "";
-    await load();
+    if (!(await load())) return;
     choose(watches.find(({ id }) => id === watch.id) ?? watch);
     show();
   } catch (error) {
@@ -84,19 +94,28 @@ function choose(watch) {
   stop();
   chosen = watch?.id ?? null;
   rows.clear();
+  newest = 0;
   fill(events);
   title.textContent = watch ? `Events of ${watch.source}` : "Events";
   log.parentElement.hidden = !watch;
   if (!watch) return;
   const noted = (text) => (event) => note_of(text(event));
   const over = (state_) => (event) => {
-    Object.assign(watch, { state: state_, error: event.error ?? null });
+    endAll();
+    const listed = watches.find(({ id }) => id === watch.id); // the list may have been read again
+    if (listed) Object.assign(listed, { state: state_, error: event.error ?? null });
     show();
   };
   stop = listen(
     `watches/${encodeURIComponent(watch.id)}/events`,
     {
-      opened: (event) => add(event, false),
+      opened: (event) => {
+        // Ids grow, and begin anew with the service: what was open before it has no other end.
+        if (event.moment_id <= newest) endAll();
+        newest = event.moment_id;
+        add(event, false);
+        say(`${event.query} at ${clock(event.start_s)}`);
+      },
       changed: (event) => add(event, false),
       closed: (event) => add(event, true),
       dropped: noted(() => "The machine could not keep up; a part was left out."),
@@ -112,6 +131,12 @@ function choose(watch) {
 
 function note_of(text) {
   events.prepend(el("li", { class: "quiet" }, text));
+  say(text);
+}
+
+/** End the moments that are open where they were seen last. */
+function endAll() {
+  for (const { event } of rows.values()) add(event, true);
 }
 
 function add(event, ended) {
@@ -125,13 +150,10 @@ function add(event, ended) {
     el("span", {}, event.query),
     event.score !== undefined && event.score !== null && el("span", { class: "quiet" }, event.score.toFixed(2)),
   );
-  if (known) known.replaceWith(node);
-  else {
-    events.prepend(node);
-    say(`${event.query} at ${clock(event.start_s)}`);
-  }
+  if (known) known.node.replaceWith(node);
+  else events.prepend(node);
   if (ended) rows.delete(key);
-  else rows.set(key, node);
+  else rows.set(key, { node, event });
   while (events.childElementCount > MOST_EVENTS) events.lastElementChild.remove();
 }
 
