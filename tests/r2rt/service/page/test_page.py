@@ -444,6 +444,17 @@ def test_no_stream_is_opened_for_a_view_that_was_left(open_page: Opener) -> None
     assert not streams
 
 
+def test_scripts_have_their_type_whatever_the_machine_guesses(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starlette.responses.guess_type", lambda *_: ("text/plain", None))
+    types = {
+        path: site.client.get(f"{site.address}/{path}").headers["content-type"].split(";")[0]
+        for path in ("", "static/app.js", "static/page.css", "static/icon.svg")
+    }
+    assert list(types.values()) == ["text/html", "text/javascript", "text/css", "image/svg+xml"]
+
+
 def test_the_sound_of_a_long_video_takes_one_connection(open_page: Opener, site: Site) -> None:
     """Its first answer takes a while, and browsers open six connections to a server."""
     path = site.folder / "sound.avi"
