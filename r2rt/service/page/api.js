@@ -24,11 +24,17 @@ export function address(path, parameters = {}) {
   return url.href;
 }
 
-const path = (id) => `videos/${encodeURIComponent(id)}`;
+/**
+ * The address of a part of a video: its file, a frame, a strip, a clip. The browser keeps these for
+ * a while, so the version is in it, which is another one once the file is replaced.
+ */
+export function partAddress({ id, version }, part, parameters = {}) {
+  return address(`videos/${encodeURIComponent(id)}/${part}`, { ...parameters, v: version });
+}
 
 /** The address of the frame on display at a time of a video, as a JPEG. */
-export function frameAddress(id, time_s, height) {
-  return address(`${path(id)}/frame`, { time_s: Math.max(0, time_s).toFixed(6), height });
+export function frameAddress(video, time_s, height) {
+  return partAddress(video, "frame", { time_s: Math.max(0, time_s).toFixed(6), height });
 }
 
 /** Send a request and return the response, or throw an `ApiError`. */

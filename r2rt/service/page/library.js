@@ -1,9 +1,9 @@
 // Search of everything that the server holds: cards that play.
 
-import { address, call, frameAddress } from "./api.js";
+import { call, frameAddress, partAddress } from "./api.js";
 import { byId, clock, counted, el, fill, icon, iconButton, say } from "./dom.js";
 import { pick } from "./picks.js";
-import { complain } from "./state.js";
+import { complain, state } from "./state.js";
 import { loadVideos } from "./video_list.js";
 
 const field = el("input", { type: "search", id: "library-query", placeholder: "a red car at night", autocomplete: "off", enterkeyhint: "search", maxlength: 500 });
@@ -47,11 +47,12 @@ async function search(event) {
   try {
     const answer = await call(`search?${new URLSearchParams({ q: query, top: 60 })}`);
     if (turn !== asked) return;
+    await loadVideos().catch(complain); // what was found is in the list since then, and can be opened
+    if (turn !== asked) return;
     const results = answer.results ?? [];
     fill(cards, results.map((result) => card(result, query)));
     note.textContent = results.length ? `${counted(results.length, "moment")} for “${query}”` : `Nothing was found for “${query}”.`;
     say(note.textContent);
-    loadVideos().catch(complain); // what was found is in the list since then, and can be opened
   } catch (error) {
     if (turn !== asked) return;
     fill(cards);
@@ -63,11 +64,12 @@ async function search(event) {
 function card(result, query) {
   const { start_s, end_s, score } = result;
   const name = result.name ?? result.path ?? result.video;
-  const clip = address(`videos/${encodeURIComponent(result.video)}/clip`, { start_s, end_s });
+  const listed = state.videos?.find((video) => video.id === result.video) ?? { id: result.video };
+  const clip = partAddress(listed, "clip", { start_s, end_s });
   const image = el("img", {
     alt: "",
     loading: "lazy",
-    src: frameAddress(result.video, (start_s + end_s) / 2, 180),
+    src: frameAddress(listed, (start_s + end_s) / 2, 180),
   });
   const frame = el("div", { class: "frame" });
   const button = el(

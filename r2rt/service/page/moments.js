@@ -111,10 +111,10 @@ function update(item, moment, index) {
   item.reject.setAttribute("aria-pressed", String(moment.verdict === "rejected"));
   item.pick.setAttribute("aria-pressed", String(isPicked(moment)));
   const middle = (moment.start_s + moment.end_s) / 2;
-  const shown = middle.toFixed(1);
+  const shown = `${middle.toFixed(1)} of ${state.video.version}`;
   if (item.shown !== shown) {
     item.shown = shown;
-    item.image.src = frameAddress(state.video.id, middle, 108);
+    item.image.src = frameAddress(state.video, middle, 108);
   }
   if (selected && list.contains(document.activeElement)) item.node.scrollIntoView({ block: "nearest" });
 }

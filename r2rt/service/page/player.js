@@ -1,7 +1,7 @@
 // The player: time, frames, shuttle. A file that the browser cannot play is shown in stills, and
 // played in parts that the server converts.
 
-import { address, frameAddress, lost } from "./api.js";
+import { frameAddress, lost, partAddress } from "./api.js";
 import { clock, el, fill, icon, iconButton } from "./dom.js";
 import { changed, complain, on, state } from "./state.js";
 
@@ -88,7 +88,7 @@ export const player = {
       video.load();
       showStill(0);
     } else {
-      video.src = address(`videos/${encodeURIComponent(entry.id)}/file`);
+      video.src = partAddress(entry, "file");
     }
     show();
   },
@@ -194,13 +194,13 @@ function playPart(start_s, end_s) {
   offset_s = start_s;
   playingPart = true;
   still.hidden = true;
-  video.src = address(`videos/${encodeURIComponent(state.video.id)}/clip`, { start_s, end_s: until });
+  video.src = partAddress(state.video, "clip", { start_s, end_s: until });
   started(video.play());
 }
 
 function showStill(time_s) {
   still.hidden = false;
-  still.src = frameAddress(state.video.id, time_s, 540);
+  still.src = frameAddress(state.video, time_s, 540);
 }
 
 // While the player runs, what shows the time follows it at the display's rate.

@@ -1,7 +1,7 @@
 // Strips of frames from the server, on a fixed grid: level k has a frame every 2^k seconds, so that
 // the same strips serve every view and the browser keeps them.
 
-import { address } from "./api.js";
+import { partAddress } from "./api.js";
 
 const FRAMES = 12; // of a strip
 const AT_ONCE = 3; // strips under way
@@ -96,7 +96,7 @@ export class Tiles {
       };
       image.addEventListener("load", () => ended("loaded"));
       image.addEventListener("error", () => ended("failed"));
-      image.src = address(`videos/${encodeURIComponent(this.video.id)}/filmstrip`, {
+      image.src = partAddress(this.video, "filmstrip", {
         start_s,
         end_s: start_s + count * spacing,
         count,

@@ -238,8 +238,9 @@ function updateVideo(row, video) {
   row.facts.className = video.state === "failed" ? "wrong" : "quiet";
   row.progress.hidden = !busy;
   row.progress.value = job?.progress ?? 0;
-  // One that is not fetched yet has no frames.
-  if (video.duration_s && !row.poster.src) row.poster.src = frameAddress(video.id, video.duration_s / 3, 90);
+  if (!video.duration_s) return; // one that is not fetched yet has no frames
+  const poster = frameAddress(video, video.duration_s / 3, 90);
+  if (row.poster.src !== poster) row.poster.src = poster;
 }
 
 async function remove(video) {

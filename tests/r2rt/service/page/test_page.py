@@ -444,6 +444,38 @@ def test_no_stream_is_opened_for_a_view_that_was_left(open_page: Opener) -> None
     assert not streams
 
 
+def test_a_replaced_file_has_other_addresses(open_page: Opener, emoji: dict[str, Any]) -> None:
+    page = open_page("/#/library")
+    seen: list[str] = []
+    page.on("request", lambda it: seen.append(it.url) if f"{emoji['id']}/" in it.url else None)
+
+    def with_version(route: Route) -> None:
+        response = route.fetch()
+        found = response.json()
+        for video in found if isinstance(found, list) else [found]:
+            video["version"] = "second"
+        route.fulfill(response=response, json=found)
+
+    page.route("**/api/v1/videos", with_version)
+    page.route(f"**/api/v1/videos/{emoji['id']}", with_version)
+    hit = {"video": emoji["id"], "name": "emoji.mp4", "start_s": 1.0, "end_s": 2.0, "score": 0.5}
+    page.route("**/search?*", lambda route: route.fulfill(json={"results": [hit]}))
+    page.get_by_label("Find in all videos").fill("a panda")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Play emoji.mp4").click()
+    until(page, lambda: any("/clip?" in url for url in seen))
+    page.locator(".cards").get_by_role("link", name="emoji.mp4").click()
+    ask(page, "a panda")
+    until(page, lambda: any("/frame?" in url and "height=108" in url for url in seen))
+    until(page, lambda: any("/filmstrip?" in url for url in seen))
+    until(page, lambda: any("/file" in url for url in seen))
+    images = [url for url in seen if any(f"/{it}?" in url for it in ("clip", "frame", "filmstrip"))]
+    posters = [url for url in images if "height=90" in url]  # shown before there was a version
+    assert all("v=second" in url for url in images if url not in posters)
+    assert any("v=second" in url for url in posters)
+    assert all("v=second" in url for url in seen if "/file" in url and "/filmstrip" not in url)
+
+
 def test_scripts_have_their_type_whatever_the_machine_guesses(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
