@@ -20,6 +20,8 @@ let converted = false; // whether parts are converted, since the browser cannot 
 let playingPart = false;
 let offset_s = 0; // where the playing part starts
 let at_s = 0; // time of the still
+let coming = false; // whether a still is on its way; one at a time
+let outdated = false; // and whether another one is wanted by now
 let stopAt_s = Infinity;
 let wanted_s = null; // the last seek that waits for the one under way
 let cut = false; // whether the connection broke off: the file is read on once the server answers
@@ -86,7 +88,7 @@ export const player = {
     if (converted) {
       video.removeAttribute("src");
       video.load();
-      showStill(0);
+      showStill();
     } else {
       video.src = partAddress(entry, "file");
     }
@@ -100,7 +102,7 @@ export const player = {
     if (converted) {
       endPart();
       at_s = target;
-      showStill(target);
+      showStill();
     } else if (video.readyState === 0 || video.seeking || cut) {
       wanted_s = target;
     } else {
@@ -186,21 +188,30 @@ function endPart() {
   at_s = Math.min(video.currentTime + offset_s, player.duration);
   playingPart = false;
   video.pause();
-  showStill(at_s);
+  showStill();
 }
 
 function playPart(start_s, end_s) {
   const until = Math.min(end_s, start_s + CONVERTED_S, player.duration);
   offset_s = start_s;
   playingPart = true;
+  outdated = false;
   still.hidden = true;
   video.src = partAddress(state.video, "clip", { start_s, end_s: until });
   started(video.play());
 }
 
-function showStill(time_s) {
+function showStill() {
   still.hidden = false;
-  still.src = frameAddress(state.video, time_s, 540);
+  outdated = coming;
+  if (coming) return;
+  coming = true;
+  still.src = frameAddress(state.video, at_s, 540);
+}
+
+function stillCame() {
+  coming = false;
+  if (outdated) showStill();
 }
 
 // While the player runs, what shows the time follows it at the display's rate.
@@ -283,17 +294,19 @@ video.addEventListener("error", () => {
   at_s = now_s;
   wanted_s = null;
   video.removeAttribute("src");
-  showStill(at_s);
+  showStill();
   show();
 });
+still.addEventListener("load", stillCame);
 still.addEventListener("error", () => {
   still.hidden = true;
+  stillCame();
 });
 on("connected", () => {
   if (cut) {
     cut = false;
     video.load();
-  } else if (converted && !playingPart && still.hidden) showStill(at_s);
+  } else if (converted && !playingPart && still.hidden) showStill();
 });
 // The video before is not shown under the name of the next one, which may not be here yet.
 on("video", () => {
@@ -301,7 +314,9 @@ on("video", () => {
   converted = playingPart = cut = false;
   offset_s = at_s = 0;
   wanted_s = null;
+  coming = outdated = false;
   still.hidden = true;
+  still.removeAttribute("src");
   video.removeAttribute("src");
   video.load();
   show();

@@ -19,7 +19,7 @@ from tests.r2rt.service.page.conftest import Opener, Site, until
 from training.data.checks import check_file
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Route
 
 pytestmark = pytest.mark.slow
 
@@ -404,6 +404,31 @@ def _write_mpeg4(path: Path) -> None:
             pixels = np.full((48, 64, 3), 8 * level, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
         container.mux(stream.encode())
+
+
+def test_one_still_is_loaded_at_a_time_and_the_last_one_wanted_comes(
+    open_page: Opener, site: Site
+) -> None:
+    path = site.folder / "stills.avi"
+    _write_mpeg4(path)
+    video = site.add(path, encode=False)
+    page = open_page("/#/library")
+    held: list[Route] = []
+    page.route("**/frame?*height=540*", lambda route: held.append(route))  # noqa: PLW0108
+    page.evaluate("address => { location.hash = address; }", f"#/video/{video['id']}")
+    until(page, lambda: held)
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "End"):
+        page.locator("body").press(key)
+    page.wait_for_timeout(200)  # in which others would be asked for
+    assert len(held) == 1
+    held[0].fulfill(status=500)
+    until(page, lambda: len(held) == 2)
+    assert "time_s=2.95" in held[1].request.url  # the middle of the last of 30 frames
+    held[1].continue_()
+    until(page, "document.querySelector('.still').naturalWidth > 0")
+    expect(page.locator(".stage .still")).to_be_visible()
+    assert len(held) == 2
+    site.client.delete(f"videos/{video['id']}")
 
 
 def test_names_and_sentences_are_text_and_never_markup(open_page: Opener, site: Site) -> None:
