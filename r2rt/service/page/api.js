@@ -13,6 +13,11 @@ export class ApiError extends Error {
     this.status = status;
     this.problem = problem;
   }
+
+  /** Whether the service did not answer: nothing came, or a proxy answered in its place. */
+  get away() {
+    return this.status === 0 || ([502, 503, 504].includes(this.status) && !this.problem.code);
+  }
 }
 
 /** The address of a path of the API, with its parameters. */
@@ -70,12 +75,14 @@ async function problemOf(response) {
   if (response.status === 401) connection.dispatchEvent(new Event("unauthorized"));
   let problem = {};
   try {
-    problem = await response.json();
+    problem = (await response.json()) ?? {};
   } catch {
     // Not JSON, such as an answer of a proxy: the status alone is known.
   }
   const detail = typeof problem.detail === "string" ? problem.detail : problem.title;
-  return new ApiError(response.status, detail || `The server answered ${response.status} ${response.statusText}.`, problem);
+  const error = new ApiError(response.status, detail || `The server answered ${response.status} ${response.statusText}.`, problem);
+  if (error.away) lost();
+  return error;
 }
 
 let waiting = 0;
@@ -89,7 +96,8 @@ export function lost() {
 async function look() {
   waiting = 0;
   try {
-    await fetch(new URL("../../healthz", BASE), { cache: "no-store" });
+    const response = await fetch(new URL("../../healthz", BASE), { cache: "no-store" });
+    if (!response.ok) throw new Error(response.statusText); // of a proxy, for one
     connection.dispatchEvent(new Event("online"));
   } catch {
     waiting = setTimeout(look, AGAIN_MS);

@@ -66,7 +66,7 @@ async function answer(video, lanes, its) {
     result.predictions.forEach((prediction, index) => take(lanes[index], prediction, its.records));
     say(lanes.map(summary).join(". "));
   } catch (error) {
-    for (const lane of lanes) Object.assign(lane, { waiting: false, error: error.message, lost: error.status === 0 });
+    for (const lane of lanes) Object.assign(lane, { waiting: false, error: error.message, lost: error.away });
     if (lanes[0]) say(error.message);
   }
   if (state.video?.id === video.id) {

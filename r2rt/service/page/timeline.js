@@ -184,7 +184,7 @@ async function askPeaks(width) {
     invalidate(); // which asks again where the view has moved
   } catch (error) {
     // A video without readable sound has no waveform.
-    if (state.video === video && error.status > 0) sound.hidden = true;
+    if (state.video === video && !error.away) sound.hidden = true;
   } finally {
     if (peaksOf === video) peaksOf = null;
   }

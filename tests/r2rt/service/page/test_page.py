@@ -286,10 +286,10 @@ def test_a_video_that_is_not_here_yet_is_not_shown_as_the_one_before(
     other = site.add(site.folder / "next.mp4", encode=False)
     page = open_page(f"/#/video/{emoji['id']}")
     until(page, "document.querySelector('.stage video')?.readyState > 1")
-    page.route(f"**/videos/{other['id']}", lambda route: route.fulfill(status=503))
+    page.route(f"**/videos/{other['id']}", lambda route: route.fulfill(status=500))
     page.evaluate("address => { location.hash = address; }", f"#/video/{other['id']}")
     expect(page.get_by_role("heading", level=1)).to_have_text("next.mp4")
-    expect(page.get_by_role("alert")).to_contain_text("503")
+    expect(page.get_by_role("alert")).to_contain_text("500")
     assert page.evaluate("document.querySelector('.stage video').getAttribute('src')") is None
     page.unroute(f"**/videos/{other['id']}")
     page.reload()
@@ -373,10 +373,10 @@ def test_a_sentence_that_could_not_be_asked_is_asked_again(
     open_page: Opener, emoji: dict[str, Any]
 ) -> None:
     page = open_page(f"/#/video/{emoji['id']}")
-    page.route("**/ground", lambda route: route.fulfill(status=503), times=1)
+    page.route("**/ground", lambda route: route.fulfill(status=500), times=1)
     page.locator("#query").fill("a panda")
     page.keyboard.press("Enter")
-    expect(page.locator(".lane .facts")).to_contain_text("503")
+    expect(page.locator(".lane .facts")).to_contain_text("500")
     ask(page, "a panda")
     assert page.locator(".lane").count() == 1
 
@@ -474,6 +474,21 @@ def test_a_replaced_file_has_other_addresses(open_page: Opener, emoji: dict[str,
     assert all("v=second" in url for url in images if url not in posters)
     assert any("v=second" in url for url in posters)
     assert all("v=second" in url for url in seen if "/file" in url and "/filmstrip" not in url)
+
+
+def test_what_a_proxy_answers_for_the_server_is_waited_out(
+    open_page: Opener, emoji: dict[str, Any]
+) -> None:
+    page = open_page("/#/library")
+    asked: list[str] = []
+    page.on("request", lambda it: asked.append(it.url) if it.url.endswith("/v1/videos") else None)
+    for path in ("**/api/v1/videos", "**/healthz"):
+        page.route(path, lambda route: route.fulfill(status=502), times=1)
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("502")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.locator(".videos li")).not_to_have_count(0)
+    assert len(asked) == 2
 
 
 def test_scripts_have_their_type_whatever_the_machine_guesses(

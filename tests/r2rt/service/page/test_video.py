@@ -264,10 +264,10 @@ def test_two_pages_keep_each_other_s_decisions(
 
 
 def test_a_lane_without_an_answer_takes_no_moments_which_would_be_lost(page: Page) -> None:
-    page.route("**/ground", lambda route: route.fulfill(status=503))
+    page.route("**/ground", lambda route: route.fulfill(status=500))
     page.locator("#query").fill("a panda")
     page.keyboard.press("Enter")
-    expect(page.locator(".lane .facts")).to_contain_text("503")
+    expect(page.locator(".lane .facts")).to_contain_text("500")
     expect(page.get_by_role("button", name="Mark a moment")).to_be_hidden()
     page.keyboard.press("Escape")
     for key in ("n", "i"):
