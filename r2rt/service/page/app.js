@@ -62,7 +62,8 @@ function askToken() {
   const wrong = el("p", { class: "wrong", role: "alert" });
   const dialog = el(
     "dialog",
-    { "aria-labelledby": "token-title", on: { cancel: (event) => event.preventDefault() } },
+    // Browsers close a dialog at the second Escape, whatever the page says; it is asked again then.
+    { "aria-labelledby": "token-title", on: { cancel: (event) => event.preventDefault(), close: () => dialog.remove() } },
     el("h2", { id: "token-title" }, "This server needs a token"),
     el(
       "form",
@@ -72,12 +73,13 @@ function askToken() {
             event.preventDefault();
             try {
               await signIn(field.value.trim());
-              dialog.close();
-              dialog.remove();
-              await start();
             } catch (error) {
               wrong.textContent = error.message;
+              return;
             }
+            dialog.close();
+            dialog.remove();
+            start();
           },
         },
       },
@@ -92,7 +94,12 @@ function askToken() {
 }
 
 async function start() {
-  await loadVideos();
+  try {
+    await loadVideos();
+  } catch (error) {
+    if (error.status !== 401) complain(error); // for which the token is asked for
+    return;
+  }
   route(!begun); // once the server answers again, the player stays where it is
   begun = true;
   changed("connected");
@@ -107,7 +114,7 @@ connection.addEventListener("offline", () => {
 connection.addEventListener("online", () => {
   offline = false;
   notice.hidden = true;
-  start().catch(complain);
+  start();
 });
 byId("show-videos").addEventListener("click", () => openVideos(!byId("videos").classList.contains("shown")));
 window.addEventListener("hashchange", () => route());
@@ -122,4 +129,4 @@ on("videos video", () => {
 startTheme();
 startVideoList();
 startKeys(() => ({ video: focusQuery, library: focusLibrary, live: focusLive })[view]());
-start().catch((error) => error.status !== 401 && complain(error));
+start();
