@@ -1,4 +1,4 @@
-// The HTTP API: one function that calls it, its errors as one line, and its event streams.
+// The HTTP API: one function that calls it, its errors as one line, its event streams, and its jobs.
 
 const AGAIN_MS = 2000;
 const BASE = new URL("api/v1/", document.baseURI);
@@ -111,6 +111,8 @@ export function signIn(token) {
   return send("session", { method: "POST", json: { token } });
 }
 
+const isRefusal = (error) => error.status >= 400 && error.status < 500 && error.status !== 429;
+
 /**
  * Listen to a stream of events; returns a function that stops it. A stream that is lost is connected
  * again, and one that ends with one of `last` is closed. `refused` is called with the error once the
@@ -147,7 +149,7 @@ export function listen(path, listeners, last = [], refused = () => {}) {
     try {
       await (await send(path)).body.cancel(); // a source does not say why it is refused
     } catch (error) {
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) refused(error);
+      if (isRefusal(error)) refused(error);
       else setTimeout(again, AGAIN_MS);
       return;
     }
@@ -157,21 +159,91 @@ export function listen(path, listeners, last = [], refused = () => {}) {
   return stop;
 }
 
+// Jobs that are followed, by their ids. One of them has a stream and the others are asked for every
+// so often: browsers open only six connections to a server, for all that the page does.
+const jobs = new Map();
+const ENDS = ["done", "failed", "cancelled"];
+let streamed = null; // the one that has the stream
+
+/**
+ * Follow a job; returns a function that stops it. `progress` is called with the job as it changes,
+ * `ended` with the job once it is finished, `refused` with the error once the server refuses to tell.
+ */
+export function watchJob(id, follower) {
+  let job = jobs.get(id);
+  if (!job) {
+    job = { id, seen: null, followers: new Set(), stop: null };
+    jobs.set(id, job);
+    connect(job);
+  } else if (job.seen) follower.progress(job.seen);
+  job.followers.add(follower);
+  return () => {
+    job.followers.delete(follower);
+    if (!job.followers.size) forget(job);
+  };
+}
+
+function connect(job) {
+  job.stop?.();
+  const path = `jobs/${encodeURIComponent(job.id)}`;
+  const told = (seen) => {
+    job.seen = seen;
+    const ended = ENDS.includes(seen.state);
+    if (ended) forget(job);
+    for (const follower of job.followers) (ended ? follower.ended : follower.progress)(seen);
+  };
+  const refused = (error) => {
+    forget(job);
+    for (const follower of job.followers) follower.refused(error);
+  };
+  if (streamed) {
+    job.stop = poll(path, told, refused);
+    return;
+  }
+  streamed = job;
+  const listeners = Object.fromEntries(["progress", ...ENDS].map((name) => [name, told]));
+  job.stop = listen(`${path}/events`, listeners, ENDS, refused);
+}
+
+function forget(job) {
+  job.stop();
+  if (jobs.get(job.id) === job) jobs.delete(job.id);
+  if (streamed !== job) return;
+  streamed = null;
+  const [next] = jobs.values();
+  if (next) connect(next);
+}
+
+/** Ask for something every so often; returns a function that stops it. */
+function poll(path, listener, refused) {
+  let stopped = false;
+  let waiting = 0;
+  const ask = async () => {
+    let answer = null;
+    try {
+      answer = await call(path);
+    } catch (error) {
+      if (!stopped && isRefusal(error)) refused(error);
+    }
+    if (answer && !stopped) listener(answer);
+    if (!stopped) waiting = setTimeout(ask, AGAIN_MS);
+  };
+  ask();
+  return () => {
+    stopped = true;
+    clearTimeout(waiting);
+  };
+}
+
 /** Follow a job to its end: `onProgress` is called with it as it changes. */
 export function follow(id, onProgress = () => {}) {
-  const ends = ["done", "failed", "cancelled"];
   return new Promise((resolve, reject) => {
-    listen(
-      `jobs/${encodeURIComponent(id)}/events`,
-      {
-        progress: onProgress,
-        done: resolve,
-        failed: (job) => reject(new ApiError(500, errorOf(job) || "The job failed.")),
-        cancelled: () => reject(new ApiError(499, "The job was cancelled.")),
-      },
-      ends,
-      reject,
-    );
+    const ended = (job) => {
+      if (job.state === "done") resolve(job);
+      else if (job.state === "failed") reject(new ApiError(500, errorOf(job) || "The job failed."));
+      else reject(new ApiError(499, "The job was cancelled."));
+    };
+    watchJob(id, { progress: onProgress, ended, refused: reject });
   });
 }
 

@@ -1,6 +1,6 @@
 // The videos of the server: add one, see it encode, open it.
 
-import { call, frameAddress, listen } from "./api.js";
+import { call, frameAddress, watchJob } from "./api.js";
 import { byId, clock, el, fill, iconButton, left, say, syncRows } from "./dom.js";
 import { changed, complain, isBusy, on, state } from "./state.js";
 import { Upload } from "./uploads.js";
@@ -119,7 +119,7 @@ function startDrop() {
   });
 }
 
-// One stream of events at a time: browsers open only six connections to a server.
+// One job at a time: that of the open video, or of the first in the list that has one.
 function watchEncoding() {
   const busy = (state.videos ?? []).filter((video) => video.job && isBusy(video));
   const next = busy.find((video) => video.id === state.video?.id) ?? busy[0];
@@ -132,21 +132,11 @@ function watchEncoding() {
     state.encoding.delete(next.id);
     loadVideos().catch(complain);
   };
-  const stop = listen(
-    `jobs/${encodeURIComponent(next.job)}/events`,
-    {
-      progress: (job) => {
-        state.encoding.set(next.id, job);
-        changed("videos");
-      },
-      done: ended,
-      failed: ended,
-      cancelled: ended,
-    },
-    ["done", "failed", "cancelled"],
-    ended,
-  );
-  watched = { job: next.job, stop };
+  const progress = (job) => {
+    state.encoding.set(next.id, job);
+    changed("videos");
+  };
+  watched = { job: next.job, stop: watchJob(next.job, { progress, ended, refused: ended }) };
 }
 
 function show() {

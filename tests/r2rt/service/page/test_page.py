@@ -491,6 +491,49 @@ def test_what_a_proxy_answers_for_the_server_is_waited_out(
     assert len(asked) == 2
 
 
+def test_jobs_are_followed_over_one_stream(open_page: Opener, emoji: dict[str, Any]) -> None:
+    """Browsers open six connections to a server, and images need some of them."""
+    one, other = "a" * 16, "b" * 16
+    page = open_page("/#/library")
+    streams: list[Route] = []
+    polled: list[str] = []
+
+    def list_as_busy(route: Route) -> None:
+        (video,) = [v for v in route.fetch().json() if v["id"] == emoji["id"]]
+        route.fulfill(json=[video | {"state": "encoding", "job": one}])
+
+    def need_a_job(route: Route) -> None:
+        job = other if "a dog" in (route.request.post_data or "") else one
+        route.fulfill(status=409, json={"code": "not-encoded", "job": job})
+
+    def tell(route: Route) -> None:
+        polled.append(route.request.url)
+        route.fulfill(json={"state": "running", "progress": 0.5})
+
+    page.route("**/api/v1/videos", list_as_busy)
+    page.route("**/ground", need_a_job)
+    page.route("**/jobs/*", tell)
+    page.route("**/jobs/*/events", lambda route: streams.append(route))  # noqa: PLW0108
+    page.reload()
+    page.evaluate("address => { location.hash = address; }", f"#/video/{emoji['id']}")
+    for sentence in ("a panda", "a penguin", "a butterfly", "a dog"):
+        page.locator("#query").fill(sentence)
+        page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts").last).to_contain_text("50 %")
+    assert [route.request.url.split("/")[-2] for route in streams] == [one]
+    assert all(url.endswith(other) for url in polled)
+    page.unroute("**/ground")
+    page.unroute("**/api/v1/videos")
+    end = 'event: done\ndata: {"state": "done"}\n\n'
+    streams[0].fulfill(body=end, content_type="text/event-stream")
+    until(page, lambda: len(streams) == 2)
+    assert other in streams[1].request.url  # which has the stream now
+    streams[1].fulfill(body=end, content_type="text/event-stream")
+    for facts in page.locator(".lane .facts").all():
+        expect(facts).to_contain_text("moment")
+    assert len(streams) == 2
+
+
 def test_scripts_have_their_type_whatever_the_machine_guesses(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -682,7 +725,6 @@ def test_a_job_is_followed_although_a_proxy_answered_for_the_server(
     _padded(EMOJI, path, EMOJI.stat().st_size + 200)
     video = site.client.post("videos", json={"path": str(path), "encode": False}).json()
     page = open_page(f"/#/video/{video['id']}")
-    # The list of videos and the lane listen to the job.
     page.route("**/jobs/*/events", lambda route: route.fulfill(status=503), times=2)
     ask(page, "a panda")
     expect(page.locator(".moments > li")).not_to_have_count(0)
