@@ -5,6 +5,7 @@ import { call, follow, send } from "./api.js";
 import { counted, say } from "./dom.js";
 import { framesPerSecond } from "./player.js";
 import { changed, complain, on, state } from "./state.js";
+import { loadVideos } from "./video_list.js";
 
 const LEAST_SHARE = 0.5; // of the best score; weaker moments are shown on request
 const SAME = 0.6; // overlap from which an annotation is about a found moment
@@ -55,10 +56,12 @@ async function answer(video, lanes, its) {
       } catch (error) {
         const job = error.status === 409 ? (error.problem.job?.id ?? error.problem.job) : null;
         if (!job) throw error;
+        loadVideos().catch(complain); // the list says that the video is encoded now,
         await follow(job, (seen) => {
           for (const lane of lanes) lane.job = seen;
           changed("lanes");
         });
+        loadVideos().catch(complain); // and that it was
       }
     }
     // Without what was decided before, the next decision would replace it.

@@ -10,6 +10,8 @@ const MEDIA = "video/*,.mkv,.mts,.m2ts,.ts,.mxf,.avi,.mov,.mp4,.webm,.flv,.wmv,.
 const uploads = [];
 const uploadRows = new Map(); // by the upload
 const videoRows = new Map(); // by the video's id
+let asked = 0; // how often the list was asked for,
+let taken = 0; // and which of these answers is shown
 let watched = null; // the video whose job is listened to, and how to stop
 
 const chooser = el("input", { type: "file", multiple: true, accept: MEDIA, class: "hidden", tabindex: "-1", "aria-label": "Choose videos", on: { change: chosen } });
@@ -49,7 +51,10 @@ export function startVideoList() {
 
 /** Read the list of videos from the server. */
 export async function loadVideos() {
+  const turn = (asked += 1);
   const answer = await call("videos");
+  if (turn < taken) return; // a later one was faster
+  taken = turn;
   state.videos = Array.isArray(answer) ? answer : answer.videos;
   if (state.video) {
     const fresh = state.videos.find((video) => video.id === state.video.id);
@@ -217,7 +222,7 @@ function updateVideo(row, video) {
   const open = state.video?.id === video.id;
   const job = state.encoding.get(video.id);
   const busy = isBusy(video);
-  const facts = [clock(video.duration_s ?? 0, 0)];
+  const facts = [video.duration_s === null ? "not fetched yet" : clock(video.duration_s, 0)];
   if (video.state === "failed") facts.push("failed");
   else if (busy) facts.push(job ? [`${Math.round(100 * (job.progress ?? 0))} %`, left(job.remaining_s)].filter(Boolean).join(", ") : "waits");
   else if (video.state === "new") facts.push("not encoded");

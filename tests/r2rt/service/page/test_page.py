@@ -444,6 +444,25 @@ def test_no_stream_is_opened_for_a_view_that_was_left(open_page: Opener) -> None
     assert not streams
 
 
+def test_an_older_list_of_videos_does_not_replace_a_newer_one(
+    open_page: Opener, emoji: dict[str, Any]
+) -> None:
+    page = open_page()
+    expect(page.locator(".videos li")).not_to_have_count(0)
+    listed = page.locator(".videos li").count()
+    held: list[Route] = []
+    page.route("**/api/v1/videos", lambda route: held.append(route))  # noqa: PLW0108
+    for _ in range(2):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    until(page, lambda: len(held) == 2)
+    with page.expect_response("**/api/v1/videos"):
+        held[1].continue_()
+    with page.expect_response("**/api/v1/videos"):
+        held[0].fulfill(json=[])
+    page.wait_for_timeout(200)  # in which it would be shown
+    assert page.locator(".videos li").count() == listed
+
+
 def test_a_replaced_file_has_other_addresses(open_page: Opener, emoji: dict[str, Any]) -> None:
     page = open_page("/#/library")
     seen: list[str] = []
@@ -687,8 +706,10 @@ def test_a_sentence_typed_early_is_answered_once_the_video_is_encoded(
     _padded(EMOJI, path, EMOJI.stat().st_size + 100)
     video = site.client.post("videos", json={"path": str(path), "encode": False}).json()
     page = open_page(f"/#/video/{video['id']}")
+    expect(page.locator(".videos li.open")).to_contain_text("not encoded")
     ask(page, "a panda")
     expect(page.locator(".moments > li")).not_to_have_count(0)
+    expect(page.locator(".videos li.open")).not_to_contain_text("not encoded")
     site.client.delete(f"videos/{video['id']}")
 
 
@@ -707,6 +728,7 @@ def test_a_sentence_typed_before_the_video_is_fetched_stays_and_is_answered(
     page.get_by_label("Path on the server, or a URL").fill("https://example.org/far.mp4")
     page.keyboard.press("Enter")
     expect(page.locator(".about .title")).to_have_text("far.mp4")
+    expect(page.locator(".videos li.open")).to_contain_text("not fetched yet")
     page.locator("#query").fill("a panda")
     page.keyboard.press("Enter")
     expect(page.locator(".lane .facts")).to_contain_text("waits for the video")
