@@ -10,6 +10,7 @@ import { loadVideos } from "./video_list.js";
 const LEAST_SHARE = 0.5; // of the best score; weaker moments are shown on request
 const SAME = 0.6; // overlap from which an annotation is about a found moment
 const SAVE_MS = 400;
+const MOST_QUERIES = 64; // that the server takes in a request
 
 let count = 0;
 let undone = []; // what Ctrl+Z takes back, newest last
@@ -42,7 +43,10 @@ export async function ask(queries) {
   if (!added.length) return;
   choose(added[0]);
   changed("lanes");
-  await answer(video, added, held);
+  const its = held;
+  for (let from = 0; from < added.length && state.video === video; from += MOST_QUERIES) {
+    await answer(video, added.slice(from, from + MOST_QUERIES), its);
+  }
 }
 
 async function answer(video, lanes, its) {

@@ -431,6 +431,24 @@ def test_one_still_is_loaded_at_a_time_and_the_last_one_wanted_comes(
     site.client.delete(f"videos/{video['id']}")
 
 
+def test_sentences_beyond_what_a_request_may_hold_are_asked_in_several(
+    open_page: Opener, site: Site, fresh: dict[str, Any]
+) -> None:
+    records = [{"query": f"a dog {i}", "windows": [[1.0, 2.0]], "rejected": []} for i in range(65)]
+    site.client.put(f"videos/{fresh['id']}/annotations", json={"records": records})
+    page = open_page("/#/library")
+    asked: list[list[str]] = []
+
+    def answer(route: Route) -> None:
+        asked.append(json.loads(route.request.post_data or "")["queries"])
+        route.fulfill(json={"predictions": [{"present": True, "moments": []}] * len(asked[-1])})
+
+    page.route("**/ground", answer)
+    page.evaluate("address => { location.hash = address; }", f"#/video/{fresh['id']}")
+    expect(page.locator(".lane .facts", has_text="1 moment")).to_have_count(65)
+    assert [len(queries) for queries in asked] == [64, 1]
+
+
 def test_names_and_sentences_are_text_and_never_markup(open_page: Opener, site: Site) -> None:
     hostile = "<img src=x onerror=alert(1)><b>bold.mp4"
     path = site.folder / hostile.replace("/", "_")
