@@ -87,7 +87,7 @@ function show() {
         {},
         el(
           "a",
-          { class: "main", href: `#/video/${encodeURIComponent(entry.video)}?t=${entry.start_s},${entry.end_s}` },
+          { class: "main", href: `#/video/${encodeURIComponent(entry.video)}?t=${entry.start_s},${entry.end_s}`, on: { click: again } },
           el("span", { class: "times" }, `${clock(entry.start_s, 2)} – ${clock(entry.end_s, 2)}`),
           el("span", { class: "quiet" }, `${entry.query} · ${entry.name}`),
         ),
@@ -95,6 +95,12 @@ function show() {
       ),
     ),
   );
+}
+
+/** Play a moment once more whose address is the page's already: the browser sends nothing then. */
+function again(event) {
+  const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey;
+  if (!elsewhere && event.currentTarget.href === location.href) window.dispatchEvent(new Event("hashchange"));
 }
 
 async function take(event) {

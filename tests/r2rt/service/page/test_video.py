@@ -449,6 +449,17 @@ def test_sentences_beyond_what_a_request_may_hold_are_asked_in_several(
     assert [len(queries) for queries in asked] == [64, 1]
 
 
+def test_a_picked_moment_is_played_at_each_click(page: Page) -> None:
+    ask(page, "a penguin")
+    page.keyboard.press("p")
+    for _ in range(2):
+        page.locator(".picks a").click()
+        until(page, "!document.querySelector('.stage video').paused")
+        page.locator("body").press("k")
+        page.keyboard.press("Home")
+        expect(page.locator(".clock")).to_contain_text("frame 0")
+
+
 def test_names_and_sentences_are_text_and_never_markup(open_page: Opener, site: Site) -> None:
     hostile = "<img src=x onerror=alert(1)><b>bold.mp4"
     path = site.folder / hostile.replace("/", "_")
