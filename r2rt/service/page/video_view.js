@@ -1,7 +1,7 @@
 // The view of one video: player, sentence, timeline, moments, picks.
 
 import { call } from "./api.js";
-import { byId, clock, el, fill, left } from "./dom.js";
+import { byId, clock, el, fill, left, say } from "./dom.js";
 import { ask, restore } from "./lanes.js";
 import { momentsPanel, playMoment } from "./moments.js";
 import { picksPanel } from "./picks.js";
@@ -11,7 +11,7 @@ import { timeline } from "./timeline.js";
 import { loadVideos } from "./video_list.js";
 
 const heading = el("h1", { class: "title" });
-const facts = el("p", { class: "quiet", role: "status" });
+const facts = el("p", { class: "quiet" });
 const progress = el("progress", { max: 1, hidden: true, "aria-label": "Encoding of the video" });
 const query = el("input", {
   type: "search",
@@ -145,6 +145,7 @@ function show() {
   const changes = shownState !== video.state || !fetched;
   if (video.playable === undefined && video.duration_s !== null && changes) open(video).catch(complain);
   if (shownState !== "ready" && video.state === "ready" && !state.lanes.length) restore(video).catch(complain);
+  if (shownState !== video.state) say(facts.textContent); // and not with every step of the encoding
   shownState = video.state;
   fetched = video.duration_s !== null;
 }

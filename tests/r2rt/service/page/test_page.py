@@ -674,6 +674,8 @@ def test_focus_and_rows_stay_while_something_is_uploaded_and_encoded(
     page.evaluate("window.row = document.activeElement; window.progress(0.5)")
     expect(page.locator(".videos li").first).to_contain_text("50 %")
     assert page.evaluate("window.row.isConnected && document.activeElement === window.row")
+    # Nor is each step read out.
+    assert not page.evaluate("Boolean(document.querySelector('.about .quiet').closest('[role]'))")
 
     _padded(EMOJI, tmp_path / "big.mp4", 9 << 20)
     held: list[Route] = []
