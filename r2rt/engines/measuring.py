@@ -305,13 +305,14 @@ def _work(bundle_path: str, device: str, backend: str, threads: int | None, plac
     if engine.merges:
         video[PATCH_BIAS] = np.zeros(v.shape[:-1], np.float32)
     results |= engine.run(GROUNDER, {**video, **query_inputs(query), "query_mask": mask})
-    measured = {
+    measured: dict[str, Any] = {
+        **results,
         "frame_s": np.float64(statistics.median(times) / len(batch)),
         "tolerance": np.float64(_tolerance(engine)),
     }
     engine.close()
     with Path(place).open("wb") as file:
-        np.savez(file, **measured, **results)
+        np.savez(file, **measured)
 
 
 def _tolerance(engine: Engine) -> float:

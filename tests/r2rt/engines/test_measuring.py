@@ -209,8 +209,7 @@ def test_a_backend_that_takes_long_to_compile_gets_more_time_when_asked(
         if device == "openvino" and timeout < 600:
             raise subprocess.TimeoutExpired(command, timeout)
         frame_s = {"cpu": 0.2, "openvino": 0.1}[device]
-        numbers = {"frame_s": np.float64(frame_s), "tolerance": np.float64(0.02)}
-        np.savez(place, **numbers, tokens=np.ones(3))
+        np.savez(place, frame_s=frame_s, tolerance=0.02, tokens=np.ones(3))
         return SimpleNamespace(returncode=0)
 
     fake = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
