@@ -66,6 +66,7 @@ class SearchResult:
         hits: best first.
         present: whether the query is in the library at all; None if the model cannot decide.
         presence_score: confidence in that; see `Prediction.presence_score`.
+        unknown_words: of the sentence; see `Prediction.unknown_words`.
         videos: how many videos were searched.
         duration_s: how long they are together.
         windows: how many windows they have.
@@ -81,6 +82,7 @@ class SearchResult:
     hits: tuple[Hit, ...] = ()
     present: bool | None = None
     presence_score: float | None = None
+    unknown_words: tuple[str, ...] = ()
     videos: int = 0
     duration_s: float = 0.0
     windows: int = 0

@@ -123,6 +123,7 @@ def search(
         hits=tuple(hits[: request.top]),
         present=present,
         presence_score=sure,
+        unknown_words=() if request.text is None else grounder.unknown_words(request.text),
         videos=len(videos),
         duration_s=videos.duration_s,
         windows=windows,

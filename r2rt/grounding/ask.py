@@ -16,7 +16,7 @@ from r2rt.grounding.moments import boundaries_from_points
 from r2rt.grounding.prediction import Moment, Prediction, Timings
 from r2rt.grounding.presence import confidence, presence_statistics
 from r2rt.grounding.texts import TextFeatures, batches
-from r2rt.grounding.vocabulary import knows_any
+from r2rt.grounding.vocabulary import knows_any, unknown_words
 from r2rt.grounding.windows import Window, mean_saliency, merge_moments
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER
@@ -122,6 +122,7 @@ class Answer:
             present=present,
             presence_score=sure,
             presence_statistics=statistics,
+            unknown_words=unknown_words(self.text.query, manifest.known_words),
         )
 
 

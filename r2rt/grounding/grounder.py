@@ -373,8 +373,7 @@ class Grounder:
 
         Only a model of few words, such as the demo model, lists its words; others return none.
         """
-        known = self.bundle.manifest.known_words
-        return () if known is None else unknown_words(query, frozenset(known))
+        return unknown_words(query, self.bundle.manifest.known_words)
 
     def knows(self, query: str) -> bool:
         """Return whether the model has read a word of a query that names something.

@@ -79,6 +79,8 @@ class Prediction:
             would be lower; None if the model is not calibrated.
         presence_statistics: (W, S) float64, a row a window, in the order of
             `r2rt.grounding.presence.STATISTICS`.
+        unknown_words: words of the query that the model has not read in training, each once; empty
+            for a model that does not list its words. What they mean does not count.
     """
 
     query: str
@@ -100,6 +102,7 @@ class Prediction:
         repr=False, default_factory=lambda: _no_rows(4)
     )
     departures: Departures = field(default_factory=Departures)
+    unknown_words: tuple[str, ...] = ()
 
     def best(self, top_k: int | None = None, min_score: float = 0.0) -> Prediction:
         """Return the answer with the first `top_k` of the moments that score `min_score` or more.
@@ -134,6 +137,7 @@ class Prediction:
             "qid": qid,
             "query": self.query,
             "query_truncated": self.query_truncated,
+            "unknown_words": self.unknown_words,
             "present": self.present,
             "presence_score": self.presence_score,
             "moments": self.moments,

@@ -22,15 +22,17 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-def unknown_words(text: str, known: Collection[str]) -> tuple[str, ...]:
+def unknown_words(text: str, known: Collection[str] | None) -> tuple[str, ...]:
     """Return the words of a query that are not among `known`, each once, in their order.
 
     A word with hyphens is known if it is listed, or if all its parts are; `dog's` is `dog`.
 
     Args:
         text: the query.
-        known: words in lower case.
+        known: words in lower case; None if the model does not list them, which leaves none unknown.
     """
+    if known is None:
+        return ()
     unknown: dict[str, None] = {}
     for word in _words(text):
         if word not in known:

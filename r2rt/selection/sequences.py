@@ -149,6 +149,7 @@ def find_sequences(
         saliency=np.max([p.saliency for p in predictions], axis=0),
         boundaries=np.empty((0, 3)),
         query_truncated=any(p.query_truncated for p in predictions),
+        unknown_words=tuple(dict.fromkeys(word for p in predictions for word in p.unknown_words)),
         present=_all_present([p.present for p in predictions]),
         presence_score=min(sure) if len(sure) == len(predictions) else None,
         presence_statistics=np.empty((0, first.presence_statistics.shape[1])),

@@ -31,6 +31,7 @@ __all__ = [
     "Query",
     "Seconds",
     "SummarizeJob",
+    "UnknownWords",
     "VideoDetails",
     "VideoDocument",
 ]
@@ -40,6 +41,13 @@ Queries = Annotated[list[Query], Field(min_length=1, max_length=64)]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["3f2a9c0d1b7e4a56"])]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=1)]
+UnknownWords = Annotated[
+    list[str],
+    Field(
+        description="Words of the query that the model does not know; what they mean does not "
+        "count. Empty if it does not list its words."
+    ),
+]
 
 
 class _Body(BaseModel):
@@ -146,6 +154,7 @@ class PredictionDocument(BaseModel):
 
     query: str
     query_truncated: bool = Field(description="Whether it is longer than the model reads.")
+    unknown_words: UnknownWords
     present: bool | None = Field(
         description="Whether it is in the video at all; null if the model cannot say."
     )

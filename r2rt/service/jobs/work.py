@@ -54,6 +54,7 @@ def as_document(
     return {
         "query": best.query,
         "query_truncated": best.query_truncated,
+        "unknown_words": list(best.unknown_words),
         "present": best.present,
         "presence_score": best.presence_score,
         "moments": [

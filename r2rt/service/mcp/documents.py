@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,12 @@ __all__ = [
     "VideoItem",
     "VideoList",
     "Watched",
+]
+
+
+UnknownWords = Annotated[
+    list[str],
+    Field(description="Words that the model does not know and ignores: ask with other words."),
 ]
 
 
@@ -62,6 +68,7 @@ class Answer(_Document):
     present: bool | None = Field(
         None, description="False: it is probably not in the video; null: the model cannot say."
     )
+    unknown_words: UnknownWords = []
     moments: list[Moment]
 
 
@@ -88,6 +95,7 @@ class LibraryAnswer(_Document):
     """The best moments of all videos, best first."""
 
     query: str
+    unknown_words: UnknownWords = []
     results: list[Found]
 
 

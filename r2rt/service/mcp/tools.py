@@ -91,7 +91,7 @@ class Tools:
         """Find the best moments for a sentence in the whole library that the service serves."""
         answer = await Api(self._app, context).get("search", q=query, top=top)
         results = [Found(**{"name": item.get("path", ""), **item}) for item in answer["results"]]
-        return LibraryAnswer(query=query, results=results)
+        return LibraryAnswer(query=query, unknown_words=answer["unknown_words"], results=results)
 
     async def ground(
         self,
@@ -126,6 +126,7 @@ class Tools:
             Answer(
                 query=prediction["query"],
                 present=prediction["present"],
+                unknown_words=prediction["unknown_words"],
                 moments=_good(prediction["moments"])[:top],
             )
             for prediction in checked(response).json()["predictions"]

@@ -9,7 +9,7 @@ from fastapi import Query as Parameter
 from pydantic import BaseModel
 
 from r2rt.service.routes.common import PROBLEMS, ServiceOf
-from r2rt.service.schemas import Id
+from r2rt.service.schemas import Id, UnknownWords
 from r2rt.service.service import Service
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class SearchDocument(BaseModel):
     query: str
     present: bool | None
     presence_score: float | None
+    unknown_words: UnknownWords
     videos: int
     duration_s: float
     results: list[HitDocument]
@@ -62,6 +63,7 @@ def search_library(
         query=q,
         present=found.present,
         presence_score=found.presence_score,
+        unknown_words=list(found.unknown_words),
         videos=found.videos,
         duration_s=found.duration_s,
         results=[_document(service, hit) for hit in found],

@@ -28,6 +28,7 @@ KNOWN |= {"red", "the", "to"}
 )
 def test_words_that_were_never_read(query: str, unknown: tuple[str, ...]) -> None:
     assert unknown_words(query, KNOWN) == unknown
+    assert unknown_words(query, None) == ()
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,15 @@ def test_three_in_a_row_with_a_gap_for_each() -> None:
 
 
 def test_the_answer_speaks_for_all_parts() -> None:
-    yes = prediction([0, 1, 0], query="a", present=True, presence_score=0.99)
+    words = {"unknown_words": ("wombat",)}
+    yes = prediction([0, 1, 0], query="a", present=True, presence_score=0.99, **words)
     no = prediction([1, 0, 0], query="b", present=False, presence_score=0.5, query_truncated=True)
     unknown = prediction([0, 0, 0], query="c")
     both = find_sequences([yes, no])
     assert (both.present, both.presence_score) == (False, 0.5)
     assert both.saliency.tolist() == [1, 1, 0]
     assert both.query_truncated
+    assert both.unknown_words == ("wombat",)
     assert find_sequences([yes, yes]).present is True
     assert find_sequences([yes, unknown]).present is None
     assert find_sequences([yes, unknown]).presence_score is None

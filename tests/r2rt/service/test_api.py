@@ -20,19 +20,25 @@ def test_a_video_is_added_encoded_and_answered_about_as_the_library_does(served:
         video = await it.add(EMOJI)
         assert (video["name"], video["duration_s"], video["width"]) == ("emoji.mp4", 80.0, 320)
         assert (await it.get(f"/videos/{video['id']}")).json()["state"] == "ready"
-        body = {"queries": ["a panda", "a dog"], "top_k": 3}
+        body = {"queries": ["a panda", "a dog catches a frisbee"], "top_k": 3}
         response = await it.post(f"/videos/{video['id']}/ground", body)
         assert response.status_code == 200, response.text
+        job = await it.run("ground", videos=[video["id"]], **body)
+        assert job["result"]["videos"] == [response.json()]
         return response.json()
 
     answer = served(ask)
     with Grounder.load("demo", device="cpu") as grounder:
-        expected = grounder.ground(grounder.encode(EMOJI), ["a panda", "a dog"], top_k=3)
+        expected = grounder.ground(
+            grounder.encode(EMOJI), ["a panda", "a dog catches a frisbee"], top_k=3
+        )
     for got, want in zip(answer["predictions"], expected, strict=True):
         assert got["query"] == want.query
         spans = [(m.start_s, m.end_s) for m in want.moments]
         assert [(m["start_s"], m["end_s"]) for m in got["moments"]] == spans
         assert len(got["saliency"]["values"]) == 40
+    unknown = [prediction["unknown_words"] for prediction in answer["predictions"]]
+    assert unknown == [[], ["catches", "frisbee"]]
 
 
 def test_media_of_a_video(served: Run, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def test_a_video_is_added_to_the_library_and_found(settings: Settings, tmp_path:
             best = found.json()["results"][0]
             assert (best["video"], best["name"]) == (video["id"], "emoji.mp4")
             assert 48 <= best["start_s"] <= 60  # where the panda is
+            assert found.json()["unknown_words"] == []
+            found = await it.get("/search", params={"q": "a panda juggles", "top": 1})
+            assert found.json()["unknown_words"] == ["juggles"]
             image = await it.client.get(best["thumbnail"])
             assert image.headers["content-type"] == "image/jpeg"
             bad = await it.get("/search", params={"q": "a panda", "where": "no such column = 1"})

@@ -103,6 +103,10 @@ def test_a_video_is_added_with_progress_and_its_moment_found(asked: Any) -> None
         assert isinstance(image, ImageContent)
         with Image.open(io.BytesIO(base64.b64decode(image.data))) as picture:
             assert picture.size == (240, 240)
+        queries = ["a panda", "a dog catches a frisbee"]
+        result = await client.call_tool("ground", {"video": "emoji.mp4", "queries": queries})
+        unknown = [answer["unknown_words"] for answer in result.structured_content["answers"]]
+        assert unknown == [[], ["catches", "frisbee"]]
 
     asked(test)
 
