@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,33 +40,38 @@ class Annotations:
     ) -> None:
         """Replace the records of a video.
 
+        A window that a query has already is kept wherever it lies: the file may have been replaced
+        by a shorter one, and clients put all records at once.
+
         Args:
             video: the video, which was looked at.
             records: `query`, `windows` and `rejected` (start and end in seconds, each).
             version: of the records that they replace, see `version_of`; None for any.
 
         Raises:
-            QueryError: a window is no span of the video, or a query comes twice.
+            QueryError: a new window is no span of the video, or a query comes twice.
             ProblemError: the records are of another version.
         """
         duration_s = float(video.facts["duration_s"])
         queries = [record["query"] for record in records]
         if len(set(queries)) < len(queries):
             raise QueryError("a query comes twice; put its windows into one record")
-        for record in records:
-            for start_s, end_s in (*record["windows"], *record["rejected"]):
-                if not 0 <= start_s < min(end_s, duration_s):
-                    raise QueryError(
-                        f"a window from {start_s:g} to {end_s:g} s; expected a span of the "
-                        f"{duration_s:g} s of the video"
-                    )
         with self._database.transaction():
-            if version is not None and version_of(self.get(video)) != version:
+            before = self.get(video)
+            if version is not None and version_of(before) != version:
                 raise ProblemError(
                     412,
                     "annotations-changed",
                     "the annotations are others than If-Match says; get them and put again",
                 )
+            known = set(_spans(before))
+            for query, start_s, end_s in _spans(records):
+                inside = 0 <= start_s < min(end_s, duration_s)
+                if not inside and (query, start_s, end_s) not in known:
+                    raise QueryError(
+                        f"a window from {start_s:g} to {end_s:g} s; expected a span of the "
+                        f"{duration_s:g} s of the video"
+                    )
             self._database.write("DELETE FROM annotations WHERE video = ?", (video.id,))
             for place, record in enumerate(records):
                 self._database.write(
@@ -105,6 +110,13 @@ class Annotations:
 def version_of(records: Sequence[Mapping[str, Any]]) -> str:
     """Return a name of the records, which others do not have."""
     return hashlib.sha256(json.dumps(records).encode()).hexdigest()[:32]
+
+
+def _spans(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, float]]:
+    """Yield query, start and end in seconds of every window, right or rejected."""
+    for record in records:
+        for start_s, end_s in (*record["windows"], *record["rejected"]):
+            yield record["query"], start_s, end_s
 
 
 def _qid(video: Video, query: str) -> str:

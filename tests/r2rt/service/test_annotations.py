@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
-from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served
+from r2rt.service.settings import Settings
+from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served, serving
 
 
 def test_annotations_are_kept_and_are_valid_for_training(served: Run, tmp_path: Path) -> None:
@@ -77,6 +81,32 @@ def test_of_two_writers_who_read_the_same_annotations_the_second_is_told(served:
             assert put.status_code == 200
 
     served(test)
+
+
+def test_what_was_decided_stays_after_a_shorter_file_took_the_place(
+    settings: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "film.mp4"
+    shutil.copy(DEMO_FOLDER / "emoji.mp4", file)  # 80 s
+
+    async def test() -> None:
+        async with serving(dataclasses.replace(settings, roots=(tmp_path,))) as it:
+            video = await it.post("/videos", {"path": str(file), "encode": False})
+            place = f"/api/v1/videos/{video.json()['id']}/annotations"
+
+            async def put(*records: tuple[str, list[float], list[list[float]]]) -> int:
+                body = [{"query": q, "windows": [w], "rejected": r} for q, w, r in records]
+                return (await it.client.put(place, json={"records": body})).status_code
+
+            assert await put(("late", [70, 75], [[60, 65]])) == 200
+            shutil.copy(DEMO_FOLDER / "shapes.mp4", file)  # 24 s
+            assert await put(("late", [70, 75], [[60, 65]]), ("new", [2, 4], [])) == 200
+            assert await put(("late", [60, 65], [[70, 75]])) == 200  # decided otherwise
+            assert await put(("late", [60, 66], [])) == 400
+            assert await put(("new", [60, 65], [])) == 400
+            assert len((await it.client.get(place)).json()["records"]) == 1
+
+    asyncio.run(test())
 
 
 def test_a_video_of_the_library_is_looked_at_before_it_is_annotated(served: Run) -> None:
