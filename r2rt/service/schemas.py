@@ -32,6 +32,7 @@ __all__ = [
     "Seconds",
     "SummarizeJob",
     "UnknownWords",
+    "Version",
     "VideoDetails",
     "VideoDocument",
 ]
@@ -41,6 +42,13 @@ Queries = Annotated[list[Query], Field(min_length=1, max_length=64)]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["3f2a9c0d1b7e4a56"])]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=1)]
+Version = Annotated[
+    str | None,
+    Field(
+        description="Changes when the file is replaced; null while there is none. Addresses of "
+        "media take it as `v`, so that no cache answers with what was made of another file."
+    ),
+]
 UnknownWords = Annotated[
     list[str],
     Field(
@@ -95,6 +103,7 @@ class VideoDocument(BaseModel):
     error: str | None
     added_at: float = Field(description="Seconds since 1970.")
     job: str | None = Field(description="The job that encodes it, if one does.")
+    version: Version
     duration_s: float | None
     width: int | None
     height: int | None

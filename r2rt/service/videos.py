@@ -60,6 +60,15 @@ class Video:
         """Whether it is a video of the library at an address, and not fetched."""
         return self.origin == "library" and self.url is not None and not self.path.is_file()
 
+    @property
+    def version(self) -> str | None:
+        """A name of what its file holds, which another file does not have; None if it is absent."""
+        try:
+            status = _version(self.path)
+        except OSError:
+            return None
+        return hashlib.sha256(repr(status).encode()).hexdigest()[:16]
+
     def as_dict(self, job: str | None = None) -> dict[str, Any]:
         """Return what the interface says of it; its place on the disk is not among that.
 
@@ -75,6 +84,7 @@ class Video:
             "error": self.error,
             "added_at": self.added_at,
             "job": job,
+            "version": self.version,
         } | {name: self.facts.get(name) for name in names}
 
 

@@ -9,7 +9,7 @@ from fastapi import Query as Parameter
 from pydantic import BaseModel
 
 from r2rt.service.routes.common import PROBLEMS, ServiceOf
-from r2rt.service.schemas import Id, UnknownWords
+from r2rt.service.schemas import Id, UnknownWords, Version
 from r2rt.service.service import Service
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class HitDocument(BaseModel):
 
     video: Id
     name: str
+    version: Version
     start_s: float
     end_s: float
     score: float
@@ -72,10 +73,12 @@ def search_library(
 
 def _document(service: Service, hit: Hit) -> HitDocument:
     video = service.videos.add_known(hit.path)
-    time_s = (hit.start_s + hit.end_s) / 2
+    time_s, version = (hit.start_s + hit.end_s) / 2, video.version
+    thumbnail = f"/api/v1/videos/{video.id}/frame?time_s={time_s:.3f}&height=180"
     return HitDocument(
         video=video.id,
         name=video.name,
+        version=version,
         start_s=hit.start_s,
         end_s=hit.end_s,
         score=hit.score,
@@ -83,5 +86,5 @@ def _document(service: Service, hit: Hit) -> HitDocument:
         date=hit.date,
         tags=list(hit.tags),
         duration_s=hit.duration_s,
-        thumbnail=f"/api/v1/videos/{video.id}/frame?time_s={time_s:.3f}&height=180",
+        thumbnail=thumbnail if version is None else f"{thumbnail}&v={version}",
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from anyio import to_thread
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from starlette.responses import FileResponse
 
 from r2rt.service.answers import Asked
@@ -37,7 +37,19 @@ EndS = Annotated[float | None, Query(gt=0, le=1e9, allow_inf_nan=False)]
 _JPEG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {}}, "description": "A JPEG."}
 }
+# Browsers ask for no image again within the hour: `v` names another address for another file.
 _KEPT = {"Cache-Control": "private, max-age=3600"}
+
+
+async def _takes_version(
+    v: Annotated[
+        str | None, Query(max_length=100, description="`version` of the video; for caches.")
+    ] = None,
+) -> None:
+    """Document what only caches read."""
+
+
+_VERSIONED = [Depends(_takes_version)]
 
 
 @router.get("")
@@ -91,7 +103,7 @@ def remove_video(video_id: VideoId, service: ServiceOf) -> None:
     service.videos.remove(video_id)
 
 
-@router.get("/{video_id}/file", response_class=FileResponse)
+@router.get("/{video_id}/file", response_class=FileResponse, dependencies=_VERSIONED)
 def get_file(video_id: VideoId, service: ServiceOf, download: bool = False) -> FileResponse:
     """Return the file, or the ranges of it that are asked for; `download` also what cannot play."""
     video = service.videos.there(video_id)
@@ -106,7 +118,9 @@ def get_file(video_id: VideoId, service: ServiceOf, download: bool = False) -> F
     )
 
 
-@router.get("/{video_id}/filmstrip", response_class=Response, responses=_JPEG)
+@router.get(
+    "/{video_id}/filmstrip", response_class=Response, responses=_JPEG, dependencies=_VERSIONED
+)
 async def get_filmstrip(
     video_id: VideoId,
     service: ServiceOf,
@@ -125,7 +139,7 @@ async def get_filmstrip(
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
 
-@router.get("/{video_id}/frame", response_class=Response, responses=_JPEG)
+@router.get("/{video_id}/frame", response_class=Response, responses=_JPEG, dependencies=_VERSIONED)
 async def get_frame(
     video_id: VideoId,
     service: ServiceOf,
@@ -139,7 +153,7 @@ async def get_frame(
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
 
-@router.get("/{video_id}/peaks")
+@router.get("/{video_id}/peaks", dependencies=_VERSIONED)
 async def get_peaks(
     video_id: VideoId,
     service: ServiceOf,
@@ -161,7 +175,7 @@ async def get_peaks(
     return await _made(service, video_id, make)
 
 
-@router.get("/{video_id}/clip", response_class=FileResponse)
+@router.get("/{video_id}/clip", response_class=FileResponse, dependencies=_VERSIONED)
 async def get_clip(
     video_id: VideoId,
     service: ServiceOf,

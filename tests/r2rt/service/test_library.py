@@ -35,6 +35,7 @@ def test_a_video_is_added_to_the_library_and_found(settings: Settings, tmp_path:
             assert found.json()["unknown_words"] == ["juggles"]
             image = await it.client.get(best["thumbnail"])
             assert image.headers["content-type"] == "image/jpeg"
+            assert best["thumbnail"].endswith(f"&v={video['version']}")
             bad = await it.get("/search", params={"q": "a panda", "where": "no such column = 1"})
             assert bad.status_code == 400
             assert bad.json()["code"] == "QueryError"

@@ -34,6 +34,17 @@ def test_every_operation_is_documented(served: Run) -> None:
     assert all(item.get("description") for item in components.values() if "enum" not in item)
 
 
+def test_media_take_the_version_of_their_video(served: Run) -> None:
+    async def test(it: Served) -> Any:
+        return (await it.client.get("/openapi.json")).json()["paths"]
+
+    paths = served(test)
+    for name in ("file", "filmstrip", "frame", "peaks", "clip"):
+        parameters = paths[f"{API}/videos/{{video_id}}/{name}"]["get"]["parameters"]
+        (version,) = (item for item in parameters if item["name"] == "v")
+        assert version["description"] == "`version` of the video; for caches."
+
+
 def test_what_is_answered_is_what_is_documented(served: Run) -> None:
     async def test(it: Served) -> None:
         document = (await it.client.get("/openapi.json")).json()

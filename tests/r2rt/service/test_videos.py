@@ -195,10 +195,13 @@ def test_a_file_that_was_replaced_is_looked_at_and_encoded_again(
             shutil.copy(DEMO_FOLDER / "emoji.mp4", file)
             seen = (await it.get(f"/videos/{first['id']}")).json()
             assert (seen["state"], seen["duration_s"]) == ("new", 80.0)
+            (listed,) = (await it.get("/videos")).json()
+            assert None is not first["version"] != seen["version"] == listed["version"]
             assert (await it.add(file))["id"] == first["id"]
             assert it.service.videos.get(first["id"]).state == "ready"
             file.unlink()
-            assert (await it.get(f"/videos/{first['id']}")).json()["duration_s"] == 80.0
+            seen = (await it.get(f"/videos/{first['id']}")).json()
+            assert (seen["duration_s"], seen["version"]) == (80.0, None)
 
     asyncio.run(test())
     assert encoded == [file, file]
