@@ -1,4 +1,4 @@
-"""The hits of a search as one image, and as one page: a frame of each, whichever video it is of."""
+"""The hits of a search as one image, and as one page, whichever videos they are of."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ from r2rt.video.remote import file_name, video_path
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["write_hits_page", "write_hits_sheet"]
+__all__ = ["MOST_IMAGES", "write_hits_page", "write_hits_sheet"]
 
-_MOST_IMAGES = 200
+MOST_IMAGES = 200
 _MARGIN, _GAP, _COLUMNS = 40, 24, 4
+_ROWS = 40  # at most: a WebP is no higher than 16,383 pixels
 _BOX = (360, 270)
 _CAPTION = 92
 
@@ -57,10 +58,10 @@ def write_hits_sheet(found: SearchResult, path: StrPath) -> None:
     from PIL import Image, ImageDraw
 
     path = Path(path)
-    hits = found.hits[:_MOST_IMAGES]
+    hits = found.hits[:MOST_IMAGES]
     check_destinations([path], [hit.path for hit in hits])
     images = _frames(hits)
-    columns = max(1, min(_COLUMNS, len(hits)))
+    columns = max(1, min(_COLUMNS, len(hits)), -(-len(hits) // _ROWS))
     rows = -(-len(hits) // columns)
     width = max(720, 2 * _MARGIN + columns * (_BOX[0] + _GAP) - _GAP)
     title = one_line(_title(found))
@@ -87,10 +88,10 @@ def write_hits_sheet(found: SearchResult, path: StrPath) -> None:
 
 
 def write_hits_page(found: SearchResult, path: StrPath) -> None:
-    """Write an HTML page of the hits that plays them where their videos lie.
+    """Write an HTML page of all hits that plays them where their videos lie.
 
-    It has style, script and images inside, and loads nothing but the videos, from where
-    `r2rt.media.report.address_of` says.
+    The first 200 have a frame. It has style, script and images inside, and loads nothing but the
+    videos, from where `r2rt.media.report.address_of` says.
 
     Raises:
         MissingExtraError: Pillow or Jinja2 is not installed.
@@ -100,9 +101,9 @@ def write_hits_page(found: SearchResult, path: StrPath) -> None:
     require_jinja()
 
     path = Path(path)
-    hits = found.hits[:_MOST_IMAGES]
+    hits = found.hits
     check_destinations([path], [hit.path for hit in hits])
-    images = _frames(hits)
+    images = _frames(hits[:MOST_IMAGES])
     places = [address_of(hit.path, path) for hit in hits]
     cards = [
         {

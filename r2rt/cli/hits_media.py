@@ -47,7 +47,7 @@ def hits_media_options(command: F) -> F:
 
     for option in (
         path("--report", "Write a page of all hits, to watch them in a browser."),
-        path("--contact-sheet", "Draw all hits as a grid of frames, e.g. sheet.png."),
+        path("--contact-sheet", "Draw the first 200 hits as a grid of frames, e.g. sheet.png."),
         path("--thumbnails", "Write a JPEG of each hit into this folder.", "FOLDER"),
         path("--reel", "Join all hits, video by video, into one mp4."),
         PADDING,
@@ -83,7 +83,7 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
     if not media.wanted:
         return
     from r2rt.archive.media import predictions_of
-    from r2rt.archive.sheet import write_hits_page, write_hits_sheet
+    from r2rt.archive.sheet import MOST_IMAGES, write_hits_page, write_hits_sheet
     from r2rt.grounding.many import attempt
     from r2rt.outputs.names import output_stems
     from r2rt.video.remote import plain_path, video_path
@@ -105,7 +105,9 @@ def deliver_hits_media(found: SearchResult, media: MediaOptions, *, quiet: bool)
             failed.add(path)
     if media.contact_sheet is not None:
         write_hits_sheet(found, media.contact_sheet)
-        note(f"{media.contact_sheet}: contact sheet", quiet=quiet)
+        left_out = len(found) - MOST_IMAGES
+        some = f" of the first {MOST_IMAGES} hits, without {left_out}" if left_out > 0 else ""
+        note(f"{media.contact_sheet}: contact sheet{some}", quiet=quiet)
     if media.report is not None:
         write_hits_page(found, media.report)
         note(f"{media.report}: report", quiet=quiet)

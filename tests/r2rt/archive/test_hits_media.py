@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 
 from r2rt.archive.formats import render
 from r2rt.archive.result import Hit, SearchResult, SearchTimings
@@ -62,6 +64,28 @@ def test_no_video_that_can_be_read_makes_no_reel(
     assert f"so there is no {media.reel}" in capsys.readouterr().err
     assert not (tmp_path / "reel.mp4").exists()
     assert (tmp_path / "page.html").is_file()
+
+
+def test_a_page_has_all_hits_and_a_sheet_says_how_many_it_has_not(
+    found: SearchResult,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Image.Image] = []
+    monkeypatch.setattr("r2rt.archive.sheet.save_image", lambda image, _: drawn.append(image))
+    frame = Image.new("RGB", (8, 6))
+    monkeypatch.setattr(
+        "r2rt.archive.sheet._frames", lambda hits: dict.fromkeys(range(len(hits)), frame)
+    )
+    sheet, report = tmp_path / "sheet.webp", tmp_path / "page.html"
+    many = replace(found, hits=(replace(found.hits[0], path=str(tmp_path / "there.mp4")),) * 230)
+    deliver_hits_media(many, MediaOptions(contact_sheet=sheet, report=report), quiet=False)
+    assert "contact sheet of the first 200 hits, without 30" in capsys.readouterr().err
+    assert drawn[0].height < 16_384  # or it would be no WebP
+    page = report.read_text(encoding="utf-8")
+    assert "230 moments" in page
+    assert (page.count("<video "), page.count(" poster=")) == (230, 200)
 
 
 def test_a_timeline_leaves_out_a_video_that_is_gone(found: SearchResult) -> None:
