@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from r2rt.cli.session import source_state
 from r2rt.errors import OutputError
 from r2rt.video.remote import is_remote
 
@@ -29,11 +30,21 @@ class AskedRecord:
         self._path = folder / NAME
         self._asked = json.dumps(asked, sort_keys=True, default=str)
         self._last = _read(self._path)
+        self._states: dict[str, tuple[int, ...] | None] = {}  # of videos at addresses
+
+    def begin(self, video: str) -> None:
+        """Note which file is at an address before it is read: it may be replaced meanwhile."""
+        if is_remote(video) and video not in self._states:
+            self._states[video] = source_state(video)
 
     def is_same(self, video: str, outputs: Iterable[str]) -> bool:
-        """Return whether all these outputs were written last for this question about a video."""
+        """Return whether all these outputs were written last for this question about a video.
+
+        Of a video at an address the file must be the same; one whose server does not say is not.
+        """
+        self.begin(video)
         asked = self._hash(video)
-        return all(self._last.get(name) == asked for name in outputs)
+        return asked != _UNKNOWN and all(self._last.get(name) == asked for name in outputs)
 
     def forget(self, outputs: Iterable[str]) -> None:
         """Note that outputs are about to be replaced: until `add`, what they answer is unknown.
@@ -44,7 +55,7 @@ class AskedRecord:
         self._note([name for name in outputs if self._last.get(name)], _UNKNOWN)
 
     def add(self, video: str, outputs: Iterable[str]) -> None:
-        """Note that outputs have been written about a video.
+        """Note that outputs have been written about a video; see `begin`.
 
         Raises:
             OutputError: the record cannot be written.
@@ -52,8 +63,14 @@ class AskedRecord:
         self._note(outputs, self._hash(video))
 
     def _hash(self, video: str) -> str:
-        # Videos of one name lie in several folders.
-        place = video if is_remote(video) else Path(video).resolve()
+        """Return what outputs about a video answer, or `_UNKNOWN`."""
+        if is_remote(video):
+            state = self._states.get(video)
+            if state is None:
+                return _UNKNOWN
+            place = f"{video}\0{state}"
+        else:  # videos of one name lie in several folders
+            place = str(Path(video).resolve())
         text = f"{self._asked}\0{place}"
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 

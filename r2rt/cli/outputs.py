@@ -26,7 +26,7 @@ from r2rt.outputs.answers import Answers
 from r2rt.outputs.formats import FORMATS, Format
 from r2rt.outputs.names import numbered, output_stems
 from r2rt.selection.worthwhile import MOST, good_moments
-from r2rt.video.remote import plain_path
+from r2rt.video.remote import is_remote, plain_path
 
 __all__ = [
     "Delivery",
@@ -365,6 +365,8 @@ class Delivery:
 
         try:
             made = min(path.stat().st_mtime_ns for path in (*self.paths(video), *also))
+            if is_remote(video):  # `is_same` knows whether it has changed
+                return True
             # What a playlist shows may be newer than itself.
             return made >= Path(video).stat().st_mtime_ns and not is_playlist(Path(video))
         except OSError:

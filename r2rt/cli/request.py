@@ -260,6 +260,8 @@ class _Run:
 
     def answer(self, video: str) -> tuple[EncodedVideo, list[Prediction]]:
         request = self._request
+        if self._record is not None:
+            self._record.begin(video)
         encoded = read_video(
             self._grounder, video, request.encoding, cache=request.cache, quiet=self._quiet
         )

@@ -30,6 +30,7 @@ __all__ = [
     "open_model",
     "read_video",
     "show_log",
+    "source_state",
     "warn",
     "warn_of_unknown_words",
     "warn_of_video",
@@ -107,7 +108,7 @@ def encode_source(
     name = shown_address(video)
     # One object, so that a server is asked about the file once.
     source = video_path(video) if is_remote(video) else video
-    state = None if cache is None else _state(source)
+    state = None if cache is None else source_state(source)
     # What a playlist shows is in other files, and its own bytes do not say whether they changed.
     if cache is None or state is None or is_playlist(video_path(source)):
         encoded = _encode(grounder, source, options, quiet=quiet, label=label)
@@ -116,7 +117,7 @@ def encode_source(
         kept = cache.get(key, name)
         if kept is None:
             encoded = _encode(grounder, source, options, quiet=quiet, label=label)
-            if _state(video) == state:  # else the key belongs to other content
+            if source_state(video) == state:  # else the key belongs to other content
                 # Written while the query is answered; the process ends when both are done.
                 threading.Thread(target=cache.put, args=(key, encoded)).start()
         else:
@@ -133,7 +134,7 @@ def encode_source(
     return encoded
 
 
-def _state(source: str | VideoPath) -> tuple[int, ...] | None:
+def source_state(source: str | VideoPath) -> tuple[int, ...] | None:
     """Return what changes with a file's content; None where nothing does, or there is no file."""
     path = video_path(source)
     try:

@@ -118,14 +118,33 @@ def test_a_second_question_decodes_nothing_until_the_video_changes(
         assert ("from the cache" in said) == from_cache
 
 
+@pytest.mark.usefixtures("store")
+def test_a_finished_video_is_left_out_until_it_changes(tmp_path: Path) -> None:
+    put(SECRET)
+    out = tmp_path / "out"
+    options = ("--output-dir", out, "-f", "csv", "--skip-existing")
+    asked("ground", SECRET, QUERY, *options[:-1])
+    written = out / "my shapes.csv"
+    for changed in (False, True):
+        if changed:
+            put(SECRET, DEMO_VIDEO.read_bytes() + bytes(64))
+        written.write_text("kept")
+        asked("ground", SECRET, QUERY, *options)
+        assert (written.read_text() == "kept") != changed
+    assert "secret" not in (out / ".r2rt-asked.jsonl").read_text()
+
+
 def test_without_a_word_of_its_server_on_changes_nothing_is_kept(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with running_ranges() as server:
         server.files["shapes.mp4"] = DEMO_VIDEO.read_bytes()
         for _ in range(2):
-            asked("ground", f"{server.url}/shapes.mp4", QUERY)
+            (tmp_path / "shapes.csv").write_text("old")
+            options = ("--output-dir", tmp_path, "-f", "csv", "--skip-existing")
+            asked("ground", f"{server.url}/shapes.mp4", QUERY, *options)
             assert "from the cache" not in capsys.readouterr().err
+            assert (tmp_path / "shapes.csv").read_text() != "old"
 
 
 @pytest.mark.usefixtures("store")
