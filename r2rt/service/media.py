@@ -46,8 +46,15 @@ class _Opened:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def _is_awaited() -> None:
+    """Raise nothing: somebody waits for the result."""
+
+
 class Media:
     """What is made of video files, and of videos at addresses.
+
+    One thread at a time decodes a video. Where a method takes `check`, it is called once it is that
+    thread's turn, and raises if nobody waits for the result any more.
 
     Args:
         folder: where it is kept, the least recently used making room.
@@ -84,7 +91,13 @@ class Media:
                 opened.video.close()
 
     def filmstrip(
-        self, path: VideoPath, start_s: float, end_s: float, count: int, height: int
+        self,
+        path: VideoPath,
+        start_s: float,
+        end_s: float,
+        count: int,
+        height: int,
+        check: Callable[[], object] = _is_awaited,
     ) -> bytes:
         """Return one JPEG of `count` frames beside each other, the middle of each equal part.
 
@@ -106,10 +119,12 @@ class Media:
         return self._remembered(
             path,
             name,
-            lambda file: file.write_bytes(self._strip(path, start_s, end_s, count, height)),
+            lambda file: file.write_bytes(self._strip(path, start_s, end_s, count, height, check)),
         ).read_bytes()
 
-    def frame(self, path: VideoPath, time_s: float, height: int) -> bytes:
+    def frame(
+        self, path: VideoPath, time_s: float, height: int, check: Callable[[], object] = _is_awaited
+    ) -> bytes:
         """Return the frame on display at a time as a JPEG.
 
         Raises:
@@ -120,10 +135,16 @@ class Media:
             raise QueryError(f"time_s {time_s:g}, height {height}: expected 16 to 2160 pixels")
         name = f"frame {time_s!r} {height}"
         return self._remembered(
-            path, name, lambda file: file.write_bytes(self._frame(path, time_s, height))
+            path, name, lambda file: file.write_bytes(self._frame(path, time_s, height, check))
         ).read_bytes()
 
-    def clip(self, path: VideoPath, start_s: float, end_s: float) -> Path:
+    def clip(
+        self,
+        path: VideoPath,
+        start_s: float,
+        end_s: float,
+        check: Callable[[], object] = _is_awaited,
+    ) -> Path:
         """Return an mp4 of a span, exact to the frame.
 
         Raises:
@@ -140,7 +161,7 @@ class Media:
         def write(file: Path) -> None:
             from r2rt.media.movie import Segment, write_movie
 
-            with self._decoded(path) as video:
+            with self._decoded(path, check) as video:
                 write_movie(file, [Segment(video, video.span(start_s, end_s))])
 
         return self._remembered(path, f"clip {start_s!r} {end_s!r}", write)
@@ -164,7 +185,13 @@ class Media:
         return np.frombuffer(content, np.int8).reshape(2, -1)
 
     def _strip(
-        self, path: VideoPath, start_s: float, end_s: float, count: int, height: int
+        self,
+        path: VideoPath,
+        start_s: float,
+        end_s: float,
+        count: int,
+        height: int,
+        check: Callable[[], object],
     ) -> bytes:
         from r2rt.media.drawing import require_pillow
 
@@ -176,7 +203,7 @@ class Media:
         box = (4 * height, height)
         part_s = (end_s - start_s) / count
         times_s = [start_s + (number + 0.5) * part_s for number in range(count)]
-        with self._decoded(path) as video:
+        with self._decoded(path, check) as video:
             width = count * fitted_size(video.geometry.display_size, box)[0]
             if width > _WIDEST_JPEG:
                 raise QueryError(
@@ -190,13 +217,15 @@ class Media:
             strip.paste(frame, (number * width, 0))
         return _jpeg(strip, 75)
 
-    def _frame(self, path: VideoPath, time_s: float, height: int) -> bytes:
+    def _frame(
+        self, path: VideoPath, time_s: float, height: int, check: Callable[[], object]
+    ) -> bytes:
         from r2rt.media.drawing import require_pillow
 
         require_pillow()
         from r2rt.media.stills import stills
 
-        with self._decoded(path) as video:
+        with self._decoded(path, check) as video:
             return _jpeg(dict(stills(video, [time_s], (4 * height, height)))[0], 85)
 
     def _remembered(self, path: VideoPath, name: str, write: Callable[[Path], object]) -> Path:
@@ -224,8 +253,8 @@ class Media:
         return kept
 
     @contextmanager
-    def _decoded(self, path: VideoPath) -> Iterator[IndexedVideo]:
-        """Give a video that is open, to one thread at a time."""
+    def _decoded(self, path: VideoPath, check: Callable[[], object]) -> Iterator[IndexedVideo]:
+        """Give a video that is open, to one thread at a time, unless `check` raises by then."""
         from r2rt.media.indexed_video import IndexedVideo
 
         status = _status(path)
@@ -246,6 +275,7 @@ class Media:
                 self._open.move_to_end(path)
         with opened.lock, self._decoders:
             try:
+                check()
                 yield opened.video
             finally:
                 with self._lock:

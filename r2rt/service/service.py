@@ -123,7 +123,7 @@ class Service:
         await asyncio.to_thread(self.watches.close)
         await asyncio.to_thread(self.runner.close)
         await self.answerer.close()
-        self.media.close()
+        await asyncio.to_thread(self.media.close)  # it waits for threads that may ask this one
         self.computing.close()
         self.release()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Response
+from anyio import from_thread, to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse
 
 from r2rt.service.answers import Asked
@@ -32,6 +34,7 @@ from r2rt.service.videos import Video
 router = APIRouter(prefix="/videos", tags=["videos"], responses=PROBLEMS)
 
 T = TypeVar("T")
+Check = Callable[[], None]
 StartS = Annotated[float, Query(ge=0, le=1e9, allow_inf_nan=False)]
 EndS = Annotated[float | None, Query(gt=0, le=1e9, allow_inf_nan=False)]
 _JPEG: dict[int | str, dict[str, Any]] = {
@@ -124,6 +127,7 @@ def get_file(video_id: VideoId, service: ServiceOf, download: bool = False) -> F
 async def get_filmstrip(
     video_id: VideoId,
     service: ServiceOf,
+    request: Request,
     start_s: StartS = 0.0,
     end_s: EndS = None,
     count: Annotated[int, Query(ge=1, le=MOST_FRAMES)] = 20,
@@ -131,11 +135,11 @@ async def get_filmstrip(
 ) -> Response:
     """Return `count` frames of a span beside each other in one image."""
 
-    def make(video: Video) -> bytes:
+    def make(video: Video, check: Check) -> bytes:
         end = video.facts["duration_s"] if end_s is None else end_s
-        return service.media.filmstrip(video.path, start_s, end, count, height)
+        return service.media.filmstrip(video.path, start_s, end, count, height, check)
 
-    image = await _made(service, video_id, make)
+    image = await _made(service, request, video_id, make)
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
 
@@ -143,13 +147,16 @@ async def get_filmstrip(
 async def get_frame(
     video_id: VideoId,
     service: ServiceOf,
+    request: Request,
     time_s: StartS,
     height: Annotated[int, Query(ge=16, le=2160)] = 360,
 ) -> Response:
     """Return the frame on display at a time."""
-    image = await _in_threads(
-        service, lambda: service.media.frame(service.videos.source(video_id), time_s, height)
-    )
+
+    def make(check: Check) -> bytes:
+        return service.media.frame(service.videos.source(video_id), time_s, height, check)
+
+    image = await _in_threads(service, request, make)
     return Response(image, media_type="image/jpeg", headers=_KEPT)
 
 
@@ -157,13 +164,14 @@ async def get_frame(
 async def get_peaks(
     video_id: VideoId,
     service: ServiceOf,
+    request: Request,
     start_s: StartS = 0.0,
     end_s: EndS = None,
     count: Annotated[int, Query(ge=1, le=10_000)] = 500,
 ) -> PeaksDocument:
     """Return the waveform of a span; all zeros where there is no sound."""
 
-    def make(video: Video) -> PeaksDocument:
+    def make(video: Video, _: Check) -> PeaksDocument:
         from r2rt.media.waveform import spread
 
         end = video.facts["duration_s"] if end_s is None else end_s
@@ -172,20 +180,23 @@ async def get_peaks(
         low, high = spread(service.media.peaks(video.path), start_s, end, count)
         return PeaksDocument(start_s=start_s, end_s=end, min=low, max=high)
 
-    return await _made(service, video_id, make)
+    return await _made(service, request, video_id, make)
 
 
 @router.get("/{video_id}/clip", response_class=FileResponse, dependencies=_VERSIONED)
 async def get_clip(
     video_id: VideoId,
     service: ServiceOf,
+    request: Request,
     start_s: StartS,
     end_s: Annotated[float, Query(gt=0, le=1e9, allow_inf_nan=False)],
 ) -> FileResponse:
     """Return a span as an mp4, exact to the frame."""
-    path = await _in_threads(
-        service, lambda: service.media.clip(service.videos.source(video_id), start_s, end_s)
-    )
+
+    def make(check: Check) -> Path:
+        return service.media.clip(service.videos.source(video_id), start_s, end_s, check)
+
+    path = await _in_threads(service, request, make)
     return FileResponse(path, media_type="video/mp4", headers=_KEPT)
 
 
@@ -222,13 +233,36 @@ async def ground_video(
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-async def _made(service: Service, video_id: str, make: Callable[[Video], T]) -> T:
-    return await _in_threads(service, lambda: make(service.videos.there(video_id)))
+async def _made(
+    service: Service, request: Request, video_id: str, make: Callable[[Video, Check], T]
+) -> T:
+    return await _in_threads(
+        service, request, lambda check: make(service.videos.there(video_id), check)
+    )
 
 
-async def _in_threads(service: Service, make: Callable[[], T]) -> T:
-    """Make an image or a clip in threads of their own: slow ones do not hold up other requests."""
-    return await to_thread.run_sync(make, limiter=service.media.threads)
+async def _in_threads(service: Service, request: Request, make: Callable[[Check], T]) -> T:
+    """Make an image or a clip in threads of their own: slow ones do not hold up other requests.
+
+    Args:
+        service: whose threads.
+        request: what it is made for.
+        make: makes it; it gets what raises once the client has left, as a page does that scrolls.
+    """
+    try:
+        await request.body()  # there is none; what comes after it says that the client has left
+    except ClientDisconnect:
+        raise _left() from None
+
+    def check() -> None:
+        if from_thread.run(request.is_disconnected):
+            raise _left()
+
+    return await to_thread.run_sync(make, check, limiter=service.media.threads)
+
+
+def _left() -> ProblemError:
+    return ProblemError(408, "client-left", "the client closed the connection before the answer")
 
 
 def _document(service: Service, video: Video) -> VideoDocument:

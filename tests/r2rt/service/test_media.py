@@ -13,7 +13,7 @@ import pytest
 
 from r2rt.errors import QueryError
 from r2rt.service.media import Media
-from tests.r2rt.service.conftest import DEMO_FOLDER, Run, Served
+from tests.r2rt.service.conftest import API, DEMO_FOLDER, Run, Served
 
 EMOJI = DEMO_FOLDER / "emoji.mp4"  # as wide as it is high
 
@@ -51,6 +51,43 @@ def test_times_on_either_side_of_a_frame_s_start_have_images_of_their_own(
         b"0.0834",
         b"0.0833",
     ]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_nothing_is_made_for_a_client_that_has_left(served: Run, *, left: bool) -> None:
+    async def test(it: Served) -> None:
+        video = (await it.add(EMOJI, encode=False))["id"]
+        app = it.client._transport.app  # type: ignore[attr-defined]
+        messages = [{"type": "http.request", "body": b"", "more_body": False}]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            if not left:
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": f"{API}/videos/{video}/frame",
+            "query_string": b"time_s=2&height=90",
+            "headers": [(b"host", b"127.0.0.1")],
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 80),
+        }
+        await app(scope, receive, send)
+        assert sent[0]["status"] == (408 if left else 200)
+        assert bool(list((it.service.settings.folder / "media").iterdir())) != left
+
+    served(test)
 
 
 def test_slow_media_leave_threads_for_all_else(
