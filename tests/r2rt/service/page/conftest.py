@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 import httpx2
+import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -142,3 +145,35 @@ def open_page(browser: Browser, site: Site) -> Iterator[Opener]:
 def page(open_page: Opener, emoji: dict[str, Any]) -> Page:
     """The page at the demo's video, whose moments nobody has judged."""
     return open_page(f"/#/video/{emoji['id']}")
+
+
+def ask(page: Page, text: str) -> None:
+    """Ask a sentence, and wait for its answer."""
+    from playwright.sync_api import expect
+
+    page.locator("#query").fill(text)
+    page.keyboard.press("Enter")
+    expect(page.locator(".lane .facts").last).to_contain_text("moment")
+
+
+def padded(source: Path, path: Path, size: int) -> None:
+    """Copy an MP4 with a box after it that players skip."""
+    content = source.read_bytes()
+    rest = size - len(content)
+    path.write_bytes(content + struct.pack(">I4s", rest, b"free") + bytes(rest - 8))
+
+
+def write_sound(path: Path) -> None:
+    """Write 20 s of grey images and silence."""
+    with av.open(str(path), "w") as container:
+        images = container.add_stream("mpeg4", rate=10)
+        images.width, images.height = 64, 48
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for second in range(20):
+            for _ in range(10):
+                grey = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8))
+                container.mux(images.encode(grey))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
+            silence.sample_rate, silence.pts = 8000, 8000 * second
+            container.mux(sound.encode(silence))
+        container.mux(images.encode())
