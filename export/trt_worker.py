@@ -44,6 +44,10 @@ def _main() -> int:
     for message in messages:
         _send("say", message)
     config = builder.create_builder_config()
+    # An engine that allocates while it runs cannot be captured in a CUDA graph.
+    lent = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if lent is not None:
+        config.set_flag(lent)
     if not job["reproducible"]:
         # It is called by other threads, whose memory comes between the builder's.
         config.progress_monitor = _monitor(trt)

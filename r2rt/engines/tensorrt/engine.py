@@ -2,8 +2,8 @@
 
 Each graph of a bundle is one engine, or the bundle's launches of its compiled kernels where it has
 some for this GPU. It is run at few shapes (`r2rt.engines.tensorrt.buckets`), each of which is a
-CUDA graph from its second run on (`r2rt.engines.tensorrt.program`). v, which stays on the GPU, is
-fp16 if both graphs that share it are launches.
+CUDA graph from its second run on, where it can be captured (`r2rt.engines.tensorrt.program`). v,
+which stays on the GPU, is fp16 if both graphs that share it are launches.
 """
 
 from __future__ import annotations
@@ -428,6 +428,11 @@ class _EngineStep:
         """Enqueue one execution."""
         if not self._context.execute_async_v3(stream.address):
             raise self._error("it cannot be enqueued")
+
+    def can_be_captured(self, stream: Stream) -> bool:
+        """Return what the context says; not every runtime can be asked."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(stream.address))
 
     def close(self) -> None:
         """Give up the context, then the memory that it was lent."""

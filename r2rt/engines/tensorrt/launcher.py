@@ -115,6 +115,10 @@ class KernelStep:
         """Enqueue the launch."""
         self._function.launch(stream, self._grid, self._values, self._types)
 
+    def can_be_captured(self, stream: Stream) -> bool:
+        """Return True: a launch allocates nothing."""
+        return True
+
     def close(self) -> None:
         """Free the scratch."""
         self._scratch.close()
@@ -179,6 +183,10 @@ class SequenceStep:
         """Enqueue every step in order."""
         for step in self._steps:
             step.enqueue(stream)
+
+    def can_be_captured(self, stream: Stream) -> bool:
+        """Return whether every step can be."""
+        return all(step.can_be_captured(stream) for step in self._steps)
 
     def close(self) -> None:
         """Free scratch and what the steps hold."""

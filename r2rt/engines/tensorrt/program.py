@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from r2rt.engines.tensorrt.buckets import pad_into, shape_of
+from r2rt.errors import GpuError
 from r2rt.model.contract import GraphSpec
 
 if TYPE_CHECKING:
@@ -21,12 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["MakeSteps", "Program", "Step"]
 
+_log = logging.getLogger(__name__)
+
 
 class Step(Protocol):
     """A piece of device work that can be enqueued again and again."""
 
     def enqueue(self, stream: Stream) -> None:
         """Enqueue it once."""
+        ...
+
+    def can_be_captured(self, stream: Stream) -> bool:
+        """Return whether `enqueue` may go into a CUDA graph, as far as that is known before."""
         ...
 
     def close(self) -> None:
@@ -45,7 +53,7 @@ class Program:
     through pinned memory, made when it is first needed; what the caller keeps on the device is
     copied there, so that one CUDA graph serves all of it.
     The steps are run one by one the first time, since engines settle then, captured the second, and
-    enqueued as one CUDA graph from then on.
+    enqueued as one CUDA graph from then on. Steps that cannot be captured go on one by one.
 
     Args:
         gpu: where.
@@ -65,6 +73,7 @@ class Program:
         dtypes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._gpu = gpu
+        self._name = spec.name
         self._shapes = {
             tensor.name: (
                 shape_of(tensor, symbols),
@@ -90,6 +99,11 @@ class Program:
                 self._owned.callback(step.close)
             undo.pop_all()
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether the steps are enqueued as one CUDA graph by now."""
+        return self._graph is not None
+
     def upload(self, stream: Stream, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Copy inputs, padded, to pinned memory, and enqueue the copies from there to the device.
 
@@ -103,13 +117,12 @@ class Program:
     def compute(self, stream: Stream) -> None:
         """Enqueue the steps."""
         self._runs += 1
-        if self._runs == 1:
-            self._enqueue_steps(stream)
-            return
+        if self._runs == 2:
+            self._capture(stream)
         if self._graph is None:
-            self._graph = self._gpu.capture(stream, lambda: self._enqueue_steps(stream))
-            self._owned.callback(self._graph.close)
-        self._graph.launch(stream)
+            self._enqueue_steps(stream)
+        else:
+            self._graph.launch(stream)
 
     def download(self, stream: Stream, name: str) -> None:
         """Enqueue the copy of an output to pinned memory."""
@@ -151,6 +164,19 @@ class Program:
             self._owned.callback(memory.close)
             self._host[name] = memory, memory.view(shape, dtype)
         return self._host[name]
+
+    def _capture(self, stream: Stream) -> None:
+        """Make a CUDA graph of the steps, unless they cannot be captured."""
+        problem = "it cannot be captured"
+        if all(step.can_be_captured(stream) for step in self._steps):
+            try:
+                self._graph = self._gpu.capture(stream, lambda: self._enqueue_steps(stream))
+            except GpuError as error:
+                problem = str(error)
+            else:
+                self._owned.callback(self._graph.close)
+                return
+        _log.info("%s runs without a CUDA graph: %s", self._name, problem)
 
     def _enqueue_steps(self, stream: Stream) -> None:
         for step in self._steps:

@@ -33,6 +33,8 @@ import enum, os
 __version__ = "11.4.0"
 class NetworkDefinitionCreationFlag(enum.IntEnum):
     STRONGLY_TYPED = 1
+class BuilderFlag(enum.Enum):
+    REQUIRE_USER_ALLOCATION = 1
 class ILogger:
     Severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO")
 class IProgressMonitor:
@@ -52,6 +54,9 @@ class Cache:
     def serialize(self):
         return self.known + b"+1"
 class Config:
+    flags = ()
+    def set_flag(self, flag):
+        self.flags += (flag.name,)
     def add_optimization_profile(self, profile):
         self.profile = profile
     create_timing_cache = Cache
@@ -192,6 +197,20 @@ class TestTensorRtProper:
         path.write_text(text.replace("assert flags == 2", "assert flags == 0"))
         ranges = {"T": Range(least=1, usual=7, most=9)}
         assert build_plan(proper, b"graph", bundle.engine_graphs["video_finalizer"], "9.0", ranges)
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_engines_allocate_nothing_while_they_run_where_the_builder_can_see_to_it(
+        self, proper: Flavour, tmp_path: Path, known: bool
+    ) -> None:
+        """What allocates cannot be captured in a CUDA graph."""
+        fake = _FAKE_TENSORRT.replace("repr(sorted(config.profile.items()))", "repr(config.flags)")
+        if not known:
+            fake = fake.replace("REQUIRE_USER_ALLOCATION", "REFIT")
+        (tmp_path / "modules" / "tensorrt.py").write_text(fake)
+        ranges = {"T": Range(least=1, usual=7, most=9)}
+        spec = Bundle.open(DEMO).engine_graphs["video_finalizer"]
+        flags = build_plan(proper, b"graph", spec, "9.0", ranges)
+        assert flags == (b"('REQUIRE_USER_ALLOCATION',)" if known else b"()")
 
     def test_timing_caches_are_named_by_the_gpu(
         self, proper: Flavour, monkeypatch: pytest.MonkeyPatch

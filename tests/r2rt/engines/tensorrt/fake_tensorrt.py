@@ -123,7 +123,8 @@ class FakeRuntime:
     Args:
         driver: whose streams and memory are used.
         bundle: whose ONNX graphs the engines are.
-        refuse: name of a method that reports failure.
+        refuse: name of a method that reports failure; `capture` for engines that cannot be
+            enqueued in a capture, though they say so nowhere.
         cpu: what runs the graphs, and the heads alone if asked to; opened anew if None.
     """
 
@@ -254,8 +255,14 @@ class _Context:
         self._addresses[name] = address
         return self._runtime.refuse != "set_tensor_address"
 
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert not self._runtime.driver.is_capturing(stream)
+        return self._runtime.refuse != "is_stream_capturable"
+
     def execute_async_v3(self, stream: int) -> bool:
         if self._runtime.refuse == "execute_async_v3":
+            return False
+        if self._runtime.refuse == "capture" and self._runtime.driver.is_capturing(stream):
             return False
         shapes, addresses = dict(self._shapes), dict(self._addresses)
         run = self._execution(shapes, addresses)

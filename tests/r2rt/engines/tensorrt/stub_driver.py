@@ -130,6 +130,10 @@ class StubDriver:
         """Kinds of all handles that are still alive."""
         return sorted(kind for kind, _ in self._live.values())
 
+    def is_capturing(self, stream: int) -> bool:
+        """Whether what is enqueued in a stream goes into a graph."""
+        return self._find(stream, "stream").captured is not None
+
     def enqueue(self, stream: int, op: Op) -> None:
         """Put work into a stream, as `cuLaunchKernel` does; engines call it for themselves."""
         state: _Stream = self._find(stream, "stream")
