@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from r2rt.model.contract import PATCH_BIAS
 
 if TYPE_CHECKING:
     from r2rt.model.bundle import Bundle
 
-__all__ = ["engine_models", "stack_projections", "without_merging"]
+__all__ = ["engine_models", "stack_projections", "without_int16", "without_merging"]
 
 
 def engine_models(bundle: Bundle) -> dict[str, onnx.ModelProto]:
@@ -22,6 +22,7 @@ def engine_models(bundle: Bundle) -> dict[str, onnx.ModelProto]:
     for graph in bundle.engine_graphs:
         models[graph] = onnx.load_model_from_string(bundle.file(f"{graph}.onnx").read_bytes())
         without_merging(models[graph], bundle.dims.patches)
+        without_int16(models[graph])
     return models
 
 
@@ -74,6 +75,17 @@ def _width(
     if len(products) != 1 or len(biases) != 1 or biases[0] % len(node.output):
         return None
     return int(biases[0])
+
+
+def without_int16(model: onnx.ModelProto) -> None:
+    """Widen int16 weights to int32, in place: TensorRT's parser takes no int16.
+
+    They number the rows of an embedding; what is read of them is cast to int64 whatever it was.
+    """
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT16:
+            wide = numpy_helper.to_array(tensor).astype(np.int32)
+            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
 def without_merging(model: onnx.ModelProto, patches: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,6 +213,56 @@ class TestArrangement:
     def test_a_graph_without_blocks_is_not_quantised(self, single: Graphs) -> None:
         quantized = quantize_symmetric(single[VIDEO_FINALIZER], [])
         assert quantized_products(quantized) == 0
+
+
+class TestSharedRows:
+    """Of a CLIP of few words, whose embedding keeps equal rows once and numbers them in int16."""
+
+    @pytest.fixture
+    def few_words(self, bundle: Bundle, tmp_path: Path) -> Bundle:
+        shutil.copytree(bundle.path, tmp_path / "bundle")
+        path = tmp_path / "bundle" / f"{TEXT_ENCODER}.onnx"
+        model = onnx.load(path)
+        (weight,) = (x for x in model.graph.initializer if x.name == "embedding.weight")
+        table = numpy_helper.to_array(weight)
+        weight.CopyFrom(numpy_helper.from_array(table[:500], weight.name))
+        row_of = (np.arange(len(table)) % 500).astype(np.int16)[:, None]
+        model.graph.initializer.append(numpy_helper.from_array(row_of, "row_of"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last"))
+        (at,) = (i for i, x in enumerate(model.graph.node) if weight.name in x.input)
+        model.graph.node[at].input[1] = "row"
+        found = [
+            helper.make_node("Gather", ["row_of", "token_ids"], ["column"]),
+            helper.make_node("Squeeze", ["column", "last"], ["narrow"]),
+            helper.make_node("Cast", ["narrow"], ["row"], to=TensorProto.INT64),
+        ]
+        for node in reversed(found):
+            model.graph.node.insert(at, node)
+        onnx.save(model, path)
+        return Bundle(tmp_path / "bundle", bundle.manifest)
+
+    def test_numbers_stay_as_they_were(self, few_words: Bundle) -> None:
+        inputs = {
+            "token_ids": np.array([[3, 502, 49407]]),
+            "query_mask": np.ones((1, 3), np.float32),
+        }
+        exported = onnx.load(few_words.file(f"{TEXT_ENCODER}.onnx"))
+        model = engine_models(few_words)[TEXT_ENCODER]
+        assert TensorProto.INT16 not in {x.data_type for x in model.graph.initializer}
+        want, got = open_graph(exported)(inputs), open_graph(model)(inputs)
+        for name, expected in want.items():
+            np.testing.assert_array_equal(got[name], expected)
+
+    def test_tensorrt_parses_the_graph(self, few_words: Bundle) -> None:
+        trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+        logger = trt.Logger(trt.Logger.ERROR)
+        network = trt.Builder(logger).create_network(
+            1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        )
+        parser = trt.OnnxParser(network, logger)
+        low = to_half(engine_models(few_words)[TEXT_ENCODER])
+        parsed = parser.parse(low.SerializeToString())
+        assert parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]
 
 
 def _product(weight: NDArray[np.float32]) -> onnx.ModelProto:
