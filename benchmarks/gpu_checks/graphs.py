@@ -79,13 +79,15 @@ def _check(
 
     # Engines are built for patches that are not merged, and take no bias of them.
     inputs = {name: x for name, x in inputs.items() if name != PATCH_BIAS or engine.merges}
+    ms = _median_ms(engine, graph, inputs)
     worst = 0.0
+    # Only now, when engines replay what they captured in their second run.
     for name, got in engine.run(graph, inputs).items():
         largest = max(float(np.abs(expected[name]).max()), 1e-6)
         error = float(np.abs(got - expected[name]).max()) / largest
         assert error <= limit, f"{name} is off by {error:.2g} of its largest number"
         worst = max(worst, error)
-    return {"error": worst, "ms": _median_ms(engine, graph, inputs)}
+    return {"error": worst, "ms": ms}
 
 
 def _time_batches(engine: Engine, device: Device, size: int) -> None:

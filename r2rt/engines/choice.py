@@ -70,8 +70,8 @@ def choose(
 ) -> Choice:
     """Choose the backend for `device`.
 
-    `auto` measures: where anything beside the CPU can be used, each of them and the CPU encode a
-    batch of frames and answer a query, once a machine and bundle (`r2rt.engines.measuring`). The
+    `auto` measures: where anything beside the CPU can be used, each of them and the CPU encode
+    some frames and answer queries, once a machine and bundle (`r2rt.engines.measuring`). The
     fastest whose numbers are those of the CPU is chosen, and remembered.
 
     Args:

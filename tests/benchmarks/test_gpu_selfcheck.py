@@ -78,6 +78,22 @@ def test_no_more_frames_are_timed_than_an_engine_was_built_for(
     assert rows[-1]["reason"] == "the engine was built for at most 64"
 
 
+def test_graphs_are_compared_when_engines_replay_them() -> None:
+    class Settling:
+        """Is right until it replays what it captured."""
+
+        merges = True
+        runs = 0
+
+        def run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
+            self.runs += 1
+            return {"v": np.full(3, self.runs < 3, np.float32)}
+
+    engine = cast("Engine", Settling())
+    with pytest.raises(AssertionError, match="v is off by 1"):
+        graphs._check(engine, "video_finalizer", {}, {"v": np.ones(3, np.float32)}, 1e-3)
+
+
 @pytest.mark.parametrize("step", [("block", "fp32"), ("pool", "bf16"), ("small", "fp16")])
 def test_kernels_are_checked_without_pyav_and_onnx_runtime(step: tuple[str, ...]) -> None:
     if torch.cuda.is_available():

@@ -24,7 +24,7 @@ from r2rt.model.contract import VIDEO_ENCODER
 from r2rt.model.manifest import FileEntry
 from tests.conftest import CHECKOUT
 from tests.r2rt.engines.tensorrt.fake_tensorrt import FakeRuntime, bundle_with_engines
-from tests.r2rt.engines.tensorrt.stub_driver import StubDriver
+from tests.r2rt.engines.tensorrt.stub_driver import Status, StubDriver
 
 pytestmark = pytest.mark.slow
 
@@ -141,7 +141,7 @@ def test_an_engine_that_was_built_anew_is_measured_anew(
     assert len(measured) == 2
 
 
-class Rounding(TensorRTEngine):
+class Rounding(OnnxRuntimeEngine):
     """Errs by 4 % in one output."""
 
     def run(self, graph: str, inputs: Any, outputs: Any = None) -> dict[str, Any]:
@@ -149,6 +149,30 @@ class Rounding(TensorRTEngine):
         if graph == VIDEO_ENCODER:
             results["embedding"] *= np.float32(1.04)
         return results
+
+
+def measure_here(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    cpu: type[OnnxRuntimeEngine] = OnnxRuntimeEngine,
+    driver: type[StubDriver] = StubDriver,
+) -> None:
+    """Measure engines over this driver, that compute as `cpu` does, in this process."""
+
+    def open_way(bundle: Bundle, _: object, backend: str, *, threads: int) -> Engine:
+        if backend == "onnxruntime":
+            return OnnxRuntimeEngine(bundle, threads=threads)
+        stub = driver()
+        runtime = FakeRuntime(stub, bundle, cpu=cpu(bundle, threads=threads))
+        return TensorRTEngine(bundle, "rtx", gpu=Gpu(stub), runtime=runtime)
+
+    def run_here(bundle: Bundle, *how: Any, again: bool) -> None:
+        device, backend, threads, place = how
+        measuring._work(str(bundle.path), device, backend, threads, str(place))
+
+    monkeypatch.setattr(measuring, "open_way", open_way)
+    monkeypatch.setattr(measuring, "_run", run_here)
+    measuring.fastest(bundle, [("rtx", "tensorrt")], threads=1)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -160,23 +184,39 @@ def test_an_engine_may_err_as_much_as_when_it_was_built(
 ) -> None:
     monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
     bundle = bundle_with_engines(tmp_path / "bundle", precision=precision)
-
-    def open_way(bundle: Bundle, _: object, backend: str, *, threads: int) -> Engine:
-        if backend == "onnxruntime":
-            return OnnxRuntimeEngine(bundle, threads=threads)
-        driver = StubDriver()
-        return Rounding(bundle, "rtx", gpu=Gpu(driver), runtime=FakeRuntime(driver, bundle))
-
-    def run_here(bundle: Bundle, *how: Any, again: bool) -> None:
-        device, backend, threads, place = how
-        measuring._work(str(bundle.path), device, backend, threads, str(place))
-
-    monkeypatch.setattr(measuring, "open_way", open_way)
-    monkeypatch.setattr(measuring, "_run", run_here)
-    measuring.fastest(bundle, [("rtx", "tensorrt")], threads=1)
+    measure_here(bundle, monkeypatch, cpu=Rounding)
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     refusal = "rtx by tensorrt is not used: differs from the CPU by 0.04 (RMS; at most 0.02)"
     assert warned == ([refusal] if precision == "fp16" else [])
+
+
+class NoReplay(StubDriver):
+    """Enqueues nothing of a captured graph."""
+
+    def cuGraphLaunch(self, graph: int, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        return (Status.CUDA_SUCCESS,)
+
+
+class NoCopies(StubDriver):
+    """Leaves memory of the device as it was where it is copied to."""
+
+    def cuMemcpyDtoDAsync(  # noqa: N802
+        self, to: int, source: int, nbytes: int, stream: int
+    ) -> tuple[Any, ...]:
+        return (Status.CUDA_SUCCESS,)
+
+
+@pytest.mark.parametrize("driver", [StubDriver, NoReplay, NoCopies])
+def test_what_is_compared_was_replayed_and_stayed_on_the_device(
+    driver: type[StubDriver],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("R2RT_CACHE", str(tmp_path / "cache"))
+    measure_here(bundle_with_engines(tmp_path / "bundle"), monkeypatch, driver=driver)
+    refusals = [line for line in caplog.messages if "rtx by tensorrt is not used: differs" in line]
+    assert len(refusals) == (driver is not StubDriver)
 
 
 def test_where_nothing_else_is_usable_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

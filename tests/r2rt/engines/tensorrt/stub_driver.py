@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Kernel", "Op", "StubDriver", "floats_at"]
+__all__ = ["Kernel", "Op", "Status", "StubDriver", "floats_at"]
 
 # Called with the grid and the values of all arguments.
 Kernel = Callable[[tuple[int, ...], tuple[Any, ...]], None]
