@@ -76,8 +76,8 @@ def compile_variant(variant: Variant, capability: int) -> CompiledKernel:
     try:
         with _own_cache(triton.knobs):
             compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
-    except (RuntimeError, triton.CompilationError) as error:
-        line = str(error).strip().splitlines()[-1]
+    except (RuntimeError, triton.TritonError) as error:  # ptxas has an error of its own
+        line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise KernelBuildError(f"{variant.stem} for sm_{capability}: {line}") from error
     cubin: bytes = compiled.asm["cubin"]
     return CompiledKernel(

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import logging
 import os
+import subprocess
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,9 @@ _MAX_WIDTH = 512
 # The blocks of earlier GPUs, such as a T4's, have no room for the kernels' tiles (64 KB), and their
 # tensor cores take no bf16.
 LEAST_CAPABILITY = (8, 0)
+_DRIVER_ERRORS = (
+    AssertionError, ImportError, OSError, RuntimeError, subprocess.CalledProcessError
+)  # fmt: skip
 _logger = logging.getLogger(__name__)
 
 
@@ -93,6 +97,18 @@ def _obstacle(device: torch.device, dtype: torch.dtype, width: int, *, forced: b
         return "the GPU has compute capability {}.{}, expected {}.{} or later".format(
             *found, *LEAST_CAPABILITY
         )
+    return _driver_obstacle()
+
+
+def _driver_obstacle() -> str | None:
+    """Return why Triton's driver cannot be had, or None; it is compiled when it is first used."""
+    from triton.runtime import driver
+
+    try:
+        driver.active.utils  # noqa: B018
+    except _DRIVER_ERRORS as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"triton cannot compile its driver ({lines[0]}); install a C compiler and Python.h"
     return None
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import triton
+from triton.runtime.errors import PTXASError
 
+from kernels.aot import KernelBuildError, compile_variant
 from kernels.budgets import BUDGETS, broken_limits, over_budget
 from kernels.sass import read_contents
 from r2rt.engines.tensorrt.cubins import Cubin, read_cubins
@@ -75,6 +80,27 @@ def test_every_kernel_is_within_its_budget_on_every_target(target: int, tmp_path
     cubins = read_cubins(bundle, f"sm_{target}")
     assert len(cubins) == len(types) * len(BUDGETS)
     assert check_budgets(cubins, target) == TENSOR_CORES[target]
+
+
+def test_what_ptxas_refuses_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PTXASError("ptxas fatal\nUnsupported .version 9.9")
+
+    monkeypatch.setattr(triton, "compile", refuse)
+    monkeypatch.setattr(triton.compiler, "ASTSource", lambda **_: None)
+    variant: Any = SimpleNamespace(
+        stem="scale-fp16",
+        function=SimpleNamespace(arg_names=[]),
+        types={},
+        constexprs={},
+        divisible_by={},
+        num_warps=4,
+        num_stages=1,
+    )
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = False
+        with pytest.raises(KernelBuildError, match=r"scale-fp16 for sm_89: Unsupported \.version"):
+            compile_variant(variant, 89)
 
 
 # Compiled for sm_89: as it is, and with one thing after another made worse.

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import triton
 
 from kernels import dispatch
 from kernels.dispatch import Backend, KernelsUnavailableError, choose
@@ -31,6 +33,8 @@ def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    driver = SimpleNamespace(active=SimpleNamespace(utils=None))
+    monkeypatch.setattr(triton.runtime, "driver", driver)
 
 
 @pytest.mark.usefixtures("_compiled")
@@ -64,6 +68,42 @@ def test_a_gpu_before_ampere_takes_pytorch(
     choice = choose(GPU, dtype, 256)
     assert choice.backend is Backend.TORCH
     assert choice.reason == "the GPU has compute capability 7.5, expected 8.0 or later"
+
+
+class Uncompiled:
+    """Triton's driver where it cannot be compiled."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    @property
+    def active(self) -> object:
+        raise self._error
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Failed to find C compiler.\nSet CC."), "Failed to find C compiler."),
+        (subprocess.CalledProcessError(1, ["gcc"]), "Command '['gcc']' returned non-zero exit"),
+        (FileNotFoundError(2, "No such file or directory", "cc"), "No such file or directory"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_driver_that_cannot_be_compiled_is_an_obstacle(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a C compiler or Python.h, which the first launch would need."""
+    monkeypatch.delenv("R2RT_KERNELS", raising=False)
+    monkeypatch.setattr(triton.runtime, "driver", Uncompiled(error))
+    choice = choose(GPU, torch.float16, 256)
+    assert choice.backend is Backend.TORCH
+    assert reason in choice.reason
+    assert "\n" not in choice.reason
+    monkeypatch.setenv("R2RT_KERNELS", "triton")
+    with pytest.raises(KernelsUnavailableError, match="triton cannot compile its driver"):
+        choose(GPU, torch.float16, 256)
 
 
 @pytest.mark.usefixtures("_compiled")
