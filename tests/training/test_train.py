@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def test_a_recipe_is_trained_validated_and_resumed(
     progress = read_progress(out)
     assert progress is not None
     assert (progress.step, progress.finished) == (5, True)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_which_kernels_run_is_shown_unless_it_is_to_be_quiet(quiet: bool) -> None:
+    kernels = logging.getLogger("kernels")
+    before = kernels.level
+    try:
+        training.train._log_to_stderr(quiet)
+        assert kernels.isEnabledFor(logging.INFO) is not quiet
+    finally:
+        kernels.setLevel(before)
 
 
 def test_which_layers_are_read_is_a_setting_that_is_kept(
