@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
 from r2rt.errors import QueryError
+from r2rt.model.contract import parse_clip_rate
 from r2rt.model.manifest import Nms
 from training.recipes import RECIPES, Recipe, recipe_for_sha256
 
@@ -56,12 +58,16 @@ def choose_settings(
     QVHighlights' for a model with a coordinate head and TVSum's for one without.
 
     Raises:
-        QueryError: there is no such recipe, or `fps` or `unit_s` is not positive.
+        QueryError: there is no such recipe, no bundle may have this rate (from 1/86400 to 1000, in
+            whole numbers of nine digits at most), or `unit_s` is not positive and finite.
     """
-    if fps is not None and fps <= 0:
-        raise QueryError(f"fps must be positive, got {fps}")
-    if unit_s is not None and unit_s <= 0:
-        raise QueryError(f"unit must be positive, got {unit_s}")
+    if fps is not None:
+        try:
+            parse_clip_rate(str(fps))
+        except ValueError as error:
+            raise QueryError(str(error)) from error
+    if unit_s is not None and not (unit_s > 0 and math.isfinite(unit_s)):
+        raise QueryError(f"unit must be a positive number of seconds, got {unit_s}")
     published = recipe_for_sha256(checkpoint_sha256)
     given = recipe if isinstance(recipe, Recipe) else None
     if isinstance(recipe, Recipe):

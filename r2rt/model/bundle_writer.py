@@ -7,10 +7,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2rt.errors import OutputError, R2rtError
+from r2rt.errors import BundleDamagedError, OutputError, R2rtError
 from r2rt.files import remove_orphans, replace_folder, temporary_beside, umask
 from r2rt.model.bundle import file_entry
-from r2rt.model.manifest import MANIFEST_NAME, FileEntry, Manifest, manifest_bytes
+from r2rt.model.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    manifest_bytes,
+    parse_manifest,
+)
 from r2rt.portable import sync_file, sync_folder
 
 __all__ = ["check_destination", "list_files", "staged_folder", "write_manifest"]
@@ -77,8 +83,18 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `bundle.json`: the last file, so that a folder without it is no bundle."""
-    (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
+    """Write `bundle.json`: the last file, so that a folder without it is no bundle.
+
+    Raises:
+        OutputError: it says what no bundle may say, so that nothing could open it.
+    """
+    text = manifest_bytes(manifest)
+    try:
+        parse_manifest(text, where=MANIFEST_NAME)
+    except BundleDamagedError as error:
+        problem = str(error).partition("; ")[0]
+        raise OutputError(f"nothing could open the bundle: {problem}") from error
+    (folder / MANIFEST_NAME).write_bytes(text)
 
 
 def _sync(folder: Path) -> None:

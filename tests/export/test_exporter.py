@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -250,7 +251,11 @@ def test_settings_follow_what_is_asked() -> None:
     for wrong in (
         {"recipe": "imagenet"},
         {"fps": Fraction(0)},
+        {"fps": Fraction(2000)},
+        {"fps": Fraction("0.333333333")},  # more digits than a bundle may have
         {"unit_s": -1.0},
+        {"unit_s": math.nan},
+        {"unit_s": math.inf},
     ):
         with pytest.raises(QueryError):
             choose_settings(UNKNOWN, has_offsets=True, **wrong)

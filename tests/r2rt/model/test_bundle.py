@@ -20,9 +20,11 @@ from r2rt.errors import (
     BundleSchemaError,
     HashMismatchError,
     ModelNotFoundError,
+    OutputError,
     R2rtError,
 )
 from r2rt.model.bundle import Bundle
+from r2rt.model.bundle_writer import staged_folder, write_manifest
 from r2rt.model.contract import ModelDims
 from r2rt.model.manifest import (
     GRAPH_REVISION,
@@ -66,6 +68,16 @@ class TestGood:
             "grounder",
         }
         assert bundle.file("grounder.onnx") == tmp_path / "grounder.onnx"
+
+    def test_what_nothing_could_open_takes_no_place(self, folder: Path) -> None:
+        manifest = read_manifest(folder)
+        wrong = msgspec.structs.replace(manifest, fps="2000")
+        with (
+            pytest.raises(OutputError, match=r"^nothing could open the bundle: bundle\.json: fps"),
+            staged_folder(folder, force=True) as staged,
+        ):
+            write_manifest(staged, wrong)
+        assert read_manifest(folder) == manifest
 
     def test_the_manifest_is_text_that_says_the_same_twice(self, tmp_path: Path) -> None:
         manifest = write_bundle(tmp_path)
