@@ -135,7 +135,12 @@ class VideoEncoder(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Map frames (B, S, S, 3) uint8 to tokens (B, K, P, C) and CLIP's embedding (B, E)."""
         side = self.grid * self.patch
-        x = frames[:, :side, :side].to(torch.float32)
+        if side < frames.shape[1]:
+            # The cast comes first: TensorRT's parser slices no uint8.
+            x = frames.to(torch.float32)[:, :side, :side]
+        else:
+            # A slice of everything is no node, but it counts in the names of the published graphs.
+            x = frames[:, :side, :side].to(torch.float32)
         x = x.view(-1, self.grid, self.patch, self.grid, self.patch * 3)
         x = x.transpose(2, 3).reshape(-1, self.grid**2, self.patch**2 * 3)
         x = x @ self.patch_weight + self.positions  # (B, patches, Cv)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -18,7 +20,7 @@ from export.graphs import FrameTokens, Grounder, GrounderHeads, QueryTokens, Vid
 from export.graphs.text import RowEmbedding, embedding_of
 from export.onnx_writer import module_weights
 from export.template_cache import graph_to_onnx
-from export.templates import build_graphs, template_of
+from export.templates import build_graphs, model_dims, template_of
 from r2rt.grounding.moments import boundaries_from_points
 from r2rt.model.contract import (
     GROUNDER,
@@ -34,6 +36,7 @@ from r2rt.model.contract import (
 )
 from r2rt.model.convert.template import write_graph
 from tests.export.tiny import (
+    CONFIG,
     HIGHLIGHT,
     MOMENT,
     endpoints,
@@ -330,6 +333,26 @@ def test_the_frame_half_of_the_video_map_splits_exactly() -> None:
 def test_graphs_leave_out_what_the_model_has_not() -> None:
     model = build_model(HIGHLIGHT)
     assert VIDEO_FINALIZER not in build_graphs(model, tiny_towers())
+
+
+def test_frames_beyond_whole_patches_are_cut_behind_the_cast() -> None:
+    """Of uint8, TensorRT's parser takes no slice."""
+    model = build_model(MOMENT)
+    size = CONFIG.image_size
+    wider = tiny_towers(replace(CONFIG, image_size=size + 3))
+    dims = model_dims(model, wider)
+    encoder = build_graphs(model, wider)[VIDEO_ENCODER].eval()
+    frames = torch.randint(0, 256, (2, size + 3, size + 3, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        got = encoder(frames)
+        cut = frames[:, :size, :size].contiguous()
+        want = build_graphs(model, tiny_towers())[VIDEO_ENCODER].eval()(cut)
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other)
+    template = onnx.load_model_from_string(template_of(VIDEO_ENCODER, encoder, dims))
+    readers = {node.op_type for node in template.graph.node if "frames" in node.input}
+    assert readers == {"Cast", "Shape"}
+    assert "Slice" in {node.op_type for node in template.graph.node}
 
 
 class TestRowEmbedding:
