@@ -122,21 +122,43 @@ def open_engine(
 ) -> tuple[Engine, Choice]:
     """Open the engine that `choose` names for this bundle; graphs are opened on first use.
 
+    Prebuilt engines take so many clips at once. With `auto` the CPU grounds a video of more.
+
     Args:
         bundle: the bundle whose graphs are run.
         device: what to run on.
         threads: processor threads an operator may use; None takes every core this process may use.
     """
     choice = choose(device, bundle, threads=threads)
-    return open_way(bundle, choice.device, choice.backend, threads=threads), choice
+    beyond = None
+    if device == "auto" and choice.backend == "tensorrt":
+        beyond = open_way(bundle, "cpu", "onnxruntime", threads=threads)
+    engine = open_way(bundle, choice.device, choice.backend, threads=threads, beyond=beyond)
+    return engine, choice
 
 
-def open_way(bundle: Bundle, device: _Used, backend: str, *, threads: int | None = None) -> Engine:
-    """Open the engine of a device and backend, as `Choice` names them."""
+def open_way(
+    bundle: Bundle,
+    device: _Used,
+    backend: str,
+    *,
+    threads: int | None = None,
+    beyond: Engine | None = None,
+) -> Engine:
+    """Open the engine of a device and backend, as `Choice` names them.
+
+    Args:
+        bundle: the bundle whose graphs are run.
+        device: as `Choice` has it.
+        backend: as `Choice` has it.
+        threads: processor threads an operator may use.
+        beyond: what takes videos of more clips than a prebuilt engine does; they are refused if
+            None.
+    """
     if backend == "tensorrt":
         from r2rt.engines.tensorrt.engine import TensorRTEngine
 
-        return TensorRTEngine(bundle, "rtx" if device == "rtx" else "tensorrt")
+        return TensorRTEngine(bundle, "rtx" if device == "rtx" else "tensorrt", beyond=beyond)
     from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(bundle, device=device, threads=threads)

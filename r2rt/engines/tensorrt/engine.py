@@ -35,12 +35,18 @@ from r2rt.engines.tensorrt.plans import find_engine, read_plan, source_graph
 from r2rt.engines.tensorrt.program import MakeSteps, Program, Step
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError
 from r2rt.files import replacing
-from r2rt.model.contract import GROUNDER, VIDEO_ENCODER, VIDEO_FINALIZER, GraphSpec
+from r2rt.model.contract import (
+    GROUNDER,
+    PATCH_BIAS,
+    VIDEO_ENCODER,
+    VIDEO_FINALIZER,
+    GraphSpec,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from r2rt.engines.base import Array
+    from r2rt.engines.base import Array, Engine, Placed
     from r2rt.engines.tensorrt.cuda import DeviceMemory, Stream
     from r2rt.model.bundle import Bundle
 
@@ -61,15 +67,24 @@ class TensorRTEngine:
         flavour: which of the two runtimes.
         gpu: the GPU, which the engine closes with itself; the first one if None.
         runtime: the runtime's module; imported if None.
+        beyond: runs graphs on the host for more clips than the engine takes, and is closed with it;
+            if None, such videos are refused.
 
     Raises:
         BackendUnavailableError: package, driver, GPU or a fitting engine is missing.
     """
 
     def __init__(
-        self, bundle: Bundle, flavour: Flavour, *, gpu: Gpu | None = None, runtime: Any = None
+        self,
+        bundle: Bundle,
+        flavour: Flavour,
+        *,
+        gpu: Gpu | None = None,
+        runtime: Any = None,
+        beyond: Engine | None = None,
     ) -> None:
         self._bundle = bundle
+        self._beyond = beyond
         self._flavour: Flavour = flavour
         self._trt = import_runtime(flavour) if runtime is None else runtime
         self._gpu = Gpu() if gpu is None else gpu
@@ -132,6 +147,8 @@ class TensorRTEngine:
         outputs = outputs or {}
         symbols = symbols_of(spec, inputs, self._bundle.dims.strides)
         most = self.manifest.plans[graph].ranges
+        if self._beyond is not None and "T" in most and symbols["T"] > most["T"].most:
+            return self._run_beyond(self._beyond, spec, inputs, outputs)
         if "N" in most and symbols["N"] > most["N"].most:
             return self._run_in_parts(spec, inputs, most["N"].most)
         padded = bucketed(spec, symbols, most)
@@ -166,8 +183,12 @@ class TensorRTEngine:
             np.copyto(results[tensor.name], result)
         return results
 
-    def empty(self, shape: Sequence[int]) -> DeviceArray:
-        """Return device memory for v; see `Engine.empty`."""
+    def empty(self, shape: Sequence[int]) -> Placed:
+        """Return device memory for v; see `Engine.empty`. It is the host's for too many clips."""
+        most = self.manifest.plans[GROUNDER].ranges["T"].most
+        if self._beyond is not None and shape[0] > most:
+            _log.warning("%d clips are grounded on the CPU: the engine takes %d", shape[0], most)
+            return np.empty(shape, np.float32)
         self._gpu.activate()
         kind = self._resident_dtype
         memory = self._gpu.alloc(math.prod(shape) * kind.itemsize)
@@ -195,6 +216,8 @@ class TensorRTEngine:
                 stack.callback(program.close)
             if graph == VIDEO_ENCODER:
                 stack.callback(self._pipeline.clear)
+            if self._beyond is not None:
+                stack.callback(self._beyond.release, graph)
             stack.callback(self._stream.synchronize)  # a run that failed may have left work behind
             stack.callback(self._gpu.activate)
 
@@ -203,8 +226,23 @@ class TensorRTEngine:
         # Contexts and engines must be gone before the memory and the GPU that they run on.
         with ExitStack() as stack:
             stack.callback(self._gpu.close)
+            if self._beyond is not None:
+                stack.callback(self._beyond.close)
             for graph in {*map(source_graph, self._plans), *self._programs}:
                 stack.callback(self.release, graph)
+
+    def _run_beyond(
+        self,
+        beyond: Engine,
+        spec: GraphSpec,
+        inputs: Mapping[str, Placed],
+        outputs: Mapping[str, Placed],
+    ) -> dict[str, Array]:
+        """Run a graph of more clips than the engine takes; its arrays are the host's by `empty`."""
+        if spec.name == GROUNDER and beyond.merges:
+            bias = np.zeros(inputs["v"].shape[:-1], np.float32)
+            inputs = {**inputs, PATCH_BIAS: bias}
+        return beyond.run(spec.name, inputs, outputs)
 
     def _run_in_parts(
         self, spec: GraphSpec, inputs: Mapping[str, Array | DeviceArray], at_once: int

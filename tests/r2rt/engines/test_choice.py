@@ -14,7 +14,7 @@ import msgspec
 import onnxruntime
 import pytest
 
-from r2rt.engines import DEVICES, Choice, gpu, measuring, open_engine, providers
+from r2rt.engines import DEVICES, Choice, Device, choice, gpu, measuring, open_engine, providers
 from r2rt.engines.choice import choose, obstacles
 from r2rt.engines.gpu import GpuInfo, find_gpu
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
@@ -26,6 +26,27 @@ from tests.conftest import CHECKOUT
 from tests.r2rt.engines.tensorrt.fake_tensorrt import VERSION, bundle_with_engines
 
 DEMO = CHECKOUT / "demo" / "random-tiny"
+
+
+@pytest.mark.parametrize("device", ["auto", "rtx"])
+def test_auto_alone_lets_the_cpu_take_what_is_too_long_for_an_engine(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def open_way(_: Bundle, way: str, backend: str, **options: Any) -> str:
+        opened.append((way, backend, options.get("beyond")))
+        return way
+
+    chosen = Choice(device="rtx", backend="tensorrt", reason="test")
+    monkeypatch.setattr(choice, "choose", lambda *_, **__: chosen)
+    monkeypatch.setattr(choice, "open_way", open_way)
+    engine: Any = open_engine(Bundle.open(DEMO), device)[0]
+    assert engine == "rtx"
+    if device == "auto":
+        assert opened == [("cpu", "onnxruntime", None), ("rtx", "tensorrt", "cpu")]
+    else:
+        assert opened == [("rtx", "tensorrt", None)]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from r2rt.engines import Choice
 from r2rt.engines.base import Engine, PipelinedEngine
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
+from r2rt.engines.resident import DeviceArray
 from r2rt.engines.tensorrt.buckets import shape_of, symbols_of
 from r2rt.engines.tensorrt.cubins import SCHEMA_VERSION, Call, LaunchSequence, ScratchBuffer
 from r2rt.engines.tensorrt.cuda import Gpu
@@ -23,6 +24,7 @@ from r2rt.engines.tensorrt.engine import TensorRTEngine, _message_log
 from r2rt.engines.tensorrt.pipeline import SLOTS
 from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, Range, heads_spec
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
+from r2rt.grounding.finalizer import Finalizer
 from r2rt.grounding.grounder import Grounder
 from r2rt.model.bundle import Bundle
 from r2rt.model.contract import GROUNDER, TEXT_ENCODER, VIDEO_ENCODER, VIDEO_FINALIZER, query_inputs
@@ -47,10 +49,19 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 class Opened:
     """An engine over a stub driver, and what it stands on."""
 
-    def __init__(self, bundle: Bundle, *, refuse: str | None = None, **driver: Any) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        refuse: str | None = None,
+        beyond: Engine | None = None,
+        **driver: Any,
+    ) -> None:
         self.driver = StubDriver(**driver)
         self.runtime = FakeRuntime(self.driver, bundle, refuse=refuse)
-        self.engine = TensorRTEngine(bundle, "rtx", gpu=Gpu(self.driver), runtime=self.runtime)
+        self.engine = TensorRTEngine(
+            bundle, "rtx", gpu=Gpu(self.driver), runtime=self.runtime, beyond=beyond
+        )
 
 
 def frames(bundle: Bundle, count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -280,9 +291,36 @@ def test_values_stay_on_the_device_between_graphs(bundle: Bundle) -> None:
     close(opened)
 
 
+@pytest.mark.parametrize("falls_back", [False, True])
+def test_more_clips_than_the_engine_takes_are_the_cpu_s_or_refused(
+    bundle: Bundle, falls_back: bool
+) -> None:
+    cpu = OnnxRuntimeEngine(bundle, threads=1)
+    opened = Opened(bundle, beyond=cpu if falls_back else None)
+    engine, dims = opened.engine, bundle.dims
+    clips = RANGES["T"].most + 2
+    tokens = np.random.default_rng(0).random(token_shape(bundle, clips), dtype=np.float32)
+    want_v = Finalizer(dims, cpu).whole(tokens)
+    v = engine.empty(want_v.shape)
+    Finalizer(dims, engine)._run(tokens, v)
+    queries = texts(bundle, 1, 7)
+    encoded = query_inputs(cpu.run(TEXT_ENCODER, queries)) | {"query_mask": queries["query_mask"]}
+    if falls_back:
+        got = engine.run(GROUNDER, {"v": v, **encoded})
+        want = cpu.run(GROUNDER, {**unmerged(want_v), **encoded})
+        np.testing.assert_allclose(got["saliency"], want["saliency"], atol=2e-5)
+    else:
+        with pytest.raises(BackendUnavailableError, match="T is 130, the engine takes 1 to 128"):
+            engine.run(GROUNDER, {"v": v, **encoded})
+    assert {graph for graph, _ in opened.runtime.executions} == {VIDEO_FINALIZER}
+    del v
+    close(opened)
+
+
 def test_a_device_array_is_cut_along_its_first_dimension(bundle: Bundle) -> None:
     opened = Opened(bundle)
     array = opened.engine.empty((6, 5))
+    assert isinstance(array, DeviceArray)
     assert len(array[2:4]) == 2
     assert array[2:4].address == array.address + 2 * 5 * 4
     assert array[4:2].shape == (0, 5)
