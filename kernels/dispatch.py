@@ -1,8 +1,8 @@
 """Which implementation of a kernel runs, Triton's or plain PyTorch's, and why.
 
 `R2RT_KERNELS` in the environment decides: `triton` and `torch` force one, `auto` (the default)
-takes Triton for fp16 and bf16 on GPUs of compute capability 8.0 or later. A forced choice that
-cannot be had raises; an automatic one is logged, once.
+takes Triton for fp16 and bf16 on GPUs of compute capability 8.0 or later, where it can compile its
+driver. A forced choice that cannot be had raises; an automatic one is logged, once.
 """
 
 from __future__ import annotations
