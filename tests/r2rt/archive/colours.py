@@ -143,6 +143,9 @@ class ColourGrounder:
         assert isinstance(image, np.ndarray)
         return _unit(image.reshape(-1, 3).mean(axis=0))
 
+    def unknown_words(self, query: str) -> tuple[str, ...]:
+        return ()
+
     def knows(self, query: str) -> bool:
         return query in COLOURS
 
