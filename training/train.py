@@ -289,8 +289,7 @@ def _print_recipes() -> None:
 def _log_to_stderr(quiet: bool) -> None:
     """Show what the data set repairs, and which kernels run."""
     logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING)
-    if not quiet:
-        logging.getLogger("kernels").setLevel(logging.INFO)
+    logging.getLogger("kernels").setLevel(logging.ERROR if quiet else logging.INFO)
 
 
 if __name__ == "__main__":
