@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r2rt.engines.gpu import find_gpu
-from r2rt.engines.tensorrt.plans import Range
+from r2rt.engines.tensorrt.plans import FlavourName, Range
 from r2rt.errors import BackendUnavailableError, R2rtError
 from r2rt.model.contract import GraphSpec
 
@@ -42,8 +42,6 @@ PORTABLE = "portable"
 _PORTABLE_TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")
 RTX_TARGETS = ("7.5", *_PORTABLE_TARGETS)
 _RTX_REQUIREMENT = "tensorrt-rtx==1.7.1.*"
-
-FlavourName = Literal["tensorrt", "rtx"]
 
 
 class TargetError(R2rtError, ValueError):

@@ -16,6 +16,7 @@ from r2rt.errors import BackendUnavailableError, BundleDamagedError, QueryError
 if TYPE_CHECKING:
     from r2rt.engines.base import Engine
     from r2rt.engines.gpu import GpuInfo
+    from r2rt.engines.tensorrt.plans import FlavourName
     from r2rt.model.bundle import Bundle
 
 __all__ = ["DEVICES", "Choice", "Device", "choose", "obstacles", "open_engine"]
@@ -238,7 +239,7 @@ def _has_tensorrt_10() -> bool:
     found by name.
     """
     with contextlib.suppress(BackendUnavailableError):
-        from r2rt.engines.tensorrt.engine import import_runtime
+        from r2rt.engines.tensorrt.execution import import_runtime
 
         import_runtime("tensorrt")
     library = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
@@ -249,12 +250,10 @@ def _has_tensorrt_10() -> bool:
     return True
 
 
-def _engine_problem(
-    flavour: Literal["tensorrt", "rtx"], gpu: GpuInfo, bundle: Bundle | None
-) -> str | None:
+def _engine_problem(flavour: FlavourName, gpu: GpuInfo, bundle: Bundle | None) -> str | None:
     import importlib.util
 
-    from r2rt.engines.tensorrt.engine import import_runtime
+    from r2rt.engines.tensorrt.execution import import_runtime
     from r2rt.engines.tensorrt.plans import find_engine
 
     if (

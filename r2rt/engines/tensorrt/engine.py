@@ -9,13 +9,12 @@ which stays on the GPU, is fp16 if both graphs that share it are launches.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,12 +28,18 @@ from r2rt.engines.tensorrt.cubins import (
     read_sequence,
 )
 from r2rt.engines.tensorrt.cuda import Gpu
+from r2rt.engines.tensorrt.execution import (
+    MODULES,
+    EngineStep,
+    Plan,
+    import_runtime,
+    message_log,
+)
 from r2rt.engines.tensorrt.launcher import Kernels, SequenceStep, Weights
 from r2rt.engines.tensorrt.pipeline import FramePipeline
-from r2rt.engines.tensorrt.plans import find_engine, read_plan, source_graph
+from r2rt.engines.tensorrt.plans import FlavourName, find_engine, read_plan, source_graph
 from r2rt.engines.tensorrt.program import MakeSteps, Program, Step
-from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError
-from r2rt.files import replacing
+from r2rt.errors import BundleDamagedError, GpuError
 from r2rt.model.contract import (
     GROUNDER,
     PATCH_BIAS,
@@ -47,13 +52,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from r2rt.engines.base import Array, Engine, Placed
-    from r2rt.engines.tensorrt.cuda import DeviceMemory, Stream
     from r2rt.model.bundle import Bundle
 
-__all__ = ["Flavour", "TensorRTEngine", "import_runtime"]
+__all__ = ["TensorRTEngine"]
 
-Flavour = Literal["tensorrt", "rtx"]
-_MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 # Shapes of one graph whose buffers and CUDA graph are kept.
 _PROGRAMS_KEPT = 8
 _log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class TensorRTEngine:
     def __init__(
         self,
         bundle: Bundle,
-        flavour: Flavour,
+        flavour: FlavourName,
         *,
         gpu: Gpu | None = None,
         runtime: Any = None,
@@ -85,11 +87,11 @@ class TensorRTEngine:
     ) -> None:
         self._bundle = bundle
         self._beyond = beyond
-        self._flavour: Flavour = flavour
+        self._flavour = flavour
         self._trt = import_runtime(flavour) if runtime is None else runtime
         self._gpu = Gpu() if gpu is None else gpu
         self._programs: dict[str, dict[object, Program]] = {}
-        self._plans: dict[str, _Plan] = {}
+        self._plans: dict[str, Plan] = {}
         self._pipeline = FramePipeline(self._gpu, self._frame_bucket, self._frame_program)
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -100,7 +102,7 @@ class TensorRTEngine:
                 capability="{}.{}".format(*self._gpu.compute_capability),
             )
             self._stream = self._gpu.stream()
-            self._messages = _message_log(self._trt)
+            self._messages = message_log(self._trt)
             self._runtime = self._trt.Runtime(self._messages)
             self._kernels = Kernels(self._gpu, read_cubins(bundle, self._gpu.target))
             undo.pop_all()
@@ -108,7 +110,7 @@ class TensorRTEngine:
     @property
     def name(self) -> str:
         """Backend and device."""
-        return f"{_MODULES[self._flavour].replace('_', '-')}-{self.manifest.precision}"
+        return f"{MODULES[self._flavour].replace('_', '-')}-{self.manifest.precision}"
 
     @property
     def frame_batch(self) -> int:
@@ -356,170 +358,21 @@ class TensorRTEngine:
 
     def _call(
         self, graph: str, symbols: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> _EngineStep:
+    ) -> EngineStep:
         if graph not in self.manifest.plans:
             raise BundleDamagedError(
                 f"no engine {graph} in {self.manifest.folder}; build the engines again"
             )
         if graph not in self._plans:
             content = read_plan(self._bundle, self.manifest, graph)
-            self._plans[graph] = _Plan(self._trt, self._runtime, self._messages, graph, content)
+            self._plans[graph] = Plan(self._trt, self._runtime, self._messages, graph, content)
         plan = self.manifest.plans[graph]
         shapes = {
             tensor.name: shape_of(tensor, symbols)  # type: ignore[arg-type]
             for tensor in (*plan.inputs, *plan.outputs)
         }
-        return _EngineStep(self._gpu, self._plans[graph], shapes, addresses)
-
-
-def import_runtime(flavour: Flavour) -> Any:
-    """Import TensorRT or TensorRT-RTX.
-
-    Raises:
-        BackendUnavailableError: it is not installed or does not load; says how to install it.
-    """
-    import importlib
-
-    name = _MODULES[flavour]
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise BackendUnavailableError(
-            f"{name} cannot be imported ({line}); pip install 'r2rt[{flavour}]'"
-        ) from error
+        return EngineStep(self._gpu, self._plans[graph], shapes, addresses)
 
 
 class _Owner:
     """Stands for one allocation: when it is gone, so is the last array over it."""
-
-
-class _Plan:
-    """A deserialised engine, and what the runtime compiled for it on this GPU."""
-
-    def __init__(self, trt: Any, runtime: Any, messages: Any, graph: str, content: bytes) -> None:
-        from r2rt.cache import cache_dir
-
-        self.trt = trt
-        self.graph = graph
-        self.messages = messages
-        self.engine = runtime.deserialize_cuda_engine(content)
-        if self.engine is None:
-            raise BackendUnavailableError(
-                f"{graph}: the engine cannot be opened ({messages.last()}); build it again on this "
-                "machine: python export/to_trt.py BUNDLE"
-            )
-        # TensorRT-RTX compiles its last part on the GPU where it runs; kept, it is done once.
-        self._cache: Any = None
-        key = hashlib.sha256(content + str(trt.__version__).encode()).hexdigest()[:40]
-        self._cache_path = cache_dir() / "engines" / f"{key}.cache"
-
-    def context(self) -> Any:
-        """Return a new execution context whose memory is to be lent to it."""
-        strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if not hasattr(self.trt, "DynamicShapesKernelSpecializationStrategy"):
-            return self.engine.create_execution_context(strategy)
-        config = self.engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(strategy)
-        # Kernels that are replaced by better ones later would be captured as they are now.
-        kinds = self.trt.DynamicShapesKernelSpecializationStrategy
-        config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
-        if self._cache is None:
-            self._cache = config.create_runtime_cache()
-            with suppress(OSError):
-                self._cache.deserialize(self._cache_path.read_bytes())
-        config.set_runtime_cache(self._cache)
-        return self.engine.create_execution_context(config)
-
-    def keep_cache(self) -> None:
-        """Write what was compiled, where it can be."""
-        if self._cache is None:
-            return
-        with suppress(OSError):
-            self._cache_path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._cache_path) as temporary:
-                temporary.write_bytes(bytes(self._cache.serialize()))
-
-
-class _EngineStep:
-    """An engine at fixed shapes and addresses; see `r2rt.engines.tensorrt.program.Step`."""
-
-    def __init__(
-        self,
-        gpu: Gpu,
-        plan: _Plan,
-        shapes: Mapping[str, tuple[int, ...]],
-        addresses: Mapping[str, int],
-    ) -> None:
-        self._plan = plan
-        self._scratch: DeviceMemory | None = None
-        self._context: Any = plan.context()
-        if self._context is None:
-            raise self._error("no execution context")
-        try:
-            self._bind(gpu, shapes, addresses)
-        except BaseException:
-            self.close()
-            raise
-
-    def enqueue(self, stream: Stream) -> None:
-        """Enqueue one execution."""
-        if not self._context.execute_async_v3(stream.address):
-            raise self._error("it cannot be enqueued")
-
-    def can_be_captured(self, stream: Stream) -> bool:
-        """Return what the context says; not every runtime can be asked."""
-        ask = getattr(self._context, "is_stream_capturable", None)
-        return ask is None or bool(ask(stream.address))
-
-    def close(self) -> None:
-        """Give up the context, then the memory that it was lent."""
-        self._context = None
-        if self._scratch is not None:
-            self._scratch.close()
-
-    def _bind(
-        self, gpu: Gpu, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]
-    ) -> None:
-        # No variable for the context: the traceback of an error would keep it beyond the GPU.
-        engine, kind = self._plan.engine, self._plan.trt.TensorIOMode
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        for name in names:
-            is_input = engine.get_tensor_mode(name) == kind.INPUT
-            if is_input and not self._context.set_input_shape(name, shapes[name]):
-                raise self._error(f"{name} cannot be {shapes[name]}")
-        unknown = self._context.infer_shapes()
-        if unknown:
-            raise self._error(f"{', '.join(unknown)} have no shape")
-        for name in names:
-            found = tuple(self._context.get_tensor_shape(name))
-            if found != shapes[name]:
-                raise self._error(f"{name} would be {found}, expected {shapes[name]}")
-        nbytes = self._context.update_device_memory_size_for_shapes()
-        self._scratch = gpu.alloc(nbytes)
-        self._context.set_device_memory(self._scratch.address, nbytes)
-        for name in names:
-            if not self._context.set_tensor_address(name, addresses[name]):
-                raise self._error(f"{name} cannot be at {addresses[name]:#x}")
-
-    def _error(self, what: str) -> GpuError:
-        return GpuError(f"engine {self._plan.graph}: {what} ({self._plan.messages.last()})")
-
-
-def _message_log(trt: Any) -> Any:
-    """Return a logger for the runtime that keeps the last error."""
-
-    class Messages(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._last = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._last = message.strip().splitlines()[0]
-                _log.info("%s", message)
-
-        def last(self) -> str:
-            return self._last
-
-    return Messages()

@@ -18,7 +18,7 @@ from r2rt.engines import DEVICES, Choice, Device, choice, gpu, measuring, open_e
 from r2rt.engines.choice import choose, obstacles
 from r2rt.engines.gpu import GpuInfo, find_gpu
 from r2rt.engines.onnx_runtime import OnnxRuntimeEngine
-from r2rt.engines.tensorrt import engine as tensorrt
+from r2rt.engines.tensorrt import execution as tensorrt
 from r2rt.errors import BackendUnavailableError, QueryError
 from r2rt.model.bundle import Bundle
 from r2rt.model.manifest import FileEntry
@@ -272,8 +272,9 @@ from r2rt import Grounder
 grounder = Grounder.load({bundle!r}, device={device!r})
 frames = np.zeros((3, 32, 32, 3), np.uint8)
 grounder.ground(grounder.encode_frames(frames, Fraction(1, 2)), "a dog")
-gpu = ("cuda", "tensorrt", "tensorrt_rtx", "r2rt.engines.tensorrt.engine", "torch",
-       *(f"r2rt.engines.tensorrt.{{name}}" for name in ("cuda", "program", "launcher", "pipeline")))
+parts = ("cuda", "engine", "execution", "launcher", "pipeline", "program")
+gpu = ("cuda", "tensorrt", "tensorrt_rtx", "torch",
+       *(f"r2rt.engines.tensorrt.{{name}}" for name in parts))
 print([name for name in gpu if name in sys.modules])
 """
 

@@ -20,7 +20,8 @@ from r2rt.engines.resident import DeviceArray
 from r2rt.engines.tensorrt.buckets import shape_of, symbols_of
 from r2rt.engines.tensorrt.cubins import SCHEMA_VERSION, Call, LaunchSequence, ScratchBuffer
 from r2rt.engines.tensorrt.cuda import Gpu
-from r2rt.engines.tensorrt.engine import TensorRTEngine, _message_log
+from r2rt.engines.tensorrt.engine import TensorRTEngine
+from r2rt.engines.tensorrt.execution import message_log
 from r2rt.engines.tensorrt.pipeline import SLOTS
 from r2rt.engines.tensorrt.plans import GROUNDER_HEADS, Range, heads_spec
 from r2rt.errors import BackendUnavailableError, BundleDamagedError, GpuError, R2rtError
@@ -539,6 +540,6 @@ def test_the_real_runtime_has_what_is_called() -> None:
     for kind, names in called.items():
         for name in names:
             assert hasattr(kind, name), f"{kind.__name__} has no {name}"
-    messages = _message_log(trt)
+    messages = message_log(trt)
     assert trt.Runtime(messages).deserialize_cuda_engine(b"no engine" * 100) is None
     assert messages.last() != "no reason given"
