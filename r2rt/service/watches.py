@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from r2rt.service.settings import Settings
 from r2rt.service.videos import Videos
 
 if TYPE_CHECKING:
+    from r2rt.grounding.grounder import Grounder
     from r2rt.live import LiveSource, Watcher, Webhook
 
 __all__ = ["Watches"]
@@ -42,6 +43,7 @@ class _Running:
     )
     first: int = 1  # number of its first event
     last: int = 0  # number of its last event
+    unknown_words: list[str] = field(default_factory=list)
     watcher: Watcher | None = None
     stopping: bool = False
     ended_at: float | None = None
@@ -86,7 +88,7 @@ class Watches:
 
         Raises:
             ProblemError: the source is not allowed, or too many are watched.
-            R2rtError: the source or a query cannot be used.
+            R2rtError: the source, the model or a query cannot be used.
         """
         row = self._database.row("SELECT count(*) FROM watches WHERE state = 'running'")
         if row is not None and row[0] >= self._settings.max_watches:
@@ -94,12 +96,14 @@ class Watches:
                 409, "too-many-watches", f"{self._settings.max_watches} sources are watched already"
             )
         self._source(request)  # what cannot be used is refused now
+        with self._models.use(request.get("model")) as grounder:
+            unknown_words = _unknown_words(grounder, request["queries"])
         id_ = secrets.token_hex(8)
         self._database.write(
             "INSERT INTO watches (id, request, state, created_at) VALUES (?, ?, 'running', ?)",
             (id_, json.dumps(request), time.time()),
         )
-        self._begin(id_, request)
+        self._begin(id_, request, unknown_words=unknown_words)
         return self.get(id_)
 
     def all(self) -> list[dict[str, Any]]:
@@ -147,8 +151,16 @@ class Watches:
                 self._database.write("DELETE FROM watches WHERE id = ?", (row["id"],))
                 self._running.pop(row["id"], None)
 
-    def _begin(self, id_: str, request: dict[str, Any], first: int = 1) -> None:
-        running = self._running[id_] = _Running(first=first, last=first - 1)
+    def _begin(
+        self,
+        id_: str,
+        request: dict[str, Any],
+        first: int = 1,
+        unknown_words: Sequence[str] = (),
+    ) -> None:
+        running = self._running[id_] = _Running(
+            first=first, last=first - 1, unknown_words=list(unknown_words)
+        )
         running.thread = threading.Thread(
             target=self._run, args=(id_, request, running), name=f"r2rt-watch-{id_}", daemon=True
         )
@@ -187,6 +199,8 @@ class Watches:
                     rules=TrackerRules(min_score=request["threshold"]),
                 ) as watcher,
             ):
+                # After a restart nobody has asked the model yet.
+                running.unknown_words = _unknown_words(grounder, request["queries"])
                 running.watcher = watcher
                 if running.stopping:
                     return
@@ -232,11 +246,17 @@ class Watches:
             "id": row["id"],
             "source": _shown(request["source"]),
             "queries": request["queries"],
+            "unknown_words": [] if running is None else running.unknown_words,
             "state": row["state"],
             "error": row["error"],
             "events": 0 if running is None else running.last - running.first + 1,
             "created_at": row["created_at"],
         }
+
+
+def _unknown_words(grounder: Grounder, queries: Iterable[str]) -> list[str]:
+    """Return the words of the queries that the model does not know, each once."""
+    return list(dict.fromkeys(word for query in queries for word in grounder.unknown_words(query)))
 
 
 def _stop(running: _Running) -> None:

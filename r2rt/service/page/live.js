@@ -178,12 +178,19 @@ function show() {
             },
           },
           el("span", { class: "name" }, watch.source),
-          el("span", { class: watch.error ? "wrong" : "quiet" }, [watch.error ?? watch.state, counted(watch.queries.length, "sentence")].filter(Boolean).join(" · ")),
+          el("span", { class: watch.error ? "wrong" : "quiet" }, about(watch)),
         ),
         iconButton("trash", `Stop watching ${watch.source}`, () => remove(watch)),
       ),
     ),
   );
+}
+
+/** Say how a watch is going, how many sentences it has, and what in them the model cannot know. */
+function about(watch) {
+  const parts = [watch.error ?? watch.state, counted(watch.queries.length, "sentence")];
+  if (watch.unknown_words.length) parts.push(`unknown to the model: ${watch.unknown_words.join(", ")}`);
+  return parts.join(" · ");
 }
 
 async function remove(watch) {

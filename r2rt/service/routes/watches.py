@@ -46,6 +46,14 @@ class WatchDocument(BaseModel):
     id: Id
     source: str = Field(description="Without user and password.")
     queries: list[str]
+    unknown_words: Annotated[
+        list[str],
+        Field(
+            description="Words of the queries that the model does not know; what they mean does "
+            "not count. Empty if it does not list its words, or has not been loaded since the "
+            "service started."
+        ),
+    ]
     state: Literal["running", "ended", "failed"]
     error: str | None
     events: int = Field(description="How many there were since the service started.")

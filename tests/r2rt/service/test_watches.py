@@ -124,6 +124,37 @@ def test_a_source_that_is_lost_is_a_failed_watch_and_shows_no_password(served: R
     served(test)
 
 
+def test_words_that_the_model_does_not_know_are_listed(served: Run) -> None:
+    async def test(it: Served) -> str:
+        body = {
+            "source": "rtsp://127.0.0.1:9/stream",
+            "queries": ["a forklift", "a panda beside a forklift"],
+            "reconnect": 1000,
+        }
+        watch = (await it.post("/watches", body)).json()
+        assert watch["unknown_words"] == ["forklift"]
+        return str(watch["id"])
+
+    async def after_a_restart(it: Served) -> None:
+        while not (await it.get("/watches")).json()[0]["unknown_words"]:
+            await asyncio.sleep(0.01)
+        (watch,) = (await it.get("/watches")).json()
+        assert (watch["id"], watch["unknown_words"]) == (id_, ["forklift"])
+
+    id_ = served(test)
+    served(after_a_restart)
+
+
+def test_a_model_that_is_not_there_is_refused_at_once(served: Run) -> None:
+    async def test(it: Served) -> None:
+        body = {"source": "rtsp://camera/1", "queries": ["x"], "model": "nosuch"}
+        response = await it.post("/watches", body)
+        assert response.status_code == 404, response.text
+        assert (await it.get("/watches")).json() == []
+
+    served(test)
+
+
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Watches have three events each; those of `rtsp://ends` end, others go on."""

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-WATCH = {"id": "a" * 16, "source": "rtsp://camera/1", "queries": ["a panda"], "state": "running"}
+WATCH = {
+    "id": "a" * 16,
+    "source": "rtsp://camera/1",
+    "queries": ["a panda"],
+    "unknown_words": [],
+    "state": "running",
+}
 
 
 def test_a_source_that_cannot_be_watched_says_so(
@@ -35,8 +41,9 @@ def test_a_source_that_cannot_be_watched_says_so(
         raise SourceNotFoundError("rtsp://camera/1: no such stream")
 
     monkeypatch.setattr(Watches, "_watch", watch)
-    site.client.post("watches", json={"source": "rtsp://camera/2", "queries": ["a panda"]})
+    site.client.post("watches", json={"source": "rtsp://camera/2", "queries": ["a forklift"]})
     page = open_page("/#/live")
+    expect(page.locator(".watches li")).to_contain_text("unknown to the model: forklift")
     page.get_by_label("Stream").fill("rtsp://camera/1")
     page.get_by_label("Sentences").fill("a panda")
     page.get_by_role("button", name="Watch", exact=True).click()
