@@ -197,6 +197,18 @@ def _checkpoint_s(folder: Path) -> float:
     show_default=True,
     help="Steps of a second training of R², from the weights of the first.",
 )
+@click.option(
+    "--scenes-more",
+    default=Plan().scenes_more,
+    show_default=True,
+    help="Further scenes, for its third training.",
+)
+@click.option(
+    "--block-last",
+    default=Plan().block_last,
+    show_default=True,
+    help="Steps of a third training of R², each video with its own queries alone.",
+)
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
 @click.option("--threads", default=Plan().threads, show_default=True, help="Processor threads.")
@@ -212,6 +224,8 @@ def command(
     block_steps: int,
     block_alone: int,
     block_again: int,
+    scenes_more: int,
+    block_last: int,
     clip_seed: int,
     block_seed: int,
     threads: int,
@@ -229,6 +243,8 @@ def command(
             block_steps=block_steps,
             block_alone=block_alone,
             block_again=block_again,
+            scenes_more=scenes_more,
+            block_last=block_last,
             clip_seed=clip_seed,
             block_seed=block_seed,
             threads=threads,

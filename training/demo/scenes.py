@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the scenes")
     parser.add_argument("--clip", type=Path, help="CLIP to encode with; without it they are drawn")
     parser.add_argument("--scenes", type=int, default=8000, help="how many")
+    parser.add_argument("--seed", type=int, default=POOL_SEED, help="of the scenes")
     parser.add_argument("--photographs", type=Path, help="photographs.npz, for backgrounds")
     parser.add_argument("--share", type=float, default=0.5, help="of backgrounds from photographs")
     parser.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
@@ -256,7 +257,7 @@ def main() -> None:
         parser.error(str(error))
     if not drawn:
         sprites = Sprites(arguments.art / "sprites.npz")
-        scenes = sample_pool(POOL_SEED, arguments.scenes, sprites)
+        scenes = sample_pool(arguments.seed, arguments.scenes, sprites)
         photographs = (
             None
             if arguments.photographs is None

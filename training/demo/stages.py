@@ -37,7 +37,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         block_steps: steps of the R² block's training.
         block_alone: so many of them, the first, ask each video its own queries alone.
         block_again: steps of its second training, from the weights of the first; 0 for none.
-        block_seed: of its weights and videos; the second training has the next one.
+        scenes_more: further scenes, for its third training.
+        block_last: steps of its third training, from the weights of the one before; 0 for none.
+        block_seed: of its weights and videos; each training has the next one.
         videos: test videos a style.
         styles: styles that are evaluated.
         threads: processor threads; other numbers of them may round otherwise.
@@ -53,6 +55,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     block_steps: int = 9_000
     block_alone: int = 7_000
     block_again: int = 6_000
+    scenes_more: int = 14_000
+    block_last: int = 2_300
     block_seed: int = 1
     videos: int = 40
     styles: tuple[str, ...] = ("twemoji", "openmoji", "noto", "fluent-3d")
@@ -116,17 +120,9 @@ def clip_again(out: Path, plan: Plan) -> None:
 
 def scenes(out: Path, plan: Plan) -> None:
     """Draw scenes and encode them."""
-    from training.demo.clip import load_tiny_clip
-    from training.demo.scenes import draw_pool, encode_pool, is_drawn, sample_pool
     from training.demo.settings import POOL_SEED
-    from training.world.sprites import Sprites
 
-    towers, sprites = load_tiny_clip(clip_of(out)), Sprites(_art(out) / "sprites.npz")
-    if not is_drawn(out / "scenes", plan.scenes):
-        drawn = sample_pool(POOL_SEED, plan.scenes, sprites)
-        size = towers.config.image_size
-        draw_pool(out / "scenes", drawn, sprites, size, _photographs(out, plan))
-    encode_pool(out / "scenes", towers)
+    _encode_scenes(out, plan, out / "scenes", plan.scenes, POOL_SEED)
 
 
 def block(out: Path, plan: Plan) -> None:
@@ -149,24 +145,53 @@ def block(out: Path, plan: Plan) -> None:
 
 
 def block_again(out: Path, plan: Plan) -> None:
-    """Train it on, all videos with the queries of all; these weights are shipped."""
+    """Train it on, all videos with the queries of all."""
     from training.demo.clip import load_tiny_clip
     from training.demo.scenes import Pool
     from training.demo.train import Budget, train
 
-    trained = out / "block"
     if plan.block_again:
         towers = load_tiny_clip(clip_of(out))
-        trained = out / "block-again"
         train(
             Pool.open(out / "scenes", towers),
             towers,
-            trained,
+            out / "block-again",
             Budget(steps=plan.block_again),
             init=out / "block" / "model.pth",
             seed=plan.block_seed + 1,
             resume=True,
         )
+
+
+def scenes_more(out: Path, plan: Plan) -> None:
+    """Draw and encode scenes that the block has not seen, for its last training."""
+    from training.demo.settings import POOL_SEED
+
+    if plan.block_last:
+        _encode_scenes(out, plan, out / "scenes-more", plan.scenes_more, POOL_SEED + 1)
+
+
+def block_last(out: Path, plan: Plan) -> None:
+    """Train it once more, each video with its own queries alone; these weights are shipped."""
+    from training.demo.clip import load_tiny_clip
+    from training.demo.scenes import Pool
+    from training.demo.train import ALONE, Budget, train
+
+    trained = out / ("block-again" if plan.block_again else "block")
+    if plan.block_last:
+        towers = load_tiny_clip(clip_of(out))
+        train(
+            Pool.open(out / "scenes-more", towers),
+            towers,
+            out / "block-last",
+            # At the full rate much of what was learned would be lost first.
+            Budget(steps=plan.block_last, lr=Budget(steps=1).lr / 2),
+            shape=ALONE,
+            init=trained / "checkpoint.pt",
+            seed=plan.block_seed + 2,
+            resume=True,
+        )
+        trained = out / "block-last"
     with replacing(_block(out)) as temporary:
         shutil.copyfile(trained / "model.pth", temporary)
 
@@ -222,8 +247,10 @@ def card(out: Path, plan: Plan) -> None:
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
         f"own queries alone, seed {plan.block_seed}, and {plan.block_again} more, seed "
-        f"{plan.block_seed + 1}, on {plan.scenes} scenes. {plan.videos} composed videos a style, "
-        "on drawn backgrounds and on photographs that were held out; in percent.",
+        f"{plan.block_seed + 1}, on {plan.scenes} scenes; then {plan.block_last} steps, seed "
+        f"{plan.block_seed + 2}, with each video's own queries alone, on {plan.scenes_more} other "
+        f"scenes. {plan.videos} composed videos a style, on drawn backgrounds and on photographs "
+        "that were held out; in percent.",
         "",
         table(rows),
     ]
@@ -238,6 +265,8 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
     "scenes": scenes,
     "block": block,
     "block-again": block_again,
+    "scenes-more": scenes_more,
+    "block-last": block_last,
     "bundle": bundle,
     "card": card,
 }
@@ -251,15 +280,17 @@ _OPTIONS = {
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "block-again": ("block_again",),
+    "scenes-more": ("scenes_more",),
+    "block-last": ("block_last",),
     "bundle": (),
     "card": ("videos", "styles"),
 }
 LEFT = {
-    **dict.fromkeys(("clip", "clip-again", "block", "block-again"), "checkpoint.pt"),
-    "scenes": "frames.npy",
+    **dict.fromkeys(("clip", "clip-again", "block", "block-again", "block-last"), "checkpoint.pt"),
+    **dict.fromkeys(("scenes", "scenes-more"), "frames.npy"),
 }
 """What a stage that was cut off leaves in its folder to go on from."""
-KEPT = ("clip_seed", "photographs", "threads", "scenes", "block_seed")
+KEPT = ("clip_seed", "photographs", "threads", "scenes", "scenes_more", "block_seed")
 """Options that it then must keep; others may still be chosen, such as a training's end."""
 
 
@@ -273,6 +304,19 @@ def options_of(name: str, plan: Plan) -> dict[str, Any]:
 
 def _art(out: Path) -> Path:
     return out / "art"
+
+
+def _encode_scenes(out: Path, plan: Plan, folder: Path, count: int, seed: int) -> None:
+    from training.demo.clip import load_tiny_clip
+    from training.demo.scenes import draw_pool, encode_pool, is_drawn, sample_pool
+    from training.world.sprites import Sprites
+
+    towers = load_tiny_clip(clip_of(out))
+    if not is_drawn(folder, count):
+        sprites = Sprites(_art(out) / "sprites.npz")
+        drawn = sample_pool(seed, count, sprites)
+        draw_pool(folder, drawn, sprites, towers.config.image_size, _photographs(out, plan))
+    encode_pool(folder, towers)
 
 
 def _photographs(out: Path, plan: Plan) -> Photographs | None:

@@ -95,7 +95,8 @@ def train(
         coarse: scenes of the first steps, those in which videos are asked their own queries alone;
             `pool` where it is None.
         clip: CLIP's tensors, for a warm start; without them the block starts from nothing.
-        init: `model.pth` of an earlier training to start from instead.
+        init: `model.pth` of an earlier training to start from instead; of its `checkpoint.pt` also
+            the heads that only training has are taken.
         layer_order: CLIP layers as the block is given them; it reads the last one first.
         seed: of weights and of videos.
         resume: whether to go on from `checkpoint.pt`.
@@ -192,9 +193,12 @@ class _Run:
 
     def start_from(self, weights: Path) -> None:
         """Take the weights of an earlier training."""
-        state = torch.load(weights, weights_only=True)["state_dict"]
-        self.model.load_state_dict(state)
-        self.average.load_state_dict(state)
+        state = torch.load(weights, weights_only=True)
+        kept = state["average"] if "average" in state else state["state_dict"]
+        self.model.load_state_dict(kept)
+        self.average.load_state_dict(kept)
+        if "guide" in state:
+            self.guide.load_state_dict(state["guide"])
 
     def warm_up(
         self, pool: Pool, towers: ClipTowers, clip: Mapping[str, Tensor], seed: int
@@ -291,8 +295,9 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="So many of them, the first, have videos that are asked their own queries alone, and "
     "patches averaged two by two.",
 )
+@click.option("--whole-patches", is_flag=True, help="Average no patches.")
 @click.option("--lr", default=Budget(steps=1).lr, show_default=True, help="Peak learning rate.")
-@click.option("--init", type=_FILE, help="model.pth to start from.")
+@click.option("--init", type=_FILE, help="model.pth or checkpoint.pt to start from.")
 @click.option(
     "--layers", default="0,1,2,3", show_default=True, help="CLIP layers in the block's order."
 )
@@ -308,6 +313,7 @@ def command(
     out: Path,
     steps: int,
     alone: int,
+    whole_patches: bool,
     lr: float,
     init: Path | None,
     layers: str,
@@ -324,7 +330,7 @@ def command(
         towers,
         out,
         Budget(steps=steps, alone=alone, lr=lr, compiled=compiled),
-        coarse=Pool.open_coarse(scenes, towers) if alone else None,
+        coarse=Pool.open_coarse(scenes, towers) if alone and not whole_patches else None,
         clip=clip_tensors(clip)[0],
         layer_order=tuple(int(layer) for layer in layers.split(",")),
         init=init,
