@@ -212,45 +212,9 @@ def _checkpoint_s(folder: Path) -> float:
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
 @click.option("--threads", default=Plan().threads, show_default=True, help="Processor threads.")
-def command(
-    out: Path,
-    clip_steps: int,
-    clip_stop: int,
-    clip_again: int,
-    clip_again_stop: int,
-    clip: Path | None,
-    scenes: int,
-    photographs: float,
-    block_steps: int,
-    block_alone: int,
-    block_again: int,
-    scenes_more: int,
-    block_last: int,
-    clip_seed: int,
-    block_seed: int,
-    threads: int,
-) -> None:
+def command(out: Path, clip: Path | None, **plan: Any) -> None:
     """Make the demo model from nothing: art, CLIP, scenes, R² block, bundle, figures."""
-    make(
-        out,
-        Plan(
-            clip_steps=clip_steps,
-            clip_stop=clip_stop,
-            clip_again=clip_again,
-            clip_again_stop=clip_again_stop,
-            scenes=scenes,
-            photographs=photographs,
-            block_steps=block_steps,
-            block_alone=block_alone,
-            block_again=block_again,
-            scenes_more=scenes_more,
-            block_last=block_last,
-            clip_seed=clip_seed,
-            block_seed=block_seed,
-            threads=threads,
-        ),
-        trained_clip=clip,
-    )
+    make(out, Plan(**plan), trained_clip=clip)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

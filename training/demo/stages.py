@@ -150,17 +150,18 @@ def block_again(out: Path, plan: Plan) -> None:
     from training.demo.scenes import Pool
     from training.demo.train import Budget, train
 
-    if plan.block_again:
-        towers = load_tiny_clip(clip_of(out))
-        train(
-            Pool.open(out / "scenes", towers),
-            towers,
-            out / "block-again",
-            Budget(steps=plan.block_again),
-            init=out / "block" / "model.pth",
-            seed=plan.block_seed + 1,
-            resume=True,
-        )
+    if not plan.block_again:
+        return
+    towers = load_tiny_clip(clip_of(out))
+    train(
+        Pool.open(out / "scenes", towers),
+        towers,
+        out / "block-again",
+        Budget(steps=plan.block_again),
+        init=out / "block" / "model.pth",
+        seed=plan.block_seed + 1,
+        resume=True,
+    )
 
 
 def scenes_more(out: Path, plan: Plan) -> None:
@@ -172,7 +173,7 @@ def scenes_more(out: Path, plan: Plan) -> None:
 
 
 def block_last(out: Path, plan: Plan) -> None:
-    """Train it once more, each video with its own queries alone; these weights are shipped."""
+    """Train it once more, each video with its own queries alone; the bundle has these weights."""
     from training.demo.clip import load_tiny_clip
     from training.demo.scenes import Pool
     from training.demo.train import ALONE, Budget, train
