@@ -297,7 +297,8 @@ KEPT = ("clip_seed", "photographs", "threads", "scenes", "scenes_more", "block_s
 
 def options_of(name: str, plan: Plan) -> dict[str, Any]:
     """Return what a stage and those before it depend on."""
-    whole: dict[str, Any] = msgspec.to_builtins(plan)
+    # As `stages.json` holds them, which knows no tuples.
+    whole: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plan))
     stages = list(STAGES)
     before = stages[: stages.index(name) + 1]
     return {option: whole[option] for stage in before for option in _OPTIONS[stage]}

@@ -46,6 +46,9 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
     make(tmp_path, PLAN, say=said.append)
     assert ran == ["scenes", "block", "block-again", "scenes-more", "block-last", "bundle", "card"]
     assert sum("done before" in line for line in said) == 3
+    said.clear()
+    make(tmp_path, PLAN, say=said.append)
+    assert sum("done before" in line for line in said) == len(STAGES)
     # Weights of one seed are not mixed with those of another.
     with pytest.raises(click.UsageError, match=r"clip in .* was made with other options"):
         make(tmp_path, Plan(clip_steps=3, clip_stop=0, block_steps=2), say=said.append)
