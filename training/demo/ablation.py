@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["VARIANTS", "main", "spread_table"]
 
 VARIANTS: dict[str, tuple[int, ...]] = {
-    "last four, from the last backwards": (0, 1, 2, 3),
-    "last four, forwards": (3, 2, 1, 0),
-    "last one four times": (3, 3, 3, 3),
-    "last one alone": (3,),
+    "last four, from the last backwards": (-4, -3, -2, -1),
+    "last four, forwards": (-1, -2, -3, -4),
+    "last one four times": (-1, -1, -1, -1),
+    "last one alone": (-1,),
 }
-"""Layers among the pool's four by the variant's name; the block reads the rightmost first."""
+"""Layers, counted from the last, -1, by the variant's name; the one listed last is read first."""
 
 _COSINE = "CLIP alone: cosine, smoothed"
 _FILE = click.Path(path_type=Path)
@@ -86,7 +86,7 @@ class _Trial:
         from training.demo.train import Budget, train
         from training.demo.videos import Shape
 
-        layers, chosen = VARIANTS[name], self.settings
+        chosen = self.settings
         folder = self.out / f"{list(VARIANTS).index(name)}-seed-{seed}"
         file = folder / "result.json"
         if file.is_file():
@@ -103,11 +103,11 @@ class _Trial:
                 kinds=chosen.kinds,
             ),
             clip=None if chosen.cold else self.tensors,
-            layer_order=layers,
+            read=VARIANTS[name],
             seed=seed,
             resume=True,
         )
-        answerer = ModelAnswerer(model, self.towers, layers)
+        answerer = ModelAnswerer(model, self.towers)
         figures = {style: evaluate(answerer, test) for style, test in self.tests.items()}
         result = _Result(layers=name, seed=seed, figures=figures)
         _write(file, result)

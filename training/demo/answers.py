@@ -74,10 +74,8 @@ class Answerer(Protocol):
 class ModelAnswerer:
     """The R² block in PyTorch on hidden states."""
 
-    def __init__(
-        self, model: R2Tuning, towers: ClipTowers, layer_order: tuple[int, ...] = (0, 1, 2, 3)
-    ) -> None:
-        self._model, self._towers, self._layers = model.eval(), towers, list(layer_order)
+    def __init__(self, model: R2Tuning, towers: ClipTowers) -> None:
+        self._model, self._towers, self._read = model.eval(), towers, list(model.config.read)
 
     def answer(
         self,
@@ -88,9 +86,9 @@ class ModelAnswerer:
     ) -> list[Answer]:
         """See `Answerer`."""
         encoded = encode_queries(self._towers, texts)
-        query = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)[:, :, self._layers]
+        query = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)[:, :, self._read]
         lengths = torch.tensor([len(words) for words in encoded])
-        states = torch.from_numpy(hidden)[None, :, self._layers].float()
+        states = torch.from_numpy(hidden)[None, :, self._read].float()
         with torch.no_grad():
             mask = torch.arange(query.shape[1]) < lengths[:, None]
             output = self._model(states, query, None, mask)

@@ -27,7 +27,7 @@ from training.demo.answers import (
 )
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.scenes import encode_frames
-from training.demo.settings import TEST_SEED, TEST_VIDEOS, model_config
+from training.demo.settings import READ, TEST_SEED, TEST_VIDEOS, model_config
 from training.demo.testset import AskedVideo, sample_test_videos
 from training.metrics import (
     RECALL_IOUS,
@@ -173,9 +173,9 @@ def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
     )
 
 
-def load_model(path: Path, towers: ClipTowers, *, layers: int = 4) -> R2Tuning:
+def load_model(path: Path, towers: ClipTowers, *, read: tuple[int, ...] = READ) -> R2Tuning:
     """Read what `training.demo.train` left as `model.pth`."""
-    model = R2Tuning(model_config(towers, layers=layers))
+    model = R2Tuning(model_config(towers, read=read))
     model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     return model.eval()
 
@@ -236,7 +236,7 @@ def arguments_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]FILE",
-        help="model.pth of a training; NAME may end in the order of its layers: last:3=FILE",
+        help="model.pth of a training; NAME may end in the layers that it reads: last:-1=FILE",
     )
     parser.add_argument("--bundle", type=Path, help="a bundle to evaluate as well")
     parser.add_argument("--styles", default=",".join(_STYLES))
@@ -261,10 +261,10 @@ def main() -> None:
     answerers: dict[str, Answerer] = {}
     for spec in map(str, arguments.model):
         label, _, file = spec.rpartition("=")
-        name, _, order = label.partition(":")
-        layers = tuple(int(x) for x in (order or "0,1,2,3").split(","))
-        model = load_model(Path(file), towers, layers=len(layers))
-        answerers[name or "R²"] = ModelAnswerer(model, towers, layers)
+        name, _, layers = label.partition(":")
+        read = tuple(int(layer) for layer in layers.split(",")) if layers else READ
+        model = load_model(Path(file), towers, read=read)
+        answerers[name or "R²"] = ModelAnswerer(model, towers)
     if arguments.bundle is not None:
         from r2rt.grounding.grounder import Grounder
 

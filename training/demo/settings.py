@@ -17,6 +17,7 @@ __all__ = [
     "LAYERS",
     "NAME",
     "POOL_SEED",
+    "READ",
     "RECIPE",
     "SCENES",
     "TEST_SEED",
@@ -32,7 +33,10 @@ __all__ = [
 NAME = "demo"
 FPS = Fraction(1, 2)
 WINDOW_S = 150.0
+# Layers of CLIP that scenes are stored with: its last ones. The block reads them in the order of
+# `READ` from its end, as `R2Config.read_layers` has it.
 LAYERS = 4
+READ = (-4, -3, -2, -1)
 # Seeds of the scenes that are trained on, of training itself, and of the test videos.
 POOL_SEED, TRAIN_SEED, TEST_SEED = 1_000_000, 1, 2_000_000
 
@@ -61,11 +65,12 @@ RECIPE = Recipe(
 )
 
 
-def model_config(towers: ClipTowers, *, layers: int = LAYERS) -> R2Config:
+def model_config(towers: ClipTowers, *, read: tuple[int, ...] = READ) -> R2Config:
     """Return the R² block's sizes on this CLIP."""
     return R2Config(
         width=128,
-        layers=layers,
+        layers=len(read),
+        read_layers=read,
         vision_width=towers.config.vision_width,
         text_width=towers.config.text_width,
         heads=8,

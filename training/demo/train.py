@@ -29,7 +29,7 @@ from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.guidance import Guide
 from training.demo.objective import losses
 from training.demo.scenes import Pool
-from training.demo.settings import RECIPE, TRAIN_SEED, model_config
+from training.demo.settings import READ, RECIPE, TRAIN_SEED, model_config
 from training.demo.videos import Composer, Lesson, Shape
 from training.demo.warm_start import warm_start
 from training.errors import check_no_run
@@ -79,7 +79,7 @@ def train(
     shape: Shape | None = None,
     coarse: Pool | None = None,
     clip: Mapping[str, Tensor] | None = None,
-    layer_order: tuple[int, ...] = (0, 1, 2, 3),
+    read: tuple[int, ...] = READ,
     init: Path | None = None,
     seed: int = TRAIN_SEED,
     resume: bool = False,
@@ -97,7 +97,7 @@ def train(
         clip: CLIP's tensors, for a warm start; without them the block starts from nothing.
         init: `model.pth` of an earlier training to start from instead; of its `checkpoint.pt` also
             the heads that only training has are taken.
-        layer_order: CLIP layers as the block is given them; it reads the last one first.
+        read: the layers that are read, as `R2Config.read_layers`.
         seed: of weights and of videos.
         resume: whether to go on from `checkpoint.pt`.
 
@@ -114,7 +114,7 @@ def train(
         Composer(pool, towers, shape or Shape(), seed),
         budget.alone,
     )
-    run = _Run(lessons, towers, out, budget, layer_order, seed)
+    run = _Run(lessons, towers, out, budget, read, seed)
     if resume and run.checkpoint.is_file():
         run.load()
     elif init is not None:
@@ -147,14 +147,14 @@ class _Run:
         towers: ClipTowers,
         out: Path,
         budget: Budget,
-        layer_order: tuple[int, ...],
+        read: tuple[int, ...],
         seed: int,
     ) -> None:
         torch.manual_seed(seed)
         out.mkdir(parents=True, exist_ok=True)
-        self.out, self.budget, self.layer_order = out, budget, list(layer_order)
+        self.out, self.budget, self.read = out, budget, list(read)
         self.checkpoint = out / "checkpoint.pt"
-        self.model = R2Tuning(model_config(towers, layers=len(layer_order))).train()
+        self.model = R2Tuning(model_config(towers, read=read)).train()
         self.guide = Guide(self.model.config.width)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.learned = [*self.model.parameters(), *self.guide.parameters()]
@@ -205,7 +205,7 @@ class _Run:
     ) -> None:
         """Fit the maps to CLIP's projections."""
         patches, sentences = warm_start(
-            self.model, pool, towers, clip, layers=tuple(self.layer_order), seed=seed
+            self.model, pool, towers, clip, read=tuple(self.read), seed=seed
         )
         self.average.load_state_dict(self.model.state_dict())
         self.log({"patches": torch.tensor(patches), "sentences": torch.tensor(sentences)})
@@ -218,8 +218,8 @@ class _Run:
         progress = self.step / self.budget.steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.budget.lr * warm * (1 - progress)
-        video = batch.video[:, :, self.layer_order].float()
-        query = batch.query[:, :, self.layer_order]
+        video = batch.video[:, :, self.read].float()
+        query = batch.query[:, :, self.read]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.budget.half):
             output = self.model(video, query, batch.video_mask, batch.query_mask)
             terms = losses(
@@ -299,7 +299,10 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--lr", default=Budget(steps=1).lr, show_default=True, help="Peak learning rate.")
 @click.option("--init", type=_FILE, help="model.pth or checkpoint.pt to start from.")
 @click.option(
-    "--layers", default="0,1,2,3", show_default=True, help="CLIP layers in the block's order."
+    "--read",
+    default=",".join(map(str, READ)),
+    show_default=True,
+    help="CLIP layers that are read, counted from the last, -1; the one listed last is read first.",
 )
 @click.option("--seed", default=TRAIN_SEED, show_default=True, help="Of weights and videos.")
 @click.option("--threads", default=2, show_default=True, help="Processor threads.")
@@ -316,7 +319,7 @@ def command(
     whole_patches: bool,
     lr: float,
     init: Path | None,
-    layers: str,
+    read: str,
     seed: int,
     threads: int,
     compiled: bool,
@@ -332,7 +335,7 @@ def command(
         Budget(steps=steps, alone=alone, lr=lr, compiled=compiled),
         coarse=Pool.open_coarse(scenes, towers) if alone and not whole_patches else None,
         clip=clip_tensors(clip)[0],
-        layer_order=tuple(int(layer) for layer in layers.split(",")),
+        read=tuple(int(layer) for layer in read.split(",")),
         init=init,
         seed=seed,
         resume=resume,

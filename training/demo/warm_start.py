@@ -32,7 +32,8 @@ _CLIPS, _SENTENCES = 600, 3000
 _STEPS, _BATCH, _LR = 600, 1024, 2e-3
 # Patches read from the beginning, at this share of what they say: tanh of it.
 _FIRST_SCALE = 0.5
-# The branches of the temporal layer that mix time start this small.
+# The branches of the temporal layer that mix time start this small: at this share of what a Linear
+# starts at.
 _FIRST_CHANGE = 0.2
 # Gain of the products between clips and words.
 _FIRST_SHARPNESS = 1.2
@@ -54,7 +55,7 @@ def warm_start(
     towers: ClipTowers,
     clip: Mapping[str, Tensor],
     *,
-    layers: tuple[int, ...],
+    read: tuple[int, ...],
     seed: int,
 ) -> tuple[float, float]:
     """Fit the maps of a fresh model, in place.
@@ -64,7 +65,7 @@ def warm_start(
         pool: scenes to look at and to speak of.
         towers: the CLIP.
         clip: its tensors in open_clip's names, the projections among them.
-        layers: the CLIP layers that the model reads, as places among the pool's.
+        read: the CLIP layers that the model reads, counted from the last, -1.
         seed: of everything.
 
     Returns:
@@ -85,7 +86,8 @@ def warm_start(
     cross.k.weight.data.copy_(cross.q.weight.data)
     for out in (block.tem.self_att.m, block.tem.ffn.mapping[-1]):
         assert isinstance(out, nn.Linear)
-        out.weight.data *= _FIRST_CHANGE
+        bound = _FIRST_CHANGE / math.sqrt(out.in_features)
+        nn.init.uniform_(out.weight, -bound, bound)
         nn.init.zeros_(out.bias)
 
     patches, where = _patches(rng, pool, clip)
@@ -96,10 +98,10 @@ def warm_start(
         patches = torch.cat((patches, ends), dim=-1)
     words, said = _words(rng, pool, towers, clip)
     # A layer that is read several times is fitted once, and no order changes the fit.
-    each = sorted(set(layers))
+    each = sorted(set(read))
     seen = _fit(block.video_map, patches[:, each], where)
-    read = _fit(block.query_map, words[:, each], said)
-    return seen, read
+    heard = _fit(block.query_map, words[:, each], said)
+    return seen, heard
 
 
 def _fit(mapping: nn.Module, inputs: Tensor, targets: Tensor) -> float:

@@ -59,9 +59,9 @@ def test_each_variant_is_trained_with_each_seed_once(
         _pool: Pool, _towers: ClipTowers, out: Path, _budget: Budget, **options: Any
     ) -> R2Tuning:
         out.mkdir(parents=True)
-        layer_order, seed = options["layer_order"], options["seed"]
-        trained.append((layer_order, seed, options["shape"].kinds))
-        return R2Tuning(model_config(towers, layers=len(layer_order))).eval()
+        read, seed = options["read"], options["seed"]
+        trained.append((read, seed, options["shape"].kinds))
+        return R2Tuning(model_config(towers, read=read)).eval()
 
     monkeypatch.setattr(train_module, "train", train)
     arguments = ["--scenes", str(Path(str(pool.hidden.filename)).parent)]  # type: ignore[attr-defined]

@@ -100,7 +100,7 @@ def test_everyone_answers_every_sentence(
 ) -> None:
     answerers: dict[str, Answerer] = {
         "R²": ModelAnswerer(R2Tuning(model_config(towers)), towers),
-        "last": ModelAnswerer(R2Tuning(model_config(towers, layers=1)), towers, (3,)),
+        "last": ModelAnswerer(R2Tuning(model_config(towers, read=(-1,))), towers),
         "cosine": CosineAnswerer(towers, clip_tensors(clip_file)[0]),
     }
     rows = {"toy": {name: evaluate(who, material) for name, who in answerers.items()}}

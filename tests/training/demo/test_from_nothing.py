@@ -13,6 +13,7 @@ from training.demo.answers import BundleAnswerer, RandomAnswerer
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.evaluate import evaluate, prepare
 from training.demo.scenes import Pool, draw_pool, encode_pool, sample_pool
+from training.demo.settings import READ
 from training.demo.ship import ship
 from training.demo.testset import sample_test_videos
 from training.demo.train import Budget
@@ -76,6 +77,7 @@ def test_from_nothing_to_above_chance(art: Path, clip: Path, tmp_path: Path) -> 
 
     # In a style that neither was trained on, from pixels to moments.
     grounder = Grounder.load(bundle, device="cpu")
+    assert grounder.bundle.dims.read_layers == READ
     assert grounder.unknown_words("a dog catches a frisbee") == ("catches", "frisbee")
     videos = sample_test_videos("twemoji", 12, sprites, lengths_s=(30.0, 60.0))
     material = prepare(videos, sprites, towers)
