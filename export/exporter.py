@@ -93,7 +93,6 @@ def export_bundle(
     fps: Fraction | None = None,
     unit_s: float | None = None,
     known_words: Sequence[str] | None = None,
-    read_layers: tuple[int, ...] | None = None,
     verify_video: str | Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = _silent,
@@ -117,8 +116,6 @@ def export_bundle(
         unit_s: rounding in seconds, in place of the recipe's.
         known_words: the words that this CLIP was trained on, if they are few; the runtime warns of
             others. By default those of the demo model's CLIP, and all of any other.
-        read_layers: see `R2Config`; by default those that the checkpoint says it was trained to
-            read, and the last K of one that does not say.
         verify_video: a video whose first frames are checked besides generated ones.
         force: replace an existing bundle at `output`.
         say: called with one line for each step.
@@ -136,14 +133,12 @@ def export_bundle(
     check_destination(destination, force=force)
     say(f"recipe {settings.recipe}: {settings.reason}")
 
-    if read_layers is None and trained is not None:
-        read_layers = trained.model.read
     model = build_model(
         weights.state_dict,
         heads=8 if trained is None else trained.model.heads,
         use_tef=settings.use_tef,
         merge_cls_sal=settings.merge_cls_sal,
-        read_layers=read_layers,
+        read_layers=None if trained is None else trained.model.read,
     ).requires_grad_(False)
     towers = clip if isinstance(clip, ClipTowers) else _load_clip(clip, clip_arch, model, say)
     known_words = _known_words(towers) if known_words is None else known_words

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from r2rt.files import replacing
+from training.checkpoint import load_checkpoint
+from training.config import ModelSettings, recorded_config
 from training.demo.answers import (
     Answer,
     Answerer,
@@ -27,7 +29,7 @@ from training.demo.answers import (
 )
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.scenes import encode_frames
-from training.demo.settings import READ, TEST_SEED, TEST_VIDEOS, model_config
+from training.demo.settings import TEST_SEED, TEST_VIDEOS, model_config
 from training.demo.testset import AskedVideo, sample_test_videos
 from training.metrics import (
     RECALL_IOUS,
@@ -173,10 +175,14 @@ def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
     )
 
 
-def load_model(path: Path, towers: ClipTowers, *, read: tuple[int, ...] = READ) -> R2Tuning:
+def load_model(path: Path, towers: ClipTowers) -> R2Tuning:
     """Read what `training.demo.train` left as `model.pth`."""
-    model = R2Tuning(model_config(towers, read=read))
-    model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    weights = load_checkpoint(path)
+    trained = recorded_config(weights.meta)
+    # Those that do not say read the last layers as published models do.
+    layers = (ModelSettings() if trained is None else trained.model).read_layers
+    model = R2Tuning(model_config(towers, read=layers))
+    model.load_state_dict(weights.state_dict)
     return model.eval()
 
 
@@ -236,7 +242,7 @@ def arguments_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]FILE",
-        help="model.pth of a training; NAME may end in the layers that it reads: last:-1=FILE",
+        help="model.pth of a training",
     )
     parser.add_argument("--bundle", type=Path, help="a bundle to evaluate as well")
     parser.add_argument("--styles", default=",".join(_STYLES))
@@ -260,11 +266,8 @@ def main() -> None:
     sprites, towers = Sprites(arguments.art / "sprites.npz"), load_tiny_clip(arguments.clip)
     answerers: dict[str, Answerer] = {}
     for spec in map(str, arguments.model):
-        label, _, file = spec.rpartition("=")
-        name, _, layers = label.partition(":")
-        read = tuple(int(layer) for layer in layers.split(",")) if layers else READ
-        model = load_model(Path(file), towers, read=read)
-        answerers[name or "R²"] = ModelAnswerer(model, towers)
+        name, _, file = spec.rpartition("=")
+        answerers[name or "R²"] = ModelAnswerer(load_model(Path(file), towers), towers)
     if arguments.bundle is not None:
         from r2rt.grounding.grounder import Grounder
 

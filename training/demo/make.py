@@ -197,18 +197,6 @@ def _checkpoint_s(folder: Path) -> float:
     show_default=True,
     help="Steps of a second training of R², from the weights of the first.",
 )
-@click.option(
-    "--scenes-more",
-    default=Plan().scenes_more,
-    show_default=True,
-    help="Further scenes, for its third training.",
-)
-@click.option(
-    "--block-last",
-    default=Plan().block_last,
-    show_default=True,
-    help="Steps of a third training of R², each video with its own queries alone.",
-)
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
 @click.option("--threads", default=Plan().threads, show_default=True, help="Processor threads.")

@@ -33,10 +33,10 @@ __all__ = [
 NAME = "demo"
 FPS = Fraction(1, 2)
 WINDOW_S = 150.0
-# Layers of CLIP that scenes are stored with: its last ones. The block reads them in the order of
-# `READ` from its end, as `R2Config.read_layers` has it.
+# Last layers of CLIP that scenes are stored with, and those that the block reads, the one listed
+# last first; published models read them the other way round.
 LAYERS = 4
-READ = (-4, -3, -2, -1)
+READ = (-1, -2, -3, -4)
 # Seeds of the scenes that are trained on, of training itself, and of the test videos.
 POOL_SEED, TRAIN_SEED, TEST_SEED = 1_000_000, 1, 2_000_000
 

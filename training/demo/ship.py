@@ -19,7 +19,7 @@ from r2rt.model.bundle import Bundle
 from r2rt.quality.calibration import calibrate, store_presence
 from r2rt.quality.quantizer import quantize_bundle
 from training.demo.clip import load_tiny_clip
-from training.demo.settings import FPS, NAME, READ, RECIPE, TRAIN_STYLES
+from training.demo.settings import FPS, NAME, RECIPE, TRAIN_STYLES
 from training.demo.testset import sample_test_videos
 from training.tiny_clip.rows import known_words
 from training.world.sprites import Sprites
@@ -77,7 +77,6 @@ def ship(
             name=NAME,
             recipe=RECIPE,
             known_words=known_words(),
-            read_layers=READ,
             say=say,
         )
         videos = work / "videos"

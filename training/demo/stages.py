@@ -31,15 +31,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         clip_stop: the step after which it ends, 0 for `clip_steps`; see `Settings.stop` there.
         clip_again: steps that its second training, from the weights of the first, is laid out for.
         clip_again_stop: the step after which that ends, 0 for `clip_again`.
+        motion_words: length of the embeddings that its words of motion are given in the end; see
+            `training.tiny_clip.weights.write_compact`.
         clip_seed: of CLIP's weights and frames; the second training has the next one.
         scenes: scenes that are drawn and encoded.
         photographs: share of the backgrounds, of frames and scenes, that are photographs.
         block_steps: steps of the R² block's training.
         block_alone: so many of them, the first, ask each video its own queries alone.
         block_again: steps of its second training, from the weights of the first; 0 for none.
-        scenes_more: further scenes, for its third training.
-        block_last: steps of its third training, from the weights of the one before; 0 for none.
-        block_seed: of its weights and videos; each training has the next one.
+        block_seed: of its weights and videos; the second training has the next one.
         videos: test videos a style.
         styles: styles that are evaluated.
         threads: processor threads; other numbers of them may round otherwise.
@@ -49,14 +49,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     clip_stop: int = 10_000
     clip_again: int = 10_000
     clip_again_stop: int = 8_000
+    motion_words: float = 4.0
     clip_seed: int = 0
     scenes: int = 14_000
     photographs: float = 0.25
-    block_steps: int = 9_000
-    block_alone: int = 7_000
+    block_steps: int = 5_600
+    block_alone: int = 2_800
     block_again: int = 6_000
-    scenes_more: int = 14_000
-    block_last: int = 2_300
     block_seed: int = 1
     videos: int = 40
     styles: tuple[str, ...] = ("twemoji", "openmoji", "noto", "fluent-3d")
@@ -114,15 +113,26 @@ def clip_again(out: Path, plan: Plan) -> None:
     )
     clip_of(out).parent.mkdir(exist_ok=True)
     write_compact(
-        out / "clip-again" / "final" / WEIGHTS_NAME, clip_of(out), options_of("clip-again", plan)
+        out / "clip-again" / "final" / WEIGHTS_NAME,
+        clip_of(out),
+        options_of("clip-again", plan),
+        motion_words=plan.motion_words,
     )
 
 
 def scenes(out: Path, plan: Plan) -> None:
     """Draw scenes and encode them."""
+    from training.demo.clip import load_tiny_clip
+    from training.demo.scenes import draw_pool, encode_pool, is_drawn, sample_pool
     from training.demo.settings import POOL_SEED
+    from training.world.sprites import Sprites
 
-    _encode_scenes(out, plan, out / "scenes", plan.scenes, POOL_SEED)
+    folder, towers = out / "scenes", load_tiny_clip(clip_of(out))
+    if not is_drawn(folder, plan.scenes):
+        sprites = Sprites(_art(out) / "sprites.npz")
+        drawn = sample_pool(POOL_SEED, plan.scenes, sprites)
+        draw_pool(folder, drawn, sprites, towers.config.image_size, _photographs(out, plan))
+    encode_pool(folder, towers)
 
 
 def block(out: Path, plan: Plan) -> None:
@@ -137,7 +147,6 @@ def block(out: Path, plan: Plan) -> None:
         towers,
         out / "block",
         Budget(steps=plan.block_steps, alone=plan.block_alone),
-        coarse=Pool.open_coarse(out / "scenes", towers) if plan.block_alone else None,
         clip=clip_tensors(clip_of(out))[0],
         seed=plan.block_seed,
         resume=True,
@@ -145,54 +154,24 @@ def block(out: Path, plan: Plan) -> None:
 
 
 def block_again(out: Path, plan: Plan) -> None:
-    """Train it on, all videos with the queries of all."""
+    """Train it on, all videos with the queries of all; the bundle has these weights."""
     from training.demo.clip import load_tiny_clip
     from training.demo.scenes import Pool
     from training.demo.train import Budget, train
 
-    if not plan.block_again:
-        return
-    towers = load_tiny_clip(clip_of(out))
-    train(
-        Pool.open(out / "scenes", towers),
-        towers,
-        out / "block-again",
-        Budget(steps=plan.block_again),
-        init=out / "block" / "model.pth",
-        seed=plan.block_seed + 1,
-        resume=True,
-    )
-
-
-def scenes_more(out: Path, plan: Plan) -> None:
-    """Draw and encode scenes that the block has not seen, for its last training."""
-    from training.demo.settings import POOL_SEED
-
-    if plan.block_last:
-        _encode_scenes(out, plan, out / "scenes-more", plan.scenes_more, POOL_SEED + 1)
-
-
-def block_last(out: Path, plan: Plan) -> None:
-    """Train it once more, each video with its own queries alone; the bundle has these weights."""
-    from training.demo.clip import load_tiny_clip
-    from training.demo.scenes import Pool
-    from training.demo.train import ALONE, Budget, train
-
-    trained = out / ("block-again" if plan.block_again else "block")
-    if plan.block_last:
+    trained = out / "block"
+    if plan.block_again:
         towers = load_tiny_clip(clip_of(out))
         train(
-            Pool.open(out / "scenes-more", towers),
+            Pool.open(out / "scenes", towers),
             towers,
-            out / "block-last",
-            # At the full rate much of what was learned would be lost first.
-            Budget(steps=plan.block_last, lr=Budget(steps=1).lr / 2),
-            shape=ALONE,
+            out / "block-again",
+            Budget(steps=plan.block_again),
             init=trained / "checkpoint.pt",
-            seed=plan.block_seed + 2,
+            seed=plan.block_seed + 1,
             resume=True,
         )
-        trained = out / "block-last"
+        trained = out / "block-again"
     with replacing(_block(out)) as temporary:
         shutil.copyfile(trained / "model.pth", temporary)
 
@@ -248,10 +227,8 @@ def card(out: Path, plan: Plan) -> None:
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
         f"own queries alone, seed {plan.block_seed}, and {plan.block_again} more, seed "
-        f"{plan.block_seed + 1}, on {plan.scenes} scenes; then {plan.block_last} steps, seed "
-        f"{plan.block_seed + 2}, with each video's own queries alone, on {plan.scenes_more} other "
-        f"scenes. {plan.videos} composed videos a style, on drawn backgrounds and on photographs "
-        "that were held out; in percent.",
+        f"{plan.block_seed + 1}, on {plan.scenes} scenes. {plan.videos} composed videos a style, "
+        "on drawn backgrounds and on photographs that were held out; in percent.",
         "",
         table(rows),
     ]
@@ -266,8 +243,6 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
     "scenes": scenes,
     "block": block,
     "block-again": block_again,
-    "scenes-more": scenes_more,
-    "block-last": block_last,
     "bundle": bundle,
     "card": card,
 }
@@ -277,21 +252,19 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
 _OPTIONS = {
     "art": (),
     "clip": ("clip_steps", "clip_stop", "clip_seed", "photographs", "threads"),
-    "clip-again": ("clip_again", "clip_again_stop"),
+    "clip-again": ("clip_again", "clip_again_stop", "motion_words"),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "block-again": ("block_again",),
-    "scenes-more": ("scenes_more",),
-    "block-last": ("block_last",),
     "bundle": (),
     "card": ("videos", "styles"),
 }
 LEFT = {
-    **dict.fromkeys(("clip", "clip-again", "block", "block-again", "block-last"), "checkpoint.pt"),
-    **dict.fromkeys(("scenes", "scenes-more"), "frames.npy"),
+    **dict.fromkeys(("clip", "clip-again", "block", "block-again"), "checkpoint.pt"),
+    "scenes": "frames.npy",
 }
 """What a stage that was cut off leaves in its folder to go on from."""
-KEPT = ("clip_seed", "photographs", "threads", "scenes", "scenes_more", "block_seed")
+KEPT = ("clip_seed", "photographs", "threads", "scenes", "block_seed")
 """Options that it then must keep; others may still be chosen, such as a training's end."""
 
 
@@ -306,19 +279,6 @@ def options_of(name: str, plan: Plan) -> dict[str, Any]:
 
 def _art(out: Path) -> Path:
     return out / "art"
-
-
-def _encode_scenes(out: Path, plan: Plan, folder: Path, count: int, seed: int) -> None:
-    from training.demo.clip import load_tiny_clip
-    from training.demo.scenes import draw_pool, encode_pool, is_drawn, sample_pool
-    from training.world.sprites import Sprites
-
-    towers = load_tiny_clip(clip_of(out))
-    if not is_drawn(folder, count):
-        sprites = Sprites(_art(out) / "sprites.npz")
-        drawn = sample_pool(seed, count, sprites)
-        draw_pool(folder, drawn, sprites, towers.config.image_size, _photographs(out, plan))
-    encode_pool(folder, towers)
 
 
 def _photographs(out: Path, plan: Plan) -> Photographs | None:

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.world.captions import all_words
+from training.world.colours import COLOURS
+from training.world.concepts import CONCEPTS
+from training.world.sentences import motion_words
 
 __all__ = [
     "END",
@@ -26,6 +29,7 @@ __all__ = [
     "encode",
     "expand",
     "known_words",
+    "motion_rows",
     "row_count",
     "row_map",
 ]
@@ -53,6 +57,15 @@ def row_map() -> NDArray[np.int32]:
 def row_count() -> int:
     """How many rows there are, the unknown one included."""
     return int(row_map().max()) + 1
+
+
+@functools.cache
+def motion_rows() -> tuple[int, ...]:
+    """Return the rows of the words that motions are told by, in order, but for pieces of names."""
+    names = [word for concept in CONCEPTS for name in concept.names for word in name.split()]
+    named = {piece for word in (*names, *COLOURS) for piece in _pieces(word)}
+    told = {piece for word in motion_words() for piece in _pieces(word)}
+    return tuple(sorted(int(row_map()[piece]) for piece in told - named))
 
 
 def encode(texts: Iterable[str]) -> Tensor:

@@ -17,7 +17,7 @@ from r2rt.files import replacing
 from training.clip import ClipError, openai_name
 from training.clip_weights import read_weights
 from training.tiny_clip.model import CONFIG_PATH, TinyClip
-from training.tiny_clip.rows import compact, expand, row_count
+from training.tiny_clip.rows import compact, expand, motion_rows, row_count
 
 __all__ = [
     "WEIGHTS_NAME",
@@ -31,6 +31,8 @@ __all__ = [
 WEIGHTS_NAME = "r2rt-tiny.safetensors"
 _EMBEDDING = "token_embedding.weight"
 _MADE = "made"
+# Of the random embeddings of the words of motion.
+_WORDS_SEED = 0
 
 
 def write_weights(model: TinyClip, folder: Path) -> Path:
@@ -47,16 +49,34 @@ def write_weights(model: TinyClip, folder: Path) -> Path:
     return path
 
 
-def write_compact(weights: Path, path: Path, made: Mapping[str, Any] | None = None) -> None:
+def write_compact(
+    weights: Path,
+    path: Path,
+    made: Mapping[str, Any] | None = None,
+    *,
+    motion_words: float = 0.0,
+) -> None:
     """Write weights again in fp16, of the embedding only the rows of the world's words.
+
+    No frame shows a motion, so what captions say of it is noise to CLIP, which learns that "left"
+    and "right" are one word. Who reads its hidden states needs them to be two: random embeddings
+    set them apart, and change nothing of what a sentence is taken to show.
 
     Args:
         weights: the file of a training.
         path: where.
         made: how they were made, which is kept in the file; see `read_made`.
+        motion_words: length of the random embeddings of the words of motion; 0 leaves them as they
+            are. Those that were trained have lengths near 1.
     """
     tensors, _ = read_tensors(weights)
-    tensors[_EMBEDDING] = compact(tensors[_EMBEDDING])
+    table = compact(tensors[_EMBEDDING])
+    if motion_words:
+        rows = list(motion_rows())
+        generator = torch.Generator().manual_seed(_WORDS_SEED)
+        drawn = torch.randn(len(rows), table.shape[1], generator=generator)
+        table[rows] = motion_words * drawn / drawn.norm(dim=1, keepdim=True)
+    tensors[_EMBEDDING] = table
     halves = {name: x.half().contiguous() for name, x in tensors.items()}
     with replacing(path) as temporary:
         save_file(halves, temporary, metadata={_MADE: json.dumps(made or {}, sort_keys=True)})

@@ -10,7 +10,7 @@ from training.world.claims import Claim
 from training.world.concepts import CONCEPTS, INDEX, article
 from training.world.scenes import Motion
 
-__all__ = ["plain_sentence", "say"]
+__all__ = ["motion_words", "plain_sentence", "say"]
 
 # {} is "a dog", "the red dog" or "dog".
 _SHOWN = (
@@ -103,6 +103,14 @@ _PLAIN_MOTION = {
     Motion.SHRINK: "{} shrinking",
     Motion.SPIN: "{} spinning",
 }
+
+
+def motion_words() -> frozenset[str]:
+    """Return the words that the wordings of motions have and others need not tell apart."""
+    ways = [way for ways in _WAYS.values() for way in ways]
+    verbs = [verb for verbs in _OWN_VERBS.values() for verb in verbs]
+    words = " ".join((*ways, *verbs, *_WAY_VERBS)).replace("{way}", "").replace("{}", "").split()
+    return frozenset(words) - {"the", "to", "is", "from"}
 
 
 def say(rng: Generator, claim: Claim) -> str:

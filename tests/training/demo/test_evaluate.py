@@ -6,15 +6,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from tests.conftest import CHECKOUT
 from training.clip import ClipTowers
 from training.demo.answers import Answer, Answerer, CosineAnswerer, ModelAnswerer, RandomAnswerer
 from training.demo.clip import clip_tensors
-from training.demo.evaluate import Material, arguments_parser, evaluate, prepare, table
-from training.demo.settings import FPS, TEST_SEED, TEST_VIDEOS, model_config
+from training.demo.evaluate import (
+    Material,
+    arguments_parser,
+    evaluate,
+    load_model,
+    prepare,
+    table,
+)
+from training.demo.scenes import Pool
+from training.demo.settings import FPS, READ, TEST_SEED, TEST_VIDEOS, model_config
 from training.demo.testset import AskedVideo, sample_test_videos
+from training.demo.train import Budget, train
+from training.demo.videos import Shape
 from training.model import R2Tuning
 from training.world.sprites import Sprites
 
@@ -127,3 +138,17 @@ def test_the_card_counts_the_videos_that_the_command_takes() -> None:
     }
     assert options["--videos"] == TEST_VIDEOS
     assert options["--seed"] == TEST_SEED
+
+
+def test_weights_say_which_layers_they_read(pool: Pool, towers: ClipTowers, tmp_path: Path) -> None:
+    shape = Shape(videos=1, queries=2, absent=1, clips=(8, 12))
+    for number, read in enumerate((READ, (-1, -3))):
+        out = tmp_path / str(number)
+        train(pool, towers, out, Budget(steps=1), shape=shape, read=read)
+        model = load_model(out / "model.pth", towers)
+        assert model.config.read == read
+    # Those of before do not say, and read as published models do.
+    bare = tmp_path / "bare.pth"
+    state = torch.load(tmp_path / "0" / "model.pth", weights_only=True)
+    torch.save({"meta": {}, "state_dict": state["state_dict"]}, bare)
+    assert load_model(bare, towers).config.read == (-4, -3, -2, -1)

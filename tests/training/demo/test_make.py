@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import msgspec
-import numpy as np
 import pytest
 import torch
 
@@ -44,7 +43,7 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
     ran.clear()
     said: list[str] = []
     make(tmp_path, PLAN, say=said.append)
-    assert ran == ["scenes", "block", "block-again", "scenes-more", "block-last", "bundle", "card"]
+    assert ran == ["scenes", "block", "block-again", "bundle", "card"]
     assert sum("done before" in line for line in said) == 3
     said.clear()
     make(tmp_path, PLAN, say=said.append)
@@ -77,7 +76,6 @@ def test_what_is_not_done_yet_may_have_other_options(
     [
         ("clip", "checkpoint.pt", {"clip_seed": 5}, {"clip_stop": 1}),
         ("scenes", "frames.npy", {"scenes": 14}, {"block_seed": 5}),
-        ("scenes-more", "frames.npy", {"scenes_more": 14}, {"block_last": 5}),
         ("block", "checkpoint.pt", {"block_seed": 5}, {"block_steps": 1}),
     ],
 )
@@ -164,41 +162,29 @@ def test_the_kept_weights_are_those_of_the_command() -> None:
 
 
 @pytest.mark.slow
-def test_each_training_of_the_block_begins_where_the_one_before_ended(tmp_path: Path) -> None:
-    plan = Plan(
-        photographs=0.0,
-        scenes=40,
-        scenes_more=30,
-        block_steps=2,
-        block_alone=1,
-        block_again=1,
-        block_last=1,
-        threads=1,
-    )
+def test_the_second_training_of_the_block_begins_where_the_first_ended(tmp_path: Path) -> None:
+    plan = Plan(photographs=0.0, scenes=40, block_steps=2, block_alone=1, block_again=1, threads=1)
     (tmp_path / "art").mkdir()
     write_toy_sprites(tmp_path / "art" / "sprites.npz")
     (tmp_path / "weights").mkdir()
     torch.manual_seed(0)
     write_compact(write_weights(TinyClip(), tmp_path / "whole"), clip_of(tmp_path), {})
-    for name in ("scenes", "block", "block-again", "scenes-more", "block-last"):
+    for name in ("scenes", "block", "block-again"):
         STAGES[name](tmp_path, plan)
-    again, last = (
+    first, again = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
-        for name in ("block-again", "block-last")
+        for name in ("block", "block-again")
     )
     # The first step of the warm-up moves a weight by a hundred-thousandth at most.
     for part in ("average", "guide"):
         moved = [
-            float((tensor - again[part][name]).abs().max()) for name, tensor in last[part].items()
+            float((tensor - first[part][name]).abs().max()) for name, tensor in again[part].items()
         ]
         assert 0 < max(moved) < 2e-5, part
-    made, trained = tmp_path / "weights" / "r2.pth", tmp_path / "block-last" / "model.pth"
-    assert made.read_bytes() == trained.read_bytes()
-    # On scenes that the first two have not seen.
-    frames = [np.load(tmp_path / name / "frames.npy") for name in ("scenes", "scenes-more")]
-    assert not (frames[0][:20] == frames[1][:20]).all()
-    STAGES["block-last"](tmp_path, msgspec.structs.replace(plan, block_last=0))
+    made = tmp_path / "weights" / "r2.pth"
     assert made.read_bytes() == (tmp_path / "block-again" / "model.pth").read_bytes()
+    STAGES["block-again"](tmp_path, msgspec.structs.replace(plan, block_again=0))
+    assert made.read_bytes() == (tmp_path / "block" / "model.pth").read_bytes()
 
 
 def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,14 +124,13 @@ def test_scenes_are_not_taken_for_those_of_another_clip_or_number(
     assert "take --scenes 40" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("coarse", [(), ("--alone", "1")])
 def test_a_training_takes_the_clip_that_encoded_the_scenes(
-    pool: Pool, tmp_path: Path, coarse: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    pool: Pool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = tmp_path / "checkpoint.pt"
     torch.save({"average": TinyClip().state_dict()}, clip)
     arguments = ["--scenes", str(Path(str(pool.hidden.filename)).parent)]  # type: ignore[attr-defined]
-    arguments += ["--clip", str(clip), "--steps", "1", "--threads", "1", *coarse]
+    arguments += ["--clip", str(clip), "--steps", "1", "--threads", "1"]
     assert train_main([*arguments, "--out", str(tmp_path / "block")]) == 62
     assert "another CLIP" in capsys.readouterr().err
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
+from training import demo
 from training.clip import ClipError, load_clip, towers_from_state_dict
+from training.demo.clip import load_tiny_clip
 from training.tiny_clip.model import CONFIG_PATH, TinyClip, tiny_config
-from training.tiny_clip.rows import encode
+from training.tiny_clip.rows import encode, motion_rows, row_map
 from training.tiny_clip.weights import (
     WEIGHTS_NAME,
     load_model,
@@ -122,3 +126,41 @@ def test_compact_weights_are_the_same_but_for_rounding(model: TinyClip, tmp_path
     torch.testing.assert_close(
         again.read(encode(TEXTS)), model.read(encode(TEXTS)), rtol=0, atol=5e-3
     )
+
+
+@torch.no_grad()
+def test_words_of_motion_are_set_apart_and_nothing_else(model: TinyClip, tmp_path: Path) -> None:
+    whole, plain, apart, again = (tmp_path / name for name in ("w", "plain", "apart", "again"))
+    whole = write_weights(model, whole)
+    write_compact(whole, plain)
+    for path in (apart, again):
+        write_compact(whole, path, motion_words=4.0)
+    assert apart.read_bytes() == again.read_bytes()
+    one, other = load_file(plain), load_file(apart)
+    changed = [name for name in one if not torch.equal(one[name], other[name])]
+    assert changed == ["token_embedding.weight"]
+    moved = (one[changed[0]] != other[changed[0]]).any(dim=1).nonzero().flatten().tolist()
+    rows = row_map()
+    assert moved == sorted(motion_rows())
+    words = {int(rows[encode([word])[0, 1]]) for word in ("left", "right", "growing", "shrinks")}
+    assert words < set(moved)
+    for word in ("dog", "red", "next", "dragonfly", "a"):
+        assert not {int(rows[piece]) for piece in encode([word])[0, 1:-1]} & set(moved)
+    lengths = other[changed[0]][moved].float().norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 4.0), rtol=1e-3, atol=0)
+
+
+@torch.no_grad()
+def test_the_kept_clip_tells_motions_apart_and_names_things_as_without_them() -> None:
+    """Trained on frames alone, its states of "left" and of "right" differed by a hundredth."""
+    weights = Path(demo.__file__).parent / "weights" / "r2rt-tiny-second.safetensors"
+    towers, model = load_tiny_clip(weights), load_model(weights)
+    ways = ("left", "right", "up", "down")
+    states = towers.encode_text(encode([f"a dog moving {way}" for way in ways]), 4)[:, :, 4]
+    typical = states.norm(dim=-1).mean(dim=0)  # of each layer
+    for one, other in itertools.combinations(range(len(ways)), 2):
+        assert ((states[one] - states[other]).norm(dim=-1) > 0.2 * typical).all(), (one, other)
+    plain, *moving = F.normalize(
+        model.read(encode(["a red dog", *(f"a red dog moving {way}" for way in ways)])), dim=-1
+    )
+    assert min(float(plain @ each) for each in moving) > 0.99
