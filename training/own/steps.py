@@ -18,7 +18,7 @@ import msgspec
 from r2rt.files import replacing
 from r2rt.model.bundle_writer import staged_folder
 from r2rt.video.fingerprint import fingerprint_files
-from training.config import RunConfig, with_overrides
+from training.config import RunConfig, recorded_config, with_overrides
 from training.data.annotation import Annotation
 from training.data.checks import check_file
 from training.data.errors import AnnotationError
@@ -80,7 +80,7 @@ class Own:
     @property
     def features(self) -> Path:
         """Folder of features; another CLIP, rate or choice of layers has another one."""
-        layers = [self.settings.get(name) for name in ("layers", "read")]
+        layers = [self.changes.get(name) for name in ("layers", "read")]
         made_with = repr((self.clip, str(self.rate()), layers))
         return self.out / "features" / hashlib.sha256(made_with.encode()).hexdigest()[:8]
 
@@ -121,6 +121,15 @@ class Own:
 
         return load_clip(self.clip).config
 
+    @cached_property
+    def changes(self) -> dict[str, object]:
+        """Settings to change: the sizes of the model that is started from, and what is asked for.
+
+        Raises:
+            R2rtError: the checkpoint cannot be read.
+        """
+        return {**({} if self.init is None else _sizes(self.init)), **self.settings}
+
     def rate(self) -> Fraction:
         """Clips a second: as asked for, else by the lengths of the moments."""
         return self.fps or choose_rate(load_annotations(self.annotations, fps=self.fps))
@@ -134,8 +143,20 @@ class Own:
             fps=self.rate(),
             vision_width=self.clip_config.vision_width,
             seed=self.seed,
-            changes=self.settings,
+            changes=self.changes,
         )
+
+
+def _sizes(init: Path) -> dict[str, object]:
+    """Return the settings that tell a checkpoint's sizes, where it knows what it was trained by."""
+    from training.checkpoint import load_checkpoint
+
+    trained = recorded_config(load_checkpoint(init).meta)
+    if trained is None:
+        return {}
+    model = trained.model
+    layers = {"layers": model.layers} if model.read is None else {"read": list(model.read)}
+    return {"width": model.width, "heads": model.heads, **layers}
 
 
 def validate(own: Own) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import r2rt.grounding.grounder
 import training.evaluation.answering
@@ -18,11 +19,13 @@ import training.extract
 import training.train
 import training.trainer
 from tests.r2rt.video.clips import write_video
+from training.config import ModelSettings, RunConfig, write_config
 from training.data.errors import AnnotationError
 from training.data.layouts import load_annotations
 from training.errors import TrainingError
 from training.metrics import Prediction
 from training.own.steps import STEPS, Own, last_line
+from training.recipes import RECIPES
 from training.trainer.state import Progress
 
 ROW = {"query": "x", "duration": 6.0, "relevant_windows": [[0, 6]]}
@@ -95,6 +98,27 @@ def test_training_reads_the_layers_that_the_model_says(
     monkeypatch.setattr(training.trainer, "fit", fit)
     STEPS["train"](own)
     assert seen == [-1, -6, -2]
+
+
+def test_a_training_has_the_sizes_of_the_model_that_it_starts_from(
+    tmp_path: Path, videos: Path
+) -> None:
+    model = ModelSettings(width=64, heads=4, read=(-1, -2), layers=2)
+    meta = {"config": json.loads(write_config(RunConfig(recipe=RECIPES["charades"], model=model)))}
+    weights = {"coef": torch.ones(4)}
+    told, bare = tmp_path / "told.pth", tmp_path / "bare.pth"
+    torch.save({"meta": meta, "state_dict": weights}, told)
+    torch.save({"meta": {}, "state_dict": weights}, bare)
+    own = make(tmp_path, videos, init=told, settings={"epochs": 3})
+    STEPS["validate"](own)
+    config = own.config()
+    found = config.model
+    assert (found.width, found.heads, found.read_layers) == (64, 4, (-1, -2))
+    assert (config.recipe.name, config.recipe.epochs) == ("qvhighlights", 3)
+    # What is asked for counts, and is compared with the checkpoint later.
+    asked = make(tmp_path, videos, init=told, settings={"read": [-1]})
+    assert asked.config().model.read_layers == (-1,)
+    assert make(tmp_path, videos, init=bare).config() == make(tmp_path, videos).config()
 
 
 def test_an_interrupted_extraction_is_no_failed_one(
