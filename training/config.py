@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Meta
 
 from training.errors import TrainingError
-from training.model import Padding
+from training.model import Padding, R2Config
 from training.recipes import RECIPES, Recipe
 
 __all__ = [
@@ -70,6 +70,17 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     read: Annotated[tuple[Annotated[int, Meta(le=-1)], ...], Meta(min_length=1)] | None = None
     heads: _Whole = 8
     padding: Padding = Padding.SHARED
+
+    @classmethod
+    def of(cls, config: R2Config) -> ModelSettings:
+        """Return the settings of a model."""
+        return cls(
+            width=config.width,
+            layers=config.layers,
+            read=config.read_layers,
+            heads=config.heads,
+            padding=config.padding,
+        )
 
     @property
     def read_layers(self) -> tuple[int, ...]:

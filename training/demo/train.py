@@ -1,6 +1,6 @@
 """Training of the demo model's R² block on videos composed of encoded scenes.
 
-`python -m training.demo.train --scenes DIR --clip FILE --out DIR --steps 8500 --alone 3500`
+`python -m training.demo.train --scenes DIR --clip FILE --out DIR --steps 5600 --alone 2800`
 
 In the first steps each video is asked its own queries alone, which takes two thirds of the time of
 the others. A checkpoint is written every half minute, and `--resume` goes on from it.
@@ -149,7 +149,7 @@ class _Run:
     ) -> None:
         torch.manual_seed(seed)
         out.mkdir(parents=True, exist_ok=True)
-        self.out, self.budget, self.read = out, budget, list(read)
+        self.out, self.budget = out, budget
         self.checkpoint = out / "checkpoint.pt"
         self.model = R2Tuning(model_config(towers, read=read)).train()
         self.guide = Guide(self.model.config.width)
@@ -165,13 +165,7 @@ class _Run:
             self.model.adapter.compile(dynamic=True, options=options)
         self.lessons = lessons
         self.weights = RECIPE.loss_weights
-        model = ModelSettings(
-            width=self.model.config.width,
-            layers=len(read),
-            read=read,
-            heads=self.model.config.heads,
-            padding=self.model.config.padding,
-        )
+        model = ModelSettings.of(self.model.config)
         self.meta = {"config": json.loads(write_config(RunConfig(recipe=RECIPE, model=model)))}
         self.step = 0
         self.before_s, self.started = 0.0, time.monotonic()
@@ -209,9 +203,7 @@ class _Run:
         self, pool: Pool, towers: ClipTowers, clip: Mapping[str, Tensor], seed: int
     ) -> None:
         """Fit the maps to CLIP's projections."""
-        patches, sentences = warm_start(
-            self.model, pool, towers, clip, read=tuple(self.read), seed=seed
-        )
+        patches, sentences = warm_start(self.model, pool, towers, clip, seed=seed)
         self.average.load_state_dict(self.model.state_dict())
         self.log({"patches": torch.tensor(patches), "sentences": torch.tensor(sentences)})
 
@@ -223,8 +215,9 @@ class _Run:
         progress = self.step / self.budget.steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.budget.lr * warm * (1 - progress)
-        video = batch.video[:, :, self.read].float()
-        query = batch.query[:, :, self.read]
+        read = list(self.model.config.read)
+        video = batch.video[:, :, read].float()
+        query = batch.query[:, :, read]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.budget.half):
             output = self.model(video, query, batch.video_mask, batch.query_mask)
             terms = losses(

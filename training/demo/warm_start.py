@@ -55,7 +55,6 @@ def warm_start(
     towers: ClipTowers,
     clip: Mapping[str, Tensor],
     *,
-    read: tuple[int, ...],
     seed: int,
 ) -> tuple[float, float]:
     """Fit the maps of a fresh model, in place.
@@ -65,7 +64,6 @@ def warm_start(
         pool: scenes to look at and to speak of.
         towers: the CLIP.
         clip: its tensors in open_clip's names, the projections among them.
-        read: the CLIP layers that the model reads, counted from the last, -1.
         seed: of everything.
 
     Returns:
@@ -98,7 +96,7 @@ def warm_start(
         patches = torch.cat((patches, ends), dim=-1)
     words, said = _words(rng, pool, towers, clip)
     # A layer that is read several times is fitted once, and no order changes the fit.
-    each = sorted(set(read))
+    each = sorted(set(model.config.read))
     seen = _fit(block.video_map, patches[:, each], where)
     heard = _fit(block.query_map, words[:, each], said)
     return seen, heard

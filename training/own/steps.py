@@ -123,7 +123,7 @@ class Own:
 
     @cached_property
     def changes(self) -> dict[str, object]:
-        """Settings to change: the sizes of the model that is started from, and what is asked for.
+        """Settings to change: sizes of the initial model, then the user's own settings.
 
         Raises:
             R2rtError: the checkpoint cannot be read.
@@ -148,7 +148,7 @@ class Own:
 
 
 def _sizes(init: Path) -> dict[str, object]:
-    """Return the settings that tell a checkpoint's sizes, where it knows what it was trained by."""
+    """Return the sizes that a checkpoint records as settings; none if it records nothing."""
     from training.checkpoint import load_checkpoint
 
     trained = recorded_config(load_checkpoint(init).meta)

@@ -61,11 +61,11 @@ def row_count() -> int:
 
 @functools.cache
 def motion_rows() -> tuple[int, ...]:
-    """Return the rows of the words that motions are told by, in order, but for pieces of names."""
+    """Return the sorted rows of the words of motion, without pieces of names and colours."""
     names = [word for concept in CONCEPTS for name in concept.names for word in name.split()]
     named = {piece for word in (*names, *COLOURS) for piece in _pieces(word)}
-    told = {piece for word in motion_words() for piece in _pieces(word)}
-    return tuple(sorted(int(row_map()[piece]) for piece in told - named))
+    moving = {piece for word in motion_words() for piece in _pieces(word)}
+    return tuple(sorted(int(row_map()[piece]) for piece in moving - named))
 
 
 def encode(texts: Iterable[str]) -> Tensor:

@@ -113,14 +113,7 @@ def fit(
     recipe = validated(recipe)
     options = validated(options or TrainOptions())
     _check_model(model, recipe)
-    settings = ModelSettings(
-        width=model.config.width,
-        layers=model.config.layers,
-        heads=model.config.heads,
-        padding=model.config.padding,
-        read=model.config.read_layers,
-    )
-    config = RunConfig(recipe=recipe, model=settings, options=options)
+    config = RunConfig(recipe=recipe, model=ModelSettings.of(model.config), options=options)
     return _Run(model, config, train_set, RunFolder(Path(out)), val, resume, quiet).train()
 
 

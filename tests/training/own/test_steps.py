@@ -106,17 +106,17 @@ def test_a_training_has_the_sizes_of_the_model_that_it_starts_from(
     model = ModelSettings(width=64, heads=4, read=(-1, -2), layers=2)
     meta = {"config": json.loads(write_config(RunConfig(recipe=RECIPES["charades"], model=model)))}
     weights = {"coef": torch.ones(4)}
-    told, bare = tmp_path / "told.pth", tmp_path / "bare.pth"
-    torch.save({"meta": meta, "state_dict": weights}, told)
+    recorded, bare = tmp_path / "recorded.pth", tmp_path / "bare.pth"
+    torch.save({"meta": meta, "state_dict": weights}, recorded)
     torch.save({"meta": {}, "state_dict": weights}, bare)
-    own = make(tmp_path, videos, init=told, settings={"epochs": 3})
+    own = make(tmp_path, videos, init=recorded, settings={"epochs": 3})
     STEPS["validate"](own)
     config = own.config()
     found = config.model
     assert (found.width, found.heads, found.read_layers) == (64, 4, (-1, -2))
     assert (config.recipe.name, config.recipe.epochs) == ("qvhighlights", 3)
     # What is asked for counts, and is compared with the checkpoint later.
-    asked = make(tmp_path, videos, init=told, settings={"read": [-1]})
+    asked = make(tmp_path, videos, init=recorded, settings={"read": [-1]})
     assert asked.config().model.read_layers == (-1,)
     assert make(tmp_path, videos, init=bare).config() == make(tmp_path, videos).config()
 
