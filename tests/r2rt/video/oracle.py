@@ -65,10 +65,24 @@ def ffmpeg_clips(
 
 def ffmpeg_frames(path: Path) -> int:
     """Return how many frames the ffmpeg program decodes, damage passed over."""
+    return len(_decoded_frames(path))
+
+
+def ffmpeg_end_s(path: Path, rate: int) -> Fraction:
+    """Return when the last frame ends that the ffmpeg program decodes, at so many frames a second.
+
+    Where frames before it are missing, that is later than their number says.
+    """
+    _, _, pts, duration, *_ = _decoded_frames(path)[-1].split(b",")
+    return Fraction(int(pts) + int(duration), rate)
+
+
+def _decoded_frames(path: Path) -> list[bytes]:
+    """Return ffmpeg's line of each frame: stream, DTS, PTS, duration, size, checksum."""
     command = ["ffmpeg", "-v", "error", "-nostdin", "-i", f"file:{path}", "-map", "0:v:0"]
     command += ["-fps_mode", "passthrough", "-f", "framecrc", "-"]
     lines = subprocess.run(command, capture_output=True, check=False).stdout.splitlines()
-    return sum(not line.startswith(b"#") for line in lines)
+    return [line for line in lines if not line.startswith(b"#")]
 
 
 def _round(value: Fraction) -> int:

@@ -17,7 +17,7 @@ from r2rt.video.demux import Demuxer
 from r2rt.video.inspection import inspect_file
 from tests.r2rt.video.clips import write_video
 from tests.r2rt.video.conftest import VideoMaker
-from tests.r2rt.video.oracle import ffmpeg_clips, ffmpeg_frames, needs_ffmpeg
+from tests.r2rt.video.oracle import ffmpeg_clips, ffmpeg_end_s, ffmpeg_frames, needs_ffmpeg
 
 GOPS = {"x264-params": "keyint=25:min-keyint=25:scenecut=0:bframes=3"}
 FAST_START = {"movflags": "faststart"}
@@ -173,14 +173,16 @@ def test_frames_that_the_decoder_drops_at_the_end_are_counted(
 
 
 @needs_ffmpeg
+@pytest.mark.parametrize("share", [0.4, 0.43, 0.47, 0.5, 0.53])
 def test_a_file_that_ends_before_its_declared_end_is_reported(
-    make_video: VideoMaker, tmp_path: Path
+    share: float, make_video: VideoMaker, tmp_path: Path
 ) -> None:
     data = make_video("tail.mkv", frames=120, options=GOPS).read_bytes()
     cut = tmp_path / "cut.mkv"
-    cut.write_bytes(data[: len(data) // 2])
+    cut.write_bytes(data[: int(len(data) * share)])
     _, report, _ = read(cut)
-    assert report.departures.ends_early_s == pytest.approx((120 - ffmpeg_frames(cut)) / 25, abs=0.1)
+    end_s = ffmpeg_end_s(cut, rate=25)
+    assert report.departures.ends_early_s == pytest.approx(float(Fraction(120, 25) - end_s))
     assert "before the end that the file declares" in report.departures.warnings[-1]
 
 
