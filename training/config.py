@@ -38,6 +38,7 @@ __all__ = [
     "parse_overrides",
     "read_settings",
     "recorded_config",
+    "recorded_model",
     "validated",
     "with_overrides",
     "write_config",
@@ -233,6 +234,16 @@ def recorded_config(meta: Mapping[str, Any]) -> RunConfig | None:
         return _checked(meta.get("config"), RunConfig)
     except TrainingError:
         return None
+
+
+def recorded_model(meta: Mapping[str, Any]) -> ModelSettings:
+    """Return the settings of a checkpoint's model; the published ones if it does not say.
+
+    Args:
+        meta: what the checkpoint says beside its tensors.
+    """
+    trained = recorded_config(meta)
+    return ModelSettings() if trained is None else trained.model
 
 
 def validated(value: _T) -> _T:

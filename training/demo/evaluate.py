@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from r2rt.files import replacing
 from training.checkpoint import load_checkpoint
-from training.config import ModelSettings, recorded_config
+from training.config import recorded_model
 from training.demo.answers import (
     Answer,
     Answerer,
@@ -178,9 +178,7 @@ def evaluate(answerer: Answerer, material: Sequence[Material]) -> Figures:
 def load_model(path: Path, towers: ClipTowers) -> R2Tuning:
     """Read what `training.demo.train` left as `model.pth`."""
     weights = load_checkpoint(path)
-    trained = recorded_config(weights.meta)
-    # Those that do not say read the last layers as published models do.
-    layers = (ModelSettings() if trained is None else trained.model).read_layers
+    layers = recorded_model(weights.meta).read_layers
     model = R2Tuning(model_config(towers, read=layers))
     model.load_state_dict(weights.state_dict)
     return model.eval()

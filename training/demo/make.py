@@ -172,6 +172,13 @@ def _checkpoint_s(folder: Path) -> float:
     help="The step after which it ends; 0 for --clip-again.",
 )
 @click.option(
+    "--motion-words",
+    type=click.FloatRange(0),
+    default=Plan().motion_words,
+    show_default=True,
+    help="Length of the random embeddings of CLIP's words of motion; 0 leaves them as trained.",
+)
+@click.option(
     "--clip",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="r2rt-tiny.safetensors of another run with the same options, from which to go on.",

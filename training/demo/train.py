@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from r2rt.files import replacing
 from training._command import run
 from training.clip import ClipTowers
-from training.config import ModelSettings, RunConfig, write_config
+from training.config import ModelSettings, RunConfig, recorded_model, write_config
 from training.demo.clip import clip_tensors, load_tiny_clip
 from training.demo.guidance import Guide
 from training.demo.objective import losses
@@ -32,7 +33,7 @@ from training.demo.scenes import Pool
 from training.demo.settings import READ, RECIPE, TRAIN_SEED, model_config
 from training.demo.videos import Composer, Lesson, Shape
 from training.demo.warm_start import warm_start
-from training.errors import check_no_run
+from training.errors import TrainingError, check_no_run
 from training.model import R2Tuning
 from training.precision import bfloat16_is_fast
 
@@ -102,7 +103,8 @@ def train(
         The model with averaged weights, in eval mode.
 
     Raises:
-        TrainingError: `out` has a checkpoint that is not to be gone on from.
+        TrainingError: `out` has a checkpoint that is not to be gone on from, or this one or `init`
+            is of a model that reads other layers.
     """
     if not resume:
         check_no_run(out / "checkpoint.pt")
@@ -192,7 +194,7 @@ class _Run:
 
     def start_from(self, weights: Path) -> None:
         """Take the weights of an earlier training."""
-        state = torch.load(weights, weights_only=True)
+        state = self._read(weights)
         kept = state["average"] if "average" in state else state["state_dict"]
         self.model.load_state_dict(kept)
         self.average.load_state_dict(kept)
@@ -245,6 +247,7 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint, and the averaged weights in the published layout."""
         state = {
+            "meta": self.meta,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "guide": self.guide.state_dict(),
@@ -260,7 +263,7 @@ class _Run:
 
     def load(self) -> None:
         """Go on from the checkpoint."""
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = self._read(self.checkpoint)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.guide.load_state_dict(state["guide"])
@@ -268,6 +271,16 @@ class _Run:
         self.step, self.before_s = state["step"], state["elapsed_s"]
         torch.set_rng_state(state["rng"])
         self.started = time.monotonic()
+
+    def _read(self, weights: Path) -> dict[str, Any]:
+        """Read a file of weights; refuse those of a model that reads other layers."""
+        state: dict[str, Any] = torch.load(weights, weights_only=True)
+        has = recorded_model(state.get("meta", {})).read_layers
+        if has != self.model.config.read:
+            raise TrainingError(
+                f"{weights}: reads other layers; add --read={','.join(map(str, has))}"
+            )
+        return state
 
     def log(self, terms: dict[str, Tensor]) -> None:
         record = {"minutes": round(self.elapsed_s / 60, 2), "step": self.step}

@@ -26,6 +26,7 @@ from training.demo.settings import FPS, READ, TEST_SEED, TEST_VIDEOS, model_conf
 from training.demo.testset import AskedVideo, sample_test_videos
 from training.demo.train import Budget, train
 from training.demo.videos import Shape
+from training.errors import TrainingError
 from training.model import R2Tuning
 from training.world.sprites import Sprites
 
@@ -152,3 +153,22 @@ def test_weights_say_which_layers_they_read(pool: Pool, towers: ClipTowers, tmp_
     state = torch.load(tmp_path / "0" / "model.pth", weights_only=True)
     torch.save({"meta": {}, "state_dict": state["state_dict"]}, bare)
     assert load_model(bare, towers).config.read == (-4, -3, -2, -1)
+
+
+def test_training_goes_on_only_from_weights_that_read_the_same_layers(
+    pool: Pool, towers: ClipTowers, tmp_path: Path
+) -> None:
+    shape = Shape(videos=1, queries=2, absent=1, clips=(8, 12))
+    first = tmp_path / "first"
+    train(pool, towers, first, Budget(steps=1), shape=shape, read=(-1, -2))
+    for name in ("model.pth", "checkpoint.pt"):
+        with pytest.raises(TrainingError, match=r"add --read=-1,-2$"):
+            train(pool, towers, tmp_path / name, Budget(steps=1), shape=shape, init=first / name)
+        assert not (tmp_path / name / "checkpoint.pt").exists()
+    with pytest.raises(TrainingError, match=r"add --read=-1,-2$"):
+        train(pool, towers, first, Budget(steps=2), shape=shape, resume=True)
+    on = tmp_path / "on"
+    init = first / "checkpoint.pt"
+    train(pool, towers, on, Budget(steps=1), shape=shape, read=(-1, -2), init=init)
+    train(pool, towers, on, Budget(steps=2), shape=shape, read=(-1, -2), resume=True)
+    assert torch.load(on / "checkpoint.pt", weights_only=True)["step"] == 2
