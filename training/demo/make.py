@@ -204,6 +204,12 @@ def _checkpoint_s(folder: Path) -> float:
     show_default=True,
     help="Steps of a second training of R², from the weights of the first.",
 )
+@click.option(
+    "--block-again-alone",
+    default=Plan().block_again_alone,
+    show_default=True,
+    help="Of them, steps in which videos are asked their own queries alone.",
+)
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
 @click.option("--threads", default=Plan().threads, show_default=True, help="Processor threads.")

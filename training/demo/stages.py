@@ -39,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         block_steps: steps of the R² block's training.
         block_alone: so many of them, the first, ask each video its own queries alone.
         block_again: steps of its second training, from the weights of the first; 0 for none.
+        block_again_alone: of these, the first, likewise.
         block_seed: of its weights and videos; the second training has the next one.
         videos: test videos a style.
         styles: styles that are evaluated.
@@ -55,7 +56,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     photographs: float = 0.25
     block_steps: int = 5_600
     block_alone: int = 2_800
-    block_again: int = 6_000
+    block_again: int = 7_600
+    block_again_alone: int = 4_800
     block_seed: int = 1
     videos: int = 40
     styles: tuple[str, ...] = ("twemoji", "openmoji", "noto", "fluent-3d")
@@ -154,7 +156,7 @@ def block(out: Path, plan: Plan) -> None:
 
 
 def block_again(out: Path, plan: Plan) -> None:
-    """Train it on, all videos with the queries of all; the bundle has these weights."""
+    """Train it on; the bundle has these weights."""
     from training.demo.clip import load_tiny_clip
     from training.demo.scenes import Pool
     from training.demo.train import Budget, train
@@ -166,7 +168,7 @@ def block_again(out: Path, plan: Plan) -> None:
             Pool.open(out / "scenes", towers),
             towers,
             out / "block-again",
-            Budget(steps=plan.block_again),
+            Budget(steps=plan.block_again, alone=plan.block_again_alone),
             init=trained / "checkpoint.pt",
             seed=plan.block_seed + 1,
             resume=True,
@@ -226,9 +228,10 @@ def card(out: Path, plan: Plan) -> None:
         f"{plan.clip_again_stop or plan.clip_again} more, seed {plan.clip_seed + 1}; "
         f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
         f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
-        f"own queries alone, seed {plan.block_seed}, and {plan.block_again} more, seed "
-        f"{plan.block_seed + 1}, on {plan.scenes} scenes. {plan.videos} composed videos a style, "
-        "on drawn backgrounds and on photographs that were held out; in percent.",
+        f"own queries alone, seed {plan.block_seed}, and {plan.block_again} more, the first "
+        f"{plan.block_again_alone} likewise, seed {plan.block_seed + 1}, on {plan.scenes} scenes. "
+        f"{plan.videos} composed videos a style, on drawn backgrounds and on photographs that were "
+        "held out; in percent.",
         "",
         table(rows),
     ]
@@ -255,7 +258,7 @@ _OPTIONS = {
     "clip-again": ("clip_again", "clip_again_stop", "motion_words"),
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
-    "block-again": ("block_again",),
+    "block-again": ("block_again", "block_again_alone"),
     "bundle": (),
     "card": ("videos", "styles"),
 }
