@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +121,7 @@ def quantize_bundle(
     name: str | None = None,
     smooth: bool = True,
     leave_out: bool = True,
+    budgets: Mapping[str, float] = BUDGETS,
     limits: Limits = LIMITS,
     force: bool = False,
     say: Callable[[str], None] = _silent,
@@ -142,6 +143,7 @@ def quantize_bundle(
             installed, and `-int8`.
         smooth: whether channels may be scaled before they are rounded.
         leave_out: whether layers may stay in fp32.
+        budgets: of each encoder, the error on calibration data above which they do.
         limits: what the gate holds the new bundle to.
         force: replace a bundle that stands at `output`.
         say: called with one line for each step.
@@ -168,7 +170,13 @@ def quantize_bundle(
     frames, sources = _material(bundle, calibration)
     say(f"calibrating on {len(frames)} frames")
     selections = _select_layers(
-        bundle, frames, calibration_queries, smooth=smooth, leave_out=leave_out, say=say
+        bundle,
+        frames,
+        calibration_queries,
+        smooth=smooth,
+        leave_out=leave_out,
+        budgets=budgets,
+        say=say,
     )
     lock = locked(name) if output is None else contextlib.nullcontext()
     with lock, staged_folder(destination, force=force) as folder:
@@ -206,6 +214,7 @@ def _select_layers(
     *,
     smooth: bool,
     leave_out: bool,
+    budgets: Mapping[str, float],
     say: Callable[[str], None],
 ) -> dict[str, Selection]:
     """Return both encoders in int8, calibrated on frames (T, S, S, 3) and queries."""
@@ -221,7 +230,7 @@ def _select_layers(
             runs[graph],
             output=_OUTPUTS[graph],
             features=bundle.dims.width,
-            budget=BUDGETS[graph],
+            budget=budgets[graph],
             measured=measured[graph],
             smooth=smooth,
             leave_out=leave_out,

@@ -27,7 +27,7 @@ from r2rt.model.onnx_graph import OnnxGraph
 from r2rt.quality.agreement import LIMITS, QUERIES, Limits, compare, relative_error
 from r2rt.quality.int8 import collect, find_linears, fit_linear, quantize_graph
 from r2rt.quality.int8.samples import open_session
-from r2rt.quality.quantizer import Quantized, RefusedError, quantize_bundle
+from r2rt.quality.quantizer import BUDGETS, Quantized, RefusedError, quantize_bundle
 from tests.conftest import CHECKOUT
 from tests.export.outliers import inject_outliers
 from tests.export.tiny import run, session
@@ -116,6 +116,17 @@ class TestTheGate:
         )
         assert done.manifest.quantization is not None
         assert not any(done.manifest.quantization.kept.values())
+
+    def test_a_smaller_budget_leaves_more_layers_in_fp32(
+        self, outliers: Path, quantized: Quantized, tmp_path: Path
+    ) -> None:
+        budgets = {**BUDGETS, TEXT_ENCODER: BUDGETS[TEXT_ENCODER] / 10}
+        done = quantize_bundle(outliers, tmp_path / "int8", calibration=[SHAPES], budgets=budgets)
+        (more, fewer) = (x.manifest.quantization for x in (done, quantized))
+        assert more is not None
+        assert fewer is not None
+        assert len(more.kept[TEXT_ENCODER]) > len(fewer.kept[TEXT_ENCODER])
+        assert more.kept[VIDEO_ENCODER] == fewer.kept[VIDEO_ENCODER]
 
     def test_limits_that_cannot_be_kept_refuse_what_stood_there_last(
         self, outliers: Path, quantized: Quantized, tmp_path: Path
