@@ -46,7 +46,7 @@ THINGS = (
     "pumpkin",
     "penguin",
     "banana",
-    "piano",
+    "pufferfish",
     "crab",
     "watermelon",
     "snail",

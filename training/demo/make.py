@@ -210,6 +210,18 @@ def _checkpoint_s(folder: Path) -> float:
     show_default=True,
     help="Of them, steps in which videos are asked their own queries alone.",
 )
+@click.option(
+    "--block-last",
+    default=Plan().block_last,
+    show_default=True,
+    help="Steps of a last training of R², at half the rate.",
+)
+@click.option(
+    "--block-last-alone",
+    default=Plan().block_last_alone,
+    show_default=True,
+    help="Of them, steps in which videos are asked their own queries alone.",
+)
 @click.option("--clip-seed", default=Plan().clip_seed, show_default=True, help="Seed of CLIP.")
 @click.option("--block-seed", default=Plan().block_seed, show_default=True, help="Seed of R².")
 @click.option("--threads", default=Plan().threads, show_default=True, help="Processor threads.")

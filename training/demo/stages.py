@@ -15,12 +15,15 @@ import msgspec
 from r2rt.files import replacing
 
 if TYPE_CHECKING:
+    from training.demo.train import Budget
     from training.world.photographs import Photographs
 
 __all__ = ["KEPT", "LEFT", "STAGES", "Plan", "bundle_of", "clip_of", "first_clip_of", "options_of"]
 
 # Seconds between evaluations of CLIP, which are for its log alone.
 _EVALUATE_S = 900
+# Peak learning rate of the block's last training.
+_LAST_RATE = 5e-4
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +43,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         block_alone: so many of them, the first, ask each video its own queries alone.
         block_again: steps of its second training, from the weights of the first; 0 for none.
         block_again_alone: of these, the first, likewise.
-        block_seed: of its weights and videos; the second training has the next one.
+        block_last: steps of its last training, from those weights at half the rate; 0 for none.
+        block_last_alone: of these, the first, likewise.
+        block_seed: of its weights and videos; the other trainings have the next ones.
         videos: test videos a style.
         styles: styles that are evaluated.
         threads: processor threads; other numbers of them may round otherwise.
@@ -58,6 +63,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     block_alone: int = 2_800
     block_again: int = 7_600
     block_again_alone: int = 4_800
+    block_last: int = 3_000
+    block_last_alone: int = 1_800
     block_seed: int = 1
     videos: int = 40
     styles: tuple[str, ...] = ("twemoji", "openmoji", "noto", "fluent-3d")
@@ -156,26 +163,43 @@ def block(out: Path, plan: Plan) -> None:
 
 
 def block_again(out: Path, plan: Plan) -> None:
-    """Train it on; the bundle has these weights."""
+    """Train it on."""
+    from training.demo.train import Budget
+
+    if plan.block_again:
+        budget = Budget(steps=plan.block_again, alone=plan.block_again_alone)
+        _train_on(out, "block", "block-again", budget, plan.block_seed + 1)
+
+
+def block_last(out: Path, plan: Plan) -> None:
+    """Train it once more, at half the rate; the bundle has these weights."""
+    from training.demo.train import Budget
+
+    trained = "block-again" if plan.block_again else "block"
+    if plan.block_last:
+        budget = Budget(steps=plan.block_last, alone=plan.block_last_alone, lr=_LAST_RATE)
+        _train_on(out, trained, "block-last", budget, plan.block_seed + 2)
+        trained = "block-last"
+    with replacing(_block(out)) as temporary:
+        shutil.copyfile(out / trained / "model.pth", temporary)
+
+
+def _train_on(out: Path, first: str, name: str, budget: Budget, seed: int) -> None:
+    """Train the block on from where an earlier stage left it."""
     from training.demo.clip import load_tiny_clip
     from training.demo.scenes import Pool
-    from training.demo.train import Budget, train
+    from training.demo.train import train
 
-    trained = out / "block"
-    if plan.block_again:
-        towers = load_tiny_clip(clip_of(out))
-        train(
-            Pool.open(out / "scenes", towers),
-            towers,
-            out / "block-again",
-            Budget(steps=plan.block_again, alone=plan.block_again_alone),
-            init=trained / "checkpoint.pt",
-            seed=plan.block_seed + 1,
-            resume=True,
-        )
-        trained = out / "block-again"
-    with replacing(_block(out)) as temporary:
-        shutil.copyfile(trained / "model.pth", temporary)
+    towers = load_tiny_clip(clip_of(out))
+    train(
+        Pool.open(out / "scenes", towers),
+        towers,
+        out / name,
+        budget,
+        init=out / first / "checkpoint.pt",
+        seed=seed,
+        resume=True,
+    )
 
 
 def bundle(out: Path, _plan: Plan) -> None:
@@ -226,10 +250,11 @@ def card(out: Path, plan: Plan) -> None:
         "# Figures",
         f"CLIP: {plan.clip_stop or plan.clip_steps} steps from nothing, seed {plan.clip_seed}, and "
         f"{plan.clip_again_stop or plan.clip_again} more, seed {plan.clip_seed + 1}; "
-        f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block: "
-        f"{plan.block_steps} steps from nothing, the first {plan.block_alone} with each video's "
-        f"own queries alone, seed {plan.block_seed}, and {plan.block_again} more, the first "
-        f"{plan.block_again_alone} likewise, seed {plan.block_seed + 1}, on {plan.scenes} scenes. "
+        f"{100 * plan.photographs:.0f} % of the backgrounds are photographs. R² block, on "
+        f"{plan.scenes} scenes: three trainings of {plan.block_steps}, {plan.block_again} and "
+        f"{plan.block_last} steps, of which the first {plan.block_alone}, "
+        f"{plan.block_again_alone} and {plan.block_last_alone} ask each video its own queries "
+        f"alone, seeds {plan.block_seed}, {plan.block_seed + 1} and {plan.block_seed + 2}. "
         f"{plan.videos} composed videos a style, on drawn backgrounds and on photographs that were "
         "held out; in percent.",
         "",
@@ -246,6 +271,7 @@ STAGES: dict[str, Callable[[Path, Plan], None]] = {
     "scenes": scenes,
     "block": block,
     "block-again": block_again,
+    "block-last": block_last,
     "bundle": bundle,
     "card": card,
 }
@@ -259,11 +285,12 @@ _OPTIONS = {
     "scenes": ("scenes",),
     "block": ("block_steps", "block_alone", "block_seed"),
     "block-again": ("block_again", "block_again_alone"),
+    "block-last": ("block_last", "block_last_alone"),
     "bundle": (),
     "card": ("videos", "styles"),
 }
 LEFT = {
-    **dict.fromkeys(("clip", "clip-again", "block", "block-again"), "checkpoint.pt"),
+    **dict.fromkeys(("clip", "clip-again", "block", "block-again", "block-last"), "checkpoint.pt"),
     "scenes": "frames.npy",
 }
 """What a stage that was cut off leaves in its folder to go on from."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from functools import partial
@@ -43,7 +44,7 @@ def test_stages_run_in_order_once_and_go_on_where_they_stopped(
     ran.clear()
     said: list[str] = []
     make(tmp_path, PLAN, say=said.append)
-    assert ran == ["scenes", "block", "block-again", "bundle", "card"]
+    assert ran == ["scenes", "block", "block-again", "block-last", "bundle", "card"]
     assert sum("done before" in line for line in said) == 3
     said.clear()
     make(tmp_path, PLAN, say=said.append)
@@ -157,34 +158,46 @@ def test_a_clip_of_another_run_is_not_trained_again(
 
 
 def test_the_kept_weights_are_those_of_the_command() -> None:
-    kept = Path(module.__file__).parent / "weights" / "r2rt-tiny-second.safetensors"
+    kept = Path(module.__file__).parent / "weights" / "r2rt-tiny.safetensors"
     assert read_made(kept) == options_of("clip-again", Plan())
 
 
 @pytest.mark.slow
-def test_the_second_training_of_the_block_begins_where_the_first_ended(tmp_path: Path) -> None:
-    plan = Plan(photographs=0.0, scenes=40, block_steps=2, block_alone=1, block_again=1, threads=1)
+def test_each_training_of_the_block_begins_where_the_one_before_ended(tmp_path: Path) -> None:
+    plan = Plan(
+        photographs=0.0,
+        scenes=40,
+        block_steps=2,
+        block_alone=1,
+        block_again=1,
+        block_last=1,
+        threads=1,
+    )
     (tmp_path / "art").mkdir()
     write_toy_sprites(tmp_path / "art" / "sprites.npz")
     (tmp_path / "weights").mkdir()
     torch.manual_seed(0)
     write_compact(write_weights(TinyClip(), tmp_path / "whole"), clip_of(tmp_path), {})
-    for name in ("scenes", "block", "block-again"):
+    trainings = ("block", "block-again", "block-last")
+    for name in ("scenes", *trainings):
         STAGES[name](tmp_path, plan)
-    first, again = (
-        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
-        for name in ("block", "block-again")
-    )
+    states = [
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in trainings
+    ]
     # The first step of the warm-up moves a weight by a hundred-thousandth at most.
-    for part in ("average", "guide"):
+    for (first, again), part in itertools.product(itertools.pairwise(states), ("average", "guide")):
         moved = [
             float((tensor - first[part][name]).abs().max()) for name, tensor in again[part].items()
         ]
         assert 0 < max(moved) < 2e-5, part
     made = tmp_path / "weights" / "r2.pth"
-    assert made.read_bytes() == (tmp_path / "block-again" / "model.pth").read_bytes()
-    STAGES["block-again"](tmp_path, msgspec.structs.replace(plan, block_again=0))
-    assert made.read_bytes() == (tmp_path / "block" / "model.pth").read_bytes()
+    for ends, changed in (
+        ("block-last", {}),
+        ("block-again", {"block_last": 0}),
+        ("block", {"block_last": 0, "block_again": 0}),
+    ):
+        STAGES["block-last"](tmp_path, msgspec.structs.replace(plan, **changed))
+        assert made.read_bytes() == (tmp_path / ends / "model.pth").read_bytes()
 
 
 def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_words_of_motion_are_set_apart_and_nothing_else(model: TinyClip, tmp_pat
 @torch.no_grad()
 def test_the_kept_clip_tells_motions_apart_and_names_things_as_without_them() -> None:
     """Trained on frames alone, its states of "left" and of "right" differed by a hundredth."""
-    weights = Path(demo.__file__).parent / "weights" / "r2rt-tiny-second.safetensors"
+    weights = Path(demo.__file__).parent / "weights" / "r2rt-tiny.safetensors"
     towers, model = load_tiny_clip(weights), load_model(weights)
     ways = ("left", "right", "up", "down")
     states = towers.encode_text(encode([f"a dog moving {way}" for way in ways]), 4)[:, :, 4]
