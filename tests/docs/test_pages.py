@@ -190,7 +190,13 @@ def test_the_readme_code_runs(
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
-    assert "54.1 to 62.1 s" in capsys.readouterr().out
+    first = capsys.readouterr().out.splitlines()[0]
+    found = re.match(r"([\d.]+) to ([\d.]+) s, score [\d.]+$", first)
+    assert found is not None, first
+    queries = json.loads((CHECKOUT / "demo" / "emoji.json").read_text(encoding="utf-8"))["queries"]
+    ((start_s, end_s),) = next(q["true_s"] for q in queries if q["query"] == "a panda")
+    assert float(found[1]) == pytest.approx(start_s, abs=1.5)
+    assert float(found[2]) == pytest.approx(end_s, abs=1.5)
 
 
 def test_the_examples_are_listed_where_they_are_looked_for() -> None:

@@ -25,11 +25,11 @@ def test_a_video_is_added_to_the_library_and_found(settings: Settings, tmp_path:
             video = (await it.post("/videos", {"path": str(EMOJI), "encode": False})).json()
             job = await it.run("index", video=video["id"])
             assert job["state"] == "done", job
-            found = await it.get("/search", params={"q": "a panda", "top": 3})
+            found = await it.get("/search", params={"q": "a guitar next to a pumpkin", "top": 3})
             assert found.status_code == 200, found.text
             best = found.json()["results"][0]
             assert (best["video"], best["name"]) == (video["id"], "emoji.mp4")
-            assert 48 <= best["start_s"] <= 60  # where the panda is
+            assert 4 <= best["start_s"] <= 9  # where both are
             assert found.json()["unknown_words"] == []
             found = await it.get("/search", params={"q": "a panda juggles", "top": 1})
             assert found.json()["unknown_words"] == ["juggles"]
